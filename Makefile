@@ -1,0 +1,48 @@
+# make setup   everything into .venv (system packages, Python packages, the native runtime)
+# make demo    compress the reference policy, verify it, run it in simulation, print one table
+# make test    the test suite
+# make lint    ruff, pyright, clang-format
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export MUJOCO_GL ?= egl
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup demo test lint format clean
+help:
+	@sed -n 's/^# //p' Makefile | head -4
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml CMakeLists.txt runtime/CMakeLists.txt sim_envs/pyproject.toml scripts/find_python.sh scripts/system_packages.sh
+	scripts/system_packages.sh
+	python=$$(scripts/find_python.sh) && test -x $(BIN)/python || "$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e sim_envs -e '.[compress,sim,dev]'
+	$(BIN)/actquant doctor
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/actquant demo --out demo-out
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -q tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	find runtime -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find runtime -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
+
+clean:
+	rm -rf build $(VENV)

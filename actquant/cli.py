@@ -1,0 +1,232 @@
+"""The `actquant` command."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from actquant import tables
+from actquant.errors import ActquantError
+
+app = typer.Typer(
+    help="Compress a Vision-Language-Action policy by what its weights do to the robot's actions.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+# Progress and errors go to stderr: stdout holds the result alone, so that --json can be piped.
+errors = Console(stderr=True)
+console = Console()
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+@contextmanager
+def _told_plainly(as_json: bool) -> Iterator[None]:
+    """Turns our own errors, and the runtime's, into one message and exit code 1."""
+    try:
+        yield
+    except (ActquantError, _runtime_error()) as error:
+        if as_json:
+            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        else:
+            errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+            errors.print(str(error), markup=False, highlight=False)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        errors.print("Stopped. The same command goes on from what is finished.")
+        raise typer.Exit(130) from error
+
+
+def _runtime_error() -> type[Exception]:
+    try:
+        from actquant_runtime import ModelFileError
+    except ImportError:
+        return ActquantError
+    return ModelFileError
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+    )
+
+
+def _print(result: BaseModel, as_json: bool, *renderables: Any) -> None:
+    if as_json:
+        print(result.model_dump_json(indent=1))
+    else:
+        console.print(*renderables, sep="\n")
+
+
+@app.command()
+def compress(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder as LeRobot's save_pretrained writes.")],
+    dataset: Annotated[Path, typer.Option(help="LeRobotDataset folder with the target robot's episodes.")],
+    out: Annotated[Path, typer.Option(help="The GGUF to write.")],
+    bpw: Annotated[float, typer.Option(help="Whole-file bits per weight.")] = 3.0,
+    recipe: Annotated[str, typer.Option(help="paper, rtn or f16.")] = "paper",
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for resumable work; default OUT.work.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of splits, noise and sampling.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Compress a checkpoint into one GGUF."""
+    with _told_plainly(as_json):
+        from actquant.compress import compress as run
+
+        work = work or out.with_name(out.name + ".work")
+        with _progress() as progress:
+            report = run(
+                checkpoint, dataset, bpw, out, recipe=recipe, work=work, seed=seed, progress=progress
+            )
+        _print(report, as_json, *tables.compression(report))
+
+
+@app.command()
+def inspect(model: Annotated[Path, typer.Argument(help="A GGUF.")], as_json: Json = False) -> None:
+    """Show what a GGUF holds: policy, bits, tensors, stages, normalisation, provenance."""
+    with _told_plainly(as_json):
+        from actquant.inspection import inspect_model
+
+        report = inspect_model(model)
+        _print(report, as_json, *tables.inspection(report))
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(help="A GGUF.")],
+    against: Annotated[
+        Path | None, typer.Option(help="The checkpoint it was made from: also measure the distance to it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the golden self-test of a GGUF on this machine; exit 1 if it fails."""
+    with _told_plainly(as_json):
+        from actquant.verification import verify as run
+
+        report = run(model, against)
+        _print(report, as_json, *tables.verification(report))
+        if not report.passed:
+            raise typer.Exit(1)
+
+
+@app.command(name="eval")
+def eval_(
+    model: Annotated[Path, typer.Argument(help="A GGUF or a checkpoint folder.")],
+    out: Annotated[Path, typer.Option(help="Where the JSON result goes.")],
+    env: Annotated[str, typer.Option(help="Environment family.")] = "ur3e",
+    tasks: Annotated[str, typer.Option(help="Comma-separated task names; default all.")] = "",
+    starts: Annotated[str, typer.Option(help="Numbered starts, e.g. 0:50.")] = "0:50",
+    seed: Annotated[int, typer.Option(help="Seed of the policy's noise.")] = 0,
+    steps_per_chunk: Annotated[
+        int | None, typer.Option(help="Actions executed before the next chunk; default the policy's.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes; 0 takes every core.")] = 0,
+    grey_camera: Annotated[
+        str | None, typer.Option(help="Ablation: grey out this camera, e.g. observation.images.wrist.")
+    ] = None,
+    wrong_colour: Annotated[
+        bool, typer.Option(help="Ablation: name another colour in the instruction.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a model in closed loop from numbered starts."""
+    with _told_plainly(as_json):
+        from actquant.evaluate import evaluate
+        from actquant.simulation import Ablation
+
+        with _progress() as progress:
+            bar = progress.add_task(f"{model.name} in {env}", total=None)
+            result = evaluate(
+                model,
+                env=env,
+                tasks=[name for name in tasks.split(",") if name],
+                starts=starts,
+                out=out,
+                seed=seed,
+                steps_per_chunk=steps_per_chunk,
+                ablation=Ablation(grey_camera, wrong_colour),
+                jobs=jobs,
+                on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
+            )
+        _print(result, as_json, *tables.evaluation(result))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Result of `actquant eval`.")],
+    b: Annotated[Path, typer.Argument(help="Another, on the same starts.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two evaluations start by start (McNemar)."""
+    with _told_plainly(as_json):
+        from actquant.compare import compare as run
+
+        comparison = run(a, b)
+        _print(comparison, as_json, *tables.comparison(comparison))
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Argument(help="A GGUF.")],
+    n: Annotated[int, typer.Option(help="Inferences.")] = 100,
+    threads: Annotated[int, typer.Option(help="Threads; 0 takes every core.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure a GGUF's latency and peak memory in a process of its own."""
+    with _told_plainly(as_json):
+        from actquant.measure import measure
+
+        measurement = measure(model, n=n, threads=threads)
+        _print(measurement, as_json, *tables.measurement(measurement))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show what this machine has and lacks, with the remedy; exit 1 if something is missing."""
+    from actquant.doctor import diagnose
+
+    report = diagnose()
+    _print(report, as_json, *tables.doctor(report))
+    if not report.healthy:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo-out"),
+    bpw: Annotated[float, typer.Option(help="Whole-file bits per weight.")] = 3.0,
+    starts: Annotated[str, typer.Option(help="Numbered starts of every task.")] = "0:20",
+    as_json: Json = False,
+) -> None:
+    """Compress the embedded reference policy three ways and run all of them in simulation."""
+    with _told_plainly(as_json):
+        from actquant.demo import run
+
+        with _progress() as progress:
+            report = run(out, bpw=bpw, starts=starts, progress=progress)
+        _print(report, as_json, *tables.demo(report))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,45 @@
+"""Every error actquant raises on bad input. A message says what was wrong, where, and what would be right."""
+
+
+class ActquantError(Exception):
+    """Base of all errors that a user can cause and mend; the CLI prints it without a traceback."""
+
+
+class CheckpointError(ActquantError):
+    """A checkpoint folder is missing, incomplete or of a family that is not supported."""
+
+
+class DatasetError(ActquantError):
+    """A dataset is missing or its features do not match the policy."""
+
+
+class CaptureError(ActquantError):
+    """A policy stage could not be turned into a program."""
+
+
+class UnsupportedOperatorError(CaptureError):
+    """A captured graph holds an operator the runtime does not have."""
+
+
+class ParityError(ActquantError):
+    """The captured program does not compute what PyTorch computes."""
+
+
+class CalibrationError(ActquantError):
+    """Calibration met a NaN or an infinity, or too few samples."""
+
+
+class BudgetError(ActquantError):
+    """The bit budget cannot be met."""
+
+
+class QuantizationError(ActquantError):
+    """A tensor cannot be encoded in the wanted type."""
+
+
+class ModelFileError(ActquantError):
+    """A GGUF is missing, truncated, foreign or of a newer format."""
+
+
+class EvaluationError(ActquantError):
+    """An evaluation was asked for something that does not exist, or its results cannot be compared."""

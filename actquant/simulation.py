@@ -1,0 +1,158 @@
+"""Simulated environments by name, and one closed-loop episode in them."""
+
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from actquant.errors import EvaluationError
+
+
+class Actor(Protocol):
+    """A policy that maps one observation to a chunk of actions."""
+
+    noise_shape: tuple[int, int]
+    steps_per_chunk: int
+
+    def act(self, observation: dict[str, Any], noise: np.ndarray) -> np.ndarray:
+        """observation: raw (uint8 HWC images, state, task); noise: [H, A_padded] -> [H, A]."""
+        ...
+
+
+@dataclass
+class Episode:
+    """What one closed-loop episode gave. `latencies_ms` holds one entry a chunk."""
+
+    task: str
+    start: int
+    success: bool
+    steps: int
+    latencies_ms: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What to take from the policy, to prove that it uses it."""
+
+    grey_camera: str | None = None
+    wrong_colour: bool = False
+
+    def apply(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """The observation with the camera greyed out and the first colour word replaced."""
+        observation = dict(observation)
+        if self.grey_camera is not None:
+            if self.grey_camera not in observation:
+                cameras = [key for key in observation if key.startswith("observation.images.")]
+                raise EvaluationError(
+                    f"no camera '{self.grey_camera}' to grey out; this environment has {cameras}"
+                )
+            observation[self.grey_camera] = np.full_like(observation[self.grey_camera], 128)
+        if self.wrong_colour:
+            observation["task"] = replace_first_colour(observation["task"])
+        return observation
+
+
+COLOURS = ("red", "green", "blue")
+
+
+def replace_first_colour(instruction: str) -> str:
+    """The instruction with its first colour word turned into the next colour of COLOURS."""
+    words = instruction.split()
+    for i, word in enumerate(words):
+        if word in COLOURS:
+            words[i] = COLOURS[(COLOURS.index(word) + 1) % len(COLOURS)]
+            return " ".join(words)
+    raise EvaluationError(f"'{instruction}' names no colour of {COLOURS} to replace")
+
+
+class Simulation:
+    """One environment family: its tasks, and episodes from numbered starts."""
+
+    def __init__(self, name: str) -> None:
+        if name not in ENVIRONMENTS:
+            raise EvaluationError(
+                f"there is no environment '{name}'; choose one of {sorted(ENVIRONMENTS)}"
+            )
+        self.name = name
+        self._make, self.tasks = ENVIRONMENTS[name]()
+        self._environments: dict[str, Any] = {}
+
+    def environment(self, task: str) -> Any:
+        """The task's environment, made once. Raises EvaluationError for an unknown task."""
+        if task not in self.tasks:
+            raise EvaluationError(
+                f"environment '{self.name}' has no task '{task}'; it has {list(self.tasks)}"
+            )
+        if task not in self._environments:
+            self._environments[task] = self._make(task)
+        return self._environments[task]
+
+    def run_episode(
+        self,
+        actor: Actor,
+        task: str,
+        start: int,
+        *,
+        seed: int = 0,
+        steps_per_chunk: int | None = None,
+        ablation: Ablation | None = None,
+        on_step: Callable[[Any], None] | None = None,
+    ) -> Episode:
+        """Runs `actor` from start `start` until success or the task's step limit.
+
+        The noise of chunk c follows from (seed, task, start, c) alone, so that two models are
+        compared on the same draws. `on_step` gets the environment after reset and every step.
+        """
+        env = self.environment(task)
+        observation, _ = env.reset(options={"start": start})
+        episode = Episode(task, start, success=False, steps=0)
+        limit = steps_per_chunk or actor.steps_per_chunk
+        if on_step:
+            on_step(env)
+        chunk_index, done = 0, False
+        while not done:
+            raw = policy_observation(observation, env.instruction)
+            if ablation:
+                raw = ablation.apply(raw)
+            rng = np.random.default_rng([seed, zlib.crc32(task.encode()), start, chunk_index])
+            noise = rng.standard_normal(actor.noise_shape, dtype=np.float32)
+            begin = time.perf_counter()
+            chunk = actor.act(raw, noise)
+            episode.latencies_ms.append((time.perf_counter() - begin) * 1e3)
+            for action in chunk[:limit]:
+                observation, _, terminated, truncated, info = env.step(np.clip(action, -1, 1))
+                episode.steps += 1
+                if on_step:
+                    on_step(env)
+                done = terminated or truncated
+                if done:
+                    episode.success = bool(info["is_success"])
+                    break
+            chunk_index += 1
+        return episode
+
+
+def policy_observation(observation: dict[str, Any], instruction: str) -> dict[str, Any]:
+    """A Gymnasium observation under LeRobot's keys, as policies take it."""
+    raw: dict[str, Any] = {
+        f"observation.images.{camera}": image for camera, image in observation["pixels"].items()
+    }
+    return raw | {"observation.state": observation["agent_pos"], "task": instruction}
+
+
+def _ur3e() -> tuple[Callable[[str], Any], tuple[str, ...]]:
+    try:
+        from lerobot_env_ur3e import TASKS, UR3eEnv
+    except ImportError as error:
+        raise EvaluationError(
+            f"the UR3e simulator is not installed ({error}); pip install ./sim_envs"
+        ) from error
+    return (lambda task: UR3eEnv(task=task)), tuple(TASKS)
+
+
+ENVIRONMENTS: dict[str, Callable[[], tuple[Callable[[str], Any], tuple[str, ...]]]] = {
+    "ur3e": _ur3e,
+}
