@@ -80,10 +80,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes a file that only its owner can read; a result is an ordinary file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o644)  # mkstemp makes a file that only its owner can read
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, target)
@@ -153,6 +150,15 @@ class WorkFolder:
             return stored, True
         arrays, info = make()
         return self.save(stage, made_from, arrays, info), False
+
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """A path for a file that is only needed inside the block."""
+        path = self.folder / name
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def discard(self, stage: str) -> None:
         """Delete the stage's artefact if there is one."""

@@ -20,8 +20,8 @@ class Format:
     name: ggml's name. block_size: weights per block. type_size: bytes per block.
     grid: `float` (no blocks), `linear` (evenly spaced levels) or `codebook` (levels from a table).
     needs_importance: ggml refuses to encode without an importance for every weight.
-    fallback: the type with small blocks that stands in for it where a row is much shorter than a
-    block, or None.
+    fallback: the type of small blocks that stands in for it where padding a row to its own blocks
+    would cost more bytes (`resolve`), or None.
     """
 
     name: str
@@ -88,34 +88,37 @@ def file_bytes(rows: int, columns: int, name: str) -> int:
     return -(-tensor_bytes(rows, columns, name) // FILE_ALIGNMENT) * FILE_ALIGNMENT
 
 
+def resolve(entry: Format, columns: int) -> Format:
+    """The type itself, or its fallback where padding rows of `columns` weights to the type's block
+    would cost more bytes."""
+    if entry.fallback is None:
+        return entry
+    cheaper = row_bytes(columns, entry.fallback) < row_bytes(columns, entry.name)
+    return get_format(entry.fallback) if cheaper else entry
+
+
 def menu(base: str, maximum: str, *, importance: bool, grid: str | None = None) -> list[Format]:
     """The types an allocation may choose from, from `base` to `maximum` bits per weight.
 
-    At equal bits per weight and block size only the preferred type stays (`base` and `maximum`
-    themselves always do). Without `importance` types that need one are left out; `grid` keeps one
-    kind of levels only.
+    Of types with equal bits per weight only the preferred one stays (`base` and `maximum` always
+    do). Without `importance` types that need one are left out; `grid` keeps one kind of levels.
 
-    Raises QuantizationError when base has more bits than maximum or is itself excluded.
+    Raises QuantizationError when base has more bits than maximum, or one of them is left out.
     """
     low, high = get_format(base), get_format(maximum)
     if low.bits_per_weight > high.bits_per_weight:
         raise QuantizationError(f"base type {base} has more bits per weight than {maximum}")
-    chosen: dict[tuple[float, int], Format] = {}
+    chosen: dict[float, Format] = {}
     for entry in _TABLE:
         outside = not low.bits_per_weight <= entry.bits_per_weight <= high.bits_per_weight
         if outside or (entry.needs_importance and not importance):
             continue
         if grid is not None and entry.grid != grid:
             continue
-        key = (entry.bits_per_weight, entry.block_size)
-        if key not in chosen or entry.name in (base, maximum):
-            chosen[key] = entry
-    picked = sorted(chosen.values(), key=lambda e: (e.bits_per_weight, -e.block_size))
+        if entry.bits_per_weight not in chosen or entry.name in (base, maximum):
+            chosen[entry.bits_per_weight] = entry
+    names = [entry.name for entry in chosen.values()]
     for wanted in (base, maximum):
-        if wanted not in {entry.name for entry in picked}:
-            raise QuantizationError(
-                f"type {wanted} cannot be used here"
-                + (" without importance" if get_format(wanted).needs_importance else "")
-                + f"; usable: {', '.join(entry.name for entry in picked) or 'none'}"
-            )
-    return picked
+        if wanted not in names:
+            raise QuantizationError(f"type {wanted} cannot be used here; usable: {names}")
+    return sorted(chosen.values(), key=lambda entry: entry.bits_per_weight)

@@ -178,7 +178,7 @@ def policy_config(vlm_name: str, size: PolicySize) -> Any:
     return SmolVLAConfig(
         vlm_model_name=vlm_name,
         load_vlm_weights=False,
-        resize_imgs_with_padding=None,  # type: ignore[arg-type]
+        resize_imgs_with_padding=(size.image_size, size.image_size),
         device="cpu",
         input_features=features,
         output_features={ACTION: PolicyFeature(type=FeatureType.ACTION, shape=(ACTION_DIM,))},

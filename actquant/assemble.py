@@ -1,0 +1,165 @@
+"""From a type for every tensor to one file that is within the budget and knows its own answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from actquant.allocate import Allocation, Budget, TensorSize, allocate
+from actquant.capture.policy import CapturedPolicy
+from actquant.errors import BudgetError
+from actquant.formats import file_bytes, get_format, row_bytes
+from actquant.model_file import EncodedTensor, with_golden, write_model
+from actquant.parity import ParityReport, measure_parity
+from actquant.policies.base import LoadedPolicy, QuantizableTensor
+from actquant.quantize import Encoded
+
+GOLDEN_INPUTS = 4
+ATTEMPTS = 4
+SMALLEST = "IQ2_XXS"
+
+Encode = Callable[[Allocation, Mapping[str, Encoded]], dict[str, Encoded]]
+"""(types, tensors encoded before) -> the tensors in these types."""
+
+
+class TensorReport(BaseModel):
+    """One quantized tensor: bits per weight of its type, its sensitivity, and the share of its
+    (importance-weighted) squared norm that encoding lost."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    type: str
+    bits: float
+    rows: int
+    columns: int
+    layer: str
+    group: str
+    score: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What every version of the file shares.
+
+    tensors: in forward order, as `sizes` of all methods. golden: what the files carry until they
+    have run themselves (the f32 program's answers).
+    """
+
+    loaded: LoadedPolicy
+    captured: CapturedPolicy
+    tensors: Sequence[QuantizableTensor]
+    provenance: dict[str, Any]
+    parity: ParityReport
+
+    def fixed_bytes(self, sizes: Sequence[TensorSize], scratch: Path) -> int:
+        """The bytes that are no choice, found by writing a file of empty tensors to `scratch`."""
+        scored = [replace(size, score=0.123456) for size in sizes]
+        empty = {
+            s.name: Encoded(
+                EncodedTensor(
+                    SMALLEST,
+                    np.zeros((s.rows, row_bytes(s.columns, SMALLEST)), np.uint8),
+                    (s.rows, s.columns),
+                ),
+                error=0.123456,
+            )
+            for s in sizes
+        }
+        self.write(scratch, scored, dict.fromkeys(empty, SMALLEST), empty)
+        written = sum(file_bytes(s.rows, s.columns, SMALLEST) for s in sizes)
+        return scratch.stat().st_size - written
+
+    def fit(
+        self,
+        path: Path,
+        sizes: Sequence[TensorSize],
+        recipe: str,
+        budget: Budget | None,
+        encode: Encode,
+    ) -> tuple[Allocation, dict[str, Encoded]]:
+        """Allocate, encode, write and weigh; if the file came out larger than foreseen (numbers in
+        its metadata vary in length), take the excess off the tensors' share and do it again.
+
+        Raises BudgetError if the budget cannot be met.
+        """
+        encoded: dict[str, Encoded] = {}
+        excess = 0
+        for _ in range(ATTEMPTS):
+            allocation = allocate(sizes, recipe, budget)
+            encoded = encode(allocation, encoded)
+            self.write(path, sizes, allocation.types, encoded)
+            own = measure_parity(path, self.loaded, n=GOLDEN_INPUTS)
+            with_golden(path, compact_golden(own))
+            if budget is None:
+                return allocation, encoded
+            excess = path.stat().st_size - budget.total_bytes
+            if excess <= 0:
+                return allocation, encoded
+            budget = replace(budget, fixed_bytes=budget.fixed_bytes + excess)
+        raise BudgetError(f"after {ATTEMPTS} attempts the file is still {excess} bytes too large")
+
+    def write(
+        self,
+        path: Path,
+        sizes: Sequence[TensorSize],
+        types: Mapping[str, str],
+        encoded: Mapping[str, Encoded],
+    ) -> None:
+        """Write the file with the f32 program's golden outputs."""
+        shown = {"type", "bits", "score", "error"}
+        reports = self.reports(sizes, types, encoded)
+        write_model(
+            path,
+            stages=self.captured.stages,
+            encodings={name: item.tensor for name, item in encoded.items()},
+            metadata=replace(
+                self.captured.metadata,
+                provenance=self.provenance,
+                allocation={r.name: r.model_dump(include=shown) for r in reports},
+                golden=compact_golden(self.parity),
+            ),
+            tensor_names=self.captured.tensor_names,
+            float_type="F16",
+        )
+
+    def reports(
+        self,
+        sizes: Sequence[TensorSize],
+        types: Mapping[str, str],
+        encoded: Mapping[str, Encoded],
+    ) -> list[TensorReport]:
+        return [
+            TensorReport(
+                name=tensor.name,
+                type=types[tensor.name],
+                bits=get_format(types[tensor.name]).bits_per_weight,
+                rows=size.rows,
+                columns=size.columns,
+                layer=tensor.layer,
+                group=tensor.group,
+                score=float(f"{size.score:.6g}"),
+                error=float(f"{encoded[tensor.name].error:.6g}"),
+            )
+            for tensor, size in zip(self.tensors, sizes, strict=True)
+        ]
+
+
+def compact_golden(parity: ParityReport) -> list[dict[str, Any]]:
+    """The first golden items, each float32 in its shortest decimal form."""
+
+    def shorten(rows: list[list[float]]) -> list[list[float]]:
+        return [[float(str(np.float32(value))) for value in row] for row in rows]
+
+    return [
+        {
+            **item,
+            "actions": shorten(item["actions"]),
+            "actions_reference": shorten(item["actions_reference"]),
+        }
+        for item in parity.golden[:GOLDEN_INPUTS]
+    ]

@@ -1,0 +1,167 @@
+"""A whole policy, captured: all stages, their parameters, and the file's metadata."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import actquant
+from actquant.capture.fuse import fusion_report
+from actquant.capture.hoist import hoist
+from actquant.capture.ir import Graph
+from actquant.capture.stage import capture_stage
+from actquant.errors import CaptureError
+from actquant.model_file import ModelMetadata, write_model
+from actquant.policies.base import LoadedPolicy, QuantizableTensor
+
+logger = logging.getLogger(__name__)
+
+MAX_NAME = 60
+ABBREVIATIONS = (
+    ("self_attn.", "attn."),
+    ("post_attention_layernorm", "norm2"),
+    ("input_layernorm", "norm1"),
+    ("layer_norm", "norm"),
+    ("embeddings", "emb"),
+    ("embedding", "emb"),
+    (".weight", ".w"),
+    (".bias", ".b"),
+)
+
+
+@dataclass(frozen=True)
+class CapturedPolicy:
+    """Programs and parameters of a policy, ready for `write_model`."""
+
+    stages: dict[str, Graph]
+    params: dict[str, Tensor]
+    """Every parameter that a program reads, by its name in the policy, float32."""
+    dropped: tuple[str, ...]
+    """Parameters that inference never reads; they are not written and not counted."""
+    tensor_names: dict[str, str]
+    """Parameter name -> name of the tensor in the file."""
+    metadata: ModelMetadata
+
+
+def capture_policy(loaded: LoadedPolicy) -> CapturedPolicy:
+    """Capture all stages (once per loaded policy; later calls return the same object).
+
+    Raises UnsupportedOperatorError, naming operator, stage and source line.
+    """
+    if "captured" not in loaded.cache:
+        loaded.cache["captured"] = _capture(loaded)
+    captured: CapturedPolicy = loaded.cache["captured"]
+    if captured.metadata.interface is not loaded.interface:
+        metadata = replace(captured.metadata, interface=loaded.interface)
+        captured = loaded.cache["captured"] = replace(captured, metadata=metadata)
+    return captured
+
+
+def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
+    stages: dict[str, Graph] = {}
+    before: Graph | None = None
+    for stage in loaded.family.stages(loaded):
+        graph = capture_stage(stage.module, stage.example_inputs, stage.name)
+        if stage.step_inputs and before is not None:
+            hoist(graph, before, stage.step_inputs)
+        stages[stage.name] = before = graph
+    params: dict[str, Tensor] = {}
+    read: set[str] = set()
+    for graph in stages.values():
+        for n in graph.nodes():
+            n.name = n.name.removeprefix("policy.") if n.op == "param" else n.name
+            n.origin = frozenset(name.removeprefix("policy.") for name in n.origin)
+            read |= n.origin
+            if n.op == "param":
+                params[n.name] = n.tensor
+        logger.info("captured %s: %s", graph.name, fusion_report(graph))
+    read |= set(params)
+    everything = dict(loaded.policy.named_parameters())
+    dropped = tuple(name for name in everything if name not in read)
+    return CapturedPolicy(
+        stages=stages,
+        params=params,
+        dropped=dropped,
+        tensor_names=short_names(list(params), loaded.family.short_names),
+        metadata=ModelMetadata(
+            name=loaded.folder.resolve().name,
+            family=loaded.family.policy_type,
+            parameter_count=sum(p.numel() for name, p in everything.items() if name in read),
+            interface=loaded.interface,
+            provenance=_provenance(loaded, dropped),
+        ),
+    )
+
+
+def _provenance(loaded: LoadedPolicy, dropped: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "checkpoint": loaded.folder.resolve().name,
+        "checkpoint_sha256": loaded.checkpoint_sha256,
+        "tool": f"actquant {actquant.__version__}",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "dropped_parameters": list(dropped),
+    }
+
+
+def short_names(names: list[str], replacements: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Unique tensor names of at most 60 characters; a longer one keeps its ends and gets a hash."""
+    result: dict[str, str] = {}
+    for name in names:
+        short = name
+        prefix = next(((a, b) for a, b in replacements if short.startswith(a)), None)
+        if prefix:
+            short = prefix[1] + short[len(prefix[0]) :]
+        for long, abbreviation in ABBREVIATIONS:
+            short = short.replace(long, abbreviation)
+        if len(short) > MAX_NAME or short in result.values():
+            digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+            short = f"{short[:20]}~{digest}~{short[-30:]}"
+        result[name] = short
+    return result
+
+
+def quantizable(loaded: LoadedPolicy) -> list[QuantizableTensor]:
+    """All linear weights that inference reads, in the order in which it reads them.
+
+    Each is the parameter of one `nn.Linear`, used as a `linear` weight and as nothing else.
+    """
+    captured = capture_policy(loaded)
+    tensors = []
+    for name in linear_weights(captured.stages):
+        module = name.removesuffix(".weight")
+        if module == name:
+            raise CaptureError(f"{name} is the weight of a linear operator but of no nn.Linear")
+        rows, columns = captured.params[name].shape
+        group, layer = loaded.family.group_of(name)
+        tensors.append(QuantizableTensor(name, module, layer, group, (rows, columns)))
+    return tensors
+
+
+def linear_weights(stages: dict[str, Graph]) -> list[str]:
+    """Parameters whose every use is as the weight of `linear`."""
+    only_linear: dict[str, bool] = {}
+    for graph in stages.values():
+        for n in graph.nodes():
+            for position, x in enumerate(n.inputs):
+                if x.op == "param":
+                    linear = n.op == "linear" and position == 1
+                    only_linear[x.name] = only_linear.get(x.name, True) and linear
+    return [name for name, linear in only_linear.items() if linear]
+
+
+def convert_f32(loaded: LoadedPolicy, path: str | Path) -> Path:
+    """Capture and write an unquantized float32 file; returns its path."""
+    captured = capture_policy(loaded)
+    return write_model(
+        path,
+        stages=captured.stages,
+        encodings={},
+        metadata=captured.metadata,
+        tensor_names=captured.tensor_names,
+    )

@@ -1,0 +1,84 @@
+"""Golden inputs: observations that any reader of a file can make from a seed (docs/format.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actquant.model_file import PolicyInterface
+
+GRID = 6
+MASK64 = (1 << 64) - 1
+
+
+class SplitMix64:
+    """Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014)."""
+
+    def __init__(self, seed: int) -> None:
+        self.state = seed & MASK64
+
+    def next(self) -> int:
+        self.state = (self.state + 0x9E3779B97F4A7C15) & MASK64
+        z = self.state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK64
+        return z ^ (z >> 31)
+
+    def uniform(self) -> float:
+        """In [0, 1), a multiple of 2⁻²⁴."""
+        return (self.next() >> 40) / (1 << 24)
+
+
+@dataclass(frozen=True)
+class GoldenInput:
+    """One observation with its noise, [H, padded A] float32; masked cameras are absent from it."""
+
+    seed: int
+    prompt: str
+    masked_cameras: tuple[str, ...]
+    observation: dict[str, Any]
+    noise: np.ndarray
+
+
+def golden_input(
+    interface: PolicyInterface, seed: int, prompt: str, masked_cameras: Sequence[str] = ()
+) -> GoldenInput:
+    """The observation of a seed. Masked cameras are drawn as well, and then left out."""
+    random = SplitMix64(seed)
+    observation: dict[str, Any] = {"task": prompt}
+    height, width = interface.image_height, interface.image_width
+    rows, columns = np.arange(height) * GRID // height, np.arange(width) * GRID // width
+    for camera in interface.cameras:
+        cells = [int(256 * random.uniform()) for _ in range(GRID * GRID * 3)]
+        grid = np.array(cells, np.uint8).reshape(GRID, GRID, 3)
+        if camera not in masked_cameras:
+            observation[camera] = np.ascontiguousarray(grid[rows][:, columns])
+    normalised = np.array([4 * random.uniform() - 2 for _ in interface.state_mean])
+    state = np.array(interface.state_mean) + np.array(interface.state_std) * normalised
+    observation["observation.state"] = state.astype(np.float32)
+    size = interface.chunk_length * interface.action_padded_dim
+    noise = [sum(random.uniform() for _ in range(12)) - 6 for _ in range(size)]
+    return GoldenInput(
+        seed,
+        prompt,
+        tuple(masked_cameras),
+        observation,
+        np.array(noise, np.float32).reshape(interface.chunk_length, interface.action_padded_dim),
+    )
+
+
+def golden_inputs(
+    interface: PolicyInterface, prompts: Sequence[str], n: int = 16, first_seed: int = 1
+) -> list[GoldenInput]:
+    """n inputs over all prompts; every third masks one optional camera, if there is any."""
+    inputs = []
+    for index in range(n):
+        masked: tuple[str, ...] = ()
+        if interface.optional_cameras and index % 3 == 2:
+            masked = (interface.cameras[index // 3 % len(interface.cameras)],)
+        prompt = prompts[index % len(prompts)]
+        inputs.append(golden_input(interface, first_seed + index, prompt, masked))
+    return inputs

@@ -1,0 +1,472 @@
+"""The model file: one GGUF with programs, weights and everything a robot needs (docs/format.md).
+
+Reading needs no torch; writing stages and reading them back as graphs does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+
+from actquant.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from actquant.capture.ir import Graph, Node
+
+FORMAT_VERSION = 1
+ARCHITECTURE = "actquant"
+MAX_RANK = 4
+MAX_NAME = 63
+
+
+@dataclass(frozen=True)
+class PolicyInterface:
+    """What goes in and out of a policy; every field is a key of the file."""
+
+    driver: str
+    num_steps: int
+    cameras: tuple[str, ...]
+    optional_cameras: int
+    image_height: int
+    image_width: int
+    image_resize: str
+    image_scale: float
+    image_offset: float
+    tokenizer_json: str
+    tokenizer_max_length: int
+    tokenizer_pad_id: int
+    tokenizer_suffix: str
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    state_padded_dim: int
+    action_padded_dim: int
+    state_mean: tuple[float, ...]
+    state_std: tuple[float, ...]
+    action_mean: tuple[float, ...]
+    action_std: tuple[float, ...]
+    normalization_eps: float
+    chunk_length: int
+    steps_per_chunk: int
+    control_rate_hz: float | None
+    """None while unknown; a file cannot be written without it."""
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """All keys of the file but the programs and the tensors' shapes."""
+
+    name: str
+    family: str
+    parameter_count: int
+    interface: PolicyInterface
+    provenance: dict[str, Any] = field(default_factory=dict)
+    allocation: dict[str, Any] = field(default_factory=dict)
+    """Tensor name (of the parameter) -> {"type", "bits", "score", ...}."""
+    golden: list[dict[str, Any]] = field(default_factory=list)
+    """Items `{seed, prompt, masked_cameras, actions, actions_reference}`."""
+    format_version: int = FORMAT_VERSION
+
+
+INTERFACE_KEYS: dict[str, tuple[str, str]] = {
+    "driver": ("actquant.driver", "str"),
+    "num_steps": ("actquant.driver.num_steps", "u32"),
+    "cameras": ("actquant.cameras", "str[]"),
+    "optional_cameras": ("actquant.cameras.optional", "u32"),
+    "image_height": ("actquant.image.height", "u32"),
+    "image_width": ("actquant.image.width", "u32"),
+    "image_resize": ("actquant.image.resize", "str"),
+    "image_scale": ("actquant.image.scale", "f32"),
+    "image_offset": ("actquant.image.offset", "f32"),
+    "tokenizer_json": ("actquant.tokenizer.json", "str"),
+    "tokenizer_max_length": ("actquant.tokenizer.max_length", "u32"),
+    "tokenizer_pad_id": ("actquant.tokenizer.pad_id", "u32"),
+    "tokenizer_suffix": ("actquant.tokenizer.suffix", "str"),
+    "state_names": ("actquant.state.names", "str[]"),
+    "action_names": ("actquant.action.names", "str[]"),
+    "state_padded_dim": ("actquant.state.padded_dim", "u32"),
+    "action_padded_dim": ("actquant.action.padded_dim", "u32"),
+    "state_mean": ("actquant.state.mean", "f32[]"),
+    "state_std": ("actquant.state.std", "f32[]"),
+    "action_mean": ("actquant.action.mean", "f32[]"),
+    "action_std": ("actquant.action.std", "f32[]"),
+    "normalization_eps": ("actquant.normalization.eps", "f32"),
+    "chunk_length": ("actquant.action.chunk_length", "u32"),
+    "steps_per_chunk": ("actquant.action.steps_per_chunk", "u32"),
+    "control_rate_hz": ("actquant.control_rate_hz", "f32"),
+}
+MODEL_KEYS: dict[str, tuple[str, str]] = {
+    "name": ("general.name", "str"),
+    "format_version": ("actquant.format_version", "u32"),
+    "family": ("actquant.policy.family", "str"),
+    "parameter_count": ("actquant.policy.parameter_count", "u64"),
+    "provenance": ("actquant.provenance", "json"),
+    "allocation": ("actquant.allocation", "json"),
+    "golden": ("actquant.golden", "json"),
+}
+STAGES_KEY, SHAPES_KEY, GRAPH_KEY = "actquant.stages", "actquant.shapes", "actquant.graph."
+
+
+@dataclass(frozen=True)
+class EncodedTensor:
+    """A weight in a ggml type.
+
+    type: ggml's name, e.g. `Q4_K`, `Q8_0`, `F16`; data: uint8 [rows, row_bytes], rows padded with
+    zeros to the type's block; shape: the logical [rows, columns] before padding.
+    """
+
+    type: str
+    data: np.ndarray
+    shape: tuple[int, ...]
+
+
+@dataclass
+class _Contents:
+    """What is written: arrays are float32, float16, int64, int8, or uint8 rows with a ggml type."""
+
+    metadata: ModelMetadata
+    programs: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    arrays: dict[str, tuple[np.ndarray, GGMLQuantizationType | None]] = field(default_factory=dict)
+
+
+def write_model(
+    path: str | Path,
+    *,
+    stages: Mapping[str, Graph],
+    encodings: Mapping[str, EncodedTensor],
+    metadata: ModelMetadata,
+    tensor_names: Mapping[str, str] | None = None,
+    float_type: str = "F32",
+) -> Path:
+    """Write the file under a temporary name and move it into place; on failure nothing is left.
+
+    stages: name -> captured graph; encodings: parameter name -> encoded weight, for parameters
+    that are used by `linear` only; metadata: see ModelMetadata; tensor_names: parameter name ->
+    name in the file (the parameter names if absent); float_type: `F32` or `F16`, the type of the
+    weights of `linear` and `embedding` that have no encoding (all else is f32).
+
+    Raises ModelFileError if an encoding belongs to no linear weight or has the wrong size, or if
+    the control rate is unknown.
+    """
+    from actquant.capture.program import emit_program
+
+    names = dict(tensor_names or {})
+    provenance = {**metadata.provenance, "tensor_names": {v: k for k, v in names.items()}}
+    contents = _Contents(_replaced(metadata, provenance=provenance))
+    matrices, linear = _matrix_weights(stages)
+    foreign = sorted(set(encodings) - linear)
+    if foreign:
+        raise ModelFileError(f"encodings of what no `linear` alone reads: {', '.join(foreign)}")
+    constants: dict[tuple, str] = {}
+
+    def add(n: Node) -> str:
+        if n.op == "const":
+            array = _array(n.tensor)
+            key = (array.shape, array.dtype.str, array.tobytes())
+            name = constants.setdefault(key, f"const.{len(constants)}")
+        else:
+            name = names.get(n.name, n.name)
+        if name not in contents.shapes:
+            contents.shapes[name] = n.shape
+            if n.name in encodings:
+                contents.arrays[name] = _encoded(n, encodings[n.name])
+            else:
+                half = float_type == "F16" and n.name in matrices
+                contents.arrays[name] = (_array(n.tensor, half), None)
+        return name
+
+    for stage, graph in stages.items():
+        contents.programs[stage] = emit_program(graph, add)
+    return _write(Path(path), contents)
+
+
+def with_golden(path: str | Path, golden: list[dict[str, Any]]) -> Path:
+    """Rewrite a file with other golden outputs (see ModelMetadata); all else stays, bit for bit."""
+    model = read_model(path)
+    arrays = {
+        t.name: (np.array(t.data), t.tensor_type if t.data.dtype == np.uint8 else None)
+        for t in model.reader.tensors
+    }
+    metadata = _replaced(model.metadata, golden=golden)
+    return _write(Path(path), _Contents(metadata, model.programs, model.shapes, arrays))
+
+
+def _replaced(metadata: ModelMetadata, **changes: Any) -> ModelMetadata:
+    values = {f.name: getattr(metadata, f.name) for f in fields(metadata)}
+    return ModelMetadata(**{**values, **changes})
+
+
+def _matrix_weights(stages: Mapping[str, Graph]) -> tuple[set[str], set[str]]:
+    """Parameters read only as matrices (`linear`, `embedding`), and those only by `linear`."""
+    uses: dict[str, set[tuple[str, int]]] = {}
+    for graph in stages.values():
+        for n in graph.nodes():
+            for position, x in enumerate(n.inputs):
+                if x.op == "param":
+                    uses.setdefault(x.name, set()).add((n.op, position))
+    as_matrix = {("linear", 1), ("embedding", 0)}
+    matrices = {name for name, found in uses.items() if found <= as_matrix}
+    return matrices, {name for name in matrices if uses[name] == {("linear", 1)}}
+
+
+def _array(tensor: Tensor, half: bool = False) -> np.ndarray:
+    """At most four dimensions, in a type that a GGUF has."""
+    array = tensor.detach().cpu().contiguous().numpy()
+    if array.dtype == np.bool_:
+        array = array.astype(np.int8)
+    elif array.dtype.kind == "f":
+        array = array.astype(np.float16 if half else np.float32)
+    shape = array.shape
+    if len(shape) > MAX_RANK:
+        shape = tuple(d for d in shape if d != 1)
+    if len(shape) > MAX_RANK:
+        raise ModelFileError(f"a tensor of shape {list(array.shape)} has too many dimensions")
+    return np.ascontiguousarray(array.reshape(shape or (1,)))
+
+
+def _encoded(n: Node, encoding: EncodedTensor) -> tuple[np.ndarray, GGMLQuantizationType]:
+    try:
+        kind = GGMLQuantizationType[encoding.type]
+    except KeyError as error:
+        raise ModelFileError(f"{n.name}: ggml has no type {encoding.type}") from error
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    *rows, columns = n.shape
+    wanted = (math.prod(rows), math.ceil(columns / block) * size)
+    data = np.ascontiguousarray(encoding.data)
+    if tuple(encoding.shape) != n.shape or data.dtype != np.uint8 or data.shape != wanted:
+        raise ModelFileError(
+            f"{n.name}: {encoding.type} of {list(encoding.shape)} in "
+            f"{data.dtype}{list(data.shape)}; wanted {list(n.shape)} in uint8{list(wanted)}"
+        )
+    return data, kind
+
+
+def _write(path: Path, contents: _Contents) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = GGUFWriter(temporary, ARCHITECTURE)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for keys, source in (
+            (MODEL_KEYS, contents.metadata),
+            (INTERFACE_KEYS, contents.metadata.interface),
+        ):
+            for attribute, (key, kind) in keys.items():
+                if getattr(source, attribute) is None:
+                    raise ModelFileError(f"{path} cannot be written: {attribute} is unknown")
+                _add_key(writer, key, kind, getattr(source, attribute))
+        writer.add_array(STAGES_KEY, list(contents.programs))
+        for stage, program in contents.programs.items():
+            writer.add_string(GRAPH_KEY + stage, program)
+        lines = [f"{n} [{','.join(map(str, s))}]" for n, s in contents.shapes.items()]
+        writer.add_string(SHAPES_KEY, "\n".join(lines))
+        for name, (array, kind) in contents.arrays.items():
+            if len(name) > MAX_NAME:
+                raise ModelFileError(f"tensor name {name!r} is longer than {MAX_NAME} characters")
+            writer.add_tensor(name, array, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be written: {error}") from error
+    finally:
+        writer.close()
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _add_key(writer: GGUFWriter, key: str, kind: str, value: Any) -> None:
+    if kind == "str":
+        writer.add_string(key, value)
+    elif kind == "json":
+        writer.add_string(key, json.dumps(value))
+    elif kind == "u32":
+        writer.add_uint32(key, value)
+    elif kind == "u64":
+        writer.add_uint64(key, value)
+    elif kind == "f32":
+        writer.add_float32(key, value)
+    else:
+        writer.add_array(key, list(value))
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a file: its ggml type, its logical shape and the bytes it takes."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    bytes: int
+
+    @property
+    def quantized(self) -> bool:
+        return gguf.GGML_QUANT_SIZES[GGMLQuantizationType[self.type]][0] > 1
+
+
+class _Tensors(Mapping[str, "Tensor"]):
+    """Dequantized tensors by name, read from the file when asked for."""
+
+    def __init__(self, model: ModelFile) -> None:
+        self.model = model
+
+    def __getitem__(self, name: str) -> Tensor:
+        import torch
+
+        return torch.from_numpy(self.model.load(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.model.tensors)
+
+    def __len__(self) -> int:
+        return len(self.model.tensors)
+
+
+@dataclass
+class ModelFile:
+    """A file that was read: metadata, programs and a table of tensors (data stays on disk)."""
+
+    path: Path
+    metadata: ModelMetadata
+    programs: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    tensors: dict[str, TensorInfo]
+    reader: GGUFReader = field(repr=False)
+
+    def __post_init__(self) -> None:
+        self._data = {t.name: t for t in self.reader.tensors}
+
+    @property
+    def bits_per_weight(self) -> float:
+        """8 × bytes of the whole file / parameters of the policy."""
+        return 8 * self.path.stat().st_size / self.metadata.parameter_count
+
+    @property
+    def quantized_bits_per_weight(self) -> float | None:
+        """8 × bytes / elements of the quantized tensors; None if there is none."""
+        quantized = [t for t in self.tensors.values() if t.quantized]
+        elements = sum(math.prod(t.shape) for t in quantized)
+        return 8 * sum(t.bytes for t in quantized) / elements if elements else None
+
+    def load(self, name: str) -> np.ndarray:
+        """A tensor in its logical shape: float32 (dequantized), int64 or bool; a copy.
+
+        Raises ModelFileError if the file has no such tensor.
+        """
+        if name not in self.tensors:
+            raise ModelFileError(f"{self.path} has no tensor {name!r}")
+        found = self._data[name]
+        shape = self.shapes[name]
+        if found.data.dtype == np.uint8:
+            rows = gguf.quants.dequantize(found.data, found.tensor_type)
+            array = rows.reshape(math.prod(shape[:-1]), -1)[:, : shape[-1]]
+        else:
+            array = found.data
+        if array.dtype == np.int8:
+            array = array.astype(np.bool_)
+        elif array.dtype.kind == "f":
+            array = array.astype(np.float32)
+        return np.array(array).reshape(shape)
+
+    def graph(self, stage: str) -> Graph:
+        """The graph of a stage, with dequantized tensors. Raises ModelFileError without it."""
+        from actquant.capture.program import parse_program
+
+        if stage not in self.programs:
+            raise ModelFileError(
+                f"{self.path} has no stage {stage!r}; it has {', '.join(self.programs)}"
+            )
+        return parse_program(self.programs[stage], stage, _Tensors(self))
+
+
+def read_model(path: str | Path) -> ModelFile:
+    """Read a file and check that it is whole.
+
+    Raises ModelFileError if it does not exist, is no GGUF, is truncated, is of another architecture
+    or of a newer format, or lacks keys or tensors (all of them are listed).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"{path} does not exist")
+    try:
+        reader = GGUFReader(path)
+    except Exception as error:  # gguf-py raises many kinds on damaged files
+        raise ModelFileError(f"{path} is no GGUF, or is truncated: {error}") from error
+    _check_identity(path, reader)
+    wanted = [key for key, _ in (*MODEL_KEYS.values(), *INTERFACE_KEYS.values())]
+    values = {key: f.contents() for key, f in reader.fields.items()}
+    missing = [key for key in (*wanted, STAGES_KEY, SHAPES_KEY) if key not in values]
+    missing += [
+        GRAPH_KEY + stage for stage in values.get(STAGES_KEY, ()) if GRAPH_KEY + stage not in values
+    ]
+    if missing:
+        raise ModelFileError(f"{path} lacks the keys {', '.join(missing)}")
+    try:
+        interface = PolicyInterface(**_decoded(INTERFACE_KEYS, values))
+        metadata = ModelMetadata(interface=interface, **_decoded(MODEL_KEYS, values))
+        shapes = {
+            name: tuple(int(d) for d in shape.strip("[]").split(",") if d)
+            for name, shape in (line.split(" ") for line in values[SHAPES_KEY].split("\n"))
+        }
+    except (ValueError, TypeError) as error:
+        raise ModelFileError(f"{path} has a damaged key: {error}") from error
+    return ModelFile(
+        path=path,
+        metadata=metadata,
+        programs={stage: values[GRAPH_KEY + stage] for stage in values[STAGES_KEY]},
+        shapes=shapes,
+        tensors=_tensor_table(path, reader, shapes),
+        reader=reader,
+    )
+
+
+def _check_identity(path: Path, reader: GGUFReader) -> None:
+    architecture = reader.fields.get("general.architecture")
+    found = architecture.contents() if architecture else None
+    if found != ARCHITECTURE:
+        raise ModelFileError(f"{path} is a GGUF of architecture {found!r}, not {ARCHITECTURE!r}")
+    version = reader.fields.get("actquant.format_version")
+    if version is not None and version.contents() > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path} has format version {version.contents()}; this actquant reads up to "
+            f"{FORMAT_VERSION}: update actquant"
+        )
+
+
+def _decoded(keys: Mapping[str, tuple[str, str]], values: Mapping[str, Any]) -> dict[str, Any]:
+    result = {}
+    for attribute, (key, kind) in keys.items():
+        value = values[key]
+        if kind == "json":
+            value = json.loads(value)
+        result[attribute] = tuple(value) if kind.endswith("[]") else value
+    return result
+
+
+def _tensor_table(
+    path: Path, reader: GGUFReader, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, TensorInfo]:
+    size = path.stat().st_size
+    cut = [t.name for t in reader.tensors if t.data_offset + t.n_bytes > size]
+    if cut:
+        raise ModelFileError(f"{path} is truncated: the data of {', '.join(cut)} is incomplete")
+    found = {t.name: t for t in reader.tensors}
+    absent = sorted(set(shapes) ^ set(found))
+    if absent:
+        raise ModelFileError(f"{path}: tensors without data or without shape: {', '.join(absent)}")
+    return {
+        name: TensorInfo(name, found[name].tensor_type.name, shape, int(found[name].n_bytes))
+        for name, shape in shapes.items()
+    }

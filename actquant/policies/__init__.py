@@ -1,0 +1,22 @@
+"""One file per policy family; importing the package registers them all."""
+
+from actquant.policies import smolvla as _smolvla  # noqa: F401  registers the family
+from actquant.policies.base import (
+    LoadedPolicy,
+    Observation,
+    PolicyFamily,
+    QuantizableTensor,
+    Stage,
+    load_policy,
+    supported_policies,
+)
+
+__all__ = [
+    "LoadedPolicy",
+    "Observation",
+    "PolicyFamily",
+    "QuantizableTensor",
+    "Stage",
+    "load_policy",
+    "supported_policies",
+]

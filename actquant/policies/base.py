@@ -1,0 +1,204 @@
+"""What every policy family provides, and what a loaded policy is.
+
+A family is one file that declares, mostly as data, how a LeRobot policy type is loaded, which pure
+tensor functions (stages) its inference consists of, what its training loss is and to which group a
+weight belongs. Nothing outside `actquant.policies` knows the name of a model.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from actquant.errors import CheckpointError
+from actquant.model_file import PolicyInterface
+
+Group = Literal["vision", "language", "expert", "projection"]
+
+Observation = Mapping[str, Any]
+"""One raw observation: camera keys -> uint8 [H, W, 3], `observation.state` -> float32 [S], `task` ->
+str. A camera that is absent from the mapping is masked out."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pure tensor function of the policy's inference.
+
+    `module.forward` takes the keys of `example_inputs` as keyword arguments and returns a dict of
+    tensors. The module holds the policy as its attribute `policy`, so that parameter names are
+    those of the policy. `step_inputs` are the inputs that change within one chunk; what depends on
+    none of them is computed once, in the stage before.
+    """
+
+    name: str
+    module: nn.Module
+    example_inputs: dict[str, Tensor]
+    step_inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QuantizableTensor:
+    """A weight that may be quantized: the `[rows, columns]` weight of one `nn.Linear`."""
+
+    name: str
+    """Name of the parameter, e.g. `model.state_proj.weight`."""
+    module: str
+    """Path of the `nn.Linear`, e.g. `model.state_proj`."""
+    layer: str
+    """Key of the block it belongs to, e.g. `vision.3`, `language.2`, `expert.1`, `projection`."""
+    group: Group
+    shape: tuple[int, int]
+
+
+@dataclass
+class LoadedPolicy:
+    """A policy in float32 on the CPU, its own processors, and what a model file says of it."""
+
+    family: PolicyFamily
+    policy: nn.Module
+    """The lerobot `PreTrainedPolicy`, in evaluation mode."""
+    config: Any
+    preprocessor: Any
+    postprocessor: Any
+    folder: Path
+    checkpoint_sha256: str
+    interface: PolicyInterface
+    """Cameras, tokenizer, normalisation, layout, rates: what becomes the keys of the file."""
+    cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def control_rate_hz(self) -> float | None:
+        return self.interface.control_rate_hz
+
+    @property
+    def tokenizer_json(self) -> str:
+        return self.interface.tokenizer_json
+
+    def batch(self, observations: Sequence[Observation]) -> dict[str, Any]:
+        """The policy's own batch for raw observations (see `PolicyFamily.batch`)."""
+        return self.family.batch(self, observations)
+
+
+class PolicyFamily(ABC):
+    """One LeRobot policy type; subclasses register themselves under `policy_type`."""
+
+    policy_type: ClassVar[str] = ""
+    short_names: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Replacements, in order, that turn a parameter name into the name of a tensor of the file."""
+
+    _registry: ClassVar[dict[str, type[PolicyFamily]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.policy_type:
+            PolicyFamily._registry[cls.policy_type] = cls
+
+    @abstractmethod
+    def load(
+        self,
+        folder: Path,
+        *,
+        control_rate_hz: float | None,
+        state_names: Sequence[str] | None,
+        action_names: Sequence[str] | None,
+    ) -> LoadedPolicy:
+        """Load a checkpoint folder as `save_pretrained` writes it.
+
+        Raises CheckpointError for missing files, missing or unexpected keys (all are listed),
+        missing normalisation statistics (by name) and settings that cannot be captured.
+        """
+
+    @abstractmethod
+    def stages(self, loaded: LoadedPolicy) -> list[Stage]:
+        """The stages in the order in which the driver runs them."""
+
+    @abstractmethod
+    def action_loss(
+        self, loaded: LoadedPolicy, batch: dict[str, Tensor], noise: Tensor, time: Tensor
+    ) -> Tensor:
+        """The policy's own training loss per sample, differentiable.
+
+        batch: preprocessed, with `action` [B, H, A]; noise: [B, H, padded A]; time: [B] in (0, 1].
+        Returns [B].
+        """
+
+    @abstractmethod
+    def batch(self, loaded: LoadedPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
+        """Raw observations to the policy's batch, through its own LeRobot preprocessor."""
+
+    @abstractmethod
+    def group_of(self, parameter: str) -> tuple[Group, str]:
+        """(group, layer key) of a linear weight, e.g. `("vision", "vision.3")`."""
+
+    def noise_shape(self, loaded: LoadedPolicy) -> tuple[int, int]:
+        """(H, padded A)."""
+        return loaded.interface.chunk_length, loaded.interface.action_padded_dim
+
+    def steps_per_chunk(self, loaded: LoadedPolicy) -> int:
+        """How many actions of a chunk are executed before the next."""
+        return loaded.interface.steps_per_chunk
+
+    def predict(
+        self, loaded: LoadedPolicy, observations: Sequence[Observation], noise: Tensor
+    ) -> np.ndarray:
+        """PyTorch's answer in robot units: noise [B, H, padded A] -> float32 [B, H, A]."""
+        policy: Any = loaded.policy
+        with torch.no_grad():
+            policy.reset()
+            chunk = policy.predict_action_chunk(self.batch(loaded, observations), noise=noise)
+            return loaded.postprocessor(chunk).float().numpy()
+
+    def act(self, loaded: LoadedPolicy, observation: Observation, noise: np.ndarray) -> np.ndarray:
+        """The same for one observation: noise float32 [H, padded A] -> float32 [H, A]."""
+        batched = torch.from_numpy(np.ascontiguousarray(noise, np.float32))[None]
+        return self.predict(loaded, [observation], batched)[0]
+
+
+def supported_policies() -> list[str]:
+    """The LeRobot policy types that can be loaded."""
+    return sorted(PolicyFamily._registry)
+
+
+def load_policy(
+    folder: str | Path,
+    *,
+    control_rate_hz: float | None = None,
+    state_names: Sequence[str] | None = None,
+    action_names: Sequence[str] | None = None,
+) -> LoadedPolicy:
+    """Load any supported LeRobot checkpoint folder in float32.
+
+    control_rate_hz, state_names and action_names come from the dataset the policy was trained on;
+    the rate defaults to the one in the checkpoint's `train_config.json` or stays unknown, the names
+    to `state_0`, … and `action_0`, …. No parameter requires a gradient.
+
+    Raises CheckpointError if the folder is incomplete or its policy type is not supported.
+    """
+    folder = Path(folder)
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise CheckpointError(f"{folder} is no LeRobot checkpoint: it has no config.json")
+    try:
+        policy_type = json.loads(config_file.read_text()).get("type")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise CheckpointError(f"{config_file} is not a JSON object: {error}") from error
+    family = PolicyFamily._registry.get(policy_type or "")
+    if family is None:
+        raise CheckpointError(
+            f"{config_file}: policy type {policy_type!r} is not supported; "
+            f"supported: {', '.join(supported_policies())}"
+        )
+    return family().load(
+        folder,
+        control_rate_hz=control_rate_hz,
+        state_names=state_names,
+        action_names=action_names,
+    )

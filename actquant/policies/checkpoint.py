@@ -1,0 +1,277 @@
+"""Reading a LeRobot checkpoint folder: what all policy families share."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType, NormalizationMode
+from lerobot.processor import PolicyProcessorPipeline
+from lerobot.processor.converters import (
+    batch_to_transition,
+    policy_action_to_transition,
+    transition_to_batch,
+    transition_to_policy_action,
+)
+from safetensors.torch import load_model
+from torch import Tensor, nn
+
+from actquant.errors import CheckpointError
+
+STATE, ACTION = "observation.state", "action"
+
+
+def read_config(folder: Path) -> Any:
+    """The policy's configuration, on the CPU. Raises CheckpointError if it cannot be read."""
+    try:
+        config = PreTrainedConfig.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # draccus raises many kinds
+        raise CheckpointError(f"{folder}/config.json cannot be read: {error}") from error
+    config.device = "cpu"
+    config.pretrained_path = None
+    return config
+
+
+def resolve(folder: Path, reference: str) -> str:
+    """A model reference relative to the checkpoint folder, if it exists there."""
+    local = folder / reference
+    return str(local.resolve()) if local.is_dir() else reference
+
+
+def build(make: Callable[[], nn.Module], folder: Path) -> nn.Module:
+    """Construct a policy with random weights, float32, in evaluation mode, without its prints."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            policy = make()
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: the backbone's configuration or tokenizer is missing; put it in a folder "
+            f"of the checkpoint and name that folder in config.json: {error}"
+        ) from error
+    return policy.float().eval().requires_grad_(False)
+
+
+def load_weights(policy: nn.Module, folder: Path) -> None:
+    """Load `model.safetensors` as float32. Raises CheckpointError listing all keys that differ."""
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} has no model.safetensors")
+    try:
+        missing, unexpected = load_model(policy, str(file), strict=False)
+    except Exception as error:
+        raise CheckpointError(f"{file} cannot be loaded: {error}") from error
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{file} does not fit config.json\n"
+            f"  missing ({len(missing)}): {', '.join(sorted(missing)) or 'none'}\n"
+            f"  unexpected ({len(unexpected)}): {', '.join(sorted(unexpected)) or 'none'}"
+        )
+
+
+def load_processors(folder: Path, tokenizer: str) -> tuple[Any, Any]:
+    """The policy's own pre- and postprocessor, with the tokenizer taken from `tokenizer`."""
+    overrides = {
+        "tokenizer_processor": {"tokenizer_name": tokenizer},
+        "device_processor": {"device": "cpu"},
+    }
+    converters = (
+        {"to_transition": batch_to_transition, "to_output": transition_to_batch},
+        {"to_transition": policy_action_to_transition, "to_output": transition_to_policy_action},
+    )
+    pipelines = []
+    for name, functions in zip(("pre", "post"), converters, strict=True):
+        file = folder / f"policy_{name}processor.json"
+        if not file.is_file():
+            raise CheckpointError(f"{folder} has no {file.name}")
+        try:
+            steps = json.loads(file.read_text())["steps"]
+            present = {step.get("registry_name") for step in steps}
+            pipelines.append(
+                PolicyProcessorPipeline.from_pretrained(
+                    str(folder),
+                    config_filename=file.name,
+                    local_files_only=True,
+                    overrides={k: v for k, v in overrides.items() if k in present},
+                    **functions,
+                )
+            )
+        except Exception as error:
+            raise CheckpointError(f"{file} cannot be loaded: {error}") from error
+    return pipelines[0], pipelines[1]
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def control_rate(folder: Path, given: float | None) -> float | None:
+    """The rate of actions in Hz: as given, or from `train_config.json`, or unknown."""
+    if given is not None:
+        return float(given)
+    file = folder / "train_config.json"
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return float(json.loads(file.read_text())["env"]["fps"])
+    return None
+
+
+def names(kind: str, size: int, given: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the elements of state or action. Raises CheckpointError if their number is wrong."""
+    if given is None:
+        return tuple(f"{kind}_{i}" for i in range(size))
+    if len(given) != size:
+        raise CheckpointError(f"the policy's {kind} has {size} elements, {len(given)} names given")
+    return tuple(given)
+
+
+def find_step(pipeline: Any, attribute: str) -> Any:
+    return next((step for step in pipeline.steps if hasattr(step, attribute)), None)
+
+
+def raw_keys(preprocessor: Any) -> dict[str, str]:
+    """Policy key -> observation key, where the preprocessor renames."""
+    step = find_step(preprocessor, "rename_map")
+    return {new: old for old, new in step.rename_map.items()} if step else {}
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    json: str
+    max_length: int
+    pad_id: int
+
+    @classmethod
+    def read(cls, preprocessor: Any, max_length: int) -> Tokenizer:
+        """The preprocessor's tokenizer as a `tokenizer.json` without padding and truncation."""
+        step = find_step(preprocessor, "input_tokenizer")
+        if step is None or getattr(step.input_tokenizer, "backend_tokenizer", None) is None:
+            raise CheckpointError("the preprocessor has no fast (tokenizer.json) tokenizer")
+        content = json.loads(step.input_tokenizer.backend_tokenizer.to_str())
+        content["padding"] = content["truncation"] = None
+        pad_id = step.input_tokenizer.pad_token_id
+        if step.max_length != max_length:
+            logging.getLogger(__name__).warning(
+                "the preprocessor's max_length %d is used, not config.json's %d",
+                step.max_length,
+                max_length,
+            )
+        text = json.dumps(content, ensure_ascii=False)
+        return cls(text, step.max_length, 0 if pad_id is None else pad_id)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """State in = (x − mean) / (std + eps), action out = y × std + mean."""
+
+    state_mean: tuple[float, ...]
+    state_std: tuple[float, ...]
+    action_mean: tuple[float, ...]
+    action_std: tuple[float, ...]
+    eps: float
+
+    @classmethod
+    def read(cls, pre: Any, post: Any, config: Any, folder: Path) -> Normalization:
+        """From the normalizer steps. Raises CheckpointError naming every missing statistic."""
+        steps = {STATE: find_step(pre, "norm_map"), ACTION: find_step(post, "norm_map")}
+        features = {STATE: config.robot_state_feature, ACTION: config.action_feature}
+        absent = [key for key, feature in features.items() if feature is None]
+        if absent or any(step is None for step in steps.values()):
+            raise CheckpointError(f"{folder}: no feature or normalizer for {absent or list(steps)}")
+        visual = steps[STATE].norm_map.get(FeatureType.VISUAL, NormalizationMode.IDENTITY)
+        if visual != NormalizationMode.IDENTITY:
+            raise CheckpointError(
+                f"{folder}: images normalised by {visual.value} are not supported"
+            )
+        missing: list[str] = []
+        found = {
+            key: _statistics(steps[key], key, features[key], missing) for key in (STATE, ACTION)
+        }
+        if missing:
+            raise CheckpointError(
+                f"{folder}: normalisation statistics are missing: {', '.join(missing)}"
+            )
+        return cls(*found[STATE], *found[ACTION], eps=float(steps[STATE].eps))
+
+
+def _statistics(
+    step: Any, key: str, feature: Any, missing: list[str]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of an affine normalisation; ranges become centre and half width."""
+    mode = step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
+    size = feature.shape[0]
+    if mode == NormalizationMode.IDENTITY:
+        return (0.0,) * size, (1.0,) * size
+    wanted = {
+        NormalizationMode.MEAN_STD: ("mean", "std"),
+        NormalizationMode.MIN_MAX: ("min", "max"),
+        NormalizationMode.QUANTILES: ("q01", "q99"),
+        NormalizationMode.QUANTILE10: ("q10", "q90"),
+    }[mode]
+    statistics = step.state_dict()
+    lacking = [f"{key}.{name}" for name in wanted if f"{key}.{name}" not in statistics]
+    if lacking:
+        missing += lacking
+        return (), ()
+    first, second = (statistics[f"{key}.{name}"].double().reshape(-1) for name in wanted)
+    if len(first) != size or len(second) != size or not torch.isfinite(first + second).all():
+        missing.append(f"{key} ({len(first)} finite values of {size})")
+        return (), ()
+    if mode != NormalizationMode.MEAN_STD:
+        width = second - first
+        width = torch.where(width == 0, step.eps, width)
+        first, second = first + width / 2, width / 2
+    return tuple(first.tolist()), tuple(second.tolist())
+
+
+def batch(
+    preprocessor: Any, cameras: Sequence[str], observations: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Raw observations (see `policies.base.Observation`) -> the policy's batch.
+
+    A camera that an observation lacks becomes a black image with `<key>_padding_mask` false.
+    Raises CheckpointError for an observation without any camera.
+    """
+    raw: dict[str, Any] = {
+        STATE: torch.stack([_tensor(o[STATE]).float() for o in observations]),
+        "task": [str(o["task"]) for o in observations],
+    }
+    renamed = {old: new for new, old in raw_keys(preprocessor).items()}
+    for camera in cameras:
+        images = [_image(o.get(camera)) for o in observations]
+        example = next((image for image in images if image is not None), None)
+        if example is None:
+            example = _example(observations, cameras)
+        black = torch.zeros_like(example)
+        raw[camera] = torch.stack([black if image is None else image for image in images])
+        if any(image is None for image in images):
+            mask = torch.tensor([image is not None for image in images])
+            raw[f"{renamed.get(camera, camera)}_padding_mask"] = mask
+    return preprocessor(raw)
+
+
+def _example(observations: Sequence[Mapping[str, Any]], cameras: Sequence[str]) -> Tensor:
+    for observation in observations:
+        for camera in cameras:
+            image = _image(observation.get(camera))
+            if image is not None:
+                return image
+    raise CheckpointError(f"the observations have none of the cameras {', '.join(cameras)}")
+
+
+def _tensor(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
+
+
+def _image(value: Any) -> Tensor | None:
+    """uint8 [H, W, 3] -> float32 [3, H, W] in [0, 1]."""
+    return None if value is None else _tensor(value).permute(2, 0, 1).float() / 255.0

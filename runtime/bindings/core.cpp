@@ -1,0 +1,144 @@
+// The native half of actquant_runtime: sessions. Python prepares the observation.
+#include "build_info.h"
+#include "error.h"
+#include "quantization.h"
+#include "session.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Image = nb::ndarray<const uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
+using FloatVector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using IntVector = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ByteVector = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+
+// Hands a vector's memory to NumPy.
+template <typename Element>
+nb::object to_numpy(std::vector<Element> data, const std::vector<size_t>& shape) {
+    auto* owned = new std::vector<Element>(std::move(data));
+    nb::capsule owner(owned, [](void* pointer) noexcept {
+        delete static_cast<std::vector<Element>*>(pointer);
+    });
+    return nb::cast(nb::ndarray<nb::numpy, Element>(owned->data(), shape.size(), shape.data(), owner));
+}
+
+template <typename Element> std::vector<Element> to_vector(const Element* data, size_t count) {
+    return std::vector<Element>(data, data + count);
+}
+
+actquant::ArrayView view_of(const std::string& name, const AnyArray& array) {
+    actquant::ArrayView view;
+    for (size_t k = 0; k < array.ndim(); k++) {
+        view.shape.push_back(static_cast<int64_t>(array.shape(k)));
+    }
+    view.data = array.data();
+    if (array.dtype() == nb::dtype<float>()) {
+        view.dtype = actquant::DType::f32;
+    } else if (array.dtype() == nb::dtype<int64_t>()) {
+        view.dtype = actquant::DType::i64;
+    } else if (array.dtype() == nb::dtype<bool>()) {
+        view.dtype = actquant::DType::b8;
+    } else {
+        throw actquant::ArgumentError("the input " + name + " must be float32, int64 or bool");
+    }
+    return view;
+}
+
+nb::object to_numpy(actquant::Array& array) {
+    std::vector<size_t> shape(array.shape.begin(), array.shape.end());
+    size_t count = static_cast<size_t>(actquant::element_count(array.shape));
+    switch (array.dtype) {
+    case actquant::DType::f32:
+        return to_numpy(to_vector(array.as<float>(), count), shape);
+    case actquant::DType::i64:
+        return to_numpy(to_vector(array.as<int64_t>(), count), shape);
+    case actquant::DType::b8:
+        return to_numpy(to_vector(array.as<uint8_t>(), count), shape).attr("astype")("bool");
+    }
+    return nb::none();
+}
+
+nb::object act(actquant::Session& session, const std::vector<std::optional<Image>>& images,
+               const FloatVector& state, const IntVector& tokens, const ByteVector& token_mask,
+               const std::optional<FloatMatrix>& noise, std::optional<uint64_t> seed) {
+    actquant::Observation observation;
+    for (const std::optional<Image>& image : images) {
+        observation.images.push_back(
+            image ? actquant::ImageView{image->data(), static_cast<int64_t>(image->shape(0)),
+                                        static_cast<int64_t>(image->shape(1))}
+                  : actquant::ImageView{});
+    }
+    observation.state = to_vector(state.data(), state.size());
+    observation.tokens = to_vector(tokens.data(), tokens.size());
+    observation.token_mask = to_vector(token_mask.data(), token_mask.size());
+    std::vector<float> noise_values;
+    if (noise) {
+        noise_values = to_vector(noise->data(), noise->size());
+    }
+    std::vector<float> actions;
+    {
+        nb::gil_scoped_release release;
+        actions = session.act(observation, std::move(noise_values), seed);
+    }
+    const actquant::PolicySpec& policy = session.policy();
+    return to_numpy(std::move(actions), {static_cast<size_t>(policy.chunk_length),
+                                         static_cast<size_t>(policy.action.dim())});
+}
+
+nb::dict run_stage(actquant::Session& session, const std::string& stage,
+                   const std::map<std::string, AnyArray>& inputs) {
+    std::map<std::string, actquant::ArrayView> views;
+    for (const auto& [name, array] : inputs) {
+        views[name] = view_of(name, array);
+    }
+    std::map<std::string, actquant::Array> outputs;
+    {
+        nb::gil_scoped_release release;
+        outputs = session.run_stage(stage, views);
+    }
+    nb::dict result;
+    for (auto& [name, array] : outputs) {
+        result[name.c_str()] = to_numpy(array);
+    }
+    return result;
+}
+
+std::map<std::string, double> timings_ms(const actquant::Session& session) {
+    actquant::Timings timings = session.timings();
+    return {{"vision", timings.vision_ms},
+            {"prefix", timings.prefix_ms},
+            {"denoise", timings.denoise_ms},
+            {"total", timings.total_ms}};
+}
+
+} // namespace
+
+NB_MODULE(_core, module) {
+    actquant::check_cpu();
+    nb::exception<actquant::FileError>(module, "ModelFileError", PyExc_RuntimeError);
+    nb::exception<actquant::ArgumentError>(module, "ArgumentError", PyExc_ValueError);
+    nb::class_<actquant::Session>(module, "Session")
+        .def(nb::init<const std::string&, int>(), "path"_a, "threads"_a,
+             nb::call_guard<nb::gil_scoped_release>())
+        .def("describe", &actquant::Session::describe)
+        .def("tokenizer_json",
+             [](const actquant::Session& session) { return session.policy().tokenizer_json; })
+        .def("act", act, "images"_a, "state"_a, "tokens"_a, "token_mask"_a, "noise"_a.none(),
+             "seed"_a.none())
+        .def("run_stage", run_stage, "stage"_a, "inputs"_a)
+        .def("timings_ms", timings_ms);
+    module.def("build_info", actquant::build_info);
+    bind_quantization(module);
+}

@@ -1,0 +1,84 @@
+#include "quantization.h"
+
+#include "error.h"
+#include "quantize.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <memory>
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+// Hands an array's memory to NumPy.
+template <typename Element>
+nb::object to_numpy(std::unique_ptr<Element[]> data, size_t rows, size_t columns) {
+    Element* pointer = data.release();
+    nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<Element*>(p); });
+    return nb::cast(nb::ndarray<nb::numpy, Element, nb::ndim<2>>(pointer, {rows, columns}, owner));
+}
+
+nb::object quantize(const Matrix& weights, const std::string& type,
+                    const std::optional<Matrix>& importance, int threads) {
+    size_t rows = weights.shape(0);
+    size_t columns = weights.shape(1);
+    if (rows == 0 || columns == 0) {
+        throw actquant::ArgumentError("weights are empty");
+    }
+    if (importance && (importance->shape(0) != rows || importance->shape(1) != columns)) {
+        throw actquant::ArgumentError("importance must have the shape of weights");
+    }
+    size_t row_bytes = actquant::quantized_row_bytes(type, static_cast<int64_t>(columns));
+    auto result = std::make_unique<uint8_t[]>(rows * row_bytes);
+    {
+        nb::gil_scoped_release release;
+        actquant::QuantizeRequest request{weights.data(), importance ? importance->data() : nullptr,
+                                          static_cast<int64_t>(rows),
+                                          static_cast<int64_t>(columns), threads};
+        actquant::quantize(request, type, result.get());
+    }
+    return to_numpy(std::move(result), rows, row_bytes);
+}
+
+nb::object dequantize(const Bytes& data, const std::string& type, int64_t columns) {
+    size_t rows = data.shape(0);
+    if (columns < 1 || data.shape(1) != actquant::quantized_row_bytes(type, columns)) {
+        throw actquant::ArgumentError("rows of " + std::to_string(data.shape(1)) +
+                                      " bytes do not hold " + std::to_string(columns) +
+                                      " weights of type " + type);
+    }
+    auto result = std::make_unique<float[]>(rows * static_cast<size_t>(columns));
+    {
+        nb::gil_scoped_release release;
+        actquant::dequantize(data.data(), static_cast<int64_t>(rows), columns, type, result.get());
+    }
+    return to_numpy(std::move(result), rows, static_cast<size_t>(columns));
+}
+
+nb::dict types() {
+    nb::dict result;
+    for (const actquant::TypeInfo& type : actquant::quantization_types()) {
+        nb::dict entry;
+        entry["block_size"] = type.block_size;
+        entry["type_size"] = type.type_size_bytes;
+        entry["bits_per_weight"] = type.bits_per_weight;
+        entry["needs_importance"] = type.needs_importance;
+        result[type.name.c_str()] = entry;
+    }
+    return result;
+}
+
+} // namespace
+
+void bind_quantization(nb::module_& module) {
+    module.def("quantize", quantize, "weights"_a, "type"_a, "importance"_a.none(), "threads"_a);
+    module.def("dequantize", dequantize, "data"_a, "type"_a, "n_cols"_a);
+    module.def("types", types);
+}

@@ -1,0 +1,100 @@
+# ggml as a static library, from the source inside the sdist of llama-cpp-python.
+#
+# The sdist is fetched once by pip, kept in the user's cache and checked by its hash. With
+# -DGGML_SOURCE_DIR=<folder with ggml's CMakeLists.txt> nothing is fetched.
+
+set(GGML_SOURCE_DIR "" CACHE PATH "Use this ggml source tree instead of fetching one")
+set(sdist_version 0.3.36)
+set(sdist_name llama_cpp_python-${sdist_version}.tar.gz)
+set(sdist_sha256 832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e)
+
+function(actquant_sdist_is_intact path result)
+    set(${result} FALSE PARENT_SCOPE)
+    if(EXISTS "${path}")
+        file(SHA256 "${path}" actual)
+        if(actual STREQUAL sdist_sha256)
+            set(${result} TRUE PARENT_SCOPE)
+        endif()
+    endif()
+endfunction()
+
+# An isolated build environment may lack pip; any Python with pip can fetch a source archive.
+function(actquant_find_pip result)
+    find_program(ACTQUANT_ANY_PYTHON NAMES python3 python NO_CACHE)
+    foreach(candidate IN ITEMS "${Python_EXECUTABLE}" "${ACTQUANT_ANY_PYTHON}")
+        execute_process(COMMAND "${candidate}" -m pip --version
+            RESULT_VARIABLE failed OUTPUT_QUIET ERROR_QUIET)
+        if(NOT failed)
+            set(${result} "${candidate}" PARENT_SCOPE)
+            return()
+        endif()
+    endforeach()
+    message(FATAL_ERROR "No Python with pip was found to fetch ggml. Install pip, or pass "
+        "-DGGML_SOURCE_DIR=<ggml source>.")
+endfunction()
+
+function(actquant_fetch_sdist destination)
+    actquant_find_pip(python)
+    string(RANDOM LENGTH 8 suffix)
+    set(download_dir "${destination}.${suffix}.part")
+    message(STATUS "Fetching ${sdist_name} with pip")
+    # pip runs the sdist's metadata hook before it lets go of the archive. Without build isolation
+    # that takes seconds; the isolated fallback takes about a minute.
+    foreach(isolation IN ITEMS --no-build-isolation --use-pep517)
+        execute_process(
+            COMMAND "${python}" -m pip download --no-binary :all: --no-deps ${isolation}
+                --disable-pip-version-check --dest "${download_dir}"
+                llama-cpp-python==${sdist_version}
+            RESULT_VARIABLE failed OUTPUT_VARIABLE log ERROR_VARIABLE log)
+        if(NOT failed)
+            break()
+        endif()
+    endforeach()
+    actquant_sdist_is_intact("${download_dir}/${sdist_name}" intact)
+    if(intact)
+        file(RENAME "${download_dir}/${sdist_name}" "${destination}")
+    endif()
+    file(REMOVE_RECURSE "${download_dir}")
+    if(failed)
+        message(FATAL_ERROR "pip could not fetch ${sdist_name}:\n${log}\n"
+            "Pass -DGGML_SOURCE_DIR=<ggml source> to build without it.")
+    elseif(NOT intact)
+        message(FATAL_ERROR "${sdist_name} does not have the SHA-256 ${sdist_sha256}.")
+    endif()
+endfunction()
+
+if(NOT GGML_SOURCE_DIR)
+    if(DEFINED ENV{XDG_CACHE_HOME})
+        set(cache_dir "$ENV{XDG_CACHE_HOME}/actquant")
+    else()
+        set(cache_dir "$ENV{HOME}/.cache/actquant")
+    endif()
+    set(extract_dir "${CMAKE_BINARY_DIR}/ggml-source")
+    set(stamp "${extract_dir}/${sdist_sha256}")
+    if(NOT EXISTS "${stamp}")
+        file(MAKE_DIRECTORY "${cache_dir}")
+        set(sdist "${cache_dir}/${sdist_name}")
+        actquant_sdist_is_intact("${sdist}" intact)
+        if(NOT intact)
+            actquant_fetch_sdist("${sdist}")
+        endif()
+        file(REMOVE_RECURSE "${extract_dir}")
+        file(ARCHIVE_EXTRACT INPUT "${sdist}" DESTINATION "${extract_dir}"
+            PATTERNS "*/vendor/llama.cpp/ggml/*" "*/vendor/llama.cpp/LICENSE")
+        file(TOUCH "${stamp}")
+    endif()
+    set(ggml_dir "${extract_dir}/llama_cpp_python-${sdist_version}/vendor/llama.cpp/ggml")
+    set(ACTQUANT_GGML_LICENSE "${ggml_dir}/../LICENSE")
+else()
+    set(ggml_dir "${GGML_SOURCE_DIR}")
+    set(ACTQUANT_GGML_LICENSE "")
+endif()
+
+set(BUILD_SHARED_LIBS OFF)
+# ggml's own thread pool: a wheel then needs no OpenMP runtime.
+set(GGML_OPENMP OFF CACHE BOOL "" FORCE)
+set(GGML_LLAMAFILE ON CACHE BOOL "" FORCE)
+set(GGML_CCACHE OFF CACHE BOOL "" FORCE)
+set(GGML_ALL_WARNINGS OFF CACHE BOOL "" FORCE)
+set(GGML_NATIVE ON CACHE BOOL "Optimize for the build machine's CPU")
+add_subdirectory("${ggml_dir}" "${CMAKE_BINARY_DIR}/ggml" EXCLUDE_FROM_ALL SYSTEM)

@@ -1,0 +1,93 @@
+/*
+ * The C interface of the actquant runtime: opens a policy file and turns observations into actions.
+ *
+ *     aq_session* session = NULL;
+ *     if (aq_open("policy.gguf", 0, &session) != AQ_OK) { puts(aq_last_error()); }
+ *     aq_observation observation = { ... };
+ *     if (aq_act(session, &observation, NULL, actions, action_count) != AQ_OK) { ... }
+ *     aq_close(session);
+ *
+ * A session may be used from several threads; its calls run one after the other. Two sessions are
+ * independent. No function lets a C++ exception out.
+ */
+#ifndef ACTQUANT_H
+#define ACTQUANT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define AQ_API __attribute__((visibility("default")))
+#else
+#define AQ_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum aq_status {
+    AQ_OK = 0,
+    AQ_ERROR_FILE = 1,     /* the policy file is missing, damaged, foreign or too new */
+    AQ_ERROR_ARGUMENT = 2, /* the observation does not fit the policy */
+    AQ_ERROR_INTERNAL = 3, /* anything else, e.g. out of memory */
+} aq_status;
+
+typedef struct aq_session aq_session;
+
+/* What is wrong, for the last call that failed in this thread; valid until the next such call. */
+AQ_API const char* aq_last_error(void);
+
+/* threads = 0: as many as the process may use. */
+AQ_API aq_status aq_open(const char* path, int threads, aq_session** session);
+AQ_API void aq_close(aq_session* session);
+
+/* JSON: the policy's metadata, stages and tensors. Valid until aq_close. */
+AQ_API const char* aq_describe(const aq_session* session);
+/* The Hugging Face tokenizer.json. Valid until aq_close. */
+AQ_API const char* aq_tokenizer_json(const aq_session* session);
+
+/* 8-bit RGB, [height, width, 3]; pixels = NULL: the camera is absent. */
+typedef struct aq_image {
+    const uint8_t* pixels;
+    int64_t height;
+    int64_t width;
+} aq_image;
+
+typedef struct aq_observation {
+    const aq_image* images; /* per camera of the policy, in its order */
+    size_t image_count;
+    const float* state; /* in the robot's units */
+    size_t state_count;
+    const int64_t* tokens; /* the prompt, padded to the policy's max_length */
+    const uint8_t* token_mask; /* 1 for a token, 0 for padding */
+    size_t token_count;
+} aq_observation;
+
+/* Where the flow starts. All zero: random noise. */
+typedef struct aq_noise {
+    const float* values; /* [chunk length, padded action dimension], or NULL to draw it */
+    size_t count;
+    uint64_t seed; /* used when values is NULL and has_seed is not 0 */
+    int has_seed;
+} aq_noise;
+
+/* Fills actions [chunk length, action dimension], in the robot's units. noise may be NULL. */
+AQ_API aq_status aq_act(aq_session* session, const aq_observation* observation,
+                        const aq_noise* noise, float* actions, size_t action_count);
+
+typedef struct aq_timings {
+    double vision_ms;
+    double prefix_ms;
+    double denoise_ms;
+    double total_ms;
+} aq_timings;
+
+/* Of the last action. */
+AQ_API aq_timings aq_last_timings(const aq_session* session);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

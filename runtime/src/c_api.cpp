@@ -1,0 +1,107 @@
+#include "actquant.h"
+
+#include "error.h"
+#include "session.h"
+
+#include <algorithm>
+
+struct aq_session {
+    aq_session(const char* path, int threads)
+        : session(path, threads), description(session.describe()) {}
+
+    actquant::Session session;
+    std::string description;
+};
+
+namespace {
+
+thread_local std::string last_error;
+
+aq_status fail(aq_status status, const std::string& message) {
+    last_error = message;
+    return status;
+}
+
+template <typename Function> aq_status guarded(Function function) {
+    try {
+        function();
+        return AQ_OK;
+    } catch (const actquant::FileError& error) {
+        return fail(AQ_ERROR_FILE, error.what());
+    } catch (const actquant::ArgumentError& error) {
+        return fail(AQ_ERROR_ARGUMENT, error.what());
+    } catch (const std::exception& error) {
+        return fail(AQ_ERROR_INTERNAL, error.what());
+    } catch (...) {
+        return fail(AQ_ERROR_INTERNAL, "unknown error");
+    }
+}
+
+actquant::Observation copy_observation(const aq_observation& source) {
+    actquant::Observation observation;
+    for (size_t k = 0; k < source.image_count; k++) {
+        const aq_image& image = source.images[k];
+        observation.images.push_back({image.pixels, image.height, image.width});
+    }
+    observation.state.assign(source.state, source.state + source.state_count);
+    observation.tokens.assign(source.tokens, source.tokens + source.token_count);
+    observation.token_mask.assign(source.token_mask, source.token_mask + source.token_count);
+    return observation;
+}
+
+} // namespace
+
+extern "C" {
+
+const char* aq_last_error(void) { return last_error.c_str(); }
+
+aq_status aq_open(const char* path, int threads, aq_session** session) {
+    return guarded([&] {
+        if (path == nullptr || session == nullptr) {
+            throw actquant::ArgumentError("aq_open: path and session must not be NULL");
+        }
+        *session = nullptr;
+        *session = new aq_session(path, threads);
+    });
+}
+
+void aq_close(aq_session* session) { delete session; }
+
+const char* aq_describe(const aq_session* session) { return session->description.c_str(); }
+
+const char* aq_tokenizer_json(const aq_session* session) {
+    return session->session.policy().tokenizer_json.c_str();
+}
+
+aq_status aq_act(aq_session* session, const aq_observation* observation, const aq_noise* noise,
+                 float* actions, size_t action_count) {
+    return guarded([&] {
+        if (session == nullptr || observation == nullptr || actions == nullptr) {
+            throw actquant::ArgumentError(
+                "aq_act: session, observation and actions must not be NULL");
+        }
+        const actquant::PolicySpec& spec = session->session.policy();
+        size_t expected = spec.chunk_length * spec.action.dim();
+        if (action_count != expected) {
+            throw actquant::ArgumentError("aq_act: there is room for " +
+                                          std::to_string(action_count) + " actions, expected " +
+                                          std::to_string(expected));
+        }
+        std::vector<float> values;
+        std::optional<uint64_t> seed;
+        if (noise != nullptr && noise->values != nullptr) {
+            values.assign(noise->values, noise->values + noise->count);
+        } else if (noise != nullptr && noise->has_seed) {
+            seed = noise->seed;
+        }
+        std::vector<float> result =
+            session->session.act(copy_observation(*observation), std::move(values), seed);
+        std::copy(result.begin(), result.end(), actions);
+    });
+}
+
+aq_timings aq_last_timings(const aq_session* session) {
+    actquant::Timings timings = session->session.timings();
+    return {timings.vision_ms, timings.prefix_ms, timings.denoise_ms, timings.total_ms};
+}
+}

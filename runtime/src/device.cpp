@@ -1,0 +1,46 @@
+#include "device.h"
+
+#include "error.h"
+
+#include <algorithm>
+#include <string>
+#include <thread>
+
+namespace actquant {
+namespace {
+
+int resolve_threads(int threads) {
+    if (threads < 0 || threads > GGML_MAX_N_THREADS) {
+        throw ArgumentError("threads must be between 0 (all) and " +
+                            std::to_string(GGML_MAX_N_THREADS) + ", not " +
+                            std::to_string(threads));
+    }
+    if (threads > 0) {
+        return threads;
+    }
+    return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, GGML_MAX_N_THREADS);
+}
+
+} // namespace
+
+Device::Device(int threads) : thread_count(resolve_threads(threads)) {
+    ggml_threadpool_params params = ggml_threadpool_params_default(thread_count);
+    pool.reset(ggml_threadpool_new(&params));
+    handle.reset(ggml_backend_cpu_init());
+    if (!pool || !handle) {
+        throw Error("cannot start the CPU backend with " + std::to_string(thread_count) +
+                    " threads");
+    }
+    ggml_backend_cpu_set_n_threads(handle.get(), thread_count);
+    ggml_backend_cpu_set_threadpool(handle.get(), pool.get());
+}
+
+void Device::compute(ggml_cgraph* graph) {
+    ggml_status status = ggml_backend_graph_compute(handle.get(), graph);
+    if (status != GGML_STATUS_SUCCESS) {
+        throw Error(std::string("ggml could not compute the graph: ") +
+                    ggml_status_to_string(status));
+    }
+}
+
+} // namespace actquant

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace actquant {
+
+struct TypeInfo {
+    std::string name; // as in ggml's enum: "IQ2_XS"
+    int64_t block_size = 0;
+    size_t type_size_bytes = 0;
+    double bits_per_weight = 0;
+    bool needs_importance = false;
+};
+
+// The types a weight may have, from most to fewest bits.
+std::vector<TypeInfo> quantization_types();
+
+// Bytes of a row of `columns` weights, padded to whole blocks.
+size_t quantized_row_bytes(const std::string& type, int64_t columns);
+
+struct QuantizeRequest {
+    const float* weights = nullptr;    // [rows, columns]
+    const float* importance = nullptr; // [rows, columns], one per weight; may be null
+    int64_t rows = 0;
+    int64_t columns = 0;
+    int threads = 0;                   // 0: all
+};
+
+// Fills `result` [rows, quantized_row_bytes].
+void quantize(const QuantizeRequest& request, const std::string& type, uint8_t* result);
+
+// Fills `result` [rows, columns] from `data` [rows, quantized_row_bytes].
+void dequantize(const uint8_t* data, int64_t rows, int64_t columns, const std::string& type,
+                float* result);
+
+} // namespace actquant

@@ -1,0 +1,66 @@
+"""What many environments of one process share: the compiled models and the renderers."""
+
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled module carries no type information.)
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from functools import lru_cache
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from .scene import kinematics_xml, scene_xml
+
+CAMERAS = ("scene", "wrist")
+
+
+class Simulator:
+    """Compiled models and one renderer per image size and thread.
+
+    Models are read-only here, so that any number of environments, in any threads, may share
+    one Simulator. An OpenGL context belongs to one thread: renderers are made on first use in
+    each thread, and never before a fork.
+    """
+
+    def __init__(self) -> None:
+        self.model = mujoco.MjModel.from_xml_string(scene_xml())
+        self.kinematics = mujoco.MjModel.from_xml_string(kinematics_xml())
+        self._local = threading.local()
+        self._lock = threading.Lock()
+
+    def image(self, data: mujoco.MjData, camera: str, size: int) -> NDArray[np.uint8]:
+        """Picture uint8 [size, size, 3] from one of CAMERAS of the state in `data`."""
+        renderer = self._renderer(size)
+        renderer.update_scene(data, camera)
+        return renderer.render().copy()
+
+    def _renderer(self, size: int) -> mujoco.Renderer:
+        renderers: dict[int, mujoco.Renderer] = self._local.__dict__.setdefault("renderers", {})
+        if size not in renderers:
+            with self._lock:
+                # The frame buffer takes its size from the model when the context is made; a
+                # buffer larger than the picture would be cleared for nothing in every frame.
+                self.model.vis.global_.offwidth = size
+                self.model.vis.global_.offheight = size
+                renderers[size] = mujoco.Renderer(self.model, size, size)
+                # Registered only now, it runs before MuJoCo shuts EGL down: freeing a context
+                # after that prints errors.
+                atexit.register(_close, weakref.ref(renderers[size]))
+        return renderers[size]
+
+
+@lru_cache(maxsize=1)
+def shared_simulator() -> Simulator:
+    """The process-wide Simulator that environments use unless given another."""
+    return Simulator()
+
+
+def _close(renderer: weakref.ref[mujoco.Renderer]) -> None:
+    alive = renderer()
+    if alive is not None:
+        alive.close()
