@@ -3,7 +3,8 @@
 Recipe `paper` (ActQuant, arXiv:2605.24011, stage 1): the noise of a type is 2^(-2 bpw), the error
 E_l of a layer the sum of score x noise over its tensors; sum_l E_l^2 is minimised greedily by the
 improvement per added bit, a layer's other tensors being scored again after each upgrade.
-Recipe `rtn`: the highest type that all tensors can have, then the next one in forward order.
+Recipe `rtn`: the highest type that all tensors can have, then the next one in forward order; no
+type that needs importance.
 Recipe `f16`: every tensor in half precision, no budget.
 """
 
@@ -17,11 +18,13 @@ from pydantic import BaseModel, ConfigDict
 from actquant.errors import BudgetError
 from actquant.formats import Format, file_bytes, get_format, menu, resolve, tensor_bytes
 
+RECIPES = ("paper", "rtn", "f16")
 PAPER_BASE = "IQ2_XXS"
 PAPER_MAXIMUM = "Q6_K"
 CEILING = "Q8_0"
 """The paper recipe goes on to this type when even its maximum leaves some of the budget."""
 RTN_BASE = "Q2_K"
+RTN_LAST_RESORT = ("IQ1_M", "IQ2_S")
 
 
 @dataclass(frozen=True)
@@ -197,12 +200,16 @@ def allocate_rtn(tensors: Sequence[TensorSize], budget: Budget) -> Allocation:
     tensors in forward order while the budget lasts.
 
     Rounding to nearest knows evenly spaced levels and no importance, so the types are those with a
-    linear grid; codebook types, and with them all that need importance, are excluded.
+    linear grid; types that need importance are excluded. Only where the smallest of them does not
+    fit, RTN_LAST_RESORT joins in: codebooks that ggml can encode without importance.
 
     Raises BudgetError when not even the smallest such type fits.
     """
     types = menu(RTN_BASE, CEILING, importance=False, grid="linear")
     choices = _Choices(tensors, types)
+    if budget.tensor_bytes < choices.bounds()[0]:
+        types = [*map(get_format, RTN_LAST_RESORT), *types]
+        choices = _Choices(tensors, types)
     _require(choices, budget, CEILING, tensors)
     rows = np.arange(len(tensors))
     level = np.zeros(len(tensors), np.int64)
@@ -260,13 +267,3 @@ def quantized_bpw(tensors: Sequence[TensorSize], types: Mapping[str, str]) -> fl
     """Bits per weight over the quantized tensors alone, padding of rows included."""
     data = sum(tensor_bytes(t.rows, t.columns, types[t.name]) for t in tensors)
     return 8 * data / sum(t.rows * t.columns for t in tensors)
-
-
-def describe(types: Mapping[str, str]) -> str:
-    """How many tensors have which type, e.g. `IQ2_XXS x12, Q4_K x3`, by bits per weight."""
-    names = sorted(set(types.values()), key=lambda name: get_format(name).bits_per_weight)
-    counts = list(types.values())
-    return ", ".join(f"{name} x{counts.count(name)}" for name in names)
-
-
-RECIPES = ("paper", "rtn", "f16")

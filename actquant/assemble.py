@@ -19,6 +19,8 @@ from actquant.quantize import Encoded
 
 GOLDEN_INPUTS = 4
 ATTEMPTS = 4
+MARGIN_BYTES = 256
+"""Numbers in the metadata vary in length by about this much in all."""
 SMALLEST = "IQ2_XXS"
 
 Encode = Callable[[Allocation, Mapping[str, Encoded]], dict[str, Encoded]]
@@ -72,7 +74,7 @@ class Assembly:
         }
         self.write(scratch, scored, dict.fromkeys(empty, SMALLEST), empty)
         written = sum(file_bytes(s.rows, s.columns, SMALLEST) for s in sizes)
-        return scratch.stat().st_size - written
+        return scratch.stat().st_size - written + MARGIN_BYTES
 
     def fit(
         self,
@@ -83,13 +85,13 @@ class Assembly:
         encode: Encode,
     ) -> tuple[Allocation, dict[str, Encoded]]:
         """Allocate, encode, write and weigh; if the file came out larger than foreseen (numbers in
-        its metadata vary in length), take the excess off the tensors' share and do it again.
+        its metadata vary in length), do it again with the fixed bytes that were found.
 
         Raises BudgetError if the budget cannot be met.
         """
         encoded: dict[str, Encoded] = {}
         excess = 0
-        for _ in range(ATTEMPTS):
+        for attempt in range(1, ATTEMPTS + 1):
             allocation = allocate(sizes, recipe, budget)
             encoded = encode(allocation, encoded)
             self.write(path, sizes, allocation.types, encoded)
@@ -97,10 +99,12 @@ class Assembly:
             with_golden(path, compact_golden(own))
             if budget is None:
                 return allocation, encoded
-            excess = path.stat().st_size - budget.total_bytes
+            size = path.stat().st_size
+            excess = size - budget.total_bytes
             if excess <= 0:
                 return allocation, encoded
-            budget = replace(budget, fixed_bytes=budget.fixed_bytes + excess)
+            fixed = size - allocation.file_bytes + (attempt + 1) * MARGIN_BYTES
+            budget = replace(budget, fixed_bytes=fixed)
         raise BudgetError(f"after {ATTEMPTS} attempts the file is still {excess} bytes too large")
 
     def write(

@@ -274,6 +274,7 @@ def _open(info: DatasetInfo, loaded: LoadedPolicy) -> Any:
             repo_id="local/" + info.folder.resolve().name,
             root=info.folder,
             delta_timestamps={ACTION: [step / info.fps for step in steps]},
+            video_backend="pyav",  # LeRobot's default logs a page of tracebacks without FFmpeg
         )
 
 

@@ -80,7 +80,9 @@ def _print(result: BaseModel, as_json: bool, *renderables: Any) -> None:
 @app.command()
 def compress(
     checkpoint: Annotated[Path, typer.Argument(help="Folder as LeRobot's save_pretrained writes.")],
-    dataset: Annotated[Path, typer.Option(help="LeRobotDataset folder with the target robot's episodes.")],
+    dataset: Annotated[
+        Path, typer.Option(help="LeRobotDataset folder with the target robot's episodes.")
+    ],
     out: Annotated[Path, typer.Option(help="The GGUF to write.")],
     bpw: Annotated[float, typer.Option(help="Whole-file bits per weight.")] = 3.0,
     recipe: Annotated[str, typer.Option(help="paper, rtn or f16.")] = "paper",
@@ -97,7 +99,14 @@ def compress(
         work = work or out.with_name(out.name + ".work")
         with _progress() as progress:
             report = run(
-                checkpoint, dataset, bpw, out, recipe=recipe, work=work, seed=seed, progress=progress
+                checkpoint,
+                dataset,
+                bpw,
+                out,
+                recipe=recipe,
+                work=work,
+                seed=seed,
+                progress=progress,
             )
         _print(report, as_json, *tables.compression(report))
 
@@ -116,7 +125,8 @@ def inspect(model: Annotated[Path, typer.Argument(help="A GGUF.")], as_json: Jso
 def verify(
     model: Annotated[Path, typer.Argument(help="A GGUF.")],
     against: Annotated[
-        Path | None, typer.Option(help="The checkpoint it was made from: also measure the distance to it.")
+        Path | None,
+        typer.Option(help="The checkpoint it was made from: also measure the distance to it."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -139,11 +149,13 @@ def eval_(
     starts: Annotated[str, typer.Option(help="Numbered starts, e.g. 0:50.")] = "0:50",
     seed: Annotated[int, typer.Option(help="Seed of the policy's noise.")] = 0,
     steps_per_chunk: Annotated[
-        int | None, typer.Option(help="Actions executed before the next chunk; default the policy's.")
+        int | None,
+        typer.Option(help="Actions executed before the next chunk; default the policy's."),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Processes; 0 takes every core.")] = 0,
     grey_camera: Annotated[
-        str | None, typer.Option(help="Ablation: grey out this camera, e.g. observation.images.wrist.")
+        str | None,
+        typer.Option(help="Ablation: grey out this camera, e.g. observation.images.wrist."),
     ] = None,
     wrong_colour: Annotated[
         bool, typer.Option(help="Ablation: name another colour in the instruction.")

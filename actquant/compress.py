@@ -57,7 +57,9 @@ class CompressionReport(BaseModel):
 
     Bits per weight come in two kinds: whole_file_bpw is 8 x file bytes / all parameters of the
     policy, quantized_tensor_bpw counts the quantized tensors alone. parity: errors of the f32
-    program relative to the actions' root mean square. held_out: see ActionError.
+    program relative to the actions' root mean square. held_out: see ActionError. unreached: tensors
+    whose curvature is zero throughout (no gradient came to them), encoded as if all weights counted
+    the same.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -76,6 +78,7 @@ class CompressionReport(BaseModel):
     tensors: list[TensorReport]
     timings_s: dict[str, float]
     reused: list[str]
+    unreached: list[str]
     provenance: dict[str, Any]
 
     @property
@@ -151,7 +154,8 @@ class _Clock:
         begin = time.perf_counter()
         with bar(self.progress if shown else None, stage, None):
             yield
-        self.timings_s[stage] = round(time.perf_counter() - begin, 3)
+        spent = time.perf_counter() - begin + self.timings_s.get(stage, 0.0)
+        self.timings_s[stage] = round(spent, 3)
 
 
 @dataclass
@@ -207,6 +211,7 @@ class _Job:
             tensors=self.assembly.reports(sizes, allocation.types, encoded),
             timings_s=self.clock.timings_s,
             reused=self.reused,
+            unreached=[name for name, f in (fisher or {}).items() if not f.any()],
             provenance=self.assembly.provenance,
         )
 
@@ -280,7 +285,7 @@ class _Job:
                 made_from=sources,
                 progress=self.clock.progress,
             )
-            return fisher, {"unreached": [n for n, f in fisher.items() if not f.any()]}
+            return fisher, {}
 
         return self._stage("curvature", sources, make).arrays
 

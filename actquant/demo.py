@@ -1,14 +1,13 @@
 """The main job on the embedded reference policy: compress it, verify it, run it, compare."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
 from actquant.actor import load_actor
-from actquant.compress import compress, held_out_action_error
+from actquant.compress import compress
 from actquant.errors import CheckpointError
 from actquant.evaluate import evaluate, write_atomically
 from actquant.measure import measure
@@ -17,7 +16,6 @@ from actquant.verification import verify
 
 REFERENCE = Path(__file__).resolve().parent.parent / "exports" / "reference"
 RECIPES = ("f16", "paper", "rtn")
-GIF_IMAGE_SIZE = 192
 
 
 class DemoRow(BaseModel):
@@ -28,7 +26,7 @@ class DemoRow(BaseModel):
     file_bytes: int
     whole_file_bpw: float
     quantized_tensor_bpw: float
-    held_out_action_error: float
+    held_out_action_error: float | None
     n: int
     successes: int
     success_rate: float
@@ -112,7 +110,7 @@ def _row(
         file_bytes=model.stat().st_size,
         whole_file_bpw=made.whole_file_bpw,
         quantized_tensor_bpw=made.quantized_tensor_bpw,
-        held_out_action_error=held_out_action_error(model, checkpoint, dataset),
+        held_out_action_error=made.held_out_action_error,
         n=result.overall.n,
         successes=result.overall.successes,
         success_rate=result.overall.success_rate,
@@ -136,7 +134,7 @@ def _side_by_side(rows: list[DemoRow], env: str, path: Path) -> Path:
             load_actor(Path(row.path)),
             task,
             start=0,
-            on_step=lambda environment, film=film: film.append(_frame(environment)),
+            on_step=lambda environment, film=film: film.append(environment.render()),
         )
         films.append(film)
     length = max(map(len, films))
@@ -148,8 +146,3 @@ def _side_by_side(rows: list[DemoRow], env: str, path: Path) -> Path:
     imageio.imwrite(temporary, np.stack(frames), extension=".gif", duration=100, loop=0)
     temporary.replace(path)
     return path
-
-
-def _frame(environment: Any) -> np.ndarray:
-    """uint8 [GIF_IMAGE_SIZE, GIF_IMAGE_SIZE, 3]"""
-    return environment.render_camera("scene", GIF_IMAGE_SIZE)

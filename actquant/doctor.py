@@ -140,7 +140,9 @@ def _rendering() -> Check:
         status="ok" if ok else "warning",
         found=f"MUJOCO_GL={backend} {'works' if ok else 'fails'}",
         needed_for="evaluation in simulation",
-        remedy="" if ok else "apt-get install libegl1 libegl-mesa0, or MUJOCO_GL=osmesa with libosmesa6",
+        remedy=""
+        if ok
+        else "apt-get install libegl1 libegl-mesa0, or MUJOCO_GL=osmesa with libosmesa6",
     )
 
 

@@ -1,4 +1,4 @@
-"""Every error actquant raises on bad input. A message says what was wrong, where, and what would be right."""
+"""Every error that bad input raises. A message says what was wrong, where, and what is right."""
 
 
 class ActquantError(Exception):
@@ -42,4 +42,4 @@ class ModelFileError(ActquantError):
 
 
 class EvaluationError(ActquantError):
-    """An evaluation was asked for something that does not exist, or its results cannot be compared."""
+    """An evaluation asks for what does not exist, or its results cannot be compared."""

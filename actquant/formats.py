@@ -39,7 +39,7 @@ class Format:
 # At equal bits per weight the first one listed is preferred.
 _TABLE = (
     Format("IQ1_S", 256, 50, "codebook", needs_importance=True, fallback="IQ4_NL"),
-    Format("IQ1_M", 256, 56, "codebook", needs_importance=True, fallback="IQ4_NL"),
+    Format("IQ1_M", 256, 56, "codebook", fallback="IQ4_NL"),
     Format("IQ2_XXS", 256, 66, "codebook", needs_importance=True, fallback="IQ4_NL"),
     Format("IQ2_XS", 256, 74, "codebook", needs_importance=True, fallback="IQ4_NL"),
     Format("IQ2_S", 256, 82, "codebook", fallback="IQ4_NL"),

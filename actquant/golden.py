@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from actquant.model_file import PolicyInterface
+from actquant.model_schema import PolicyInterface
 
 GRID = 6
 MASK64 = (1 << 64) - 1

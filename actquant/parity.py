@@ -17,7 +17,8 @@ from actquant.capture.interpret import interpret
 from actquant.capture.ir import Graph
 from actquant.errors import ParityError
 from actquant.golden import GoldenInput, golden_inputs
-from actquant.model_file import PolicyInterface, read_model
+from actquant.model_file import read_model
+from actquant.model_schema import PolicyInterface
 from actquant.policies.base import LoadedPolicy
 
 F32_THRESHOLD = 1e-4

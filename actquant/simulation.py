@@ -107,6 +107,7 @@ class Simulation:
         compared on the same draws. `on_step` gets the environment after reset and every step.
         """
         env = self.environment(task)
+        env.render_images = True
         observation, _ = env.reset(options={"start": start})
         episode = Episode(task, start, success=False, steps=0)
         limit = steps_per_chunk or actor.steps_per_chunk
@@ -122,8 +123,11 @@ class Simulation:
             begin = time.perf_counter()
             chunk = actor.act(raw, noise)
             episode.latencies_ms.append((time.perf_counter() - begin) * 1e3)
-            for action in chunk[:limit]:
-                observation, _, terminated, truncated, info = env.step(np.clip(action, -1, 1))
+            executed = chunk[:limit]
+            for i, action in enumerate(executed):
+                # Pictures cost more than physics, and only the last step's are looked at.
+                env.render_images = i == len(executed) - 1
+                observation, _, terminated, truncated, info = env.step(action)
                 episode.steps += 1
                 if on_step:
                     on_step(env)
@@ -145,12 +149,12 @@ def policy_observation(observation: dict[str, Any], instruction: str) -> dict[st
 
 def _ur3e() -> tuple[Callable[[str], Any], tuple[str, ...]]:
     try:
-        from lerobot_env_ur3e import TASKS, UR3eEnv
+        from lerobot_env_ur3e import TASK_NAMES, UR3eEnv
     except ImportError as error:
         raise EvaluationError(
             f"the UR3e simulator is not installed ({error}); pip install ./sim_envs"
         ) from error
-    return (lambda task: UR3eEnv(task=task)), tuple(TASKS)
+    return (lambda task: UR3eEnv(task=task)), TASK_NAMES
 
 
 ENVIRONMENTS: dict[str, Callable[[], tuple[Callable[[str], Any], tuple[str, ...]]]] = {

@@ -6,10 +6,13 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from actquant.compare import Comparison, PairedDifference
+    from actquant.compress import CompressionReport
     from actquant.demo import DemoReport
     from actquant.doctor import Report
     from actquant.evaluate import EvaluationResult, Rate
+    from actquant.inspection import Inspection
     from actquant.measure import Measurement
+    from actquant.verification import Verification
 
 
 def table(title: str, *columns: str) -> Table:
@@ -39,6 +42,107 @@ def doctor(report: "Report") -> list[Any]:
         status = f"[{colours[check.status]}]{check.status}[/]"
         shown.add_row(check.name, status, check.found, check.needed_for, check.remedy)
     return [shown]
+
+
+def _bits(value: float | None) -> str:
+    return "none quantized" if value is None else f"{value:.3f}"
+
+
+def compression(report: "CompressionReport") -> list[Any]:
+    shown = table(f"{report.path} by recipe {report.recipe}", "what", ">value")
+    shown.add_row("file", megabytes(report.file_bytes))
+    shown.add_row("whole-file bpw", f"{report.whole_file_bpw:.3f}")
+    shown.add_row("quantized-tensor bpw", f"{report.quantized_tensor_bpw:.3f}")
+    shown.add_row("parameters", f"{report.parameter_count:,}")
+    shown.add_row("of them quantized", f"{report.quantized_parameter_count:,}")
+    shown.add_row(
+        "parity of the f32 program", f"{report.parity['max_abs']:.1e} of the actions' rms"
+    )
+    if report.held_out:
+        error = report.held_out
+        shown.add_row(
+            "held-out action error",
+            f"{error.to_reference:.4f} ± {error.to_reference_standard_error:.4f} std "
+            f"(n {error.n_frames})",
+        )
+    shown.add_row("time", f"{sum(report.timings_s.values()):.1f} s")
+    if report.reused:
+        shown.add_row("taken from the work folder", ", ".join(report.reused))
+    parts: list[Any] = [shown, _types(report)]
+    if report.unreached:
+        parts.append(
+            "[yellow]no gradient came to[/] "
+            + ", ".join(report.unreached)
+            + ": encoded as if all their weights counted the same"
+        )
+    return parts
+
+
+def _types(report: "CompressionReport") -> Table:
+    """Which types each layer got, and how many tensors of each."""
+    shown = table("Types per layer", "layer", "types")
+    layers: dict[str, dict[str, int]] = {}
+    for tensor in report.tensors:
+        counts = layers.setdefault(tensor.layer, {})
+        counts[tensor.type] = counts.get(tensor.type, 0) + 1
+    for layer, counts in layers.items():
+        shown.add_row(layer, ", ".join(f"{n} × {type_}" for type_, n in counts.items()))
+    return shown
+
+
+def inspection(report: "Inspection") -> list[Any]:
+    from actquant.inspection import provenance_lines
+
+    policy = table(report.path, "what", "value")
+    policy.add_row("policy", f"{report.name} ({report.family})")
+    policy.add_row("driver", f"{report.driver}, {report.num_steps} steps")
+    policy.add_row("parameters", f"{report.parameter_count:,}")
+    policy.add_row("file", megabytes(report.file_bytes))
+    policy.add_row("whole-file bpw", f"{report.whole_file_bpw:.3f}")
+    policy.add_row("quantized-tensor bpw", _bits(report.quantized_tensor_bpw))
+    policy.add_row("control rate", f"{report.control_rate_hz:g} Hz")
+    policy.add_row("chunk", f"{report.chunk_length} actions, {report.steps_per_chunk} executed")
+    policy.add_row("cameras", f"{', '.join(report.cameras)} ({report.optional_cameras} optional)")
+    policy.add_row("image", f"{report.image_size[0]} × {report.image_size[1]}")
+    policy.add_row("prompt", f"at most {report.prompt_max_tokens} tokens")
+    policy.add_row("golden inputs", str(report.golden_inputs))
+    tensors = table("Tensors", "part", "type", ">tensors", ">weights", ">size", ">bpw")
+    for group in report.groups:
+        tensors.add_row(
+            group.group,
+            group.type,
+            str(group.n_tensors),
+            f"{group.n_weights:,}",
+            megabytes(group.bytes),
+            f"{group.bits_per_weight:.2f}",
+        )
+    stages = table("Stages", "stage", ">device ops", ">host ops", "inputs", "outputs")
+    for stage in report.stages:
+        counts = (str(stage.device_operators), str(stage.host_operators))
+        stages.add_row(stage.name, *counts, _few(stage.inputs), _few(stage.outputs))
+    ranges = table("Normalisation (mean, standard deviation)", "", "name", ">mean", ">std")
+    for kind, statistics in (("state", report.state), ("action", report.action)):
+        for name, (mean, std) in statistics.items():
+            ranges.add_row(kind, name, f"{mean:.4g}", f"{std:.4g}")
+    origin = table("Provenance", "what", "value")
+    for key, value in provenance_lines(report.provenance):
+        origin.add_row(key, value)
+    return [policy, tensors, stages, ranges, origin]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])}, … ({len(names)})"
+
+
+def verification(report: "Verification") -> list[Any]:
+    shown = table(f"{report.path}", "check", ">max error", ">rms error", ">limit", ">n", "result")
+    for check in report.checks:
+        limit = "—" if check.limit is None else f"{check.limit:.0e}"
+        verdict = "measured" if check.limit is None else "passed" if check.passed else "FAILED"
+        shown.add_row(
+            check.name, f"{check.max_abs:.2e}", f"{check.rms:.2e}", limit, str(check.n), verdict
+        )
+    return [shown, "Errors are relative to the rms of the expected actions."]
 
 
 def evaluation(result: "EvaluationResult") -> list[Any]:
@@ -120,7 +224,7 @@ def demo(report: "DemoReport") -> list[Any]:
             megabytes(row.file_bytes),
             f"{row.whole_file_bpw:.2f}",
             f"{row.quantized_tensor_bpw:.2f}",
-            f"{row.held_out_action_error:.4f}",
+            "—" if row.held_out_action_error is None else f"{row.held_out_action_error:.4f}",
             f"{row.successes}/{row.n} {percent(row.success_rate)}",
             interval(row.wilson95),
             f"{row.p50_ms:.1f} ms",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import OutputKind
+from torch.fx.node import map_arg
 
 from actquant.capture.aten import CHECKS, FILLS, HANDLERS, PASS_THROUGH
 from actquant.capture.ir import TORCH_TO_DTYPE, Graph, Node, const
@@ -146,8 +147,8 @@ class _Builder:
         def value(operand: Any) -> Any:
             return self.values[operand]
 
-        args = torch.fx.node.map_arg(fx_node.args, value)
-        kwargs = torch.fx.node.map_arg(fx_node.kwargs, value)
+        args = map_arg(fx_node.args, value)
+        kwargs = map_arg(fx_node.kwargs, value)
         if target in PASS_THROUGH:
             return args[0]
         if target == "aten._to_copy.default" and kwargs.get("dtype") in (None, args[0].dtype):

@@ -169,7 +169,7 @@ def _angles(cos: Node, sin: Node) -> Node | None:
     cos, sin = strip(cos), strip(sin)
     if cos.op != "cos" or sin.op != "sin" or cos.inputs[0] is not sin.inputs[0]:
         return None
-    angle = cos.inputs[0]
+    angle = strip(cos.inputs[0])
     if angle.op == "concat" and len(angle.inputs) == 2 and angle.inputs[0] is angle.inputs[1]:
         angle = angle.inputs[0]
     return angle

@@ -17,7 +17,8 @@ from actquant.capture.hoist import hoist
 from actquant.capture.ir import Graph
 from actquant.capture.stage import capture_stage
 from actquant.errors import CaptureError
-from actquant.model_file import ModelMetadata, write_model
+from actquant.model_file import write_model
+from actquant.model_schema import ModelMetadata
 from actquant.policies.base import LoadedPolicy, QuantizableTensor
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,10 @@ def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
             read |= n.origin
             if n.op == "param":
                 params[n.name] = n.tensor
-        logger.info("captured %s: %s", graph.name, fusion_report(graph))
+        report = fusion_report(graph)
+        unfused = any(count for key, count in report.items() if key.startswith("unfused"))
+        log = logger.warning if unfused else logger.info
+        log("captured stage %s: %s", graph.name, report)
     read |= set(params)
     everything = dict(loaded.policy.named_parameters())
     dropped = tuple(name for name in everything if name not in read)

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from actquant.errors import CheckpointError
-from actquant.model_file import PolicyInterface
+from actquant.model_schema import PolicyInterface
 
 Group = Literal["vision", "language", "expert", "projection"]
 
 Observation = Mapping[str, Any]
-"""One raw observation: camera keys -> uint8 [H, W, 3], `observation.state` -> float32 [S], `task` ->
-str. A camera that is absent from the mapping is masked out."""
+"""One raw observation: camera keys -> uint8 [H, W, 3], `observation.state` -> float32 [S], `task`
+-> str. A camera that is absent from the mapping is masked out."""
 
 
 @dataclass(frozen=True)

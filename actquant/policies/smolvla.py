@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from actquant.errors import CheckpointError
-from actquant.model_file import PolicyInterface
+from actquant.model_schema import PolicyInterface
 from actquant.policies import checkpoint
 from actquant.policies.base import Group, LoadedPolicy, Observation, PolicyFamily, Stage
 
@@ -75,9 +75,11 @@ class Prefix(nn.Module):
         length = model.prefix_length
         if mask.shape[1] < length:
             embedding, mask, causal = (pad_tensor(t, length) for t in (embedding, mask, causal))
+        # A masked token before the first visible one would have position -1; nobody looks at it.
+        positions = (torch.cumsum(mask, dim=1) - 1) * mask
         _, cache = model.vlm_with_expert.forward(
             attention_mask=make_att_2d_masks(mask, causal),
-            position_ids=torch.cumsum(mask, dim=1) - 1,
+            position_ids=positions,
             past_key_values=None,
             inputs_embeds=[embedding, None],
             use_cache=True,

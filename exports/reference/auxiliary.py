@@ -59,7 +59,9 @@ def position_loss(w: Weights, size: PolicySize, prefix: Prefix, batch: dict[str,
     seen = head(w, "aux.scene", scene)
     places = (objects - centre) / spread
     errors = (seen[:, : 3 * OBJECTS].view(-1, OBJECTS, 3) - places).square()
-    loss = masked_mean(errors, present) + F.mse_loss(seen[:, 3 * OBJECTS :], (tool - centre) / spread)
+    loss = masked_mean(errors, present) + F.mse_loss(
+        seen[:, 3 * OBJECTS :], (tool - centre) / spread
+    )
 
     apart = objects - tool[:, None]
     in_view = present & (apart[..., :2].norm(dim=-1) < IN_VIEW)
@@ -67,7 +69,12 @@ def position_loss(w: Weights, size: PolicySize, prefix: Prefix, batch: dict[str,
     loss = loss + masked_mean(F.smooth_l1_loss(guess, apart / NEAR, reduction="none"), in_view)
 
     told = torch.cat(
-        [(target - centre) / spread, (target - tool) / NEAR, (goal - centre) / spread, (goal - tool) / NEAR],
+        [
+            (target - centre) / spread,
+            (target - tool) / NEAR,
+            (goal - centre) / spread,
+            (goal - tool) / NEAR,
+        ],
         dim=1,
     )
     for name, state in (("aux.state", prefix.states[-1]), ("aux.early", prefix.states[-2])):

@@ -1,4 +1,4 @@
-"""Build the reference policy: a small SmolVLAPolicy with its tokenizer, and write it as a checkpoint."""
+"""Build the reference policy: a small SmolVLAPolicy and its tokenizer, as a checkpoint."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ def train_tokenizer(instructions: list[str], folder: Path, vocab: int) -> None:
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -308,7 +311,9 @@ def main() -> None:
         }
         save_checkpoint(policy, stats, vlm, args.out)
     count = sum(p.numel() for p in policy.parameters())
-    print(f"{count / 1e6:.2f} M parameters, longest prompt {longest} of {size.prompt_length} tokens")
+    print(
+        f"{count / 1e6:.2f} M parameters, longest prompt {longest} of {size.prompt_length} tokens"
+    )
 
 
 if __name__ == "__main__":

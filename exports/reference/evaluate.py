@@ -21,7 +21,7 @@ from simulation import TASK_NAMES, run_episodes
 
 Array = NDArray[Any]
 HERE = Path(__file__).resolve().parent
-WORDS = ("red", "green", "blue")
+WORDS: tuple[str, ...] = ("red", "green", "blue")
 GREY = 128
 
 
@@ -107,9 +107,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, default=HERE / "checkpoint")
     parser.add_argument("--starts", default="1000:1200", help="first:end, end not included")
     parser.add_argument("--tasks", default="all", help=f"all, or some of: {', '.join(TASK_NAMES)}")
-    parser.add_argument("--grey-wrist", action="store_true", help="replace the wrist picture by grey")
-    parser.add_argument("--wrong-colour", action="store_true", help="swap the colours in instructions")
-    parser.add_argument("--action-steps", type=int, default=0, help="actions per plan; 0: the policy's")
+    parser.add_argument(
+        "--grey-wrist", action="store_true", help="replace the wrist picture by grey"
+    )
+    parser.add_argument(
+        "--wrong-colour", action="store_true", help="swap the colours in instructions"
+    )
+    parser.add_argument(
+        "--action-steps", type=int, default=0, help="actions per plan; 0: the policy's"
+    )
     parser.add_argument("--width", type=int, default=50, help="episodes at once")
     parser.add_argument("--seed", type=int, default=0, help="of the policy's noise")
     parser.add_argument("--threads", type=int, default=1)

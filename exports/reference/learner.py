@@ -206,7 +206,11 @@ class Learner:
             rows = torch.tensor([self.prompts.index[text] for text in instructions])
             state = (torch.from_numpy(states) - state_mean) / (state_std + 1e-8)
             prefix = self.objective.prefix(
-                weights, torch.from_numpy(images), state, self.prompts.tokens[rows], self.prompts.mask[rows]
+                weights,
+                torch.from_numpy(images),
+                state,
+                self.prompts.tokens[rows],
+                self.prompts.mask[rows],
             )
             noise = torch.randn(len(states), self.size.chunk, len(mean), generator=generator)
             return (self.objective.sample_actions(weights, prefix, noise) * std + mean).numpy()
@@ -214,7 +218,7 @@ class Learner:
         return act
 
     def round(self, number: int, task_weights: Array) -> Array:
-        """Roll out, label and keep the learner's own episodes; [tasks, 2] successes and episodes."""
+        """Roll out, label and keep own episodes; [tasks, 2] successes and episodes."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, self.rank, number, 1])
         count = recipe.round_episodes

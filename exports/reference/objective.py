@@ -78,7 +78,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def swiglu(w: Weights, name: str, x: Tensor) -> Tensor:
-    gate = F.silu(linear(w, name + ".gate_proj", x).float()) * linear(w, name + ".up_proj", x).float()
+    gate = (
+        F.silu(linear(w, name + ".gate_proj", x).float()) * linear(w, name + ".up_proj", x).float()
+    )
     return linear(w, name + ".down_proj", gate)
 
 
@@ -101,7 +103,9 @@ class Objective:
         for i in range(size.vision_layers):
             layer = f"{tower}encoder.layers.{i}."
             h = layer_norm(w, layer + "layer_norm1", x)
-            q, k, v = (heads(linear(w, f"{layer}self_attn.{n}_proj", h), self.head_dim) for n in "qkv")
+            q, k, v = (
+                heads(linear(w, f"{layer}self_attn.{n}_proj", h), self.head_dim) for n in "qkv"
+            )
             x = x + linear(w, layer + "self_attn.out_proj", attend(q, k, v, None)).float()
             h = linear(w, layer + "mlp.fc1", layer_norm(w, layer + "layer_norm2", x))
             h = F.gelu(h.float(), approximate="tanh")
@@ -112,7 +116,9 @@ class Objective:
         x = x.reshape(len(images), size.image_tokens, -1)
         return linear(w, VLM + "connector.modality_projection.proj", x)
 
-    def prefix(self, w: Weights, images: Tensor, state: Tensor, tokens: Tensor, mask: Tensor) -> Prefix:
+    def prefix(
+        self, w: Weights, images: Tensor, state: Tensor, tokens: Tensor, mask: Tensor
+    ) -> Prefix:
         """images uint8 [B, 2, 96, 96, 3]; state normalised [B, 13]; tokens and mask [B, 16]."""
         size = self.size
         batch, scale = len(images), math.sqrt(size.width)
@@ -131,16 +137,25 @@ class Objective:
         for i in range(size.layers):
             layer = f"{VLM}text_model.layers.{i}."
             h = rms_norm(w, layer + "input_layernorm", x)
-            q, k, v = (heads(linear(w, f"{layer}self_attn.{n}_proj", h), self.head_dim) for n in "qkv")
+            q, k, v = (
+                heads(linear(w, f"{layer}self_attn.{n}_proj", h), self.head_dim) for n in "qkv"
+            )
             k = rotate(k, angles)
             keys.append(k)
             values.append(v)
             states.append(x[:, -1])
-            if i == size.layers - 1:  # nothing reads the last layer's output, only its keys and values
+            if (
+                i == size.layers - 1
+            ):  # nothing reads the last layer's output, only its keys and values
                 break
             mixed = attend(rotate(q, angles), k, v, allowed[:, None])
             x = x + linear(w, layer + "self_attn.o_proj", mixed).float()
-            x = x + swiglu(w, layer + "mlp", rms_norm(w, layer + "post_attention_layernorm", x)).float()
+            x = (
+                x
+                + swiglu(
+                    w, layer + "mlp", rms_norm(w, layer + "post_attention_layernorm", x)
+                ).float()
+            )
         return Prefix(keys, values, valid, seen, states)
 
     def velocity(self, w: Weights, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
@@ -160,7 +175,9 @@ class Objective:
             h = rms_norm(w, layer + "input_layernorm", x)
             q = heads(linear(w, layer + "self_attn.q_proj", h), self.head_dim)
             if i % 2 == 0:
-                k, v = (heads(linear(w, f"{layer}self_attn.{n}_proj", h), self.head_dim) for n in "kv")
+                k, v = (
+                    heads(linear(w, f"{layer}self_attn.{n}_proj", h), self.head_dim) for n in "kv"
+                )
                 k = torch.cat([prefix.keys[i], rotate(k, after)], dim=2)
                 v = torch.cat([prefix.values[i], v], dim=2)
                 mixed = attend(rotate(q, after), k, v, both)
@@ -172,7 +189,12 @@ class Objective:
                 )
                 mixed = attend(rotate(q, alone), k, v, to_prefix[:, None])
             x = x + linear(w, layer + "self_attn.o_proj", mixed).float()
-            x = x + swiglu(w, layer + "mlp", rms_norm(w, layer + "post_attention_layernorm", x)).float()
+            x = (
+                x
+                + swiglu(
+                    w, layer + "mlp", rms_norm(w, layer + "post_attention_layernorm", x)
+                ).float()
+            )
         out = linear(w, "model.action_out_proj", rms_norm(w, EXPERT + "norm", x))
         return out.float().view(batch, copies, steps, ACTION_DIM)
 
@@ -187,7 +209,9 @@ class Objective:
         x = F.silu(linear(w, "model.action_time_mlp_in", x).float())
         return linear(w, "model.action_time_mlp_out", x).float()
 
-    def flow_loss(self, w: Weights, prefix: Prefix, actions: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    def flow_loss(
+        self, w: Weights, prefix: Prefix, actions: Tensor, noise: Tensor, time: Tensor
+    ) -> Tensor:
         """lerobot's flow-matching loss; actions [B, H, A], noise [B, K, H, A], time [B, K]."""
         t = time[..., None, None]
         target = noise - actions[:, None]

@@ -74,9 +74,12 @@ class Slot:
 def lay_out(tensors: dict[str, Tensor], processes: int, muon: bool) -> dict[str, Slot]:
     """Slots for all weights: owners take like amounts of every shape, each owner contiguously."""
     chosen = {
-        n: muon and t.ndim == 2 and (".layers." in n or "action_time_mlp" in n) for n, t in tensors.items()
+        n: muon and t.ndim == 2 and (".layers." in n or "action_time_mlp" in n)
+        for n, t in tensors.items()
     }
-    order = sorted(tensors, key=lambda n: (chosen[n], -tensors[n].numel(), tuple(tensors[n].shape), n))
+    order = sorted(
+        tensors, key=lambda n: (chosen[n], -tensors[n].numel(), tuple(tensors[n].shape), n)
+    )
     owners: dict[str, int] = {}
     load = [[0, 0] for _ in range(processes)]
     for name in order:
@@ -159,7 +162,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, number: int, rate: float, decay: float) -> float:
-        """Update after every process's backward pass; `number` from 1. Returns the gradient norm."""
+        """Update after all backward passes; `number` from 1. Returns the gradient norm."""
         shared, span = self.shared, self.span
         self.barrier.wait()
         gradient = shared.gradients[:, span].float().mean(0)
@@ -188,7 +191,9 @@ class Optimizer:
         scale = (second / (1 - high**number)).sqrt_().add_(1e-8)
         shared.weights[part].addcdiv_(first, scale, value=-rate / (1 - low**number))
 
-    def _muon(self, gradient: Tensor, shape: tuple[int, ...], slots: list[Slot], rate: float) -> None:
+    def _muon(
+        self, gradient: Tensor, shape: tuple[int, ...], slots: list[Slot], rate: float
+    ) -> None:
         shared, momentum = self.shared, self.settings.muon_momentum
         stack = torch.empty(len(slots), *shape)
         for i, slot in enumerate(slots):

@@ -58,7 +58,7 @@ class Recorder:
     def __init__(self, root: Path, image_size: int) -> None:
         self.root, self.image_size = root, image_size
         self.journal = root.parent / f".{root.name}.journal"
-        self.dataset: Any = None
+        self.dataset: Any | None = None
         self.done = self._recover()
 
     @property
@@ -70,7 +70,9 @@ class Recorder:
         note = self.journal / "done.json"
         if not note.exists():
             if (self.root / "meta" / "info.json").exists():
-                raise FileExistsError(f"{self.root} holds a dataset without a journal; remove it")
+                raise FileExistsError(
+                    f"{self.root} is complete, or not ours; remove it to record anew"
+                )
             shutil.rmtree(self.root, ignore_errors=True)
             shutil.rmtree(self.journal, ignore_errors=True)
             return 0
@@ -81,21 +83,20 @@ class Recorder:
         shutil.copytree(self.journal / "meta", self.root / "meta", dirs_exist_ok=True)
         return int(state["done"])
 
-    def open(self) -> None:
+    def open(self) -> Any:
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
         if self.root.exists():
-            self.dataset = LeRobotDataset.resume(self.name, root=self.root)
-        else:
-            self.dataset = LeRobotDataset.create(
-                self.name, FPS, features(self.image_size), root=self.root, robot_type="ur3e",
-                use_videos=False,
-            )  # fmt: skip
+            return LeRobotDataset.resume(self.name, root=self.root)
+        layout = features(self.image_size)
+        return LeRobotDataset.create(
+            self.name, FPS, layout, root=self.root, robot_type="ur3e", use_videos=False
+        )
 
     def add(self, episode: Demonstration | None) -> None:
         """Append an episode; None counts as tried."""
         if self.dataset is None:
-            self.open()
+            self.dataset = self.open()
         self.done += 1
         if episode is None:
             return
@@ -120,9 +121,12 @@ class Recorder:
         shutil.rmtree(self.journal, ignore_errors=True)
         draft.rename(self.journal)
 
-    def finish(self) -> None:
+    def finish(self, complete: bool) -> None:
+        """Close the files; a complete dataset needs no journal."""
         self.save()
         shutil.rmtree(self.root / "images", ignore_errors=True)
+        if complete:
+            shutil.rmtree(self.journal, ignore_errors=True)
 
 
 def plan(first: int, episodes: int, tasks: list[str]) -> Iterator[tuple[str, int]]:
@@ -142,18 +146,19 @@ def record(
     prompts = {text: i for i, text in enumerate(all_instructions())}
     environments = {task: UR3eEnv(task) for task in tasks}
     recorder = Recorder(root, environments[tasks[0]].image_size)
-    done, new = recorder.done, 0
+    done, new, complete = recorder.done, 0, True
     for number, (task, start) in enumerate(plan(first, episodes, tasks)):
         if number < done:
             continue
         if stop_after is not None and new >= stop_after:
+            complete = False
             break
         recorder.add(demonstrate(environments[task], start, prompts, chunk=0))
         new += 1
         if new % SAVE_EVERY == 0:
             recorder.save()
             print(f"{recorder.done} episodes", flush=True)
-    recorder.finish()
+    recorder.finish(complete)
     return recorder.done
 
 
@@ -163,7 +168,9 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100, help="per task")
     parser.add_argument("--first", type=int, default=TRAINING_START, help="first start number")
     parser.add_argument("--tasks", default="all", help=f"all, or some of: {', '.join(TASK_NAMES)}")
-    parser.add_argument("--calibration", action="store_true", help="ten episodes per task of their own")
+    parser.add_argument(
+        "--calibration", action="store_true", help="ten episodes per task of their own"
+    )
     args = parser.parse_args()
     tasks = list(TASK_NAMES) if args.tasks == "all" else args.tasks.split(",")
     first, episodes = (CALIBRATION_START, 10) if args.calibration else (args.first, args.episodes)

@@ -71,7 +71,9 @@ class Mixture:
             old, new = self.demonstrations.by_task()[task], self.rollouts.by_task()[task]
             part = min(self.share, 2 * len(new) / max(1, len(new) + len(old)))
             source, rows = (
-                (self.rollouts, new) if rng.random() < part and len(new) else (self.demonstrations, old)
+                (self.rollouts, new)
+                if rng.random() < part and len(new)
+                else (self.demonstrations, old)
             )
             shard, row = rows[rng.integers(len(rows))]
             picks.append((source.shards[shard], int(row)))

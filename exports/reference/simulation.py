@@ -116,7 +116,9 @@ def follow_expert(env: UR3eEnv, steps: int) -> list[Array]:
     return actions
 
 
-def label(env: UR3eEnv, images: Array, prompts: dict[str, int], chunk: int, extra: int) -> list[Frame]:
+def label(
+    env: UR3eEnv, images: Array, prompts: dict[str, int], chunk: int, extra: int
+) -> list[Frame]:
     """Expert chunks for the present state and for `extra` states on the expert's way from it.
 
     The environment is left as it was.

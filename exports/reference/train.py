@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -40,6 +41,7 @@ from numpy.typing import NDArray
 from optimizer import Shared, Slot, allocate, lay_out, views
 from shards import read_shard
 from simulation import TASK_NAMES, all_instructions
+from torch.multiprocessing.spawn import start_processes
 
 Array = NDArray[Any]
 WAIT = 1800.0  # s that one process waits for the other before giving up
@@ -161,9 +163,14 @@ class Trainer:
         speed = (self.observations - self.log_seen) / (now - self.log_clock)
         self.log_clock, self.log_seen = now, self.observations
         if self.rank == 0:
-            row: dict[str, Any] = {"observations": self.observations, "minutes": round(self.minutes, 2)}
+            row: dict[str, Any] = {
+                "observations": self.observations,
+                "minutes": round(self.minutes, 2),
+            }
             row |= {"rate": f"{rate:.3g}", "per_second": round(speed, 1)}
-            row |= {k: round(float(np.mean([w[k] for w in self.window])), 5) for k in self.window[0]}
+            row |= {
+                k: round(float(np.mean([w[k] for w in self.window])), 5) for k in self.window[0]
+            }
             curves.append(self.learner.run / "losses.csv", curves.LOSSES, row)
             own = len(self.learner.rollouts)
             print(" ".join(f"{k} {v}" for k, v in row.items()), "own frames", own, flush=True)
@@ -201,7 +208,7 @@ class Trainer:
 
 def die_with_parent() -> None:
     """So that killing the command stops all of it, and two trainings never share a run folder."""
-    if sys.platform == "linux" and torch.multiprocessing.parent_process() is not None:
+    if sys.platform == "linux" and multiprocessing.parent_process() is not None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
@@ -245,10 +252,13 @@ def train(run: Path, size: PolicySize, recipe: Recipe, budget: Budget) -> None:
     slots = lay_out(tensors, recipe.processes, recipe.muon)
     shared = allocate(tensors, slots, recipe.processes, getattr(torch, recipe.precision))
     results = torch.zeros(recipe.processes, len(TASK_NAMES), 2, dtype=torch.int64).share_memory_()
-    context = torch.multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(recipe.processes, timeout=WAIT)
-    torch.multiprocessing.spawn(
-        worker, (run, size, recipe, budget, shared, slots, results, barrier), recipe.processes
+    start_processes(
+        worker,
+        (run, size, recipe, budget, shared, slots, results, barrier),
+        recipe.processes,
+        start_method="spawn",
     )
     curves.draw(run, run / "curves.png")
 
@@ -285,10 +295,16 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     here = Path(__file__).resolve().parent
     parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
-    parser.add_argument("--minutes", type=float, help="length of training; the rate anneals by then")
+    parser.add_argument(
+        "--minutes", type=float, help="length of training; the rate anneals by then"
+    )
     parser.add_argument("--observations", type=int, help="the same, in training observations")
-    parser.add_argument("--finalize", action="store_true", help="write the saved weights, no training")
-    parser.add_argument("--raw", action="store_true", help="with --finalize: not the moving average")
+    parser.add_argument(
+        "--finalize", action="store_true", help="write the saved weights, no training"
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="with --finalize: not the moving average"
+    )
     parser.add_argument("--out", type=Path, default=here / "checkpoint", help="of --finalize")
     for kind, group in ((PolicySize, "policy"), (Recipe, "recipe")):
         section = parser.add_argument_group(group)
@@ -308,7 +324,8 @@ def main() -> None:
         print(f"wrote {args.out} after {seen} observations")
         return
     size, recipe = (
-        kind(**{f.name: getattr(args, f.name) for f in fields(kind)}) for kind in (PolicySize, Recipe)
+        kind(**{f.name: getattr(args, f.name) for f in fields(kind)})
+        for kind in (PolicySize, Recipe)
     )
     if (args.run / "settings.json").exists():
         size, recipe = read_settings(args.run)  # type: ignore[assignment]

@@ -4,14 +4,11 @@
 namespace actquant {
 namespace {
 
-void write_vector(JsonWriter& json, const std::string& name, const VectorSpec& spec) {
-    json.key(name);
-    json.begin_object();
+void write_vector(JsonWriter& json, const VectorSpec& spec) {
     json.member("names", spec.names);
     json.member("mean", spec.mean);
     json.member("std", spec.standard_deviation);
     json.member("padded_dim", spec.padded_dim);
-    json.end_object();
 }
 
 void write_policy(JsonWriter& json, const PolicySpec& spec) {
@@ -36,10 +33,16 @@ void write_policy(JsonWriter& json, const PolicySpec& spec) {
     json.member("pad_id", spec.pad_token);
     json.member("suffix", spec.prompt_suffix);
     json.end_object();
-    write_vector(json, "state", spec.state);
-    write_vector(json, "action", spec.action);
+    json.key("state");
+    json.begin_object();
+    write_vector(json, spec.state);
+    json.end_object();
+    json.key("action");
+    json.begin_object();
+    write_vector(json, spec.action);
     json.member("chunk_length", spec.chunk_length);
     json.member("steps_per_chunk", spec.steps_per_chunk);
+    json.end_object();
     json.member("normalization_eps", spec.normalization_eps);
     json.member("control_rate_hz", spec.control_rate_hz);
     json.member("provenance", spec.provenance);

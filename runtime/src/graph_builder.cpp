@@ -101,8 +101,7 @@ ggml_tensor* GraphBuilder::tensor(const Instruction& instruction, size_t operand
     }
     ggml_tensor* tensor = nullptr;
     if (is_file_tensor(value) && dtype_of(instruction, operand) == DType::f32) {
-        const ggml_tensor* data = stored(instruction, operand).tensor;
-        if (data->ne[0] != ggml_extents(shape)[0]) {
+        if (ggml_nelements(stored(instruction, operand).tensor) != element_count(shape)) {
             instruction.fail("the operand " + value + " has padded rows, which only linear and "
                              "embedding can read");
         }
@@ -113,13 +112,15 @@ ggml_tensor* GraphBuilder::tensor(const Instruction& instruction, size_t operand
     return tensor;
 }
 
-// Weights kept in f16 are widened where an operator needs f32.
+// Weights kept in f16 are widened once, here, where an operator needs f32.
 ggml_tensor* GraphBuilder::file_values(const std::string& value) {
     const FileTensor& found = *file.find_tensor(value.substr(1));
     ggml_tensor* tensor = found.tensor;
     if (tensor->type != GGML_TYPE_F32) {
-        tensor = ggml_cast(ggml, tensor, GGML_TYPE_F32);
+        HostValue wide = read_on_host(value, found);
+        tensor = constant({wide.data.begin(), wide.data.end()}, found.shape);
     }
+    tensor = reshaped(tensor, ggml_extents(found.shape));
     define_device(value, found.shape, tensor);
     return tensor;
 }

@@ -2,6 +2,7 @@
 
 #include <ggml-cpu.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
@@ -51,17 +52,19 @@ std::map<std::string, Shape> parse_shapes(const std::string& text, Problems& pro
     return shapes;
 }
 
-// The file may pad the last dimension with zeros to whole blocks of its type.
+// A row of a blocked type may be padded with zeros to whole blocks; of the others, unit dimensions
+// may be left out.
 bool shape_fits(const ggml_tensor* tensor, const Shape& shape) {
-    Layout layout(shape);
-    if (!layout.fits()) {
-        return false;
-    }
-    GgmlShape extents = layout.extents(shape);
     int64_t block = ggml_blck_size(tensor->type);
-    int64_t padded = (extents[0] + block - 1) / block * block;
-    return tensor->ne[0] == padded && tensor->ne[1] == extents[1] && tensor->ne[2] == extents[2] &&
-           tensor->ne[3] == extents[3];
+    Shape stored(tensor->ne, tensor->ne + 4);
+    std::reverse(stored.begin(), stored.end());
+    Shape core = without_unit_dimensions(shape);
+    if (block > 1 && !shape.empty()) {
+        Shape padded = shape;
+        padded.back() = (shape.back() + block - 1) / block * block;
+        core = without_unit_dimensions(padded);
+    }
+    return without_unit_dimensions(stored) == core;
 }
 
 } // namespace
@@ -267,14 +270,6 @@ HostValue read_on_host(const std::string& name, const FileTensor& file_tensor) {
         value.dtype = DType::f32;
         value.data = widen<float>(tensor);
         break;
-    case GGML_TYPE_F16: {
-        value.dtype = DType::f32;
-        std::vector<float> floats(ggml_nelements(tensor));
-        ggml_fp16_to_fp32_row(static_cast<const ggml_fp16_t*>(tensor->data), floats.data(),
-                              ggml_nelements(tensor));
-        value.data.assign(floats.begin(), floats.end());
-        break;
-    }
     case GGML_TYPE_I64:
         value.data = widen<int64_t>(tensor);
         break;
@@ -285,9 +280,17 @@ HostValue read_on_host(const std::string& name, const FileTensor& file_tensor) {
         value.dtype = DType::b8;
         value.data = widen<int8_t>(tensor);
         break;
-    default:
-        throw FileError("the tensor " + name + " of type " + ggml_type_name(tensor->type) +
-                        " cannot be used by a host operator");
+    default: {
+        ggml_to_float_t to_float = ggml_get_type_traits(tensor->type)->to_float;
+        if (to_float == nullptr || tensor->ne[0] != ggml_nelements(tensor) / ggml_nrows(tensor)) {
+            throw FileError("the tensor " + name + " of type " + ggml_type_name(tensor->type) +
+                            " cannot be read as numbers");
+        }
+        value.dtype = DType::f32;
+        std::vector<float> floats(ggml_nelements(tensor));
+        to_float(tensor->data, floats.data(), ggml_nelements(tensor));
+        value.data.assign(floats.begin(), floats.end());
+    }
     }
     return value;
 }

@@ -81,7 +81,7 @@ class KeyReader {
     Problems& noted;
 };
 
-// A small tensor of the file (f32, f16, i64, i32 or i8) as host values.
+// A tensor of the file as host values: i8 as b8, other integers as i64, all else as f32.
 HostValue read_on_host(const std::string& name, const FileTensor& tensor);
 
 } // namespace actquant

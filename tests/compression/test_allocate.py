@@ -114,6 +114,15 @@ def test_rtn_upgrades_in_forward_order():
     assert list(allocation.types.values()) == ["Q3_K", "Q3_K", "Q3_K", "Q2_K"]
 
 
+def test_rtn_falls_back_to_codebooks_only_below_its_grids():
+    tensors = [TensorSize(f"t{i}", 64, 256, "l", 0.0) for i in range(4)]
+    allocation = allocate(tensors, "rtn", Budget(2.2, 4 * 64 * 256, 0))
+    assert list(allocation.types.values()) == ["IQ2_S", "IQ2_S", "IQ1_M", "IQ1_M"]
+    assert not any(FORMATS[name].needs_importance for name in allocation.types.values())
+    with pytest.raises(BudgetError, match="minimum is 1.750"):
+        allocate(tensors, "rtn", Budget(1.5, 4 * 64 * 256, 0))
+
+
 def test_f16_needs_no_budget():
     tensors = make_tensors(4)
     allocation = allocate(tensors, "f16", None)

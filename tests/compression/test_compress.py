@@ -15,6 +15,7 @@ from toy_policy import make_dataset
 
 import actquant.compress as compress_module
 from actquant.action_error import load_for_dataset, measure_action_error
+from actquant.assemble import Assembly
 from actquant.compress import CompressionReport, Settings, compress, held_out_action_error
 from actquant.errors import BudgetError, CheckpointError, DatasetError, ModelFileError, ParityError
 from actquant.formats import FORMATS
@@ -114,6 +115,22 @@ def test_a_second_run_takes_over_what_is_finished(made, checkpoint, dataset, tmp
         seed=1,
     )
     assert seeded.reused == []
+
+
+def test_metadata_that_grew_is_taken_off_the_tensors(
+    made, checkpoint, dataset, tmp_path, monkeypatch
+):
+    report, _ = made
+    foreseen = Assembly.fixed_bytes
+    monkeypatch.setattr(Assembly, "fixed_bytes", lambda *a: foreseen(*a) - 5000)
+    work = Path(report.path + ".work")
+    out = tmp_path / "model.gguf"
+    again = compress(checkpoint, dataset, report.bpw_budget, out, work=work, settings=SMALL)
+    assert again.file_bytes == out.stat().st_size
+    assert again.whole_file_bpw <= report.bpw_budget
+    assert read_model(out).metadata.allocation["model.state_proj.weight"]["type"] == next(
+        t.type for t in again.tensors if t.name == "model.state_proj.weight"
+    )
 
 
 def test_rtn_and_f16_go_the_same_way(made, checkpoint, dataset, tmp_path):

@@ -18,7 +18,9 @@ from learner import Recipe  # noqa: E402
 from shards import Mixture, Source, write_shard  # noqa: E402
 from simulation import Labels, UR3eEnv, all_instructions, demonstrate, label, pictures  # noqa: E402
 
-TINY = bp.PolicySize(width=32, intermediate=32, heads=2, kv_heads=1, layers=2, vision_layers=1, patch=24)
+TINY = bp.PolicySize(
+    width=32, intermediate=32, heads=2, kv_heads=1, layers=2, vision_layers=1, patch=24
+)
 QUICK = Recipe(
     processes=1, batch=4, flow_samples=2, demonstrations=1, first_round=0.0, round_observations=16,
     round_episodes=2, round_steps=8, extra_labels=1, validation_episodes=1, compiled=False,
@@ -71,9 +73,7 @@ def test_training_resumes_to_the_same_state(tmp_path, monkeypatch):
 
 def run_in_process(monkeypatch, run, budget):
     """train() with its single worker in this process, so that it can be interrupted."""
-    monkeypatch.setattr(
-        torch.multiprocessing, "spawn", lambda worker, args, count: worker(0, *args)
-    )
+    monkeypatch.setattr(tr, "start_processes", lambda worker, args, count, **_: worker(0, *args))
     monkeypatch.setattr(tr.curves, "draw", lambda *_: None)
     tr.train(run, TINY, replace(QUICK, seed=5), budget)
 
@@ -103,7 +103,7 @@ def test_recording_is_resumable_and_deterministic(tmp_path):
 def test_recording_refuses_a_dataset_that_is_not_its_own(tmp_path):
     (tmp_path / "other" / "meta").mkdir(parents=True)
     (tmp_path / "other" / "meta" / "info.json").write_text("{}")
-    with pytest.raises(FileExistsError, match="without a journal"):
+    with pytest.raises(FileExistsError, match="not ours"):
         rd.Recorder(tmp_path / "other", 96)
 
 

@@ -1,0 +1,17 @@
+"""The actquant runtime: runs a policy file, and quantizes weights with ggml's formats."""
+
+from actquant_runtime._core import ArgumentError, ModelFileError
+from actquant_runtime.golden import golden_observation
+from actquant_runtime.quantization import build_info, dequantize, quantize, types
+from actquant_runtime.runtime import Runtime
+
+__all__ = [
+    "ArgumentError",
+    "ModelFileError",
+    "Runtime",
+    "build_info",
+    "dequantize",
+    "golden_observation",
+    "quantize",
+    "types",
+]

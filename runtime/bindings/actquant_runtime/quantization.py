@@ -1,0 +1,37 @@
+"""ggml's weight formats, and how the runtime was built."""
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from actquant_runtime import _core
+
+
+def quantize(
+    weights: ArrayLike, type: str, importance: ArrayLike | None = None, threads: int = 0
+) -> NDArray[np.uint8]:
+    """Quantizes each row of `weights` [r, c] with ggml's own encoder.
+
+    `importance` [r, c] weighs the squared error of every single weight; only its ratios within a
+    row matter. Rows are zero-padded to whole blocks. Returns the rows' bytes [r, row_bytes].
+    """
+    dense = np.ascontiguousarray(weights, np.float32)
+    dense_importance = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    return _core.quantize(dense, type, dense_importance, threads)
+
+
+def dequantize(data: ArrayLike, type: str, n_cols: int) -> NDArray[np.float32]:
+    """The weights [r, n_cols] that the rows' bytes `data` [r, row_bytes] stand for."""
+    return _core.dequantize(np.ascontiguousarray(data, np.uint8), type, n_cols)
+
+
+def types() -> dict[str, dict[str, Any]]:
+    """block_size, type_size (bytes), bits_per_weight and needs_importance of every type."""
+    return _core.types()
+
+
+def build_info() -> dict[str, Any]:
+    """ggml's version, the CPU features compiled in, the compiler and the hardware threads."""
+    return json.loads(_core.build_info())

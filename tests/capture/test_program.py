@@ -1,0 +1,66 @@
+import pytest
+import torch
+from torch import nn
+
+from actquant.capture import capture_stage, emit_program, interpret, parse_program
+from actquant.errors import ModelFileError
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(4), nn.Linear(4, 6, bias=False)
+
+    def forward(self, x, mask):
+        y = nn.functional.gelu(self.linear(self.norm(x)), approximate="tanh") * 1e-7
+        count = mask.sum(1, keepdim=True)
+        return {"y": y + count.float()[..., None].expand(1, 3, 6), "count": count}
+
+
+@pytest.fixture
+def graph():
+    torch.manual_seed(0)
+    return capture_stage(
+        Model(), {"x": torch.randn(1, 3, 4), "mask": torch.ones(1, 3, dtype=torch.bool)}, "s"
+    )
+
+
+def tensors_of(graph):
+    return {n.name or "const": n.tensor for n in graph.nodes() if n.is_tensor}
+
+
+def test_the_text_is_the_documented_one(graph):
+    text = emit_program(graph, lambda n: n.name)
+    assert text.split("\n")[:5] == [
+        "%0 = input f32[1,3,4] name=x",
+        "%1 = input b8[1,3] name=mask",
+        "%2 = layer_norm f32[1,3,4] %0 @norm.weight @norm.bias eps=1e-05 w=1 b=1",
+        "%3 = linear f32[1,3,6] %2 @linear.weight",
+        "%4 = gelu f32[1,3,6] %3 approx=tanh",
+    ]
+    assert "host.sum i64[1,1] %1 dims=[1] keep=1" in text
+    assert text.split("\n")[-2].startswith("output y %")
+
+
+def test_round_trip(graph):
+    text = emit_program(graph, lambda n: n.name)
+    parsed = parse_program(text, "s", tensors_of(graph))
+    assert emit_program(parsed, lambda n: n.name) == text
+    inputs = {"x": torch.randn(1, 3, 4), "mask": torch.tensor([[True, False, True]])}
+    expected = interpret(graph, inputs)
+    for name, value in interpret(parsed, inputs).items():
+        assert torch.equal(value, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("%9 = linear f32[1,3,6] %2", "not defined"),
+        ("%9 = linear f16[1] %0", "not an instruction"),
+        ("output y %7", "not defined"),
+        ("nonsense", "not an instruction"),
+    ],
+)
+def test_a_bad_line_is_named(line, message):
+    with pytest.raises(ModelFileError, match=f"stage s, line 2: .*{message}"):
+        parse_program(f"%0 = input f32[1] name=x\n{line}", "s", {})

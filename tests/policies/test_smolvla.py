@@ -1,0 +1,216 @@
+"""The captured policy is the policy, on inputs and settings that its capture never saw."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_policies import CAMERAS, build_tiny_smolvla
+from torch import nn
+
+from actquant.capture import fusion_report, interpret
+from actquant.capture.policy import capture_policy, quantizable
+from actquant.parity import ReferenceRunner, golden_observations
+from actquant.policies import load_policy
+
+PROMPTS = ("push", "put the black cup on the tray", "lift", "the the the put put put the the the")
+TOLERANCE = 1e-5
+
+
+def check_chunks(loaded, observations):
+    """Whole chunks agree; with a control that other observations give other actions."""
+    captured = capture_policy(loaded)
+    runner = ReferenceRunner(loaded.interface, captured.stages)
+    chunks = []
+    for x in observations:
+        expected = loaded.family.act(loaded, x.observation, x.noise)
+        chunks.append(expected)
+        got = runner.act(x.observation, noise=x.noise)
+        np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
+    return chunks
+
+
+def test_stages_agree_with_the_policy_on_other_inputs(loaded, captured):
+    for stage in loaded.family.stages(loaded):
+        graph = captured.stages[stage.name]
+        if stage.name == "denoise":
+            continue
+        inputs = {}
+        for name, example in stage.example_inputs.items():
+            if example.dtype == torch.bool:
+                inputs[name] = torch.rand(example.shape) > 0.5
+            elif example.dtype == torch.long:
+                inputs[name] = torch.randint(0, 200, example.shape)
+            else:
+                inputs[name] = torch.randn_like(example)
+        with torch.no_grad():
+            expected = stage.module(**inputs)
+        got = interpret(graph, inputs)
+        common = [name for name in got if name in expected]
+        assert common
+        for name in common:
+            torch.testing.assert_close(got[name], expected[name], atol=TOLERANCE, rtol=1e-5)
+
+
+def test_a_denoising_step_agrees_at_another_time(loaded, captured):
+    stages = {stage.name: stage for stage in loaded.family.stages(loaded)}
+    prefix_inputs = dict(stages["prefix"].example_inputs)
+    prefix_inputs["token_mask"] = torch.arange(24)[None] < 5
+    prefix_inputs["image_mask_1"] = torch.tensor([False])
+    x_t = torch.randn_like(stages["denoise"].example_inputs["x_t"])
+    for time in (1.0, 0.25):
+        step = {"x_t": x_t, "timestep": torch.tensor([time])}
+        with torch.no_grad():
+            cached = stages["prefix"].module(**prefix_inputs)
+            expected = stages["denoise"].module(**step, **cached)["velocity"]
+        fixed = interpret(captured.stages["prefix"], prefix_inputs)
+        got = interpret(captured.stages["denoise"], {**step, **fixed})["velocity"]
+        torch.testing.assert_close(got, expected, atol=TOLERANCE, rtol=1e-5)
+
+
+def test_whole_chunks_agree_with_other_prompts_and_masked_cameras(loaded):
+    observations = golden_observations(loaded, PROMPTS, n=6)
+    assert {len(x.masked_cameras) for x in observations} == {0, 1}
+    chunks = check_chunks(loaded, observations)
+    assert np.abs(chunks[0] - chunks[1]).max() > 1000 * TOLERANCE
+
+
+def test_prompt_state_image_and_camera_mask_all_matter(loaded):
+    (x,) = golden_observations(loaded, PROMPTS, n=1)
+    expected = loaded.family.act(loaded, x.observation, x.noise)
+    state = x.observation["observation.state"]
+    scene = x.observation[CAMERAS[0]]
+    changed = (
+        {**x.observation, "task": "zz"},
+        {**x.observation, "observation.state": state + 1},
+        {**x.observation, CAMERAS[0]: 255 - scene},
+        {key: value for key, value in x.observation.items() if key != CAMERAS[1]},
+    )
+    for observation in changed:
+        other = loaded.family.act(loaded, observation, x.noise)
+        assert np.abs(other - expected).max() > 100 * TOLERANCE
+
+
+def test_images_of_another_size_are_padded_as_the_policy_does(loaded):
+    (x,) = golden_observations(loaded, PROMPTS, n=1)
+    generator = np.random.default_rng(0)
+    images = {key: generator.integers(0, 256, (30, 64, 3), np.uint8) for key in CAMERAS}
+    runner = ReferenceRunner(loaded.interface, capture_policy(loaded).stages)
+    observation = {**x.observation, **images}
+    expected = loaded.family.act(loaded, observation, x.noise)
+    got = runner.act(observation, noise=x.noise)
+    np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"add_image_special_tokens": True, "empty_cameras": 1, "prefix_length": 60},
+        {"attention_mode": "self_attn", "pad_language_to": "max_length", "cameras": CAMERAS[:1]},
+        {"layers": 4, "num_expert_layers": 2, "self_attn_every_n_layers": -1},
+        {"layers": 3, "expert_width_multiplier": 0.5},
+    ],
+    ids=["special-tokens", "self-attention", "fewer-expert-layers", "odd-layers"],
+)
+def test_settings_are_honoured(tmp_path: Path, settings):
+    loaded = load_policy(build_tiny_smolvla(tmp_path / "policy", vision_layers=1, **settings))
+    check_chunks(loaded, golden_observations(loaded, PROMPTS, n=3))
+
+
+def test_a_camera_absent_from_lerobots_batch_is_the_same_as_a_masked_one(tmp_path: Path):
+    """LeRobot puts the image of an absent camera last; positions make that no difference."""
+    folder = build_tiny_smolvla(tmp_path / "policy", vision_layers=1, empty_cameras=2)
+    loaded = load_policy(folder)
+    assert loaded.interface.cameras == CAMERAS
+    (x,) = golden_observations(loaded, PROMPTS, n=1)
+    observation = {key: value for key, value in x.observation.items() if key != CAMERAS[0]}
+    batch = loaded.batch([observation])
+    assert batch.pop(f"{CAMERAS[0]}_padding_mask").tolist() == [False]
+    del batch[CAMERAS[0]]
+    noise = torch.from_numpy(x.noise)[None]
+    with torch.no_grad():
+        expected = loaded.postprocessor(loaded.policy.predict_action_chunk(batch, noise=noise))
+    runner = ReferenceRunner(loaded.interface, capture_policy(loaded).stages)
+    got = runner.act(observation, noise=x.noise)
+    np.testing.assert_allclose(got, expected[0].numpy(), atol=TOLERANCE, rtol=0)
+
+
+def test_nothing_is_left_unfused(captured):
+    for graph in captured.stages.values():
+        report = fusion_report(graph)
+        assert not [k for k, v in report.items() if k.startswith("unfused") and v]
+        assert not {"softmax", "matmul", "rsqrt"} & set(graph.histogram())
+    vision, prefix, denoise = (fusion_report(g) for g in captured.stages.values())
+    assert (vision["layer_norm"], vision["sdpa"]) == (5, 2)
+    assert (prefix["rms_norm"], prefix["rope"], prefix["sdpa"], prefix["glu"]) == (3, 3, 1, 1)
+    assert (denoise["rms_norm"], denoise["rope"], denoise["sdpa"], denoise["glu"]) == (5, 3, 2, 2)
+
+
+def test_what_does_not_change_over_the_steps_is_in_the_prefix(captured):
+    expert = "model.vlm_with_expert.lm_expert.layers.1.self_attn."
+    in_prefix, in_denoise = (set(captured.stages[s].params()) for s in ("prefix", "denoise"))
+    assert {f"{expert}k_proj.weight", f"{expert}v_proj.weight"} <= in_prefix - in_denoise
+    assert f"{expert}q_proj.weight" in in_denoise
+
+
+def test_quantizable_tensors_are_the_linear_weights_that_inference_reads(loaded, captured):
+    tensors = quantizable(loaded)
+    modules = dict(loaded.policy.named_modules())
+    weights = dict(loaded.policy.named_parameters())
+    assert len({t.name for t in tensors}) == len(tensors)
+    for t in tensors:
+        assert isinstance(modules[t.module], nn.Linear)
+        assert weights[t.name] is modules[t.module].weight
+        assert tuple(weights[t.name].shape) == t.shape
+        assert t.layer.split(".")[0] == t.group
+    linear = {f"{name}.weight" for name, m in modules.items() if isinstance(m, nn.Linear)}
+    assert linear - {t.name for t in tensors} == linear & set(captured.dropped)
+    assert {t.layer for t in tensors} == {
+        *("vision.0", "vision.1", "language.0", "language.1", "expert.0", "expert.1"),
+        "projection",
+    }
+
+
+def test_parameters_that_inference_never_reads_are_dropped_and_not_counted(loaded, captured):
+    last = "model.vlm_with_expert.vlm.model.text_model.layers.1."
+    dropped = set(captured.dropped)
+    assert {f"{last}mlp.up_proj.weight", f"{last}self_attn.q_proj.weight"} <= dropped
+    assert "model.vlm_with_expert.vlm.lm_head.weight" in dropped
+    assert f"{last}self_attn.k_proj.weight" not in dropped
+    everything = dict(loaded.policy.named_parameters())
+    used = sum(p.numel() for name, p in everything.items() if name not in dropped)
+    assert captured.metadata.parameter_count == used
+    position = "model.vlm_with_expert.vlm.model.vision_model.embeddings.position_embedding.weight"
+    assert position not in dropped and position not in captured.params
+
+
+def test_changing_a_dropped_parameter_changes_nothing_and_a_used_one_does(checkpoint):
+    loaded = load_policy(checkpoint)
+    (x,) = golden_observations(loaded, PROMPTS, n=1)
+    dropped = set(capture_policy(loaded).dropped)
+    expected = loaded.family.act(loaded, x.observation, x.noise)
+    parameters = dict(loaded.policy.named_parameters())
+    with torch.no_grad():
+        for name in dropped:
+            parameters[name].add_(1.0)
+    assert np.array_equal(loaded.family.act(loaded, x.observation, x.noise), expected)
+    used = "model.vlm_with_expert.vlm.model.text_model.layers.1.self_attn.k_proj.weight"
+    with torch.no_grad():
+        parameters[used].add_(1.0)
+    assert not np.array_equal(loaded.family.act(loaded, x.observation, x.noise), expected)
+
+
+def test_the_action_loss_is_the_policys_own_per_sample_and_differentiable(checkpoint):
+    loaded = load_policy(checkpoint)
+    loaded.policy.model.state_proj.requires_grad_(True)
+    observations = [x.observation for x in golden_observations(loaded, PROMPTS, n=3)]
+    batch = loaded.batch(observations)
+    assert batch[f"{CAMERAS[0]}_padding_mask"].tolist() == [True, True, False]
+    noise, time = torch.randn(3, 6, 8), torch.tensor([0.2, 0.7, 1.0])
+    batch["action"] = torch.randn(3, 6, 7)
+    losses = loaded.family.action_loss(loaded, batch, noise, time)
+    assert losses.shape == (3,)
+    mean, _ = loaded.policy.forward(dict(batch), noise=noise, time=time)
+    torch.testing.assert_close(losses.mean(), mean)
+    losses.sum().backward()
+    assert loaded.policy.model.state_proj.weight.grad.abs().max() > 0

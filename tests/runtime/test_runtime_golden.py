@@ -1,0 +1,129 @@
+"""Descriptions, golden inputs and the self-test."""
+
+import json
+
+import numpy as np
+import pytest
+from policy_files import noise, observation, write_policy
+
+from actquant_runtime import ArgumentError, ModelFileError, Runtime, build_info, golden_observation
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory):
+    return Runtime(write_policy(tmp_path_factory.mktemp("policy") / "tiny.gguf"))
+
+
+def test_description_is_typed(runtime):
+    about = runtime.describe()
+    assert about["name"] == "tiny" and about["driver"] == "flow_matching"
+    assert about["cameras"] == ["observation.images.scene", "observation.images.wrist"]
+    assert about["image"] == {
+        "height": 6, "width": 12, "resize": "none", "scale": 2.0, "offset": -1.0,
+    }  # fmt: skip
+    assert about["action"]["names"] == ["x_m", "y_m"]
+    assert about["action"]["chunk_length"] == 3 and about["action"]["padded_dim"] == 4
+    assert about["state"]["std"] == [0.5, 1.5, 2.5]
+    assert about["provenance"] == {"tool": "test"} and about["golden"] == []
+    assert about["tokenizer"] == {"max_length": 6, "pad_id": 7, "suffix": " \n"}
+    tensors = {tensor["name"]: tensor for tensor in about["tensors"]}
+    assert tensors["q.w"] == {"name": "q.w", "type": "f32", "shape": [8, 4], "bytes": 128}
+    velocity = about["stages"]["denoise"]["outputs"][0]
+    assert velocity == {"name": "velocity", "dtype": "f32", "shape": [1, 3, 4]}
+
+
+def test_golden_inputs_follow_the_specification(runtime):
+    """The generator's first numbers, worked out by hand from the format's text."""
+
+    def uniforms(seed):
+        mask = (1 << 64) - 1
+        while True:
+            seed = (seed + 0x9E3779B97F4A7C15) & mask
+            z = ((seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9) & mask
+            z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+            yield ((z ^ (z >> 31)) >> 40) / 2**24
+
+    seen, start = golden_observation(runtime.describe(), 7, "push")
+    u = uniforms(7)
+    for camera in ("observation.images.scene", "observation.images.wrist"):
+        grid = [[[int(256 * next(u)) for _ in range(3)] for _ in range(6)] for _ in range(6)]
+        for y in range(6):
+            for x in range(12):
+                assert seen[camera][y, x].tolist() == grid[6 * y // 6][6 * x // 12]
+    state = np.array([m + s * (4 * next(u) - 2) for m, s in zip(
+        runtime.describe()["state"]["mean"], runtime.describe()["state"]["std"], strict=True
+    )])  # fmt: skip
+    np.testing.assert_allclose(seen["observation.state"], state, rtol=1e-6)
+    expected = [[sum(next(u) for _ in range(12)) - 6 for _ in range(4)] for _ in range(3)]
+    np.testing.assert_allclose(start, expected, rtol=1e-6)
+
+
+def test_masking_changes_nothing_else(runtime):
+    whole, start = golden_observation(runtime.describe(), 3)
+    masked, same_start = golden_observation(
+        runtime.describe(), 3, masked_cameras=["observation.images.scene"]
+    )
+    assert "observation.images.scene" not in masked
+    np.testing.assert_array_equal(start, same_start)
+    for key in masked:
+        np.testing.assert_array_equal(masked[key], whole[key])
+
+
+def test_self_test_compares_stored_actions(tmp_path, runtime):
+    case = {"seed": 5, "prompt": "push", "masked_cameras": ["observation.images.wrist"]}
+    seen, start = golden_observation(runtime.describe(), 5, "push", case["masked_cameras"])
+    case["actions"] = runtime.act(seen, noise=start).tolist()
+    layout = runtime.describe()["action"]
+    shift = 0.5 * np.array(layout["std"])
+    case["actions_reference"] = (np.array(case["actions"]) + shift).tolist()
+    golden = {"actquant.golden": ("string", json.dumps([case]))}
+    report = Runtime(write_policy(tmp_path / "golden.gguf", keys=golden)).self_test()
+    assert report["passed"] and report["cases"][0]["error"] < 1e-6
+    normalised = (np.array(case["actions_reference"]) - layout["mean"]) / layout["std"]
+    expected = 0.5 * np.sqrt(normalised.size) / np.linalg.norm(normalised)
+    assert report["cases"][0]["error_to_reference"] == pytest.approx(expected, rel=1e-3)
+
+    case["actions"] = case["actions_reference"]
+    golden = {"actquant.golden": ("string", json.dumps([case]))}
+    assert not Runtime(write_policy(tmp_path / "off.gguf", keys=golden)).self_test()["passed"]
+
+
+def test_without_golden_cases_the_self_test_does_not_pass(runtime):
+    assert runtime.self_test()["passed"] is False
+
+
+def test_stages_are_checked_when_run_alone(runtime):
+    with pytest.raises(ArgumentError, match="there is no stage 'prefill'"):
+        runtime.run_stage("prefill", {})
+    with pytest.raises(ArgumentError, match="input image is not given"):
+        runtime.run_stage("vision", {})
+    with pytest.raises(ArgumentError, match="has no input 'picture'"):
+        runtime.run_stage("vision", {"image": np.zeros((1, 3, 6, 12)), "picture": np.zeros(1)})
+    with pytest.raises(ArgumentError, match=r"is f32\[1,3,6,6\], expected f32\[1,3,6,12\]"):
+        runtime.run_stage("vision", {"image": np.zeros((1, 3, 6, 6))})
+
+
+def test_broken_json_is_refused(tmp_path):
+    keys = {"actquant.golden": ("string", "[")}
+    with pytest.raises(ModelFileError, match="actquant.golden is no JSON"):
+        Runtime(write_policy(tmp_path / "json.gguf", keys=keys))
+
+
+def test_build_info_names_what_was_built():
+    info = build_info()
+    assert info["ggml_version"] and info["hardware_threads"] >= 1
+    assert "LLAMAFILE" in info["cpu_features"]
+
+
+def test_torch_is_never_imported(tmp_path):
+    import subprocess
+    import sys
+
+    path = write_policy(tmp_path / "tiny.gguf")
+    code = (
+        "import sys; from actquant_runtime import Runtime, golden_observation;"
+        f"r = Runtime({str(path)!r}); o, n = golden_observation(r.describe(), 1, 'push');"
+        "r.act(o, noise=n); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert noise().shape == (3, 4) and "task" in observation()
