@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from actquant.action_error import open_runtime
 from actquant.allocate import Allocation, Budget, TensorSize, allocate
 from actquant.capture.policy import CapturedPolicy
 from actquant.errors import BudgetError
@@ -95,7 +96,8 @@ class Assembly:
             allocation = allocate(sizes, recipe, budget)
             encoded = encode(allocation, encoded)
             self.write(path, sizes, allocation.types, encoded)
-            own = measure_parity(path, self.loaded, n=GOLDEN_INPUTS)
+            runner = open_runtime(path, self.loaded)
+            own = measure_parity(path, self.loaded, n=GOLDEN_INPUTS, runner=runner)
             with_golden(path, compact_golden(own))
             if budget is None:
                 return allocation, encoded

@@ -180,10 +180,10 @@ class Learner:
         norm = self.optimizer.step(number, rate, decay)
         return {"flow": float(flow), "places": float(places), "norm": norm}
 
-    def warm_up(self) -> None:
-        """Compile, one process after the other, so that the later ones find it in the cache."""
+    def warm_up(self, in_turns: bool) -> None:
+        """Compile; in turns, so that later processes find in the cache what the first compiled."""
         for turn in range(self.recipe.processes if self.recipe.compiled else 0):
-            if turn == self.rank:
+            if turn == (self.rank if in_turns else 0):
                 weights = np.full(len(TASK_NAMES), 1 / len(TASK_NAMES))
                 frames = self.mixture.draw(self.recipe.batch, weights, np.random.default_rng(0))
                 batch = self.prepare(frames, torch.Generator().manual_seed(0))

@@ -230,7 +230,7 @@ def worker(
     learner.normalizer = Normalizer(json.loads(stats.read_text(encoding="utf-8")))
     trainer = Trainer(learner, budget, barrier, results)
     trainer.load()
-    learner.warm_up()
+    learner.warm_up(in_turns=trainer.step == 0)
     trainer.run()
 
 

@@ -26,12 +26,12 @@ using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
 // Hands a vector's memory to NumPy.
 template <typename Element>
-nb::object to_numpy(std::vector<Element> data, const std::vector<size_t>& shape) {
+nb::ndarray<nb::numpy, Element> to_numpy(std::vector<Element> data,
+                                         const std::vector<size_t>& shape) {
     auto* owned = new std::vector<Element>(std::move(data));
-    nb::capsule owner(owned, [](void* pointer) noexcept {
-        delete static_cast<std::vector<Element>*>(pointer);
-    });
-    return nb::cast(nb::ndarray<nb::numpy, Element>(owned->data(), shape.size(), shape.data(), owner));
+    nb::capsule owner(
+        owned, [](void* pointer) noexcept { delete static_cast<std::vector<Element>*>(pointer); });
+    return nb::ndarray<nb::numpy, Element>(owned->data(), shape.size(), shape.data(), owner);
 }
 
 template <typename Element> std::vector<Element> to_vector(const Element* data, size_t count) {
@@ -61,18 +61,20 @@ nb::object to_numpy(actquant::Array& array) {
     size_t count = static_cast<size_t>(actquant::element_count(array.shape));
     switch (array.dtype) {
     case actquant::DType::f32:
-        return to_numpy(to_vector(array.as<float>(), count), shape);
+        return nb::cast(to_numpy(to_vector(array.as<float>(), count), shape));
     case actquant::DType::i64:
-        return to_numpy(to_vector(array.as<int64_t>(), count), shape);
+        return nb::cast(to_numpy(to_vector(array.as<int64_t>(), count), shape));
     case actquant::DType::b8:
-        return to_numpy(to_vector(array.as<uint8_t>(), count), shape).attr("astype")("bool");
+        return nb::cast(to_numpy(to_vector(array.as<uint8_t>(), count), shape))
+            .attr("astype")("bool");
     }
     return nb::none();
 }
 
-nb::object act(actquant::Session& session, const std::vector<std::optional<Image>>& images,
-               const FloatVector& state, const IntVector& tokens, const ByteVector& token_mask,
-               const std::optional<FloatMatrix>& noise, std::optional<uint64_t> seed) {
+nb::ndarray<nb::numpy, float>
+act(actquant::Session& session, const std::vector<std::optional<Image>>& images,
+    const FloatVector& state, const IntVector& tokens, const ByteVector& token_mask,
+    const std::optional<FloatMatrix>& noise, std::optional<uint64_t> seed) {
     actquant::Observation observation;
     for (const std::optional<Image>& image : images) {
         observation.images.push_back(

@@ -17,16 +17,18 @@ namespace {
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
+template <typename Element> using Result = nb::ndarray<nb::numpy, Element, nb::ndim<2>>;
+
 // Hands an array's memory to NumPy.
 template <typename Element>
-nb::object to_numpy(std::unique_ptr<Element[]> data, size_t rows, size_t columns) {
+Result<Element> to_numpy(std::unique_ptr<Element[]> data, size_t rows, size_t columns) {
     Element* pointer = data.release();
     nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<Element*>(p); });
-    return nb::cast(nb::ndarray<nb::numpy, Element, nb::ndim<2>>(pointer, {rows, columns}, owner));
+    return Result<Element>(pointer, {rows, columns}, owner);
 }
 
-nb::object quantize(const Matrix& weights, const std::string& type,
-                    const std::optional<Matrix>& importance, int threads) {
+Result<uint8_t> quantize(const Matrix& weights, const std::string& type,
+                         const std::optional<Matrix>& importance, int threads) {
     size_t rows = weights.shape(0);
     size_t columns = weights.shape(1);
     if (rows == 0 || columns == 0) {
@@ -40,14 +42,14 @@ nb::object quantize(const Matrix& weights, const std::string& type,
     {
         nb::gil_scoped_release release;
         actquant::QuantizeRequest request{weights.data(), importance ? importance->data() : nullptr,
-                                          static_cast<int64_t>(rows),
-                                          static_cast<int64_t>(columns), threads};
+                                          static_cast<int64_t>(rows), static_cast<int64_t>(columns),
+                                          threads};
         actquant::quantize(request, type, result.get());
     }
     return to_numpy(std::move(result), rows, row_bytes);
 }
 
-nb::object dequantize(const Bytes& data, const std::string& type, int64_t columns) {
+Result<float> dequantize(const Bytes& data, const std::string& type, int64_t columns) {
     size_t rows = data.shape(0);
     if (columns < 1 || data.shape(1) != actquant::quantized_row_bytes(type, columns)) {
         throw actquant::ArgumentError("rows of " + std::to_string(data.shape(1)) +

@@ -59,7 +59,7 @@ typedef struct aq_observation {
     size_t image_count;
     const float* state; /* in the robot's units */
     size_t state_count;
-    const int64_t* tokens; /* the prompt, padded to the policy's max_length */
+    const int64_t* tokens;     /* the prompt, padded to the policy's max_length */
     const uint8_t* token_mask; /* 1 for a token, 0 for padding */
     size_t token_count;
 } aq_observation;

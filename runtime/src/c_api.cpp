@@ -53,7 +53,9 @@ actquant::Observation copy_observation(const aq_observation& source) {
 
 extern "C" {
 
-const char* aq_last_error(void) { return last_error.c_str(); }
+const char* aq_last_error(void) {
+    return last_error.c_str();
+}
 
 aq_status aq_open(const char* path, int threads, aq_session** session) {
     return guarded([&] {
@@ -65,9 +67,13 @@ aq_status aq_open(const char* path, int threads, aq_session** session) {
     });
 }
 
-void aq_close(aq_session* session) { delete session; }
+void aq_close(aq_session* session) {
+    delete session;
+}
 
-const char* aq_describe(const aq_session* session) { return session->description.c_str(); }
+const char* aq_describe(const aq_session* session) {
+    return session->description.c_str();
+}
 
 const char* aq_tokenizer_json(const aq_session* session) {
     return session->session.policy().tokenizer_json.c_str();

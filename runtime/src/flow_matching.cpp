@@ -191,8 +191,8 @@ std::vector<float> FlowMatching::act(const Observation& observation,
     Shape chunk = {1, spec.chunk_length, spec.action.padded_dim};
     float step = 1.0f / static_cast<float>(spec.num_steps);
     for (int64_t k = 0; k < spec.num_steps; k++) {
-        float timestep = static_cast<float>(
-            1.0 - static_cast<double>(k) / static_cast<double>(spec.num_steps));
+        float timestep =
+            static_cast<float>(1.0 - static_cast<double>(k) / static_cast<double>(spec.num_steps));
         if (denoise.needs_input("x_t")) {
             denoise.set_input("x_t", {DType::f32, chunk, x.data()});
         }
@@ -211,8 +211,7 @@ std::vector<float> FlowMatching::act(const Observation& observation,
 }
 
 const std::vector<ValueInfo>& FlowMatching::stage_inputs(const std::string& stage) const {
-    return stage == "denoise" ? denoise.inputs()
-                              : (stage == "prefix" ? prefix : vision).inputs();
+    return stage == "denoise" ? denoise.inputs() : (stage == "prefix" ? prefix : vision).inputs();
 }
 
 const std::vector<ValueInfo>& FlowMatching::stage_outputs(const std::string& stage) const {

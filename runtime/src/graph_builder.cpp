@@ -23,7 +23,9 @@ DType file_dtype(const ggml_tensor* tensor) {
 
 } // namespace
 
-GgmlShape ggml_extents(const Shape& shape) { return Layout(shape).extents(shape); }
+GgmlShape ggml_extents(const Shape& shape) {
+    return Layout(shape).extents(shape);
+}
 
 std::string to_string(const GgmlShape& extents) {
     return to_string(Shape(extents.rbegin(), extents.rend()));
@@ -102,7 +104,8 @@ ggml_tensor* GraphBuilder::tensor(const Instruction& instruction, size_t operand
     ggml_tensor* tensor = nullptr;
     if (is_file_tensor(value) && dtype_of(instruction, operand) == DType::f32) {
         if (ggml_nelements(stored(instruction, operand).tensor) != element_count(shape)) {
-            instruction.fail("the operand " + value + " has padded rows, which only linear and "
+            instruction.fail("the operand " + value +
+                             " has padded rows, which only linear and "
                              "embedding can read");
         }
         tensor = file_values(value);

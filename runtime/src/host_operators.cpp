@@ -140,15 +140,15 @@ HostOperator unary(ElementFunction (*prepare)(const Instruction&),
 }
 
 HostOperator binary(double (*function)(double, double)) {
-    return {{2, 2},
-            [function](const Instruction& instruction, const Operands& operands,
-                       HostValue& result) {
-                std::vector<double> a = broadcast(instruction, *operands[0], result.shape);
-                std::vector<double> b = broadcast(instruction, *operands[1], result.shape);
-                for (size_t k = 0; k < result.data.size(); k++) {
-                    result.data[k] = function(a[k], b[k]);
-                }
-            }};
+    return {
+        {2, 2},
+        [function](const Instruction& instruction, const Operands& operands, HostValue& result) {
+            std::vector<double> a = broadcast(instruction, *operands[0], result.shape);
+            std::vector<double> b = broadcast(instruction, *operands[1], result.shape);
+            for (size_t k = 0; k < result.data.size(); k++) {
+                result.data[k] = function(a[k], b[k]);
+            }
+        }};
 }
 
 // Visits every line along `dimension`: calls visit(offset of its first element, stride).
@@ -217,9 +217,8 @@ ElementFunction cast(const Instruction& instruction) {
 }
 
 ElementFunction affine(const Instruction& instruction) {
-    return [a = instruction.number("a"), b = instruction.number("b")](double x) {
-        return a * x + b;
-    };
+    return
+        [a = instruction.number("a"), b = instruction.number("b")](double x) { return a * x + b; };
 }
 
 ElementFunction select(const Instruction& instruction) {

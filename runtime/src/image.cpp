@@ -55,7 +55,8 @@ std::vector<float> resize_with_padding(const ImageSpec& spec, const ImageView& i
             for (int64_t x = 0; x < size.width; x++) {
                 const Tap& column = columns[x];
                 float w = column.high_weight;
-                float upper = (1 - w) * pixel(row.low, column.low) + w * pixel(row.low, column.high);
+                float upper =
+                    (1 - w) * pixel(row.low, column.low) + w * pixel(row.low, column.high);
                 float lower =
                     (1 - w) * pixel(row.high, column.low) + w * pixel(row.high, column.high);
                 target[x] = (1 - row.high_weight) * upper + row.high_weight * lower;

@@ -103,8 +103,7 @@ LoopStage::LoopStage(const Program& program, const std::set<std::string>& loop_i
                      const std::map<std::string, ggml_tensor*>& shared) {
     for (const Instruction& instruction : program.instructions) {
         if (instruction.is_input()) {
-            input_infos.push_back(
-                {instruction.text("name"), instruction.dtype, instruction.shape});
+            input_infos.push_back({instruction.text("name"), instruction.dtype, instruction.shape});
         }
     }
     SplitProgram split = split_loop(program, loop_inputs);

@@ -32,7 +32,9 @@ void listen_to_ggml() {
     ggml_complaint.clear();
 }
 
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+std::string first_line(const std::string& text) {
+    return text.substr(0, text.find('\n'));
+}
 
 std::map<std::string, Shape> parse_shapes(const std::string& text, Problems& problems) {
     std::map<std::string, Shape> shapes;
@@ -122,8 +124,8 @@ void ModelFile::read_header() {
     context.reset(gguf_init_from_file(file_path.c_str(), {true, &raw_descriptors}));
     descriptors.reset(raw_descriptors);
     if (!context) {
-        throw FileError("'" + file_path + "' is damaged or truncated: " +
-                        first_line(ggml_complaint));
+        throw FileError("'" + file_path +
+                        "' is damaged or truncated: " + first_line(ggml_complaint));
     }
 }
 
@@ -157,8 +159,8 @@ void ModelFile::attach_tensors() {
     char* base = static_cast<char*>(mapped);
     size_t missing_bytes = 0;
     for (int64_t id = 0; id < gguf_get_n_tensors(gguf()); id++) {
-        size_t end = data_offset + gguf_get_tensor_offset(gguf(), id) +
-                     gguf_get_tensor_size(gguf(), id);
+        size_t end =
+            data_offset + gguf_get_tensor_offset(gguf(), id) + gguf_get_tensor_size(gguf(), id);
         missing_bytes = std::max(missing_bytes, end > mapped_bytes ? end - mapped_bytes : 0);
     }
     if (missing_bytes > 0) {

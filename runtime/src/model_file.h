@@ -63,8 +63,7 @@ class ModelFile {
 // reads as an empty value.
 class KeyReader {
   public:
-    KeyReader(const ModelFile& file, Problems& problems)
-        : gguf(file.gguf()), noted(problems) {}
+    KeyReader(const ModelFile& file, Problems& problems) : gguf(file.gguf()), noted(problems) {}
 
     std::string string(const std::string& key);
     uint32_t u32(const std::string& key);

@@ -93,8 +93,8 @@ Range slice_range(const Instruction& instruction, int64_t extent) {
     range.start = instruction.integer("start");
     range.step = instruction.has("step") ? instruction.integer("step") : 1;
     int64_t end = instruction.has("end") ? instruction.integer("end") : extent;
-    range.start = std::clamp<int64_t>(range.start < 0 ? range.start + extent : range.start, 0,
-                                      extent);
+    range.start =
+        std::clamp<int64_t>(range.start < 0 ? range.start + extent : range.start, 0, extent);
     end = std::clamp<int64_t>(end < 0 ? end + extent : end, 0, extent);
     if (range.step < 1 || end <= range.start) {
         instruction.fail("the slice is empty or its step is below 1");
@@ -131,8 +131,7 @@ ggml_tensor* slice(GraphBuilder& graph, const Instruction& instruction) {
     ggml_tensor* view = nullptr;
     if (axis == 0 && range.step > 1) {
         // A view's rows are always dense: step along the second axis instead.
-        ggml_tensor* turned =
-            graph.contiguous(ggml_permute(graph.ggml, tensor, 1, 0, 2, 3));
+        ggml_tensor* turned = graph.contiguous(ggml_permute(graph.ggml, tensor, 1, 0, 2, 3));
         view = ggml_permute(graph.ggml, view_along(graph.ggml, turned, 1, range), 1, 0, 2, 3);
     } else {
         view = view_along(graph.ggml, tensor, axis, range);

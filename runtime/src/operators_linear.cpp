@@ -27,8 +27,8 @@ ggml_tensor* linear(GraphBuilder& graph, const Instruction& instruction) {
     int64_t width = source.back();
     int64_t rows = element_count(source) / width;
     // One matrix of all rows: ggml multiplies it faster than a batch of small ones.
-    ggml_tensor* x = graph.contiguous(graph.reshaped(graph.tensor(instruction, 0),
-                                                     {width, rows, 1, 1}));
+    ggml_tensor* x =
+        graph.contiguous(graph.reshaped(graph.tensor(instruction, 0), {width, rows, 1, 1}));
     int64_t padding = weight.tensor->ne[0] - width;
     if (padding > 0) {
         x = ggml_pad(graph.ggml, x, static_cast<int>(padding), 0, 0, 0);
@@ -52,8 +52,8 @@ ggml_tensor* matmul(GraphBuilder& graph, const Instruction& instruction) {
         instruction.fail("the operands are " + to_string(a) + " and " + to_string(b));
     }
     Shape batch;
-    bool fits = broadcast_shapes(Shape(a.begin(), a.end() - 2), Shape(b.begin(), b.end() - 2),
-                                 batch);
+    bool fits =
+        broadcast_shapes(Shape(a.begin(), a.end() - 2), Shape(b.begin(), b.end() - 2), batch);
     Shape expected = batch;
     expected.insert(expected.end(), {a[a.size() - 2], b.back()});
     if (!fits || expected != instruction.shape) {
@@ -118,8 +118,8 @@ Convolution convolution(const Instruction& instruction) {
 
 void check_convolution(const Instruction& instruction, const Shape& x, const Shape& w,
                        const Convolution& conv) {
-    bool fits = x.size() == 4 && w.size() == 4 && conv.groups >= 1 &&
-                x[1] == w[1] * conv.groups && w[0] % conv.groups == 0;
+    bool fits = x.size() == 4 && w.size() == 4 && conv.groups >= 1 && x[1] == w[1] * conv.groups &&
+                w[0] % conv.groups == 0;
     Shape expected;
     if (fits) {
         expected = {x[0], w[0]};
@@ -152,9 +152,9 @@ ggml_tensor* conv2d(GraphBuilder& graph, const Instruction& instruction) {
     ggml_tensor* weight = graph.contiguous(graph.tensor(instruction, 1));
     ggml_tensor* x = graph.contiguous(graph.reshaped(
         graph.tensor(instruction, 0), {x_shape[3], x_shape[2], group_in, groups * batch}));
-    ggml_tensor* patches = ggml_im2col(graph.ggml, weight, x, conv.stride[1], conv.stride[0],
-                                       conv.padding[1], conv.padding[0], conv.dilation[1],
-                                       conv.dilation[0], true, GGML_TYPE_F32);
+    ggml_tensor* patches =
+        ggml_im2col(graph.ggml, weight, x, conv.stride[1], conv.stride[0], conv.padding[1],
+                    conv.padding[0], conv.dilation[1], conv.dilation[0], true, GGML_TYPE_F32);
     patches = graph.reshaped(patches, {group_in * kernel, pixels, groups, batch});
     weight = graph.reshaped(weight, {group_in * kernel, group_out, groups, 1});
     weight = graph.repeated(weight, {group_in * kernel, group_out, groups, batch});

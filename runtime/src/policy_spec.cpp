@@ -74,8 +74,7 @@ void check_values(const PolicySpec& spec, Problems& problems) {
     if (spec.num_steps < 1) {
         problems.add("actquant.driver.num_steps must be positive");
     }
-    if (spec.cameras.empty() ||
-        spec.optional_cameras > static_cast<int64_t>(spec.cameras.size())) {
+    if (spec.cameras.empty() || spec.optional_cameras > static_cast<int64_t>(spec.cameras.size())) {
         problems.add("actquant.cameras is empty or shorter than actquant.cameras.optional");
     }
     if (spec.steps_per_chunk < 1 || spec.steps_per_chunk > spec.chunk_length) {

@@ -50,7 +50,9 @@ struct Program {
     const Instruction* definition(const std::string& value) const;
 };
 
-inline bool is_file_tensor(const std::string& operand) { return operand[0] == '@'; }
+inline bool is_file_tensor(const std::string& operand) {
+    return operand[0] == '@';
+}
 
 // Checks the grammar, that every %value is defined once and before its use, and that every
 // operator is known. Throws FileError with all problems of the stage.

@@ -19,14 +19,14 @@ struct NamedType {
 };
 
 constexpr NamedType named_types[] = {
-    {"F32", GGML_TYPE_F32},         {"F16", GGML_TYPE_F16},       {"BF16", GGML_TYPE_BF16},
-    {"Q8_0", GGML_TYPE_Q8_0},       {"Q6_K", GGML_TYPE_Q6_K},     {"Q5_1", GGML_TYPE_Q5_1},
-    {"Q5_K", GGML_TYPE_Q5_K},       {"Q5_0", GGML_TYPE_Q5_0},     {"Q4_1", GGML_TYPE_Q4_1},
-    {"Q4_K", GGML_TYPE_Q4_K},       {"Q4_0", GGML_TYPE_Q4_0},     {"IQ4_NL", GGML_TYPE_IQ4_NL},
-    {"IQ4_XS", GGML_TYPE_IQ4_XS},   {"Q3_K", GGML_TYPE_Q3_K},     {"IQ3_S", GGML_TYPE_IQ3_S},
-    {"IQ3_XXS", GGML_TYPE_IQ3_XXS}, {"Q2_K", GGML_TYPE_Q2_K},     {"IQ2_S", GGML_TYPE_IQ2_S},
-    {"IQ2_XS", GGML_TYPE_IQ2_XS},   {"IQ2_XXS", GGML_TYPE_IQ2_XXS},
-    {"IQ1_M", GGML_TYPE_IQ1_M},     {"IQ1_S", GGML_TYPE_IQ1_S},
+    {"F32", GGML_TYPE_F32},         {"F16", GGML_TYPE_F16},         {"BF16", GGML_TYPE_BF16},
+    {"Q8_0", GGML_TYPE_Q8_0},       {"Q6_K", GGML_TYPE_Q6_K},       {"Q5_1", GGML_TYPE_Q5_1},
+    {"Q5_K", GGML_TYPE_Q5_K},       {"Q5_0", GGML_TYPE_Q5_0},       {"Q4_1", GGML_TYPE_Q4_1},
+    {"Q4_K", GGML_TYPE_Q4_K},       {"Q4_0", GGML_TYPE_Q4_0},       {"IQ4_NL", GGML_TYPE_IQ4_NL},
+    {"IQ4_XS", GGML_TYPE_IQ4_XS},   {"Q3_K", GGML_TYPE_Q3_K},       {"IQ3_S", GGML_TYPE_IQ3_S},
+    {"IQ3_XXS", GGML_TYPE_IQ3_XXS}, {"Q2_K", GGML_TYPE_Q2_K},       {"IQ2_S", GGML_TYPE_IQ2_S},
+    {"IQ2_XS", GGML_TYPE_IQ2_XS},   {"IQ2_XXS", GGML_TYPE_IQ2_XXS}, {"IQ1_M", GGML_TYPE_IQ1_M},
+    {"IQ1_S", GGML_TYPE_IQ1_S},
 };
 
 ggml_type type_by_name(const std::string& name) {
@@ -52,9 +52,8 @@ void check_weights(const QuantizeRequest& request) {
                            !(request.importance[k] >= 0 && std::isfinite(request.importance[k])))) {
             std::string place = "[" + std::to_string(k / request.columns) + ", " +
                                 std::to_string(k % request.columns) + "]";
-            throw ArgumentError(is_finite
-                                    ? "importance" + place + " is negative or not finite"
-                                    : "weights" + place + " is not finite");
+            throw ArgumentError(is_finite ? "importance" + place + " is negative or not finite"
+                                          : "weights" + place + " is not finite");
         }
     }
 }
@@ -126,8 +125,9 @@ void quantize(const QuantizeRequest& request, const std::string& type_name, uint
     size_t row_bytes = quantized_row_bytes(type_name, request.columns);
     ggml_quantize_init(type);
     std::atomic<int64_t> next_row = 0;
-    int64_t threads = request.threads > 0 ? request.threads
-                                          : static_cast<int64_t>(std::thread::hardware_concurrency());
+    int64_t threads = request.threads > 0
+                          ? request.threads
+                          : static_cast<int64_t>(std::thread::hardware_concurrency());
     threads = std::clamp<int64_t>(threads, 1, std::max<int64_t>(request.rows, 1));
     std::vector<std::jthread> pool;
     for (int64_t k = 1; k < threads; k++) {

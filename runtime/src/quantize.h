@@ -26,7 +26,7 @@ struct QuantizeRequest {
     const float* importance = nullptr; // [rows, columns], one per weight; may be null
     int64_t rows = 0;
     int64_t columns = 0;
-    int threads = 0;                   // 0: all
+    int threads = 0; // 0: all
 };
 
 // Fills `result` [rows, quantized_row_bytes].

@@ -109,8 +109,8 @@ Stage::Stage(Program parsed, const ModelFile& model, Device& on_device,
         load_host_constants();
         check_host_program();
     } catch (const FileError& error) {
-        throw FileError("the program of stage '" + program.stage + "' is not valid: " +
-                        error.what());
+        throw FileError("the program of stage '" + program.stage +
+                        "' is not valid: " + error.what());
     }
     allocate();
 }
@@ -268,8 +268,8 @@ void Stage::set_input(const std::string& input_name, const ArrayView& value) {
         for (const ValueInfo& info : input_infos) {
             names += " " + info.name;
         }
-        throw ArgumentError("stage '" + name() + "' has no input '" + input_name + "'; it has:" +
-                            names);
+        throw ArgumentError("stage '" + name() + "' has no input '" + input_name +
+                            "'; it has:" + names);
     }
     Input& input = found->second;
     if (value.dtype != input.info.dtype || value.shape != input.info.shape) {

@@ -117,7 +117,7 @@ def test_rtn_upgrades_in_forward_order():
 def test_rtn_falls_back_to_codebooks_only_below_its_grids():
     tensors = [TensorSize(f"t{i}", 64, 256, "l", 0.0) for i in range(4)]
     allocation = allocate(tensors, "rtn", Budget(2.2, 4 * 64 * 256, 0))
-    assert list(allocation.types.values()) == ["IQ2_S", "IQ2_S", "IQ1_M", "IQ1_M"]
+    assert list(allocation.types.values()) == ["Q2_K", "Q2_K", "IQ1_M", "IQ1_M"]
     assert not any(FORMATS[name].needs_importance for name in allocation.types.values())
     with pytest.raises(BudgetError, match="minimum is 1.750"):
         allocate(tensors, "rtn", Budget(1.5, 4 * 64 * 256, 0))

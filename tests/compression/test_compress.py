@@ -1,13 +1,11 @@
 import functools
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 pytest.importorskip("actquant_runtime")
 
 from tiny_policies import build_tiny_smolvla

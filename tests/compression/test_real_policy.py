@@ -1,14 +1,10 @@
 """The stages that need no encoder, on a real (tiny) policy with its own processors."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from tiny_policies import build_tiny_smolvla
 
 from actquant.action_error import load_for_dataset

@@ -4,17 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from actquant_runtime import Runtime
 from policy_files import CHUNK, EMBEDDING, Packed, write_policy
 
-from actquant_runtime import Runtime
-
 DENOISE = f"%0 = input f32[1,{CHUNK},4] name=x_t\n%1 = sqr f32[1,{CHUNK},4] %0\noutput velocity %1"
-VISION = f"""%0 = input f32[1,3,6,12] name=image
+VISION = (
+    """%0 = input f32[1,3,6,12] name=image
 %1 = slice f32[1,1,2,8] %0 dim=1 start=0 end=1
 %2 = slice f32[1,1,2,8] %1 dim=2 start=0 end=2
-""".replace("[1,1,2,8] %0", "[1,1,6,12] %0").replace("[1,1,2,8] %1", "[1,1,2,12] %1") + (
-    "%3 = slice f32[1,1,2,8] %2 dim=3 start=0 end=8\n"
-    f"%4 = reshape {EMBEDDING} %3 shape=[1,2,8]\noutput embedding %4"
+""".replace("[1,1,2,8] %0", "[1,1,6,12] %0").replace("[1,1,2,8] %1", "[1,1,2,12] %1")
+    + (
+        "%3 = slice f32[1,1,2,8] %2 dim=3 start=0 end=8\n"
+        f"%4 = reshape {EMBEDDING} %3 shape=[1,2,8]\noutput embedding %4"
+    )
 )
 _DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.int64): "i64", np.dtype(np.bool_): "b8"}
 
@@ -60,7 +62,9 @@ class OperatorProgram:
         programs = {"vision": VISION, "prefix": "\n".join(program), "denoise": DENOISE}
         return write_policy(path, tensors=tensors, programs=programs, keys=keys)
 
-    def run(self, path: Path, output: str, tensors: Mapping[str, np.ndarray | Packed]) -> np.ndarray:
+    def run(
+        self, path: Path, output: str, tensors: Mapping[str, np.ndarray | Packed]
+    ) -> np.ndarray:
         state = np.concatenate([*self.state, np.zeros(3, np.float32)])
         state = state[: max(self._offset, 3)]
         runtime = Runtime(self.write(path, output, tensors), threads=2)

@@ -64,10 +64,11 @@ def default_keys() -> dict[str, tuple[str, Any]]:
 
 
 EMBEDDING = f"f32[1,{TOKENS},{TOKEN_WIDTH}]"
+PATCHES = "stride=[6,6] pad=[0,0] dil=[1,1] groups=1"
 PROGRAMS = {
     "vision": f"""
 %0 = input f32[1,3,{HEIGHT},{WIDTH}] name=image
-%1 = conv2d f32[1,{TOKEN_WIDTH},1,{TOKENS}] %0 @patch.w @patch.b stride=[6,6] pad=[0,0] dil=[1,1] groups=1
+%1 = conv2d f32[1,{TOKEN_WIDTH},1,{TOKENS}] %0 @patch.w @patch.b {PATCHES}
 %2 = reshape f32[1,{TOKEN_WIDTH},{TOKENS}] %1 shape=[1,{TOKEN_WIDTH},{TOKENS}]
 %3 = permute {EMBEDDING} %2 perm=[0,2,1]
 output embedding %3

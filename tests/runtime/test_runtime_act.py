@@ -8,9 +8,8 @@ import policy_files
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from policy_files import noise, observation, write_policy
-
 from actquant_runtime import ArgumentError, Runtime
+from policy_files import noise, observation, write_policy
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,9 @@ def test_result_does_not_depend_on_threads_or_history(policy, runtime):
     first = runtime.act(seen, noise=noise())
     runtime.act(observation(5), noise=noise(5))
     np.testing.assert_array_equal(first, runtime.act(seen, noise=noise()))
-    np.testing.assert_allclose(first, Runtime(policy, threads=1).act(seen, noise=noise()), atol=1e-6)
+    np.testing.assert_allclose(
+        first, Runtime(policy, threads=1).act(seen, noise=noise()), atol=1e-6
+    )
 
 
 def test_timings_add_up(runtime):
@@ -196,7 +197,7 @@ def test_gil_is_released_while_acting(tmp_path):
     assert ticks > 5
 
 
-@pytest.mark.parametrize("size", [(6, 12), (12, 24), (7, 5), (31, 40), (4, 40), (100, 12)])
+@pytest.mark.parametrize("size", [(6, 12), (12, 24), (7, 5), (31, 40), (4, 40), (50, 12)])
 def test_images_are_resized_as_lerobot_does(tmp_path, size):
     keys = {"actquant.image.resize": ("string", "pad")}
     runtime = Runtime(write_policy(tmp_path / "pad.gguf", keys=keys))

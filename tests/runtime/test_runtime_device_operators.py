@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from actquant_runtime import dequantize, quantize
 from operator_files import OperatorProgram, run_operator, type_of
 from policy_files import Packed
-
-from actquant_runtime import dequantize, quantize
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -273,7 +272,9 @@ def test_fully_masked_rows_attend_uniformly(path):
     mask = np.ones((5, 7), np.bool_)
     mask[[1, 3]] = False
     got = run_operator(path, "sdpa", q.shape, q, k, v, mask, attributes="scale=0.3 causal=0")
-    assert_close(torch.from_numpy(got[:, :, [1, 3]]).numpy(), wide(v).mean(2, True).expand(-1, -1, 2, -1))
+    assert_close(
+        torch.from_numpy(got[:, :, [1, 3]]).numpy(), wide(v).mean(2, True).expand(-1, -1, 2, -1)
+    )
     whole = attention(wide(q), wide(k), wide(v))
     assert_close(got[:, :, [0, 2, 4]], whole[:, :, [0, 2, 4]])
 
@@ -355,7 +356,9 @@ def test_layout_operators(path, host):
 def test_permute_of_rank_4(path, perm):
     x = normal(2, 3, 4, 5)
     wanted = wide(x).permute(perm)
-    got = run_operator(path, "permute", wanted.shape, x, attributes=f"perm={list(perm)}".replace(" ", ""))
+    got = run_operator(
+        path, "permute", wanted.shape, x, attributes=f"perm={list(perm)}".replace(" ", "")
+    )
     assert_close(got, wanted, 0)
 
 

@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from policy_files import noise, observation, write_policy
-
 from actquant_runtime import ArgumentError, ModelFileError, Runtime, build_info, golden_observation
+from policy_files import noise, observation, write_policy
 
 
 @pytest.fixture(scope="module")

@@ -55,16 +55,14 @@ class Runtime:
             seed,
         )
 
-    def run_stage(
-        self, name: str, inputs: Mapping[str, ArrayLike]
-    ) -> dict[str, NDArray[Any]]:
+    def run_stage(self, name: str, inputs: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
         """Runs one stage alone, to compare it with a reference."""
         stages = self._description["stages"]
         if name not in stages:
             raise _core.ArgumentError(f"there is no stage '{name}'; there are {list(stages)}")
         dtypes = {value["name"]: value["dtype"] for value in stages[name]["inputs"]}
         arrays = {
-            key: np.ascontiguousarray(value, _NUMPY_DTYPES[dtypes[key]] if key in dtypes else None)
+            key: np.ascontiguousarray(value, _NUMPY_DTYPES[dtypes.get(key, "f32")])
             for key, value in inputs.items()
         }
         return self._session.run_stage(name, arrays)

@@ -1,0 +1,69 @@
+#include "check.h"
+#include "error.h"
+#include "program.h"
+
+using namespace actquant;
+
+static std::string refusal(const std::string& text) {
+    return message_of<FileError>([&] { parse_program("stage", text); });
+}
+
+static void parses_every_part_of_a_line() {
+    Program program = parse_program("stage", "%0 = input f32[2,3] name=x\n"
+                                             "\n"
+                                             "%1 = host.affine i64[] @c a=-1e-05 b=inf\n"
+                                             "%2 = conv2d f32[1] %0 @w @b stride=[2,3] pad=[] "
+                                             "dil=[1]\n"
+                                             "output y %2\noutput c @c\n");
+    CHECK(program.instructions.size() == 3 && program.outputs.size() == 2);
+    const Instruction& host = program.instructions[1];
+    CHECK(host.on_host && host.op == "affine" && host.dtype == DType::i64 && host.shape.empty());
+    CHECK(host.number("a") == -1e-05 && host.number("b") > 1e300 && host.line == 3);
+    const Instruction& conv = program.instructions[2];
+    CHECK(conv.operands == std::vector<std::string>({"%0", "@w", "@b"}));
+    CHECK(conv.integers("stride") == Shape({2, 3}) && conv.integers("pad").empty());
+    CHECK(tensors_used(program) == std::set<std::string>({"c", "w", "b"}));
+    CHECK(program.find_input("x") == &program.instructions[0]);
+    CHECK(program.find_input("z") == nullptr && program.find_output("c") != nullptr);
+}
+
+static void refuses_what_is_no_program() {
+    CHECK(contains(refusal(""), "no output"));
+    CHECK(contains(refusal("garbage"), "line 1: expected '%n = operator"));
+    CHECK(contains(refusal("%0 = input f32[2 name=x"), "is no type"));
+    CHECK(contains(refusal("%0 = input f32[2,x] name=x"), "is no type"));
+    CHECK(contains(refusal("%0 = input f32[0] name=x"), "empty dimension"));
+    CHECK(contains(refusal("%0 = input f32[2]"), "the attribute name is missing"));
+    CHECK(contains(refusal("output y %0"), "a defined value"));
+    CHECK(contains(refusal("%0 = input f32[2] name=x\n%1 = warp f32[2] %0\noutput y %1"),
+                   "line 2, %1 = warp: this runtime has no such operator on the device"));
+    CHECK(contains(refusal("%0 = input f32[2] name=x\n%1 = add f32[2] %0\noutput y %1"),
+                   "it has 1 operands"));
+}
+
+static void reads_attributes_strictly() {
+    Instruction instruction;
+    instruction.attributes = {{"dim", "-1"}, {"half", "0.5"}, {"text", "abc"}};
+    CHECK(instruction.dimension("dim", 3) == 2);
+    CHECK(contains(message_of<FileError>([&] { instruction.integer("half"); }), "not an integer"));
+    CHECK(contains(message_of<FileError>([&] { instruction.number("text"); }), "not a number"));
+    CHECK(contains(message_of<FileError>([&] { instruction.integers("dim"); }), "not a list"));
+    CHECK(contains(message_of<FileError>([&] { instruction.number("no"); }), "is missing"));
+}
+
+static void drops_unit_dimensions_above_rank_4() {
+    Layout layout({1, 2, 1, 3, 4});
+    CHECK(layout.fits() && layout.axis(0) == -1 && layout.axis(1) == 3 && layout.axis(4) == 0);
+    CHECK(layout.extents({1, 2, 1, 3, 4}) == GgmlShape({4, 3, 1, 2}));
+    CHECK(!Layout({2, 2, 2, 2, 2}).fits());
+    Shape reached;
+    CHECK(broadcast_shapes({3, 1}, {2, 1, 4}, reached) && reached == Shape({2, 3, 4}));
+    CHECK(!broadcast_shapes({3}, {4}, reached));
+}
+
+int main() {
+    parses_every_part_of_a_line();
+    refuses_what_is_no_program();
+    reads_attributes_strictly();
+    drops_unit_dimensions_above_rank_4();
+}
