@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,22 @@ from pydantic import BaseModel, ConfigDict
 
 from actquant.action_error import open_runtime
 from actquant.allocate import Allocation, Budget, TensorSize, allocate
-from actquant.capture.policy import CapturedPolicy
+from actquant.capture.policy import CapturedPolicy, matrices_of_fixed_type
 from actquant.errors import BudgetError
 from actquant.formats import file_bytes, get_format, row_bytes
 from actquant.model_file import EncodedTensor, with_golden, write_model
 from actquant.parity import ParityReport, measure_parity
 from actquant.policies.base import LoadedPolicy, QuantizableTensor
-from actquant.quantize import Encoded
+from actquant.quantize import Encoded, encode
 
 GOLDEN_INPUTS = 4
 ATTEMPTS = 4
 MARGIN_BYTES = 256
 """Numbers in the metadata vary in length by about this much in all."""
 SMALLEST = "IQ2_XXS"
+FIXED_TYPE = "Q8_0"
+"""Of embedding tables and patch convolutions: read once per inference, and every action hangs on
+them, so no recipe gambles with them."""
 
 Encode = Callable[[Allocation, Mapping[str, Encoded]], dict[str, Encoded]]
 """(types, tensors encoded before) -> the tensors in these types."""
@@ -59,6 +63,14 @@ class Assembly:
     provenance: dict[str, Any]
     parity: ParityReport
 
+    @cached_property
+    def fixed(self) -> dict[str, EncodedTensor]:
+        """The matrices that no recipe chooses a type for, in FIXED_TYPE."""
+        return {
+            name: encode(name, self.captured.params[name].detach().numpy(), FIXED_TYPE).tensor
+            for name in matrices_of_fixed_type(self.loaded)
+        }
+
     def fixed_bytes(self, sizes: Sequence[TensorSize], scratch: Path) -> int:
         """The bytes that are no choice, found by writing a file of empty tensors to `scratch`."""
         scored = [replace(size, score=0.123456) for size in sizes]
@@ -73,7 +85,7 @@ class Assembly:
             )
             for s in sizes
         }
-        self.write(scratch, scored, dict.fromkeys(empty, SMALLEST), empty)
+        self.write(scratch, scored, dict.fromkeys(empty, SMALLEST), empty, self.fixed)
         written = sum(file_bytes(s.rows, s.columns, SMALLEST) for s in sizes)
         return scratch.stat().st_size - written + MARGIN_BYTES
 
@@ -95,7 +107,8 @@ class Assembly:
         for attempt in range(1, ATTEMPTS + 1):
             allocation = allocate(sizes, recipe, budget)
             encoded = encode(allocation, encoded)
-            self.write(path, sizes, allocation.types, encoded)
+            fixed = {} if budget is None else self.fixed
+            self.write(path, sizes, allocation.types, encoded, fixed)
             runner = open_runtime(path, self.loaded)
             own = measure_parity(path, self.loaded, n=GOLDEN_INPUTS, runner=runner)
             with_golden(path, compact_golden(own))
@@ -105,8 +118,8 @@ class Assembly:
             excess = size - budget.total_bytes
             if excess <= 0:
                 return allocation, encoded
-            fixed = size - allocation.file_bytes + (attempt + 1) * MARGIN_BYTES
-            budget = replace(budget, fixed_bytes=fixed)
+            foreseen = size - allocation.file_bytes + (attempt + 1) * MARGIN_BYTES
+            budget = replace(budget, fixed_bytes=foreseen)
         raise BudgetError(f"after {ATTEMPTS} attempts the file is still {excess} bytes too large")
 
     def write(
@@ -115,14 +128,15 @@ class Assembly:
         sizes: Sequence[TensorSize],
         types: Mapping[str, str],
         encoded: Mapping[str, Encoded],
+        fixed: Mapping[str, EncodedTensor],
     ) -> None:
-        """Write the file with the f32 program's golden outputs."""
+        """Write the file with the f32 program's golden outputs; matrices in neither are f16."""
         shown = {"type", "bits", "score", "error"}
         reports = self.reports(sizes, types, encoded)
         write_model(
             path,
             stages=self.captured.stages,
-            encodings={name: item.tensor for name, item in encoded.items()},
+            encodings={name: item.tensor for name, item in encoded.items()} | dict(fixed),
             metadata=replace(
                 self.captured.metadata,
                 provenance=self.provenance,

@@ -26,7 +26,7 @@ from actquant.calibrate import CalibrationData, calibrate
 from actquant.capture.policy import capture_policy, convert_f32, quantizable
 from actquant.curvature import PARTIAL_STAGE, curvature
 from actquant.errors import BudgetError, ModelFileError
-from actquant.model_file import EncodedTensor
+from actquant.model_file import EncodedTensor, read_model
 from actquant.parity import check_parity
 from actquant.policies.base import LoadedPolicy
 from actquant.progress import bar
@@ -196,6 +196,7 @@ class _Job:
             with self.clock("held-out error"):
                 held_out = self._action_error(temporary)
             size = temporary.stat().st_size
+            quantized_bpw = read_model(temporary).quantized_bits_per_weight
         self.work.discard(PARTIAL_STAGE)
         count = self.assembly.captured.metadata.parameter_count
         return CompressionReport(
@@ -204,7 +205,7 @@ class _Job:
             bpw_budget=None if budget is None else budget.bpw,
             file_bytes=size,
             whole_file_bpw=8 * size / count,
-            quantized_tensor_bpw=allocation.quantized_bpw,
+            quantized_tensor_bpw=quantized_bpw or allocation.quantized_bpw,
             parameter_count=count,
             quantized_parameter_count=sum(s.rows * s.columns for s in sizes),
             fixed_bytes=size - allocation.file_bytes,

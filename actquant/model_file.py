@@ -74,11 +74,11 @@ def write_model(
     """Write the file under a temporary name and move it into place; on failure nothing is left.
 
     stages: name -> captured graph; encodings: parameter name -> encoded weight, for parameters
-    that are used by `linear` only; metadata: see ModelMetadata; tensor_names: parameter name ->
+    that only `linear` and `embedding` read; metadata: see ModelMetadata; tensor_names: parameter name ->
     name in the file (the parameter names if absent); float_type: `F32` or `F16`, the type of the
     weights of `linear` and `embedding` that have no encoding (all else is f32).
 
-    Raises ModelFileError if an encoding belongs to no linear weight or has the wrong size, or if
+    Raises ModelFileError if an encoding belongs to no such weight or has the wrong size, or if
     the control rate is unknown.
     """
     from actquant.capture.program import emit_program
@@ -86,10 +86,12 @@ def write_model(
     names = dict(tensor_names or {})
     provenance = {**metadata.provenance, "tensor_names": {v: k for k, v in names.items()}}
     contents = _Contents(_replaced(metadata, provenance=provenance))
-    matrices, linear = _matrix_weights(stages)
-    foreign = sorted(set(encodings) - linear)
+    matrices = _matrix_weights(stages)
+    foreign = sorted(set(encodings) - matrices)
     if foreign:
-        raise ModelFileError(f"encodings of what no `linear` alone reads: {', '.join(foreign)}")
+        raise ModelFileError(
+            f"encodings of what not only `linear` and `embedding` read: {', '.join(foreign)}"
+        )
     constants: dict[tuple, str] = {}
 
     def add(n: Node) -> str:
@@ -129,17 +131,16 @@ def _replaced(metadata: ModelMetadata, **changes: Any) -> ModelMetadata:
     return ModelMetadata(**{**values, **changes})
 
 
-def _matrix_weights(stages: Mapping[str, Graph]) -> tuple[set[str], set[str]]:
-    """Parameters read only as matrices (`linear`, `embedding`), and those only by `linear`."""
+def _matrix_weights(stages: Mapping[str, Graph]) -> set[str]:
+    """Parameters read only as matrices, by `linear` and `embedding`."""
+    as_matrix = {("linear", 1), ("embedding", 0)}
     uses: dict[str, set[tuple[str, int]]] = {}
     for graph in stages.values():
         for n in graph.nodes():
             for position, x in enumerate(n.inputs):
                 if x.op == "param":
                     uses.setdefault(x.name, set()).add((n.op, position))
-    as_matrix = {("linear", 1), ("embedding", 0)}
-    matrices = {name for name, found in uses.items() if found <= as_matrix}
-    return matrices, {name for name in matrices if uses[name] == {("linear", 1)}}
+    return {name for name, found in uses.items() if found <= as_matrix}
 
 
 def _array(tensor: Tensor, half: bool = False) -> np.ndarray:

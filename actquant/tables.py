@@ -56,7 +56,7 @@ def compression(report: "CompressionReport") -> list[Any]:
     shown.add_row("parameters", f"{report.parameter_count:,}")
     shown.add_row("of them quantized", f"{report.quantized_parameter_count:,}")
     shown.add_row(
-        "parity of the f32 program", f"{report.parity['max_abs']:.1e} of the actions' rms"
+        "parity of the f32 program", f"{report.parity['worst_rms']:.1e} of the actions' rms"
     )
     if report.held_out:
         error = report.held_out

@@ -1,4 +1,4 @@
-"""Spelled-out patterns become one operator: RMSNorm, RoPE, eager attention, gated MLP."""
+"""Patterns become one operator: RMSNorm, RoPE, eager attention, gated MLP, patch embedding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MASKED = -1e30
 
 def fuse(graph: Graph) -> None:
     """Fuse all known patterns, in the order in which they depend on each other."""
-    for rule in (rms_norm, rope, attention, grouped_heads, gate, trivial_mask):
+    for rule in (rms_norm, rope, attention, grouped_heads, gate, trivial_mask, patches):
         to_fixpoint(graph, [simplify_rule, rule])
     limit_rank(graph)
 
@@ -282,3 +282,31 @@ def trivial_mask(n: Node, uses: Uses) -> Node | None:
     if not bool(passes):
         return None
     return node("sdpa", n.inputs[:3], n.shape, n.dtype, **n.attrs)
+
+
+def patches(n: Node, uses: Uses) -> Node | None:
+    """A convolution whose windows do not overlap is a `linear` on patches.
+
+    So its weight can be stored in any type, and needs no unfolding at run time.
+    """
+    if n.op != "conv2d" or n.attrs["groups"] != 1 or any(n.attrs["pad"]) or n.shape[0] != 1:
+        return None
+    x, weight, *bias = n.inputs
+    window = weight.shape[2:]
+    fits = all(size % step == 0 for size, step in zip(x.shape[2:], window, strict=True))
+    if tuple(n.attrs["stride"]) != window or tuple(n.attrs["dil"]) != (1, 1) or not fits:
+        return None
+    if weight.op != "param" or uses.get(weight, 1) != 1:
+        return None
+    (_, out_channels, rows, columns), (height, width) = n.shape, window
+    channels, area = x.shape[1], height * width
+    # At most four dimensions at a time: windows first, then channels into the windows.
+    cells = reshape(x, (channels * rows, height, columns, width))
+    cells = reshape(permute(cells, (0, 2, 1, 3)), (channels, rows * columns, area))
+    flat = reshape(permute(cells, (1, 0, 2)), (1, rows * columns, channels * area))
+    matrix = Node(
+        "param", [], {}, (out_channels, channels * area), weight.dtype,
+        name=weight.name, data=weight.tensor.reshape(out_channels, -1), origin=weight.origin,
+    )  # fmt: skip
+    mapped = node("linear", [flat, matrix, *bias], (1, rows * columns, out_channels), n.dtype)
+    return reshape(permute(mapped, (0, 2, 1)), n.shape)

@@ -136,8 +136,11 @@ def quantizable(loaded: LoadedPolicy) -> list[QuantizableTensor]:
     Each is the parameter of one `nn.Linear`, used as a `linear` weight and as nothing else.
     """
     captured = capture_policy(loaded)
+    shapes = {name: p.shape for name, p in loaded.policy.named_parameters()}
     tensors = []
     for name in linear_weights(captured.stages):
+        if captured.params[name].shape != shapes[name]:
+            continue  # a convolution that became a `linear`
         module = name.removesuffix(".weight")
         if module == name:
             raise CaptureError(f"{name} is the weight of a linear operator but of no nn.Linear")
@@ -147,16 +150,29 @@ def quantizable(loaded: LoadedPolicy) -> list[QuantizableTensor]:
     return tensors
 
 
+def matrices_of_fixed_type(loaded: LoadedPolicy) -> list[str]:
+    """Parameters that may be stored in any type but are no `nn.Linear`: embedding tables and patch
+    convolutions. No curvature is measured for them."""
+    captured = capture_policy(loaded)
+    chosen = {tensor.name for tensor in quantizable(loaded)}
+    tables = weights_read_only_as(captured.stages, {("linear", 1), ("embedding", 0)})
+    return [name for name in tables if name not in chosen]
+
+
 def linear_weights(stages: dict[str, Graph]) -> list[str]:
     """Parameters whose every use is as the weight of `linear`."""
-    only_linear: dict[str, bool] = {}
+    return weights_read_only_as(stages, {("linear", 1)})
+
+
+def weights_read_only_as(stages: dict[str, Graph], wanted: set[tuple[str, int]]) -> list[str]:
+    """Parameters whose every use is one of `wanted`: (operator, position of the operand)."""
+    only: dict[str, bool] = {}
     for graph in stages.values():
         for n in graph.nodes():
             for position, x in enumerate(n.inputs):
                 if x.op == "param":
-                    linear = n.op == "linear" and position == 1
-                    only_linear[x.name] = only_linear.get(x.name, True) and linear
-    return [name for name, linear in only_linear.items() if linear]
+                    only[x.name] = only.get(x.name, True) and (n.op, position) in wanted
+    return [name for name, fits in only.items() if fits]
 
 
 def convert_f32(loaded: LoadedPolicy, path: str | Path) -> Path:

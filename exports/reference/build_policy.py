@@ -246,14 +246,18 @@ def load_processors(folder: Path) -> tuple[Any, Any]:
 def save_checkpoint(
     policy: Any, stats: dict[str, dict[str, torch.Tensor]], vlm: Path, folder: Path
 ) -> None:
-    """Write weights, config, processors and the VLM folder, replacing `folder` at the end."""
+    """Write weights, config, processors and the VLM folder, replacing `folder` at the end.
+
+    Weights are stored in float16, which halves the folder; loaders widen them to float32 again.
+    """
     from lerobot.policies.smolvla.processor_smolvla import make_smolvla_pre_post_processors
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".checkpoint-") as name:
         draft = Path(name) / "checkpoint"
         shutil.copytree(vlm, draft / VLM_FOLDER)
-        policy.save_pretrained(draft)
+        half = {name: value.half() for name, value in policy.state_dict().items()}
+        policy.save_pretrained(draft, state_dict=half)
         with working_directory(draft):
             for part in make_smolvla_pre_post_processors(policy.config, stats):
                 part.save_pretrained(".")

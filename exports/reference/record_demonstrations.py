@@ -95,17 +95,17 @@ class Recorder:
 
     def add(self, episode: Demonstration | None) -> None:
         """Append an episode; None counts as tried."""
-        if self.dataset is None:
-            self.dataset = self.open()
+        dataset: Any = self.open() if self.dataset is None else self.dataset
+        self.dataset = dataset
         self.done += 1
         if episode is None:
             return
         for frame, action in zip(episode.frames, episode.actions, strict=False):
-            self.dataset.add_frame(
+            dataset.add_frame(
                 {key: frame["images"][i] for i, key in enumerate(CAMERAS)}
                 | {STATE: frame["state"], ACTION: action, "task": episode.instruction}
             )
-        self.dataset.save_episode()
+        dataset.save_episode()
 
     def save(self) -> None:
         """Close the files, so that recording can go on from here."""

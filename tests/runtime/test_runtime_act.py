@@ -183,7 +183,7 @@ def test_one_runtime_is_shared_by_threads(runtime):
 
 
 def test_gil_is_released_while_acting(tmp_path):
-    steps = {"actquant.driver.num_steps": ("uint32", 20000)}
+    steps = {"actquant.driver.num_steps": ("uint32", 80000)}
     runtime = Runtime(write_policy(tmp_path / "slow.gguf", keys=steps), threads=1)
     actor = threading.Thread(target=runtime.act, args=(observation(), noise()))
     begin = time.perf_counter()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from actquant_runtime import dequantize, quantize
+from actquant_runtime import dequantize, quantize, types
 from operator_files import OperatorProgram, run_operator, type_of
 from policy_files import Packed
 
@@ -256,6 +256,15 @@ def test_sdpa(path, kv_heads, causal):
     assert_close(got, attention(wide(q), wide(k), wide(v), causal=bool(causal)))
 
 
+@pytest.mark.parametrize(("q_length", "kv_length"), [(1, 600), (70, 130), (64, 64), (65, 7)])
+def test_sdpa_of_other_lengths(path, q_length, kv_length):
+    """Each takes another path through ggml's flash attention."""
+    q, k = normal(1, 4, q_length, 20), normal(1, 2, kv_length, 20, seed=1)
+    v = normal(1, 2, kv_length, 12, seed=2)
+    got = run_operator(path, "sdpa", (1, 4, q_length, 12), q, k, v, attributes="scale=0.3 causal=0")
+    assert_close(got, attention(wide(q), wide(k), wide(v)))
+
+
 @pytest.mark.parametrize("mask_shape", [(7,), (5, 7), (1, 1, 1, 7), (2, 1, 5, 7), (1, 6, 5, 7)])
 @pytest.mark.parametrize("causal", [0, 1])
 def test_sdpa_with_a_boolean_mask(path, mask_shape, causal):
@@ -406,6 +415,6 @@ def test_an_output_may_be_a_view_an_input_or_a_tensor_of_the_file(path):
 
 
 def test_block_types_agree_with_gguf():
-    for name, info in __import__("actquant_runtime").types().items():
+    for name, info in types().items():
         block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
         assert (info["block_size"], info["type_size"]) == (block, size)

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from actquant_runtime import ArgumentError, ModelFileError, Runtime, build_info, golden_observation
-from policy_files import noise, observation, write_policy
+from actquant_runtime import ArgumentError, ModelFileError, Runtime, golden_observation
+from policy_files import write_policy
 
 
 @pytest.fixture(scope="module")
@@ -106,23 +106,3 @@ def test_broken_json_is_refused(tmp_path):
     keys = {"actquant.golden": ("string", "[")}
     with pytest.raises(ModelFileError, match="actquant.golden is no JSON"):
         Runtime(write_policy(tmp_path / "json.gguf", keys=keys))
-
-
-def test_build_info_names_what_was_built():
-    info = build_info()
-    assert info["ggml_version"] and info["hardware_threads"] >= 1
-    assert "LLAMAFILE" in info["cpu_features"]
-
-
-def test_torch_is_never_imported(tmp_path):
-    import subprocess
-    import sys
-
-    path = write_policy(tmp_path / "tiny.gguf")
-    code = (
-        "import sys; from actquant_runtime import Runtime, golden_observation;"
-        f"r = Runtime({str(path)!r}); o, n = golden_observation(r.describe(), 1, 'push');"
-        "r.act(o, noise=n); assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert noise().shape == (3, 4) and "task" in observation()

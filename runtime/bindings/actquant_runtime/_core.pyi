@@ -1,0 +1,33 @@
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import numpy
+from numpy.typing import NDArray
+
+
+class ModelFileError(RuntimeError):
+    pass
+
+class ArgumentError(ValueError):
+    pass
+
+class Session:
+    def __init__(self, path: str, threads: int) -> None: ...
+
+    def describe(self) -> str: ...
+
+    def tokenizer_json(self) -> str: ...
+
+    def act(self, images: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), order='C', device='cpu', writable=False)] | None], state: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], tokens: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], token_mask: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], noise: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, seed: int | None) -> NDArray[numpy.float32]: ...
+
+    def run_stage(self, stage: str, inputs: Mapping[str, Annotated[NDArray, dict(order='C', device='cpu', writable=False)]]) -> dict: ...
+
+    def timings_ms(self) -> dict[str, float]: ...
+
+def build_info() -> str: ...
+
+def quantize(weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], type: str, importance: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None, threads: int) -> Annotated[NDArray[numpy.uint8], dict(shape=(None, None))]: ...
+
+def dequantize(data: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu', writable=False)], type: str, n_cols: int) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]: ...
+
+def types() -> dict: ...
