@@ -19,7 +19,7 @@ from actquant.parity import ParityReport, measure_parity
 from actquant.policies.base import LoadedPolicy, QuantizableTensor
 from actquant.quantize import Encoded, encode
 
-GOLDEN_INPUTS = 4
+GOLDEN_INPUTS = 16
 ATTEMPTS = 4
 MARGIN_BYTES = 256
 """Numbers in the metadata vary in length by about this much in all."""

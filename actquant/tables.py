@@ -19,7 +19,7 @@ def table(title: str, *columns: str) -> Table:
     """Columns whose heading starts with `>` are right-aligned."""
     made = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
-        made.add_column(column.lstrip(">"), justify="right" if column[0] == ">" else "left")
+        made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
     return made
 
 
