@@ -1,10 +1,8 @@
 """How far a model's actions are from the f32 policy's, on frames that nothing was fitted to."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -27,7 +25,6 @@ Act = Callable[[Observation, np.ndarray], np.ndarray]
 NOISE_DRAW = 1_000_000
 """Far from the draws of calibration, so that the noise is new as well."""
 HELD_OUT_FRAMES = 64
-PARAMETERS_PER_THREAD = 20_000_000
 
 
 class ActionError(BaseModel):
@@ -102,20 +99,11 @@ def measure_action_error(
     )
 
 
-def open_runtime(model: str | Path, loaded: LoadedPolicy) -> Any:
-    """The model file in the native runtime, with as many threads as the policy has work for: ggml's
-    threads spin while they wait for each other, which slows small models down many times on a
-    machine that does something else as well."""
+def runtime_act(model: str | Path) -> Act:
+    """What the model file answers."""
     from actquant_runtime import Runtime
 
-    parameters = sum(p.numel() for p in loaded.policy.parameters())
-    threads = min(1 + parameters // PARAMETERS_PER_THREAD, os.cpu_count() or 1)
-    return Runtime(str(model), threads=threads)
-
-
-def runtime_act(model: str | Path, loaded: LoadedPolicy) -> Act:
-    """What the model file answers."""
-    runtime = open_runtime(model, loaded)
+    runtime = Runtime(str(model))
     return lambda observation, noise: runtime.act(dict(observation), noise=noise)
 
 
@@ -134,7 +122,7 @@ def held_out_action_error(
     """
     loaded = load_for_dataset(checkpoint, dataset)
     frames = calibrate(loaded, dataset, n_held_out=n_frames, seed=seed).held_out
-    return measure_action_error(runtime_act(model, loaded), loaded, frames, seed=seed).to_reference
+    return measure_action_error(runtime_act(model), loaded, frames, seed=seed).to_reference
 
 
 def load_for_dataset(checkpoint: str | Path, dataset: str | Path) -> LoadedPolicy:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from actquant.action_error import open_runtime
 from actquant.allocate import Allocation, Budget, TensorSize, allocate
 from actquant.capture.policy import CapturedPolicy, matrices_of_fixed_type
 from actquant.errors import BudgetError
@@ -109,8 +108,7 @@ class Assembly:
             encoded = encode(allocation, encoded)
             fixed = {} if budget is None else self.fixed
             self.write(path, sizes, allocation.types, encoded, fixed)
-            runner = open_runtime(path, self.loaded)
-            own = measure_parity(path, self.loaded, n=GOLDEN_INPUTS, runner=runner)
+            own = measure_parity(path, self.loaded, n=GOLDEN_INPUTS)
             with_golden(path, compact_golden(own))
             if budget is None:
                 return allocation, encoded

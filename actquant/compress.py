@@ -16,7 +16,6 @@ from actquant.action_error import (
     held_out_action_error,
     load_for_dataset,
     measure_action_error,
-    open_runtime,
     runtime_act,
 )
 from actquant.allocate import RECIPES, Allocation, Budget, TensorSize, allocate
@@ -127,8 +126,7 @@ def compress(
         captured, tensors = capture_policy(loaded), quantizable(loaded)
     folder = WorkFolder(Path(work) if work else out.with_name(out.name + ".work"))
     with clock("parity"), folder.scratch("f32.gguf") as f32:
-        convert_f32(loaded, f32)
-        parity = check_parity(f32, loaded, runner=open_runtime(f32, loaded))
+        parity = check_parity(convert_f32(loaded, f32), loaded)
     chosen = {"seed": seed, "bpw": None if recipe == "f16" else bpw, **asdict(settings)}
     provenance = {
         **captured.metadata.provenance,
@@ -331,6 +329,4 @@ class _Job:
         frames = self.data.held_out
         if not len(frames):
             return None
-        return measure_action_error(
-            runtime_act(path, self.loaded), self.loaded, frames, seed=self.seed
-        )
+        return measure_action_error(runtime_act(path), self.loaded, frames, seed=self.seed)

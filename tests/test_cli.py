@@ -33,9 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(folder: Path) -> Path:
     """The reference policy in f16."""
     path = folder / "f16.gguf"
-    report = run(
-        "compress", CHECKPOINT, "--dataset", CALIBRATION, "--recipe", "f16", "--out", path
-    )
+    report = run("compress", CHECKPOINT, "--dataset", CALIBRATION, "--recipe", "f16", "--out", path)
     assert report["parity"]["worst_rms"] < 1e-4
     assert report["file_bytes"] == path.stat().st_size
     return path
@@ -149,9 +147,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(model: Path, folder: Path) -
         ),
     ],
 )  # fmt: skip
-def test_bad_input_is_told_plainly(
-    words: list[str], told: str, model: Path, folder: Path
-) -> None:
+def test_bad_input_is_told_plainly(words: list[str], told: str, model: Path, folder: Path) -> None:
     (folder / "foreign.gguf").write_bytes(b"not a model at all" * 100)
     (folder / "truncated.gguf").write_bytes(model.read_bytes()[: model.stat().st_size // 2])
     names = {

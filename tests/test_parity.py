@@ -30,7 +30,7 @@ class Off(ReferenceRunner):
 
 def test_a_difference_is_an_error_with_its_size(file, loaded):
     runner = Off.from_file(file)
-    with pytest.raises(ParityError, match=r"max \d\.\d\de-03, rms .* threshold 1e-04"):
+    with pytest.raises(ParityError, match=r"max \d\.\d\de-0\d, .* threshold 1e-04"):
         check_parity(file, loaded, n=2, runner=runner)
     report = measure_parity(file, loaded, n=2, runner=runner)
     assert not report.passed

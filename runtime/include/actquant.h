@@ -38,7 +38,7 @@ typedef struct aq_session aq_session;
 /* What is wrong, for the last call that failed in this thread; valid until the next such call. */
 AQ_API const char* aq_last_error(void);
 
-/* threads = 0: as many as the process may use. */
+/* threads = 0: as many as a model of this size has work for. */
 AQ_API aq_status aq_open(const char* path, int threads, aq_session** session);
 AQ_API void aq_close(aq_session* session);
 

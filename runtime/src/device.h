@@ -11,8 +11,8 @@ namespace actquant {
 // pay for starting threads.
 class Device {
   public:
-    // threads = 0: as many as the process may use.
-    explicit Device(int threads);
+    // threads = 0: as many as a model of this size has work for.
+    Device(int threads, uint64_t parameter_count);
 
     int threads() const { return thread_count; }
     ggml_backend_t backend() const { return handle.get(); }

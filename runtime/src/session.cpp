@@ -46,13 +46,12 @@ std::vector<float> normalize(const VectorSpec& layout, double eps,
 }
 
 // Cuts the padding off every row and undoes the normalisation.
-std::vector<float> unnormalize(const VectorSpec& layout, double eps,
-                               const std::vector<float>& rows) {
+std::vector<float> unnormalize(const VectorSpec& layout, const std::vector<float>& rows) {
     std::vector<float> result;
     for (size_t k = 0; k < rows.size(); k++) {
         int64_t column = static_cast<int64_t>(k) % layout.padded_dim;
         if (column < layout.dim()) {
-            double scale = layout.standard_deviation[column] + eps;
+            double scale = layout.standard_deviation[column];
             result.push_back(static_cast<float>(rows[k] * scale + layout.mean[column]));
         }
     }
@@ -67,7 +66,8 @@ uint64_t random_seed() {
 } // namespace
 
 Session::Session(const std::string& path, int threads)
-    : file(path), spec(read_supported_policy(file)), device(threads), driver(spec, file, device) {}
+    : file(path), spec(read_supported_policy(file)), device(threads, spec.parameter_count),
+      driver(spec, file, device) {}
 
 void Session::check(const Observation& observation) const {
     check_count("the list of images", observation.images.size(),
@@ -106,7 +106,7 @@ std::vector<float> Session::act(const Observation& observation, std::vector<floa
     Timings timings;
     std::vector<float> chunk = driver.act(observation, state, std::move(noise), timings);
     last_timings = timings;
-    std::vector<float> actions = unnormalize(spec.action, spec.normalization_eps, chunk);
+    std::vector<float> actions = unnormalize(spec.action, chunk);
     for (size_t k = 0; k < actions.size(); k++) {
         if (!std::isfinite(actions[k])) {
             int64_t dim = spec.action.dim();

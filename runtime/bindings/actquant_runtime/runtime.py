@@ -22,7 +22,7 @@ class Runtime:
     """Runs one policy on the CPU. Safe to use from several threads; calls run one by one."""
 
     def __init__(self, path: str | Path, threads: int = 0):
-        """threads = 0: as many as the process may use."""
+        """threads = 0: as many as a model of this size has work for."""
         self._session = _core.Session(str(path), threads)
         self._description = self._read_description()
         self._tokenize = PromptTokenizer(
