@@ -32,6 +32,7 @@ from build_policy import (
     PolicySize,
     assert_prompts_fit,
     build_policy,
+    load_policy,
     save_checkpoint,
     write_json,
     write_vlm_folder,
@@ -240,8 +241,13 @@ def initial_weights(run: Path, size: PolicySize, seed: int) -> tuple[Any, dict[s
     return policy, dict(policy.state_dict()) | make_heads(size, seed)
 
 
-def train(run: Path, size: PolicySize, recipe: Recipe, budget: Budget) -> None:
-    """Train in `recipe.processes` processes; resumes what the run folder holds."""
+def train(
+    run: Path, size: PolicySize, recipe: Recipe, budget: Budget, init: Path | None = None
+) -> None:
+    """Train in `recipe.processes` processes; resumes what the run folder holds.
+
+    init: a finished checkpoint of this size whose weights a new run starts from.
+    """
     run.mkdir(parents=True, exist_ok=True)
     settings = run / "settings.json"
     if not settings.exists():
@@ -249,6 +255,8 @@ def train(run: Path, size: PolicySize, recipe: Recipe, budget: Budget) -> None:
         assert_prompts_fit(run / VLM_FOLDER, all_instructions(), size.prompt_length)
         write_json(settings, settings_json(size, recipe))
     _, tensors = initial_weights(run, size, recipe.seed)
+    if init is not None:
+        tensors |= load_policy(init).state_dict()
     slots = lay_out(tensors, recipe.processes, recipe.muon)
     shared = allocate(tensors, slots, recipe.processes, getattr(torch, recipe.precision))
     results = torch.zeros(recipe.processes, len(TASK_NAMES), 2, dtype=torch.int64).share_memory_()
@@ -295,6 +303,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     here = Path(__file__).resolve().parent
     parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--init", type=Path, help="checkpoint that a new run starts from")
     parser.add_argument(
         "--minutes", type=float, help="length of training; the rate anneals by then"
     )
@@ -329,7 +338,8 @@ def main() -> None:
     )
     if (args.run / "settings.json").exists():
         size, recipe = read_settings(args.run)  # type: ignore[assignment]
-    train(args.run, size, recipe, Budget(args.minutes, args.observations))  # type: ignore[arg-type]
+    budget = Budget(args.minutes, args.observations)
+    train(args.run, size, recipe, budget, args.init)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
