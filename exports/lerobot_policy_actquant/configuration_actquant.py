@@ -1,0 +1,85 @@
+"""What can be set of a compressed policy; all else is in its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.utils.constants import ACTION, OBS_STATE
+
+NOT_TRAINABLE = (
+    "a policy compressed by actquant cannot be trained; train the LeRobot policy that it was made "
+    "from, then compress that again"
+)
+
+
+@PreTrainedConfig.register_subclass("actquant")
+@dataclass
+class ActquantConfig(PreTrainedConfig):
+    """Features and `n_action_steps` are filled in from the file when the policy is made."""
+
+    device: str | None = "cpu"  # where LeRobot's processors leave their tensors
+    model: str = ""  # the GGUF; relative to the folder that this was loaded from, if any
+    n_action_steps: int | None = None  # actions executed of each chunk; the file's by default
+    threads: int = 0  # 0: as many as a model of this size has work for
+
+    def model_file(self) -> Path:
+        """The GGUF's absolute path; it exists."""
+        if not self.model:
+            raise ValueError("no model is named; set --policy.model=FILE.gguf")
+        path = Path(self.model).expanduser()
+        if self.pretrained_path is not None:
+            path = Path(self.pretrained_path) / path
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no model file {path.absolute()}")
+        return path.absolute()
+
+    def complete(self, description: Mapping[str, Any]) -> None:
+        """Take over the features and, unless it was set, the number of actions of a chunk."""
+        state = PolicyFeature(FeatureType.STATE, (len(description["state"]["names"]),))
+        action = PolicyFeature(FeatureType.ACTION, (len(description["action"]["names"]),))
+        for key, own, given in (
+            (OBS_STATE, state, self.robot_state_feature),
+            (ACTION, action, self.action_feature),
+        ):
+            if given is not None and tuple(given.shape) != own.shape:
+                raise ValueError(
+                    f"'{key}' has the shape {own.shape} in {self.model}, "
+                    f"but {tuple(given.shape)} in the environment, dataset or config.json"
+                )
+        image = description["image"]
+        visual = PolicyFeature(FeatureType.VISUAL, (3, image["height"], image["width"]))
+        self.input_features = {camera: visual for camera in description["cameras"]}
+        self.input_features[OBS_STATE] = state
+        self.output_features = {ACTION: action}
+        length = description["action"]["chunk_length"]
+        steps = self.n_action_steps
+        if steps is None:
+            steps = int(description["action"]["steps_per_chunk"])
+        if not 1 <= steps <= length:
+            raise ValueError(f"n_action_steps is {steps}; a chunk of {self.model} has {length}")
+        self.n_action_steps = steps
+
+    @property
+    def observation_delta_indices(self) -> None:
+        return None
+
+    @property
+    def action_delta_indices(self) -> None:
+        return None
+
+    @property
+    def reward_delta_indices(self) -> None:
+        return None
+
+    def get_optimizer_preset(self) -> Any:
+        raise NotImplementedError(NOT_TRAINABLE)
+
+    def get_scheduler_preset(self) -> None:
+        return None
+
+    def validate_features(self) -> None:
+        """The features are the file's."""

@@ -1,0 +1,162 @@
+"""The policy: LeRobot's batches to the runtime's observations, its chunks to LeRobot's actions."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from actquant_runtime import Runtime
+from huggingface_hub import hf_hub_download
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.utils.constants import OBS_IMAGE, OBS_STATE
+from torch import Tensor
+
+from .configuration_actquant import NOT_TRAINABLE, ActquantConfig
+from .processor_actquant import make_actquant_pre_post_processors
+
+TASK = "task"
+
+
+class ActquantPolicy(PreTrainedPolicy):
+    """Runs a compressed policy on the CPU; has no torch parameters."""
+
+    config_class = ActquantConfig  # pyright: ignore[reportAssignmentType]
+    name = "actquant"  # pyright: ignore[reportAssignmentType]
+    config: ActquantConfig
+
+    def __init__(self, config: ActquantConfig, **_: Any):
+        """LeRobot also passes a dataset's statistics and metadata, which are not used."""
+        super().__init__(config)
+        self._file = config.model_file()
+        self._runtime = Runtime(self._file, config.threads)
+        self._description = self._runtime.describe()
+        config.complete(self._description)
+        self.reset()
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_name_or_path: str | Path,
+        *,
+        config: PreTrainedConfig | None = None,
+        revision: str | None = None,
+        **hub_options: Any,
+    ) -> ActquantPolicy:
+        """A folder or Hub repository with a `config.json` and the GGUF that it names."""
+        for unused in ("strict", "dataset_stats", "dataset_meta"):
+            hub_options.pop(unused, None)
+        if config is None:
+            config = PreTrainedConfig.from_pretrained(
+                pretrained_name_or_path, revision=revision, **hub_options
+            )
+        if not isinstance(config, ActquantConfig):
+            raise ValueError(f"{pretrained_name_or_path} holds a policy of type '{config.type}'")
+        config.pretrained_path = Path(pretrained_name_or_path)
+        if config.model and not config.pretrained_path.is_dir():
+            config.model = hf_hub_download(
+                str(pretrained_name_or_path), config.model, revision=revision, **hub_options
+            )
+        return cls(config)
+
+    def _save_pretrained(
+        self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        """`config.json`, the GGUF and the processors, which LeRobot loads from the same folder."""
+        target = save_directory / self._file.name
+        if not (target.exists() and target.samefile(self._file)):
+            shutil.copyfile(self._file, target)
+        config = copy.copy(self.config)
+        config.model, config.pretrained_path, config.pretrained_revision = target.name, None, None
+        config._save_pretrained(save_directory)
+        for pipeline in make_actquant_pre_post_processors(config):
+            pipeline.save_pretrained(save_directory)
+
+    def reset(self) -> None:
+        self._queue: deque[Tensor] = deque()
+
+    def get_optim_params(self) -> dict:
+        return {}
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict | None]:
+        raise NotImplementedError(NOT_TRAINABLE)
+
+    def select_action(
+        self, batch: Mapping[str, Any], noise: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        """The next action [B, A] in the robot's units."""
+        if not self._queue:
+            chunk = self.predict_action_chunk(batch, noise)
+            self._queue.extend(chunk[:, : self.config.n_action_steps].unbind(1))
+        return self._queue.popleft()
+
+    def predict_action_chunk(
+        self, batch: Mapping[str, Any], noise: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        """Actions [B, H, A] in the robot's units.
+
+        `noise` [B, H, padded A] is where the flow starts; without it, torch's generator draws it,
+        so that LeRobot's `--seed` repeats a run.
+        """
+        observations = self._observations(batch)
+        action = self._description["action"]
+        shape = (len(observations), action["chunk_length"], action["padded_dim"])
+        if noise is None:
+            noise = torch.randn(shape)
+        elif tuple(noise.shape) != shape:
+            raise ValueError(f"the noise has the shape {tuple(noise.shape)}, expected {shape}")
+        starts = noise.detach().float().cpu().numpy()
+        chunks = [
+            torch.from_numpy(self._runtime.act(observation, noise=start))
+            for observation, start in zip(observations, starts, strict=True)
+        ]
+        return torch.stack(chunks)
+
+    def _observations(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What the runtime takes, for each element of the batch."""
+        cameras = self._cameras_of(batch)
+        states = batch[OBS_STATE].detach().float().cpu()
+        size = len(self._description["state"]["names"])
+        if states.ndim != 2 or states.shape[1] != size:
+            raise ValueError(f"{OBS_STATE} is {list(states.shape)}, expected [batch, {size}]")
+        tasks = [batch[TASK]] * len(states) if isinstance(batch[TASK], str) else list(batch[TASK])
+        columns: dict[str, Any] = {camera: _pictures(batch, camera) for camera in cameras}
+        columns |= {OBS_STATE: states.numpy(), TASK: tasks}
+        lengths = {key: len(column) for key, column in columns.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"the batch holds different numbers of observations: {lengths}")
+        return [{key: column[i] for key, column in columns.items()} for i in range(len(states))]
+
+    def _cameras_of(self, batch: Mapping[str, Any]) -> list[str]:
+        """The file's cameras that the batch has; it may have others too, unless some are missing:
+        a misspelt camera must not pass for one that was left out on purpose."""
+        cameras, optional = self._description["cameras"], self._description["optional_cameras"]
+        present = [camera for camera in cameras if camera in batch]
+        missing = [key for key in (*cameras, OBS_STATE, TASK) if key not in batch]
+        absent = len(cameras) - len(present)
+        strange = [k for k in batch if k.startswith(OBS_IMAGE) and k not in cameras]
+        if len(missing) > absent or absent > optional or (absent and strange):
+            raise ValueError(
+                f"the observation lacks {', '.join(missing)}; it has {', '.join(batch)}; expected "
+                f"{', '.join((*cameras, OBS_STATE, TASK))}, of which {optional} cameras may be "
+                "absent"
+            )
+        return present
+
+
+def _pictures(batch: Mapping[str, Any], camera: str) -> Any:
+    """uint8 [B, H, W, 3] from LeRobot's float [B, 3, H, W] in [0, 1]."""
+    images = batch[camera]
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(
+            f"{camera} is {images.dtype} {list(images.shape)}, "
+            "expected floats in [0, 1], [batch, 3, height, width]"
+        )
+    pixels = (images.detach().float().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).numpy()

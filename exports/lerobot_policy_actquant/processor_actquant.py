@@ -1,0 +1,36 @@
+"""The processors: the runtime normalises and tokenizes itself, so nothing changes numbers here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lerobot.lerobot_types import PolicyAction
+from lerobot.processor import (
+    AddBatchDimensionProcessorStep,
+    DeviceProcessorStep,
+    PolicyProcessorPipeline,
+    RenameObservationsProcessorStep,
+)
+from lerobot.processor.factory import make_policy_processor_pipelines
+
+from .configuration_actquant import ActquantConfig
+
+
+def make_actquant_pre_post_processors(
+    config: ActquantConfig, dataset_stats: Any = None
+) -> tuple[
+    PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
+    PolicyProcessorPipeline[PolicyAction, PolicyAction],
+]:
+    """Renaming, for lerobot-eval's `--rename_map`, and a batch dimension where there is none.
+
+    The statistics are the file's; `dataset_stats` is not used.
+    """
+    return make_policy_processor_pipelines(
+        input_steps=[
+            RenameObservationsProcessorStep(rename_map={}),
+            AddBatchDimensionProcessorStep(),
+            DeviceProcessorStep(device=config.device or "cpu"),
+        ],
+        output_steps=[DeviceProcessorStep(device="cpu")],
+    )
