@@ -16,6 +16,7 @@ from actquant.verification import verify
 
 REFERENCE = Path(__file__).resolve().parent.parent / "exports" / "reference"
 RECIPES = ("f16", "paper", "rtn")
+GIF_TASK, GIF_START = "stack", 0
 
 
 class DemoRow(BaseModel):
@@ -122,18 +123,17 @@ def _row(
 
 
 def _side_by_side(rows: list[DemoRow], env: str, path: Path) -> Path:
-    """One start of the last task by every model, beside each other, at 10 frames a second."""
+    """One start by every model, beside each other, at 10 frames a second."""
     import imageio.v3 as imageio
 
     simulation = Simulation(env)
-    task = simulation.tasks[-1]
     films: list[list[np.ndarray]] = []
     for row in rows:
         film: list[np.ndarray] = []
         simulation.run_episode(
             load_actor(Path(row.path)),
-            task,
-            start=0,
+            GIF_TASK,
+            GIF_START,
             on_step=lambda environment, film=film: film.append(environment.render()),
         )
         films.append(film)

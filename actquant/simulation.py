@@ -41,7 +41,7 @@ class Ablation:
     wrong_colour: bool = False
 
     def apply(self, observation: dict[str, Any]) -> dict[str, Any]:
-        """The observation with the camera greyed out and the first colour word replaced."""
+        """The observation with the camera greyed out and the colour words swapped."""
         observation = dict(observation)
         if self.grey_camera is not None:
             if self.grey_camera not in observation:
@@ -51,21 +51,20 @@ class Ablation:
                 )
             observation[self.grey_camera] = np.full_like(observation[self.grey_camera], 128)
         if self.wrong_colour:
-            observation["task"] = replace_first_colour(observation["task"])
+            observation["task"] = swap_colours(observation["task"])
         return observation
 
 
 COLOURS = ("red", "green", "blue")
 
 
-def replace_first_colour(instruction: str) -> str:
-    """The instruction with its first colour word turned into the next colour of COLOURS."""
-    words = instruction.split()
-    for i, word in enumerate(words):
-        if word in COLOURS:
-            words[i] = COLOURS[(COLOURS.index(word) + 1) % len(COLOURS)]
-            return " ".join(words)
-    raise EvaluationError(f"'{instruction}' names no colour of {COLOURS} to replace")
+def swap_colours(instruction: str) -> str:
+    """The instruction with every colour word replaced by the next of COLOURS.
+
+    An instruction that names no colour stays as it is.
+    """
+    following = dict(zip(COLOURS, (*COLOURS[1:], COLOURS[0]), strict=True))
+    return " ".join(following.get(word, word) for word in instruction.split())
 
 
 class Simulation:

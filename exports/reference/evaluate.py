@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -19,27 +18,12 @@ from build_policy import CAMERAS, STATE, load_policy, load_processors
 from numpy.typing import NDArray
 from simulation import TASK_NAMES, run_episodes
 
+from actquant.simulation import swap_colours
+from actquant.statistics import wilson95
+
 Array = NDArray[Any]
 HERE = Path(__file__).resolve().parent
-WORDS: tuple[str, ...] = ("red", "green", "blue")
 GREY = 128
-
-
-def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a success rate."""
-    if trials == 0:
-        return 0.0, 1.0
-    rate, square = successes / trials, z * z
-    centre = (rate + square / (2 * trials)) / (1 + square / trials)
-    half = math.sqrt(rate * (1 - rate) / trials + square / (4 * trials**2))
-    half *= z / (1 + square / trials)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def swap_colours(instruction: str) -> str:
-    """The instruction with every colour replaced by the next one."""
-    follow = dict(zip(WORDS, (*WORDS[1:], WORDS[0]), strict=True))
-    return " ".join(follow.get(word, word) for word in instruction.split())
 
 
 class Actor:
@@ -80,7 +64,7 @@ def evaluate(
             out = run_episodes([(task, start) for start in part], actor, action_steps)
             successes += sum(out.successes)
             failures += [s for s, good in zip(out.starts, out.successes, strict=True) if not good]
-        low, high = wilson(successes, len(starts))
+        low, high = wilson95(successes, len(starts))
         report["tasks"][task] = {
             "successes": successes,
             "episodes": len(starts),
@@ -97,7 +81,7 @@ def evaluate(
         "successes": total,
         "episodes": episodes,
         "rate": total / episodes,
-        "interval": list(wilson(total, episodes)),
+        "interval": list(wilson95(total, episodes)),
     }
     return report
 

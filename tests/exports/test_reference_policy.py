@@ -1,7 +1,5 @@
 """The reference policy: its builder, its tokenizer and its training objective."""
 
-import math
-
 import pytest
 import torch
 
@@ -10,7 +8,6 @@ pytest.importorskip("lerobot_env_ur3e")
 
 import build_policy as bp  # noqa: E402
 from auxiliary import make_heads, position_loss  # noqa: E402
-from evaluate import swap_colours, wilson  # noqa: E402
 from objective import Objective, sample_times  # noqa: E402
 from optimizer import allocate, lay_out, orthogonalise, views  # noqa: E402
 from simulation import TASK_NAMES, UR3eEnv, all_instructions  # noqa: E402
@@ -184,18 +181,3 @@ def test_flow_times_follow_lerobots_distribution():
     assert times.min() >= 0.001 and times.max() <= 1.0
     assert times.mean().item() == pytest.approx(0.6, abs=0.01)
     assert (times < 0.2).float().mean().item() == pytest.approx(0.2**1.5, abs=0.01)
-
-
-def test_wilson_interval_of_known_values():
-    low, high = wilson(90, 100)
-    assert (low, high) == (pytest.approx(0.8256, abs=1e-3), pytest.approx(0.9448, abs=1e-3))
-    assert wilson(0, 0) == (0.0, 1.0) and wilson(5, 5)[1] == 1.0
-    assert not math.isnan(wilson(0, 5)[0])
-
-
-def test_colours_are_swapped_for_the_language_check():
-    assert (
-        swap_colours("stack the red cube on the blue cube")
-        == "stack the green cube on the red cube"
-    )
-    assert swap_colours("pick up the left cube") == "pick up the left cube"
