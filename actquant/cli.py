@@ -1,6 +1,7 @@
 """The `actquant` command."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,8 @@ app = typer.Typer(
 )
 # Progress and errors go to stderr: stdout holds the result alone, so that --json can be piped.
 errors = Console(stderr=True)
-console = Console()
+# A pipe or a log has no width of its own; 80 columns would break most tables.
+console = Console(width=None if sys.stdout.isatty() else 130)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
@@ -228,7 +230,7 @@ def doctor(as_json: Json = False) -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo-out"),
     bpw: Annotated[float, typer.Option(help="Whole-file bits per weight.")] = 3.0,
-    starts: Annotated[str, typer.Option(help="Numbered starts of every task.")] = "0:20",
+    starts: Annotated[str, typer.Option(help="Numbered starts of every task.")] = "0:50",
     as_json: Json = False,
 ) -> None:
     """Compress the embedded reference policy three ways and run all of them in simulation."""

@@ -1,7 +1,6 @@
 """Latency and peak memory of a model in a process of its own, without a simulator beside it."""
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -39,10 +38,17 @@ def measure(model: Path, *, n: int = 100, threads: int = 0) -> Measurement:
     return Measurement.model_validate_json(done.stdout.strip().splitlines()[-1])
 
 
+def peak_rss_bytes() -> int:
+    """This program's peak so far. (getrusage's also counts the parent's, from before exec.)"""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
 def _measure_here(model: Path, n: int, threads: int) -> Measurement:
     from actquant_runtime import Runtime, golden_observation
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_rss_bytes()
     begin = time.perf_counter()
     runtime = Runtime(str(model), threads=threads)
     load_ms = (time.perf_counter() - begin) * 1e3
@@ -59,7 +65,7 @@ def _measure_here(model: Path, n: int, threads: int) -> Measurement:
         p95_ms=p95,
         n=n,
         threads=threads,
-        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_rss_bytes=peak_rss_bytes(),
         rss_before_load_bytes=before,
     )
 
