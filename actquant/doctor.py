@@ -107,7 +107,7 @@ def _memory() -> Check:
         name="memory",
         status="ok" if free_gb >= 4 else "warning",
         found=f"{free_gb:.1f} of {total_gb:.1f} GB available",
-        needed_for="compressing (about 6 bytes a parameter, and the calibration frames)",
+        needed_for="compressing: the policy in float32, its curvature, the calibration frames",
         remedy="" if free_gb >= 4 else "close other programs, or compress on a larger machine",
     )
 
