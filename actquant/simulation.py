@@ -55,7 +55,7 @@ class Ablation:
         return observation
 
 
-COLOURS = ("red", "green", "blue")
+COLOURS: tuple[str, ...] = ("red", "green", "blue")
 
 
 def swap_colours(instruction: str) -> str:
