@@ -35,13 +35,16 @@ class Stage:
     `module.forward` takes the keys of `example_inputs` as keyword arguments and returns a dict of
     tensors. The module holds the policy as its attribute `policy`, so that parameter names are
     those of the policy. `step_inputs` are the inputs that change within one chunk; what depends on
-    none of them is computed once, in the stage before.
+    none of them is computed once, in the stage before. What depends on `step_time` (one of them,
+    [1], in the units of `Sampler.timesteps`) and on no other input becomes a table with a row a
+    step.
     """
 
     name: str
     module: nn.Module
     example_inputs: dict[str, Tensor]
     step_inputs: tuple[str, ...] = ()
+    step_time: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class LoadedPolicy:
         return self.interface.control_rate_hz
 
     @property
-    def tokenizer_json(self) -> str:
+    def tokenizer_json(self) -> str | None:
         return self.interface.tokenizer_json
 
     def batch(self, observations: Sequence[Observation]) -> dict[str, Any]:
@@ -117,8 +120,13 @@ class PolicyFamily(ABC):
         """
 
     @abstractmethod
-    def stages(self, loaded: LoadedPolicy) -> list[Stage]:
-        """The stages in the order in which the driver runs them."""
+    def stages(self, loaded: LoadedPolicy, prompt_length: int) -> list[Stage]:
+        """The stages in the order in which the driver runs them: `vision`, `prefix`, then for the
+        driver `sampling` `denoise` and, if the sample is not yet the chunk, `decode`.
+
+        prompt_length: the number of tokens of the example inputs (0 for a policy without language).
+        It is asked for twice, and the sizes in between follow: a size may be `a + b * length`.
+        """
 
     @abstractmethod
     def action_loss(
@@ -138,9 +146,9 @@ class PolicyFamily(ABC):
     def group_of(self, parameter: str) -> tuple[Group, str]:
         """(group, layer key) of a linear weight, e.g. `("vision", "vision.3")`."""
 
-    def noise_shape(self, loaded: LoadedPolicy) -> tuple[int, int]:
-        """(H, padded A)."""
-        return loaded.interface.chunk_length, loaded.interface.action_padded_dim
+    def noise_shape(self, loaded: LoadedPolicy) -> tuple[int, ...]:
+        """As `PolicyInterface.noise_shape`."""
+        return loaded.interface.noise_shape
 
     def steps_per_chunk(self, loaded: LoadedPolicy) -> int:
         """How many actions of a chunk are executed before the next."""
