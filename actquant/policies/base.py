@@ -7,6 +7,7 @@ weight belongs. Nothing outside `actquant.policies` knows the name of a model.
 
 from __future__ import annotations
 
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -168,6 +169,45 @@ class PolicyFamily(ABC):
         """The same for one observation: noise float32 [H, padded A] -> float32 [H, A]."""
         batched = torch.from_numpy(np.ascontiguousarray(noise, np.float32))[None]
         return self.predict(loaded, [observation], batched)[0]
+
+
+def example_stages(
+    modules: Mapping[str, nn.Module], interface: PolicyInterface, prompt_length: int
+) -> list[Stage]:
+    """Stages with example inputs, found by running them in order.
+
+    modules: by stage name, in order. What `prefix` takes is read off its signature: any of
+    `tokens`, `token_mask`, `state`, and as keyword arguments `image_embedding_<i>` and
+    `image_mask_<i>`. `denoise` takes `x_t`, `timestep` and every output of `prefix`.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    image = random(1, 3, interface.image_height, interface.image_width)
+    inputs: dict[str, dict[str, Tensor]] = {"vision": {"image": image}}
+    with torch.no_grad():
+        embedding = modules["vision"](**inputs["vision"])["embedding"]
+        given: dict[str, Tensor] = {
+            "tokens": torch.ones(1, prompt_length, dtype=torch.long),
+            "token_mask": torch.arange(prompt_length)[None] < max(1, prompt_length - 2),
+            "state": random(interface.observation_steps, interface.state_padded_dim),
+        }
+        named = inspect.signature(modules["prefix"].forward).parameters
+        inputs["prefix"] = {name: value for name, value in given.items() if name in named}
+        for index in range(interface.observation_steps * len(interface.cameras)):
+            inputs["prefix"][f"image_embedding_{index}"] = random(*embedding.shape)
+            inputs["prefix"][f"image_mask_{index}"] = torch.ones(1, dtype=torch.bool)
+        outputs = modules["prefix"](**inputs["prefix"])
+    x = random(1, interface.noise_rows, interface.noise_dim)
+    cached = {name: value.clone() for name, value in outputs.items()}
+    inputs["denoise"] = {"x_t": x, "timestep": torch.full((1,), 0.7), **cached}
+    inputs["decode"] = {"x": x}
+    step = {"denoise": (("x_t", "timestep"), "timestep")}
+    return [
+        Stage(name, module, inputs[name], *step.get(name, ())) for name, module in modules.items()
+    ]
 
 
 def supported_policies() -> list[str]:

@@ -78,12 +78,11 @@ def load_weights(policy: nn.Module, folder: Path) -> None:
         )
 
 
-def load_processors(folder: Path, tokenizer: str) -> tuple[Any, Any]:
+def load_processors(folder: Path, tokenizer: str | None) -> tuple[Any, Any]:
     """The policy's own pre- and postprocessor, with the tokenizer taken from `tokenizer`."""
-    overrides = {
-        "tokenizer_processor": {"tokenizer_name": tokenizer},
-        "device_processor": {"device": "cpu"},
-    }
+    overrides = {"device_processor": {"device": "cpu"}}
+    if tokenizer is not None:
+        overrides["tokenizer_processor"] = {"tokenizer_name": tokenizer}
     converters = (
         {"to_transition": batch_to_transition, "to_output": transition_to_batch},
         {"to_transition": policy_action_to_transition, "to_output": transition_to_policy_action},

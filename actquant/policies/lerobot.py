@@ -1,0 +1,158 @@
+"""What all LeRobot policy types share: a recipe says only what is its own."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+
+from actquant.errors import CheckpointError
+from actquant.model_schema import PolicyInterface
+from actquant.policies import checkpoint
+from actquant.policies.base import (
+    Group,
+    LoadedPolicy,
+    Observation,
+    PolicyFamily,
+    Stage,
+    example_stages,
+)
+
+EMPTY_CAMERA = "observation.images.empty_camera_"
+"""LeRobot's name for a camera that never exists but has a place in the prompt."""
+
+
+class LeRobotFamily(PolicyFamily):
+    """A policy type of LeRobot, loaded from a folder as `save_pretrained` writes it."""
+
+    policy_class: ClassVar[type[Any]]
+    """The `PreTrainedPolicy`."""
+    layer_groups: ClassVar[tuple[tuple[str, Group, str], ...]] = ()
+    """(pattern of parameter names, group, layer key with the pattern's groups as `{}`)."""
+    unsupported: ClassVar[Mapping[str, Any]] = {}
+    """Settings of config.json that cannot be captured unless they have this value."""
+
+    def prepare(self, config: Any, folder: Path) -> None:
+        """Adapt and check config.json before the policy is built."""
+
+    def tokenizer(self, config: Any) -> str | None:
+        """The tokenizer's name, which may be a folder in the checkpoint; None without language."""
+        return getattr(config, "tokenizer_name", None)
+
+    @abstractmethod
+    def interface(self, policy: Any, config: Any) -> dict[str, Any]:
+        """The fields of PolicyInterface that are this family's own (see `load`)."""
+
+    @abstractmethod
+    def modules(self, loaded: LoadedPolicy) -> dict[str, nn.Module]:
+        """The stages by name, in order (docs/format.md, "Stages")."""
+
+    def load(
+        self,
+        folder: Path,
+        *,
+        control_rate_hz: float | None,
+        state_names: Sequence[str] | None,
+        action_names: Sequence[str] | None,
+    ) -> LoadedPolicy:
+        config = checkpoint.read_config(folder)
+        wrong = [
+            f"{key} = {getattr(config, key)!r}"
+            for key, value in self.unsupported.items()
+            if getattr(config, key, value) != value
+        ]
+        if wrong:
+            raise CheckpointError(f"{folder}/config.json: not supported: {', '.join(wrong)}")
+        if not cameras(config):
+            raise CheckpointError(f"{folder}/config.json: the policy has no camera")
+        self.prepare(config, folder)
+        policy = checkpoint.build(lambda: self.policy_class(config), folder)
+        checkpoint.load_weights(policy, folder)
+        name = self.tokenizer(config)
+        tokenizer = None if name is None else checkpoint.resolve(folder, name)
+        pre, post = checkpoint.load_processors(folder, tokenizer=tokenizer)
+        fields = _shared_fields(config, folder, pre, post)
+        if tokenizer is not None:
+            fields |= _tokenizer_fields(config, pre)
+        fields |= self.interface(policy, config)
+        fields["control_rate_hz"] = checkpoint.control_rate(folder, control_rate_hz)
+        for kind, given in (("state", state_names), ("action", action_names)):
+            size = fields.pop(f"{kind}_dim")
+            fields[f"{kind}_names"] = checkpoint.names(kind, size, given)
+        return LoadedPolicy(
+            family=self,
+            policy=policy,
+            config=config,
+            preprocessor=pre,
+            postprocessor=post,
+            folder=folder,
+            checkpoint_sha256=checkpoint.sha256(folder / "model.safetensors"),
+            interface=PolicyInterface(**fields),
+        )
+
+    def batch(self, loaded: LoadedPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
+        return checkpoint.batch(loaded.preprocessor, loaded.interface.cameras, observations)
+
+    def group_of(self, parameter: str) -> tuple[Group, str]:
+        for pattern, group, layer in self.layer_groups:
+            if match := re.match(pattern, parameter):
+                return group, layer.format(*match.groups())
+        raise CheckpointError(f"{parameter} belongs to no group of a {self.policy_type} policy")
+
+    def stages(self, loaded: LoadedPolicy, prompt_length: int) -> list[Stage]:
+        return example_stages(self.modules(loaded), loaded.interface, prompt_length)
+
+
+def cameras(config: Any) -> list[str]:
+    """The policy's keys of the cameras that exist."""
+    return [key for key in config.image_features if not key.startswith(EMPTY_CAMERA)]
+
+
+def _shared_fields(config: Any, folder: Path, pre: Any, post: Any) -> dict[str, Any]:
+    """Fields of PolicyInterface that follow from config.json and the processors alone.
+
+    `state_dim` and `action_dim` stand for the names.
+    """
+    keys, raw_keys = cameras(config), checkpoint.raw_keys(pre)
+    shapes = {tuple(config.image_features[key].shape[1:]) for key in keys}
+    if len(shapes) != 1:
+        raise CheckpointError(f"{folder}/config.json: cameras must agree in size: {sorted(shapes)}")
+    height, width = shapes.pop()
+    normalization = checkpoint.Normalization.read(pre, post, config, folder)
+    state, action = len(normalization.state_mean), len(normalization.action_mean)
+    return {
+        "cameras": tuple(raw_keys.get(key, key) for key in keys),
+        "optional_cameras": 0,
+        "image_height": height,
+        "image_width": width,
+        "image_source_height": height,
+        "image_source_width": width,
+        "image_steps": (),
+        "image_scale": 1.0,
+        "image_offset": 0.0,
+        "state_dim": state,
+        "action_dim": action,
+        "state_padded_dim": state,
+        "action_padded_dim": action,
+        "state_mean": normalization.state_mean,
+        "state_std": normalization.state_std,
+        "action_mean": normalization.action_mean,
+        "action_std": normalization.action_std,
+        "normalization_eps": normalization.eps,
+        "chunk_length": getattr(config, "chunk_size", config.n_action_steps),
+        "steps_per_chunk": config.n_action_steps,
+    }
+
+
+def _tokenizer_fields(config: Any, pre: Any) -> dict[str, Any]:
+    found = checkpoint.Tokenizer.read(pre, config.tokenizer_max_length)
+    return {
+        "tokenizer_json": found.json,
+        "tokenizer_min_length": 1,
+        "tokenizer_max_length": found.max_length,
+        "tokenizer_pad_id": found.pad_id,
+    }

@@ -1,0 +1,218 @@
+"""X-VLA: Florence-2's encoder and a soft-prompted transformer (https://huggingface.co/papers/2510.10274)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
+from lerobot.utils.constants import IMAGENET_STATS
+from torch import Tensor, nn
+
+from actquant.model_schema import Sampler
+from actquant.policies import checkpoint
+from actquant.policies.base import LoadedPolicy, Observation
+from actquant.policies.given_noise import given_noise
+from actquant.policies.lerobot import LeRobotFamily, cameras
+
+VLM = "model.vlm."
+
+
+class ActionSpace:
+    """What `policy.model.action_space` does to state and action, as constants.
+
+    LeRobot's action spaces write zeros into gripper channels, which capture cannot trace; here they
+    are probed once. seen_state [1, S], seen_action [1, 1, A]: 1 where the transformer sees the
+    value, else 0; gripper [1, 1, real A]: 1 where the output is a logit.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        space = policy.model.action_space
+        self.dim = space.dim_action
+        state, action = torch.ones(1, policy.config.max_state_dim), torch.ones(1, 1, self.dim)
+        self.seen_state, self.seen_action = space.preprocess(state, action)
+        self.gripper = (space.postprocess(torch.zeros(1, 1, self.dim)) == 0.5).float()
+        self.real_dim = self.gripper.shape[-1]
+
+
+class Vision(nn.Module):
+    """image [1, 3, H, W] in [0, 1] -> embedding [1, T, D]."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        mean, std = (torch.tensor(IMAGENET_STATS[k]).reshape(1, 3, 1, 1) for k in ("mean", "std"))
+        features = self.policy.model.vlm.get_image_features((image - mean) / std)
+        return {"embedding": features.pooler_output}
+
+
+class Prefix(nn.Module):
+    """What the transformer attends to: `XVLAModel.forward_vlm` after the images' stage.
+
+    A view that is absent is a run of zeros, and padding tokens are attended to, as in training.
+    """
+
+    def __init__(self, policy: Any, space: ActionSpace, views: int) -> None:
+        super().__init__()
+        self.policy = policy
+        self.space = space
+        self.views = views
+
+    def forward(
+        self, tokens: Tensor, state: Tensor | None = None, **images: Tensor
+    ) -> dict[str, Tensor]:
+        vlm = self.policy.model.vlm
+        features = [value for name, value in images.items() if "embedding" in name]
+        features += [torch.zeros_like(features[0])] * (self.views - len(features))
+        merged = torch.cat([features[0], vlm.get_input_embeddings()(tokens)], dim=1)
+        encoded = vlm.language_model.encoder(inputs_embeds=merged)[0]
+        others = torch.cat(features[1:], dim=1) if self.views > 1 else encoded[:, :0]
+        outputs = {"vlm_features": encoded, "aux_visual_inputs": others}
+        return outputs if state is None else {**outputs, "proprio": state * self.space.seen_state}
+
+
+class Denoise(nn.Module):
+    """The clean chunk as the policy sees it from x_t [1, H, A] at the time timestep [1]."""
+
+    def __init__(self, policy: Any, space: ActionSpace, domain: int) -> None:
+        super().__init__()
+        self.policy = policy
+        self.space = space
+        self.domain = domain
+
+    def forward(self, x_t: Tensor, timestep: Tensor, **context: Tensor) -> dict[str, Tensor]:
+        proprio = context.pop("proprio", torch.zeros(1, 0))
+        chunk = self.policy.model.transformer(
+            domain_id=torch.tensor([self.domain]),
+            action_with_noise=x_t * self.space.seen_action,
+            t=timestep,
+            proprio=proprio,
+            **context,
+        )
+        return {"output": chunk}
+
+
+class Decode(nn.Module):
+    """Grippers are logits until here; what pads the policy's own action is cut off."""
+
+    def __init__(self, space: ActionSpace) -> None:
+        super().__init__()
+        self.space = space
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x, gripper = x[..., : self.space.real_dim], self.space.gripper
+        return {"actions": x * (1 - gripper) + torch.sigmoid(x) * gripper}
+
+
+def sampler(steps: int) -> Sampler:
+    """`XVLAModel.generate_actions`: every step predicts the clean chunk o from
+    x = t * noise + (1 - t) * (the o before), so the next x is t' * noise + (1 - t') * o."""
+    times = tuple(k / steps for k in range(steps, 0, -1))
+    rows = tuple((0.0, 0.0, 0.0, 0.0, 0.0, 1.0 - t, 0.0, t) for t in (*times[1:], 0.0))
+    return Sampler(times, rows)
+
+
+class XVLA(LeRobotFamily):
+    policy_type = "xvla"
+    policy_class = XVLAPolicy
+    layer_groups = (
+        (rf"{VLM}vision_tower\.convs\.(\d+)\.", "vision", "vision.{}.embedding"),
+        (rf"{VLM}vision_tower\.blocks\.(\d+)\.(\d+)\.", "vision", "vision.{}.{}"),
+        (rf"{VLM}multi_modal_projector\.", "projection", "projection"),
+        (rf"{VLM}language_model\.encoder\.layers\.(\d+)\.", "language", "language.{}"),
+        (r"model\.transformer\.blocks\.(\d+)\.", "expert", "expert.{}"),
+        (r"model\.transformer\.", "projection", "projection"),
+    )
+    short_names = (
+        (f"{VLM}vision_tower.", "vision."),
+        (f"{VLM}multi_modal_projector.", "projector."),
+        (f"{VLM}language_model.encoder.layers.", "language.blk."),
+        (f"{VLM}language_model.", "language."),
+        ("model.transformer.blocks.", "expert.blk."),
+        ("model.transformer.", "expert."),
+    )
+
+    def interface(self, policy: Any, config: Any) -> dict[str, Any]:
+        space = ActionSpace(policy)
+        fields: dict[str, Any] = {
+            "driver": "sampling",
+            "sampler": sampler(config.num_denoising_steps),
+            "optional_cameras": len(cameras(config)) - 1,
+            "tokenizer_min_length": config.tokenizer_max_length,
+            "state_padded_dim": config.max_state_dim,
+            "action_dim": space.real_dim,
+            "action_padded_dim": space.real_dim,
+            "noise_rows": config.chunk_size,
+            "noise_dim": space.dim,
+        }
+        if config.resize_imgs_with_padding is not None:
+            height, width = config.resize_imgs_with_padding
+            pad = ",".join(f"{255 * mean:g}" for mean in IMAGENET_STATS["mean"])
+            resize = f"resize_pad height={height} width={width} filter=bilinear antialias=0 round=0"
+            fields |= {"image_height": height, "image_width": width}
+            fields["image_steps"] = (f"{resize} anchor=end value=[{pad}]",)
+        return fields
+
+    def modules(self, loaded: LoadedPolicy) -> dict[str, nn.Module]:
+        policy: Any = loaded.policy
+        space = ActionSpace(policy)
+        return {
+            "vision": Vision(policy),
+            "prefix": Prefix(policy, space, policy.config.num_image_views),
+            "denoise": Denoise(policy, space, domain_id(loaded.preprocessor)),
+            "decode": Decode(space),
+        }
+
+    def action_loss(
+        self, loaded: LoadedPolicy, batch: dict[str, Tensor], noise: Tensor, time: Tensor
+    ) -> Tensor:
+        policy: Any = loaded.policy
+        model, inputs = policy.model, self._inputs(loaded, batch)
+        clean, t = policy._prepare_action_targets(batch), time.view(-1, 1, 1)
+        proprio, noisy = model.action_space.preprocess(
+            inputs["proprio"], noise * t + clean * (1 - t)
+        )
+        encoded = model.forward_vlm(
+            inputs["input_ids"], inputs["image_input"], inputs["image_mask"]
+        )
+        chunk = model.transformer(
+            domain_id=inputs["domain_id"],
+            action_with_noise=noisy,
+            proprio=proprio,
+            t=time,
+            **encoded,
+        )
+        losses = [
+            sum(model.action_space.compute_loss(a[None], b[None]).values())
+            for a, b in zip(chunk, clean, strict=True)
+        ]
+        return torch.stack(losses)
+
+    def _inputs(self, loaded: LoadedPolicy, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The model's inputs; an absent camera is a view that the model masks, in its place."""
+        policy: Any = loaded.policy
+        inputs = policy._build_model_inputs(batch)
+        present = [key for key in policy.config.image_features if key in batch]
+        for index, key in enumerate(present):
+            mask = batch.get(f"{key}_padding_mask")
+            if mask is not None:
+                inputs["image_mask"][:, index] &= mask
+        return inputs
+
+    def predict(
+        self, loaded: LoadedPolicy, observations: Sequence[Observation], noise: Tensor
+    ) -> np.ndarray:
+        policy: Any = loaded.policy
+        inputs = self._inputs(loaded, self.batch(loaded, observations))
+        with torch.no_grad(), given_noise(noise):
+            chunk = policy.model.generate_actions(**inputs, steps=policy.config.num_denoising_steps)
+            return loaded.postprocessor(chunk).float().numpy()
+
+
+def domain_id(preprocessor: Any) -> int:
+    step = checkpoint.find_step(preprocessor, "domain_id")
+    return 0 if step is None else int(step.domain_id)
