@@ -1,6 +1,7 @@
 // The native half of actquant_runtime: sessions. Python prepares the observation.
 #include "build_info.h"
 #include "error.h"
+#include "images.h"
 #include "quantization.h"
 #include "session.h"
 
@@ -142,5 +143,6 @@ NB_MODULE(_core, module) {
         .def("run_stage", run_stage, "stage"_a, "inputs"_a)
         .def("timings_ms", timings_ms);
     module.def("build_info", actquant::build_info);
+    bind_images(module);
     bind_quantization(module);
 }

@@ -23,7 +23,7 @@ void write_policy(JsonWriter& json, const PolicySpec& spec) {
     json.begin_object();
     json.member("height", spec.image.height);
     json.member("width", spec.image.width);
-    json.member("resize", spec.image.resize == Resize::pad ? "pad" : "none");
+    json.member("resize", !spec.image.steps.empty() ? "pad" : "none");
     json.member("scale", spec.image.scale);
     json.member("offset", spec.image.offset);
     json.end_object();

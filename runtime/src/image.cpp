@@ -3,97 +3,256 @@
 #include "error.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <map>
+#include <sstream>
 
 namespace actquant {
 namespace {
 
-// Where one output pixel reads along one axis (align_corners = false, as PyTorch does it in f32).
-struct Tap {
-    int64_t low;
-    int64_t high;
-    float high_weight;
+const std::map<std::string, ImageStep::Kind> step_kinds = {
+    {"resize", ImageStep::Kind::resize},
+    {"resize_pad", ImageStep::Kind::resize_pad},
+    {"center_crop", ImageStep::Kind::center_crop},
+    {"crop_resize", ImageStep::Kind::crop_resize},
 };
-
-std::vector<Tap> bilinear_taps(int64_t source, int64_t target) {
-    std::vector<Tap> taps(target);
-    float ratio = static_cast<float>(source) / static_cast<float>(target);
-    for (int64_t k = 0; k < target; k++) {
-        float position = std::max(ratio * (static_cast<float>(k) + 0.5f) - 0.5f, 0.0f);
-        int64_t low = std::min(static_cast<int64_t>(position), source - 1);
-        taps[k] = {low, std::min(low + 1, source - 1), position - static_cast<float>(low)};
-    }
-    return taps;
-}
-
-struct Size {
-    int64_t height;
-    int64_t width;
+const std::map<std::string, Filter> filters = {
+    {"bilinear", Filter::bilinear},
+    {"bicubic", Filter::bicubic},
+    {"lanczos", Filter::lanczos},
 };
+const std::map<std::string, Rounding> roundings = {
+    {"0", Rounding::none},
+    {"1", Rounding::at_end},
+    {"2", Rounding::each_pass},
+};
+const std::map<std::string, bool> switches = {{"0", false}, {"1", true}};
+const std::map<std::string, bool> anchors = {{"end", false}, {"center", true}};
 
-// The largest size with the image's ratio that fits into the target, rounded down.
-Size size_within(const ImageView& image, const ImageSpec& spec) {
-    double ratio = std::max(static_cast<double>(image.width) / static_cast<double>(spec.width),
-                            static_cast<double>(image.height) / static_cast<double>(spec.height));
-    return {std::max<int64_t>(static_cast<int64_t>(static_cast<double>(image.height) / ratio), 1),
-            std::max<int64_t>(static_cast<int64_t>(static_cast<double>(image.width) / ratio), 1)};
-}
-
-// Resized to `size`, then placed at the right and bottom of the target, on zeros.
-std::vector<float> resize_with_padding(const ImageSpec& spec, const ImageView& image, Size size) {
-    std::vector<float> result(3 * spec.height * spec.width, 0.0f);
-    std::vector<Tap> rows = bilinear_taps(image.height, size.height);
-    std::vector<Tap> columns = bilinear_taps(image.width, size.width);
-    int64_t top = spec.height - size.height;
-    int64_t left = spec.width - size.width;
-    for (int64_t channel = 0; channel < 3; channel++) {
-        auto pixel = [&](int64_t y, int64_t x) {
-            return static_cast<float>(image.pixels[(y * image.width + x) * 3 + channel]) / 255.0f;
-        };
-        for (int64_t y = 0; y < size.height; y++) {
-            const Tap& row = rows[y];
-            float* target = &result[(channel * spec.height + top + y) * spec.width + left];
-            for (int64_t x = 0; x < size.width; x++) {
-                const Tap& column = columns[x];
-                float w = column.high_weight;
-                float upper =
-                    (1 - w) * pixel(row.low, column.low) + w * pixel(row.low, column.high);
-                float lower =
-                    (1 - w) * pixel(row.high, column.low) + w * pixel(row.high, column.high);
-                target[x] = (1 - row.high_weight) * upper + row.high_weight * lower;
+// Reads the key=value attributes of one step; every one must be there, and no other.
+class Attributes {
+  public:
+    Attributes(const std::string& line, std::istringstream& words) : line(line) {
+        for (std::string word; words >> word;) {
+            size_t equals = word.find('=');
+            if (equals == std::string::npos ||
+                !values.emplace(word.substr(0, equals), word.substr(equals + 1)).second) {
+                fail("'" + word + "' is no key=value, or comes twice");
             }
         }
     }
+
+    float number(const std::string& key, float least, float most) {
+        std::string text = take(key);
+        float result = 0;
+        auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), result);
+        if (error != std::errc() || end != text.data() + text.size() || !(result >= least) ||
+            !(result <= most)) {
+            std::ostringstream range;
+            range << key << "=" << text << " is no number from " << least << " to " << most;
+            fail(range.str());
+        }
+        return result;
+    }
+
+    int64_t size(const std::string& key) {
+        float result = number(key, 1, 65535);
+        if (result != std::floor(result)) {
+            fail(key + " must be a whole number");
+        }
+        return static_cast<int64_t>(result);
+    }
+
+    template <typename Value>
+    Value choice(const std::string& key, const std::map<std::string, Value>& choices) {
+        std::string text = take(key);
+        auto found = choices.find(text);
+        if (found == choices.end()) {
+            std::string valid;
+            for (const auto& [name, value] : choices) {
+                valid += (valid.empty() ? "" : ", ") + name;
+            }
+            fail(key + "=" + text + " is unknown; it may be " + valid);
+        }
+        return found->second;
+    }
+
+    void expect_no_more() {
+        if (!values.empty()) {
+            fail("it has no attribute '" + values.begin()->first + "'");
+        }
+    }
+
+    [[noreturn]] void fail(const std::string& reason) const {
+        throw FileError("'" + line + "': " + reason);
+    }
+
+  private:
+    std::string take(const std::string& key) {
+        auto found = values.find(key);
+        if (found == values.end()) {
+            fail("the attribute " + key + " is missing");
+        }
+        std::string text = found->second;
+        values.erase(found);
+        return text;
+    }
+
+    const std::string& line;
+    std::map<std::string, std::string> values;
+};
+
+void read_resampling(Attributes& attributes, Resampling& resampling) {
+    resampling.filter = attributes.choice("filter", filters);
+    resampling.antialias = attributes.choice("antialias", switches);
+    resampling.rounding = attributes.choice("round", roundings);
+    if (resampling.filter == Filter::lanczos && !resampling.antialias) {
+        attributes.fail("the filter lanczos needs antialias=1");
+    }
+}
+
+Bitmap bitmap_of(const ImageView& image) {
+    Bitmap result(image.height, image.width);
+    const uint8_t* source = image.pixels;
+    for (Pixel& pixel : result.pixels) {
+        for (int c = 0; c < 3; c++) {
+            pixel.channels[c] = static_cast<float>(source[c]);
+        }
+        source += 3;
+    }
     return result;
 }
 
-std::vector<float> planes(const ImageView& image) {
-    int64_t count = image.height * image.width;
-    std::vector<float> result(3 * count);
-    for (int64_t channel = 0; channel < 3; channel++) {
-        for (int64_t k = 0; k < count; k++) {
-            result[channel * count + k] =
-                static_cast<float>(image.pixels[k * 3 + channel]) / 255.0f;
-        }
+// The largest size with the image's ratio that fits into the target, rounded down.
+Bitmap resize_and_pad(const Bitmap& source, const ImageStep& step) {
+    double ratio = std::max(static_cast<double>(source.width) / static_cast<double>(step.width),
+                            static_cast<double>(source.height) / static_cast<double>(step.height));
+    int64_t height =
+        std::max<int64_t>(static_cast<int64_t>(static_cast<double>(source.height) / ratio), 1);
+    int64_t width =
+        std::max<int64_t>(static_cast<int64_t>(static_cast<double>(source.width) / ratio), 1);
+    Bitmap inner = resize(source, height, width, step.resampling);
+    Bitmap result(step.height, step.width);
+    std::fill(result.pixels.begin(), result.pixels.end(),
+              Pixel{{step.value, step.value, step.value, 0}});
+    int64_t share = step.centered ? 2 : 1;
+    int64_t top = (step.height - height) / share;
+    int64_t left = (step.width - width) / share;
+    for (int64_t y = 0; y < height; y++) {
+        std::copy_n(inner.row(y), width, result.row(top + y) + left);
     }
     return result;
+}
+
+Bitmap center_crop(const Bitmap& source, const ImageStep& step, const std::string& camera) {
+    if (source.height < step.height || source.width < step.width) {
+        throw ArgumentError("the image " + camera + " is " + std::to_string(source.height) + "x" +
+                            std::to_string(source.width) + " (height x width) where its middle " +
+                            std::to_string(step.height) + "x" + std::to_string(step.width) +
+                            " is to be taken");
+    }
+    int64_t top = std::lrint(static_cast<double>(source.height - step.height) / 2);
+    int64_t left = std::lrint(static_cast<double>(source.width - step.width) / 2);
+    Bitmap result(step.height, step.width);
+    for (int64_t y = 0; y < step.height; y++) {
+        std::copy_n(source.row(top + y) + left, step.width, result.row(y));
+    }
+    return result;
+}
+
+Bitmap apply(const ImageStep& step, const Bitmap& source, const std::string& camera) {
+    switch (step.kind) {
+    case ImageStep::Kind::resize:
+        return resize(source, step.height, step.width, step.resampling);
+    case ImageStep::Kind::resize_pad:
+        return resize_and_pad(source, step);
+    case ImageStep::Kind::center_crop:
+        return center_crop(source, step, camera);
+    case ImageStep::Kind::crop_resize:
+        return crop_resize(source, step.fraction, step.height, step.width);
+    }
+    throw Error("unknown image step");
+}
+
+void check_size(const ImageSpec& spec, const ImageView& image, const Bitmap& result,
+                const std::string& camera) {
+    if (result.height == spec.height && result.width == spec.width) {
+        return;
+    }
+    std::string message = "the image " + camera + " is " + std::to_string(image.height) + "x" +
+                          std::to_string(image.width) + " (height x width), ";
+    if (!spec.steps.empty()) {
+        message += std::to_string(result.height) + "x" + std::to_string(result.width) +
+                   " after the policy's image steps, ";
+    }
+    throw ArgumentError(message + "expected " + std::to_string(spec.height) + "x" +
+                        std::to_string(spec.width));
+}
+
+ImageStep parse_step(const std::string& line) {
+    std::istringstream words(line);
+    std::string name;
+    words >> name;
+    Attributes attributes(line, words);
+    auto found = step_kinds.find(name);
+    if (found == step_kinds.end()) {
+        attributes.fail("there is no such step; there are center_crop, crop_resize, resize and "
+                        "resize_pad");
+    }
+    ImageStep step;
+    step.kind = found->second;
+    step.height = attributes.size("height");
+    step.width = attributes.size("width");
+    if (step.kind == ImageStep::Kind::resize || step.kind == ImageStep::Kind::resize_pad) {
+        read_resampling(attributes, step.resampling);
+    }
+    if (step.kind == ImageStep::Kind::resize_pad) {
+        step.centered = attributes.choice("anchor", anchors);
+        step.value = attributes.number("value", 0, 255);
+    }
+    if (step.kind == ImageStep::Kind::crop_resize) {
+        step.fraction = attributes.number("fraction", 1e-6f, 1);
+    }
+    attributes.expect_no_more();
+    return step;
 }
 
 } // namespace
 
+std::vector<ImageStep> parse_image_steps(const std::vector<std::string>& lines) {
+    Problems problems;
+    std::vector<ImageStep> steps;
+    for (const std::string& line : lines) {
+        try {
+            steps.push_back(parse_step(line));
+        } catch (const FileError& error) {
+            problems.add(error.what());
+        }
+    }
+    problems.throw_if_any("actquant.image.steps:");
+    return steps;
+}
+
 std::vector<float> preprocess_image(const ImageSpec& spec, const ImageView& image,
                                     const std::string& camera) {
-    bool has_size = image.height == spec.height && image.width == spec.width;
-    if (image.height < 1 || image.width < 1 || (spec.resize == Resize::none && !has_size)) {
-        throw ArgumentError("the image " + camera + " is " + std::to_string(image.height) + "x" +
-                            std::to_string(image.width) + " (height x width), expected " +
-                            std::to_string(spec.height) + "x" + std::to_string(spec.width));
+    if (image.height < 1 || image.width < 1) {
+        throw ArgumentError("the image " + camera + " is empty");
     }
-    std::vector<float> values =
-        has_size ? planes(image) : resize_with_padding(spec, image, size_within(image, spec));
-    for (float& value : values) {
-        value = value * spec.scale + spec.offset;
+    Bitmap bitmap = bitmap_of(image);
+    for (const ImageStep& step : spec.steps) {
+        bitmap = apply(step, bitmap, camera);
     }
-    return values;
+    check_size(spec, image, bitmap, camera);
+    int64_t count = spec.height * spec.width;
+    std::vector<float> result(3 * count);
+    for (int c = 0; c < 3; c++) {
+        float* plane = &result[c * count];
+        for (int64_t k = 0; k < count; k++) {
+            plane[k] = bitmap.pixels[k].channels[c] / 255.0f * spec.scale + spec.offset;
+        }
+    }
+    return result;
 }
 
 } // namespace actquant

@@ -1,17 +1,33 @@
 #pragma once
 
+#include "image_resize.h"
+
 #include <cstdint>
 #include <string>
 #include <vector>
 
 namespace actquant {
 
-enum class Resize { none, pad };
+// One line of actquant.image.steps (docs/format.md); what its kind does not use is left alone.
+struct ImageStep {
+    enum class Kind { resize, resize_pad, center_crop, crop_resize };
+
+    Kind kind = Kind::resize;
+    int64_t height = 0;
+    int64_t width = 0;
+    Resampling resampling;
+    bool centered = false; // resize_pad: padding on all sides, not left and top only
+    float value = 0;       // resize_pad: pixel value of the padding
+    float fraction = 1;    // crop_resize: of the image's area
+};
+
+// Throws FileError with what is wrong in every line and what would be right.
+std::vector<ImageStep> parse_image_steps(const std::vector<std::string>& lines);
 
 struct ImageSpec {
     int64_t height = 0;
     int64_t width = 0;
-    Resize resize = Resize::none;
+    std::vector<ImageStep> steps;
     float scale = 1;
     float offset = 0;
 };
@@ -23,7 +39,8 @@ struct ImageView {
     int64_t width = 0;
 };
 
-// [3, spec.height, spec.width], pixel/255 · scale + offset. `camera` names the image in errors.
+// [3, spec.height, spec.width]: the steps, then pixel/255 · scale + offset. `camera` names the
+// image in errors.
 std::vector<float> preprocess_image(const ImageSpec& spec, const ImageView& image,
                                     const std::string& camera);
 

@@ -36,7 +36,11 @@ ImageSpec read_image(KeyReader& keys, Problems& problems) {
     spec.scale = keys.f32("actquant.image.scale");
     spec.offset = keys.f32("actquant.image.offset");
     std::string resize = keys.string("actquant.image.resize");
-    spec.resize = resize == "pad" ? Resize::pad : Resize::none;
+    if (resize == "pad") {
+        spec.steps = parse_image_steps({"resize_pad height=" + std::to_string(spec.height) +
+                                        " width=" + std::to_string(spec.width) +
+                                        " filter=bilinear antialias=0 round=0 anchor=end value=0"});
+    }
     if (resize != "pad" && resize != "none") {
         problems.add("actquant.image.resize is '" + resize + "', expected none or pad");
     }
