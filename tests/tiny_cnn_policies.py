@@ -1,4 +1,4 @@
-"""Tiny real ACT and diffusion policies with random weights, saved as LeRobot's `save_pretrained`."""
+"""Tiny real ACT and diffusion policies with random weights, saved as published."""
 
 from __future__ import annotations
 

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from torch import Tensor, nn
 
 from actquant.errors import CheckpointError
-from actquant.model_schema import PolicyInterface, Sampler
-from actquant.policies import checkpoint
-from actquant.policies.base import Group, LoadedPolicy, Observation, PolicyFamily, Stage
-from actquant.policies.noise_schedule import given_noise, sampler
-from actquant.policies.visual import (
-    ImagePrefix,
-    Vision,
-    VisualNormalization,
-    image_size,
-    require_cameras,
-)
+from actquant.policies.base import LoadedPolicy, Observation
+from actquant.policies.given_noise import given_noise
+from actquant.policies.lerobot import LeRobotFamily
+from actquant.policies.noise_schedule import sampler
+from actquant.policies.visual import ImagePrefix, Vision, VisualNormalization
 
 ENCODER = r"diffusion\.rgb_encoder\."
 UNET = r"diffusion\.unet\."
-LAYER_GROUPS: tuple[tuple[str, Group, str], ...] = (
-    (rf"{ENCODER}(\d+)\.backbone\.(\d+)\.", "vision", "vision.{}.{}"),
-    (rf"{ENCODER}backbone\.(\d+)\.", "vision", "vision.{}"),
-    (rf"{ENCODER}(?:\d+\.)?(?:pool|out)\.", "projection", "projection"),
-    (rf"{UNET}(down|mid|up)_modules\.(\d+)\.", "expert", "expert.{}.{}"),
-    (rf"{UNET}final_conv\.", "expert", "expert.final"),
-    (rf"{UNET}diffusion_step_encoder\.", "projection", "projection"),
-)
 
 
 def encode_image(policy: Any, camera: int, image: Tensor) -> Tensor:
@@ -77,148 +62,82 @@ class Decode(nn.Module):
         return {"actions": x[:, self.start : self.start + self.length]}
 
 
-class Diffusion(PolicyFamily):
+def image_steps(config: Any) -> tuple[str, ...]:
+    """torchvision's Resize (of float images: no rounding) and CenterCrop."""
+    steps = []
+    if config.resize_shape is not None:
+        height, width = config.resize_shape
+        steps.append(f"resize height={height} width={width} filter=bilinear antialias=1 round=0")
+    if config.crop_shape is not None:
+        height, width = config.crop_shape
+        steps.append(f"center_crop height={height} width={width}")
+    return tuple(steps)
+
+
+class Diffusion(LeRobotFamily):
     policy_type = "diffusion"
+    policy_class = DiffusionPolicy
+    normalizes_images = True
+    unsupported: ClassVar = {"env_state_feature": None}
+    layer_groups = (
+        (rf"{ENCODER}(\d+)\.backbone\.(\d+)\.", "vision", "vision.{}.{}"),
+        (rf"{ENCODER}backbone\.(\d+)\.", "vision", "vision.{}"),
+        (rf"{ENCODER}(?:\d+\.)?(?:pool|out)\.", "projection", "projection"),
+        (rf"{UNET}(down|mid|up)_modules\.(\d+)\.", "expert", "expert.{}.{}"),
+        (rf"{UNET}final_conv\.", "expert", "expert.final"),
+        (rf"{UNET}diffusion_step_encoder\.", "projection", "projection"),
+    )
     short_names = (
         ("diffusion.rgb_encoder.", "vision."),
         ("diffusion.unet.", "unet."),
         ("diffusion.", ""),
     )
 
-    def load(
-        self,
-        folder: Path,
-        *,
-        control_rate_hz: float | None,
-        state_names: Sequence[str] | None,
-        action_names: Sequence[str] | None,
-    ) -> LoadedPolicy:
-        config = checkpoint.read_config(folder)
+    def prepare(self, config: Any, folder: Path) -> None:
         config.pretrained_backbone_weights = None
-        self._check(config, folder)
-        source = image_size(config, folder)
-        policy: Any = checkpoint.build(lambda: DiffusionPolicy(config), folder)
-        checkpoint.load_weights(policy, folder)
+        most = config.horizon - config.n_obs_steps + 1
+        if config.n_action_steps > most:
+            raise CheckpointError(
+                f"{folder}/config.json: n_action_steps is {config.n_action_steps}, at most "
+                f"horizon - n_obs_steps + 1 = {most}"
+            )
+
+    def finish(self, policy: Any) -> None:
         model = policy.diffusion
         model.unet = getattr(model.unet, "_orig_mod", model.unet)  # of torch.compile
-        pre, post = checkpoint.load_processors(folder, tokenizer="")
-        return LoadedPolicy(
-            family=self,
-            policy=policy,
-            config=config,
-            preprocessor=pre,
-            postprocessor=post,
-            folder=folder,
-            checkpoint_sha256=checkpoint.sha256(folder / "model.safetensors"),
-            interface=self._interface(
-                config,
-                source,
-                sampler(model.noise_scheduler, model.num_inference_steps),
-                checkpoint.Normalization.read(pre, post, config, folder, visual=True),
-                checkpoint.control_rate(folder, control_rate_hz),
-                (state_names, action_names),
-                checkpoint.raw_keys(pre),
-            ),
-            cache={"visual": VisualNormalization.read(pre, config, folder)},
-        )
 
-    def _check(self, config: Any, folder: Path) -> None:
-        wrong = []
-        if config.env_state_feature is not None:
-            wrong.append("an environment state is not supported")
-        if config.n_action_steps > config.horizon - config.n_obs_steps + 1:
-            wrong.append("n_action_steps must be at most horizon - n_obs_steps + 1")
-        if wrong:
-            raise CheckpointError(f"{folder}/config.json: {'; '.join(wrong)}")
+    def interface(self, policy: Any, config: Any) -> dict[str, Any]:
+        model = policy.diffusion
+        fields: dict[str, Any] = {
+            "driver": "sampling",
+            "sampler": sampler(model.noise_scheduler, model.num_inference_steps),
+            "noise_rows": config.horizon,
+            "noise_dim": config.action_feature.shape[0],
+            "observation_steps": config.n_obs_steps,
+            "image_steps": image_steps(config),
+        }
+        if size := config.crop_shape or config.resize_shape:
+            fields["image_height"], fields["image_width"] = size
+        return fields
 
-    def _interface(
-        self,
-        config: Any,
-        source: tuple[int, int],
-        sampler: Sampler,
-        normalization: checkpoint.Normalization,
-        control_rate_hz: float | None,
-        names: tuple[Sequence[str] | None, Sequence[str] | None],
-        raw_keys: dict[str, str],
-    ) -> PolicyInterface:
-        state, action = config.robot_state_feature.shape[0], config.action_feature.shape[0]
-        height, width = config.crop_shape or config.resize_shape or source
-        return PolicyInterface(
-            driver="sampling",
-            sampler=sampler,
-            cameras=tuple(raw_keys.get(key, key) for key in config.image_features),
-            optional_cameras=0,
-            image_height=height,
-            image_width=width,
-            image_source_height=source[0],
-            image_source_width=source[1],
-            image_steps=self._image_steps(config),
-            image_scale=1.0,
-            image_offset=0.0,
-            state_names=checkpoint.names("state", state, names[0]),
-            action_names=checkpoint.names("action", action, names[1]),
-            state_padded_dim=state,
-            action_padded_dim=action,
-            state_mean=normalization.state_mean,
-            state_std=normalization.state_std,
-            action_mean=normalization.action_mean,
-            action_std=normalization.action_std,
-            normalization_eps=normalization.eps,
-            chunk_length=config.n_action_steps,
-            steps_per_chunk=config.n_action_steps,
-            control_rate_hz=control_rate_hz,
-            noise_rows=config.horizon,
-            noise_dim=action,
-            observation_steps=config.n_obs_steps,
-        )
-
-    @staticmethod
-    def _image_steps(config: Any) -> tuple[str, ...]:
-        """torchvision's Resize (of float images: no rounding) and CenterCrop."""
-        steps = []
-        if config.resize_shape is not None:
-            height, width = config.resize_shape
-            steps.append(
-                f"resize height={height} width={width} filter=bilinear antialias=1 round=0"
-            )
-        if config.crop_shape is not None:
-            height, width = config.crop_shape
-            steps.append(f"center_crop height={height} width={width}")
-        return tuple(steps)
-
-    def stages(self, loaded: LoadedPolicy, prompt_length: int = 0) -> list[Stage]:
+    def modules(self, loaded: LoadedPolicy) -> dict[str, nn.Module]:
         policy: Any = loaded.policy
         face = loaded.interface
         visual: VisualNormalization = loaded.cache["visual"]
         separate = isinstance(policy.diffusion.rgb_encoder, nn.ModuleList)
         shared = len(face.cameras) == 1 or (visual.is_shared and not separate)
-        size = (face.image_height, face.image_width)
         arguments = (policy, encode_image, visual, shared)
-        cameras, steps = len(face.cameras), face.observation_steps
-        vision = Vision(*arguments)
-        prefix = Prefix(*arguments, cameras=cameras, steps=steps, size=size)
-        generator = torch.Generator().manual_seed(0)
-        image = torch.rand(1, 3, *size, generator=generator)
-        inputs = {"state": torch.randn(steps, face.state_padded_dim, generator=generator)}
-        with torch.no_grad():
-            embedding = vision(image)["embedding"]
-            for index in range(steps * cameras):
-                inputs[f"image_embedding_{index}"] = embedding.clone()
-            cond = prefix(**inputs)["cond"]
-        x = torch.randn(1, face.noise_rows, face.noise_dim, generator=generator)
-        denoise_inputs = {"x_t": x, "timestep": torch.full((1,), 3.0), "cond": cond.clone()}
-        return [
-            Stage("vision", vision, {"image": image}),
-            Stage("prefix", prefix, inputs),
-            Stage("denoise", Denoise(policy), denoise_inputs, ("x_t", "timestep"), "timestep"),
-            Stage("decode", Decode(steps - 1, face.chunk_length), {"x": x.clone()}),
-        ]
+        return {
+            "vision": Vision(*arguments),
+            "prefix": Prefix(*arguments, face),
+            "denoise": Denoise(policy),
+            "decode": Decode(face.observation_steps - 1, face.chunk_length),
+        }
 
     def predict_chunk(self, loaded: LoadedPolicy, batch: dict[str, Any], noise: Tensor) -> Tensor:
         policy: Any = loaded.policy
-        draws = noise if noise.ndim == 4 else noise[:, None]
-        with given_noise(draws[:, 1:]):
-            return policy.predict_action_chunk(batch, noise=draws[:, 0])
+        with given_noise(*(noise.unbind(1) if noise.ndim == 4 else [noise])):
+            return policy.predict_action_chunk(batch)
 
     def action_window(self, loaded: LoadedPolicy) -> range:
         start = 1 - loaded.interface.observation_steps
@@ -247,16 +166,8 @@ class Diffusion(PolicyFamily):
         return (error * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1)
 
     def batch(self, loaded: LoadedPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
-        cameras = loaded.interface.cameras
-        require_cameras(cameras, observations)
-        batch = checkpoint.batch(loaded.preprocessor, cameras, observations)
+        batch = super().batch(loaded, observations)
         if loaded.interface.observation_steps == 1:
             for key in ("observation.state", *loaded.config.image_features):
                 batch[key] = batch[key][:, None]
         return batch
-
-    def group_of(self, parameter: str) -> tuple[Group, str]:
-        for pattern, group, layer in LAYER_GROUPS:
-            if match := re.match(pattern, parameter):
-                return group, layer.format(*match.groups())
-        raise CheckpointError(f"{parameter} belongs to no group of a {self.policy_type} policy")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from diffusers.schedulers import scheduling_ddpm
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from torch import Tensor
 
 from actquant.errors import CheckpointError
 from actquant.model_schema import Sampler
@@ -97,18 +93,3 @@ def _row(scheduler: Any, t: int) -> tuple[float, ...]:
     clip = config.clip_sample_range if config.clip_sample else 0.0
     columns = (from_x, from_output, clip, next_x0, next_x, next_output, fresh, zero)
     return tuple(float(column) for column in columns)
-
-
-@contextlib.contextmanager
-def given_noise(noise: Tensor) -> Iterator[None]:
-    """Within the block, the k-th `DDPMScheduler.step` that draws noise gets noise[:, k].
-
-    noise: [B, F, R, N], F the number of steps that draw.
-    """
-    draws = iter(noise.unbind(1))
-    original = scheduling_ddpm.randn_tensor
-    scheduling_ddpm.randn_tensor = lambda *_, **__: next(draws)
-    try:
-        yield
-    finally:
-        scheduling_ddpm.randn_tensor = original

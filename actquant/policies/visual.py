@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from lerobot.configs.types import NormalizationMode
 from torch import Tensor, nn
 
 from actquant.errors import CheckpointError
+from actquant.model_schema import PolicyInterface
 from actquant.policies import checkpoint
 
 Encode = Callable[[Any, int, Tensor], Tensor]
@@ -84,11 +85,18 @@ class Vision(ImageStage):
 class ImagePrefix(ImageStage):
     """Base of a prefix: what `vision` gave, for each camera and observation step."""
 
-    def __init__(self, *arguments: Any, cameras: int, steps: int, size: tuple[int, int]) -> None:
-        super().__init__(*arguments)
-        self.cameras = cameras
-        self.steps = steps
-        self.size = size
+    def __init__(
+        self,
+        policy: Any,
+        encode: Encode,
+        normalization: VisualNormalization,
+        shared: bool,
+        interface: PolicyInterface,
+    ) -> None:
+        super().__init__(policy, encode, normalization, shared)
+        self.cameras = len(interface.cameras)
+        self.steps = interface.observation_steps
+        self.size = (interface.image_height, interface.image_width)
 
     def image_features(self, images: dict[str, Tensor]) -> list[Tensor]:
         """Per camera [steps, T, D], the oldest observation first."""
@@ -100,25 +108,3 @@ class ImagePrefix(ImageStage):
                 given if self.shared else self.embed(camera, given.unflatten(2, self.size))
             )
         return features
-
-
-def image_size(config: Any, folder: Path) -> tuple[int, int]:
-    """(height, width) that all cameras have. Raises CheckpointError if they differ or there is
-    none."""
-    shapes = {key: tuple(feature.shape[1:]) for key, feature in config.image_features.items()}
-    if len(set(shapes.values())) != 1:
-        raise CheckpointError(
-            f"{folder}/config.json: cameras must be there and agree in size, found "
-            f"{shapes or 'none'}"
-        )
-    height, width = next(iter(shapes.values()))
-    return height, width
-
-
-def require_cameras(cameras: Sequence[str], observations: Sequence[Any]) -> None:
-    """Raises CheckpointError naming the cameras that an observation lacks."""
-    lacking = sorted({c for o in observations for c in cameras if o.get(c) is None})
-    if lacking:
-        raise CheckpointError(
-            f"an observation lacks {', '.join(lacking)}; the policy needs all its cameras"
-        )

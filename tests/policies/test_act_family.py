@@ -148,5 +148,5 @@ def test_an_environment_state_is_refused(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["input_features"]["observation.environment_state"] = {"type": "ENV", "shape": [3]}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="environment state"):
+    with pytest.raises(CheckpointError, match="not supported: env_state_feature"):
         load_policy(folder)
