@@ -23,12 +23,15 @@ from lerobot.processor.converters import (
     transition_to_batch,
     transition_to_policy_action,
 )
+from safetensors import safe_open
 from safetensors.torch import load_model
 from torch import Tensor, nn
+from transformers.utils import cached_file  # pyright: ignore[reportPrivateImportUsage]
 
 from actquant.errors import CheckpointError
 
 STATE, ACTION = "observation.state", "action"
+ParameterNames = Callable[[list[str]], Mapping[str, str]]
 
 
 def read_config(folder: Path) -> Any:
@@ -58,18 +61,25 @@ def build(make: Callable[[], nn.Module], folder: Path) -> nn.Module:
             f"{folder}: the backbone's configuration or tokenizer is missing; put it in a folder "
             f"of the checkpoint and name that folder in config.json: {error}"
         ) from error
-    except (ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{folder}/config.json: {error}") from error
     return policy.float().eval().requires_grad_(False)
 
 
-def load_weights(policy: nn.Module, folder: Path) -> None:
-    """Load `model.safetensors` as float32. Raises CheckpointError listing all keys that differ."""
+def load_weights(
+    policy: nn.Module, folder: Path, parameter_names: ParameterNames | None = None
+) -> None:
+    """Load `model.safetensors` as float32. Raises CheckpointError listing all keys that differ.
+
+    parameter_names: the file's keys -> {key: name of the parameter}, for files whose keys are not
+    the policy's names; keys left out are not loaded.
+    """
     file = folder / "model.safetensors"
     if not file.is_file():
         raise CheckpointError(f"{folder} has no model.safetensors")
     try:
-        missing, unexpected = load_model(policy, str(file), strict=False)
+        if parameter_names is None:
+            missing, unexpected = load_model(policy, str(file), strict=False)
+        else:
+            missing, unexpected = _load_renamed(policy, file, parameter_names)
     except Exception as error:
         raise CheckpointError(f"{file} cannot be loaded: {error}") from error
     if missing or unexpected:
@@ -78,6 +88,48 @@ def load_weights(policy: nn.Module, folder: Path) -> None:
             f"  missing ({len(missing)}): {', '.join(sorted(missing)) or 'none'}\n"
             f"  unexpected ({len(unexpected)}): {', '.join(sorted(unexpected)) or 'none'}"
         )
+
+
+def _load_renamed(
+    policy: nn.Module, file: Path, parameter_names: ParameterNames
+) -> tuple[set[str], set[str]]:
+    """(missing, unexpected) names; one tensor is in memory at a time."""
+    tensors = policy.state_dict()
+    with safe_open(file, framework="pt") as stored:
+        names = parameter_names(list(stored.keys()))
+        for key, name in names.items():
+            if name in tensors:
+                tensor = stored.get_tensor(key)
+                if tensor.shape != tensors[name].shape:
+                    raise ValueError(f"{key} {list(tensor.shape)} is {list(tensors[name].shape)}")
+                tensors[name].copy_(tensor)
+    found = set(names.values())
+    return set(tensors) - found, found - set(tensors)
+
+
+def tokenizer_source(folder: Path) -> str:
+    """Where the preprocessor's tokenizer is: in the folder itself, in a folder beside, or the hub's
+    name. Raises CheckpointError, naming what is missing, if it is nowhere."""
+    file = folder / "policy_preprocessor.json"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} has no {file.name}")
+    try:
+        steps = json.loads(file.read_text())["steps"]
+        settings = [s["config"] for s in steps if s.get("registry_name") == "tokenizer_processor"]
+        reference = settings[0]["tokenizer_name"]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise CheckpointError(f"{file} names no tokenizer: {error!r}") from error
+    local = resolve(folder, reference)
+    if local == reference and (folder / "tokenizer.json").is_file():
+        return str(folder.resolve())
+    try:
+        cached_file(local, "tokenizer.json")
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: the tokenizer {reference} has no tokenizer.json here and none in the hub's "
+            f"cache; put its tokenizer.json and tokenizer_config.json into {folder}: {error}"
+        ) from error
+    return local
 
 
 def load_processors(folder: Path, tokenizer: str | None) -> tuple[Any, Any]:
@@ -181,27 +233,21 @@ class Normalization:
     eps: float
 
     @classmethod
-    def read(
-        cls, pre: Any, post: Any, config: Any, folder: Path, *, visual: bool = False
-    ) -> Normalization:
-        """From the normalizer steps. visual: the family normalises images in its stage `vision`;
-        otherwise images that are normalised are refused.
-
-        Raises CheckpointError naming every missing statistic.
-        """
+    def read(cls, pre: Any, post: Any, config: Any, folder: Path) -> Normalization:
+        """From the normalizer steps. Raises CheckpointError naming every missing statistic."""
         steps = {STATE: find_step(pre, "norm_map"), ACTION: find_step(post, "norm_map")}
         features = {STATE: config.robot_state_feature, ACTION: config.action_feature}
         absent = [key for key, feature in features.items() if feature is None]
         if absent or any(step is None for step in steps.values()):
             raise CheckpointError(f"{folder}: no feature or normalizer for {absent or list(steps)}")
-        images = steps[STATE].norm_map.get(FeatureType.VISUAL, NormalizationMode.IDENTITY)
-        if not visual and images != NormalizationMode.IDENTITY:
+        visual = steps[STATE].norm_map.get(FeatureType.VISUAL, NormalizationMode.IDENTITY)
+        if visual != NormalizationMode.IDENTITY:
             raise CheckpointError(
-                f"{folder}: images normalised by {images.value} are not supported"
+                f"{folder}: images normalised by {visual.value} are not supported"
             )
         missing: list[str] = []
         found = {
-            key: statistics(steps[key], key, features[key], missing) for key in (STATE, ACTION)
+            key: _statistics(steps[key], key, features[key], missing) for key in (STATE, ACTION)
         }
         if missing:
             raise CheckpointError(
@@ -210,28 +256,20 @@ class Normalization:
         return cls(*found[STATE], *found[ACTION], eps=float(steps[STATE].eps))
 
 
-def mode(step: Any, feature: Any) -> NormalizationMode:
-    """How a normalizer step treats a feature."""
-    return step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
-
-
-def statistics(
+def _statistics(
     step: Any, key: str, feature: Any, missing: list[str]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of an affine normalisation; ranges become centre and half width.
-
-    Names of statistics that are not there are appended to `missing`.
-    """
-    kind = mode(step, feature)
+    """(mean, std) of an affine normalisation; ranges become centre and half width."""
+    mode = step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
     size = feature.shape[0]
-    if kind == NormalizationMode.IDENTITY:
+    if mode == NormalizationMode.IDENTITY:
         return (0.0,) * size, (1.0,) * size
     wanted = {
         NormalizationMode.MEAN_STD: ("mean", "std"),
         NormalizationMode.MIN_MAX: ("min", "max"),
         NormalizationMode.QUANTILES: ("q01", "q99"),
         NormalizationMode.QUANTILE10: ("q10", "q90"),
-    }[kind]
+    }[mode]
     statistics = step.state_dict()
     lacking = [f"{key}.{name}" for name in wanted if f"{key}.{name}" not in statistics]
     if lacking:
@@ -241,7 +279,7 @@ def statistics(
     if len(first) != size or len(second) != size or not torch.isfinite(first + second).all():
         missing.append(f"{key} ({len(first)} finite values of {size})")
         return (), ()
-    if kind != NormalizationMode.MEAN_STD:
+    if mode != NormalizationMode.MEAN_STD:
         width = second - first
         width = torch.where(width == 0, step.eps, width)
         first, second = first + width / 2, width / 2
@@ -258,7 +296,7 @@ def batch(
     """
     raw: dict[str, Any] = {
         STATE: torch.stack([_tensor(o[STATE]).float() for o in observations]),
-        "task": [str(o.get("task", "")) for o in observations],
+        "task": [str(o["task"]) for o in observations],
     }
     renamed = {old: new for new, old in raw_keys(preprocessor).items()}
     for camera in cameras:
@@ -288,5 +326,5 @@ def _tensor(value: Any) -> Tensor:
 
 
 def _image(value: Any) -> Tensor | None:
-    """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in [0, 1]."""
-    return None if value is None else _tensor(value).movedim(-1, -3).float() / 255.0
+    """uint8 [H, W, 3] -> float32 [3, H, W] in [0, 1]."""
+    return None if value is None else _tensor(value).permute(2, 0, 1).float() / 255.0

@@ -21,7 +21,6 @@ from actquant.policies.base import (
     Stage,
     example_stages,
 )
-from actquant.policies.visual import VisualNormalization
 
 EMPTY_CAMERA = "observation.images.empty_camera_"
 """LeRobot's name for a camera that never exists but has a place in the prompt."""
@@ -36,19 +35,21 @@ class LeRobotFamily(PolicyFamily):
     """(pattern of parameter names, group, layer key with the pattern's groups as `{}`)."""
     unsupported: ClassVar[Mapping[str, Any]] = {}
     """Settings of config.json that cannot be captured unless they have this value."""
-    normalizes_images: ClassVar[bool] = False
-    """Whether the stages apply `loaded.cache["visual"]`, a VisualNormalization; if not, a
-    checkpoint whose preprocessor normalises images is refused."""
 
     def prepare(self, config: Any, folder: Path) -> None:
         """Adapt and check config.json before the policy is built."""
 
-    def finish(self, policy: Any) -> None:
-        """Adapt the policy after its weights are loaded."""
+    def make(self, config: Any) -> nn.Module:
+        """The policy, with weights of any value."""
+        return self.policy_class(config)
 
-    def tokenizer(self, config: Any) -> str | None:
-        """The tokenizer's name, which may be a folder in the checkpoint; None without language."""
-        return getattr(config, "tokenizer_name", None)
+    def load_weights(self, policy: nn.Module, folder: Path) -> None:
+        checkpoint.load_weights(policy, folder)
+
+    def tokenizer(self, config: Any, folder: Path) -> str | None:
+        """The tokenizer's folder, or its name on the hub; None without language."""
+        name = getattr(config, "tokenizer_name", None)
+        return None if name is None else checkpoint.resolve(folder, name)
 
     @abstractmethod
     def interface(self, policy: Any, config: Any) -> dict[str, Any]:
@@ -77,17 +78,17 @@ class LeRobotFamily(PolicyFamily):
         if not cameras(config):
             raise CheckpointError(f"{folder}/config.json: the policy has no camera")
         self.prepare(config, folder)
-        policy = checkpoint.build(lambda: self.policy_class(config), folder)
-        checkpoint.load_weights(policy, folder)
-        self.finish(policy)
-        name = self.tokenizer(config)
-        tokenizer = None if name is None else checkpoint.resolve(folder, name)
+        policy = checkpoint.build(lambda: self.make(config), folder)
+        self.load_weights(policy, folder)
+        tokenizer = self.tokenizer(config, folder)
         pre, post = checkpoint.load_processors(folder, tokenizer=tokenizer)
-        visual = VisualNormalization.read(pre, config, folder) if self.normalizes_images else None
-        fields = _shared_fields(config, folder, pre, post, visual is not None)
+        fields = _shared_fields(config, folder, pre, post)
         if tokenizer is not None:
             fields |= _tokenizer_fields(config, pre)
         fields |= self.interface(policy, config)
+        sizes = {tuple(config.image_features[key].shape[1:]) for key in cameras(config)}
+        if len(sizes) > 1 and not fields["image_steps"]:
+            raise CheckpointError(f"{folder}/config.json: cameras differ in size: {sorted(sizes)}")
         fields["control_rate_hz"] = checkpoint.control_rate(folder, control_rate_hz)
         for kind, given in (("state", state_names), ("action", action_names)):
             size = fields.pop(f"{kind}_dim")
@@ -101,19 +102,10 @@ class LeRobotFamily(PolicyFamily):
             folder=folder,
             checkpoint_sha256=checkpoint.sha256(folder / "model.safetensors"),
             interface=PolicyInterface(**fields),
-            cache={} if visual is None else {"visual": visual},
         )
 
     def batch(self, loaded: LoadedPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
-        face = loaded.interface
-        for observation in observations:
-            absent = [camera for camera in face.cameras if observation.get(camera) is None]
-            if len(absent) > face.optional_cameras:
-                raise CheckpointError(
-                    f"an observation lacks {', '.join(absent)}; "
-                    f"{face.optional_cameras} of the policy's cameras may be absent"
-                )
-        return checkpoint.batch(loaded.preprocessor, face.cameras, observations)
+        return checkpoint.batch(loaded.preprocessor, loaded.interface.cameras, observations)
 
     def group_of(self, parameter: str) -> tuple[Group, str]:
         for pattern, group, layer in self.layer_groups:
@@ -130,17 +122,14 @@ def cameras(config: Any) -> list[str]:
     return [key for key in config.image_features if not key.startswith(EMPTY_CAMERA)]
 
 
-def _shared_fields(config: Any, folder: Path, pre: Any, post: Any, visual: bool) -> dict[str, Any]:
+def _shared_fields(config: Any, folder: Path, pre: Any, post: Any) -> dict[str, Any]:
     """Fields of PolicyInterface that follow from config.json and the processors alone.
 
     `state_dim` and `action_dim` stand for the names.
     """
     keys, raw_keys = cameras(config), checkpoint.raw_keys(pre)
-    shapes = {tuple(config.image_features[key].shape[1:]) for key in keys}
-    if len(shapes) != 1:
-        raise CheckpointError(f"{folder}/config.json: cameras must agree in size: {sorted(shapes)}")
-    height, width = shapes.pop()
-    normalization = checkpoint.Normalization.read(pre, post, config, folder, visual=visual)
+    height, width = config.image_features[keys[0]].shape[1:]
+    normalization = checkpoint.Normalization.read(pre, post, config, folder)
     state, action = len(normalization.state_mean), len(normalization.action_mean)
     return {
         "cameras": tuple(raw_keys.get(key, key) for key in keys),

@@ -1,0 +1,83 @@
+"""A policy of real size with random weights, in the layout in which LeRobot saves it:
+
+    python benchmarks/build_policy.py pi05 OUT --dtype bf16
+
+It needs the disk that the checkpoint takes and hardly any memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gemma_tokenizer import gemma_tokenizer
+from lerobot.configs.types import FeatureType, PolicyFeature
+from random_checkpoint import on_meta, save_processors, spread, write_weights
+
+CAMERAS = ("observation.images.base_0_rgb", "observation.images.left_wrist_0_rgb")
+LEROBOT_DTYPES = {"bf16": "bfloat16", "f32": "float32"}
+TOKENIZER = "tokenizer"
+"""Folder of the checkpoint with the tokenizer's files."""
+
+
+def features(image: int, state: int, action: int) -> dict[str, Any]:
+    """Fields of a LeRobot configuration: two cameras, a state and an action."""
+    return {
+        "input_features": {
+            **{key: PolicyFeature(FeatureType.VISUAL, (3, image, image)) for key in CAMERAS},
+            "observation.state": PolicyFeature(FeatureType.STATE, (state,)),
+        },
+        "output_features": {"action": PolicyFeature(FeatureType.ACTION, (action,))},
+    }
+
+
+def save(folder: Path, policy: Any, config: Any, spread: Any = spread) -> None:
+    """What `save_pretrained` writes of a policy, for one on the meta device."""
+    config.device = "cpu"
+    config._save_pretrained(folder)
+    write_weights(folder, policy.state_dict(), spread=spread)
+
+
+def gemma_spread(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Gemma's norms multiply by one plus their weight."""
+    mean, deviation = spread(name, shape)
+    is_gemma = "language_model" in name or "gemma_expert" in name
+    return (0.0 if is_gemma else mean), deviation
+
+
+def build_pi(policy_type: str, folder: Path, dtype: str) -> None:
+    """pi0 and pi0.5: gemma_2b, gemma_300m and SigLIP so400m."""
+    if policy_type == "pi0":
+        from lerobot.policies.pi0.modeling_pi0 import PI0Policy as policy_class
+    else:
+        from lerobot.policies.pi05.modeling_pi05 import PI05Policy as policy_class
+    config = policy_class.config_class(dtype=LEROBOT_DTYPES[dtype], **features(224, 8, 7))
+    config.device = "meta"
+    policy = on_meta(lambda: policy_class(config))
+    save(folder, policy, config, gemma_spread)
+    tokenizer = gemma_tokenizer(257152)
+    tokenizer.save_pretrained(folder / TOKENIZER)
+    save_processors(folder, config, tokenizer, TOKENIZER)
+
+
+BUILDERS: dict[str, Callable[[Path, str], None]] = {
+    "pi0": lambda folder, dtype: build_pi("pi0", folder, dtype),
+    "pi05": lambda folder, dtype: build_pi("pi05", folder, dtype),
+}
+"""Name -> builder of (folder, `bf16` or `f32`)."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("policy", choices=sorted(BUILDERS))
+    parser.add_argument("out", type=Path, help="folder of the checkpoint")
+    parser.add_argument("--dtype", choices=sorted(LEROBOT_DTYPES), default="bf16")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    BUILDERS[arguments.policy](arguments.out, arguments.dtype)
+
+
+if __name__ == "__main__":
+    main()
