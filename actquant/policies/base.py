@@ -26,7 +26,10 @@ Group = Literal["vision", "language", "expert", "projection"]
 
 Observation = Mapping[str, Any]
 """One raw observation: camera keys -> uint8 [H, W, 3], `observation.state` -> float32 [S], `task`
--> str. A camera that is absent from the mapping is masked out."""
+-> str (may be absent for a policy without language). A camera that is absent from the mapping is
+masked out. For a policy with T > 1 observation steps, cameras are uint8 [T, H, W, 3] and the state
+is float32 [T, S], oldest first, at the control rate; before the first observation of an episode the
+first one is repeated."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,9 @@ class PolicyFamily(ABC):
     ) -> Tensor:
         """The policy's own training loss per sample, differentiable.
 
-        batch: preprocessed, with `action` [B, H, A]; noise: [B, H, padded A]; time: [B] in (0, 1].
+        batch: preprocessed, with `action` [B, H, A] (see `action_window`) and optionally
+        `action_is_pad` [B, H]; noise: [B, *noise_shape]; time: [B] in (0, 1], 1 where the sample is
+        noise.
         Returns [B].
         """
 
@@ -151,6 +156,10 @@ class PolicyFamily(ABC):
         """As `PolicyInterface.noise_shape`."""
         return loaded.interface.noise_shape
 
+    def action_window(self, loaded: LoadedPolicy) -> range:
+        """Which actions `action_loss` takes, relative to the current observation's step."""
+        return range(loaded.interface.chunk_length)
+
     def steps_per_chunk(self, loaded: LoadedPolicy) -> int:
         """How many actions of a chunk are executed before the next."""
         return loaded.interface.steps_per_chunk
@@ -158,15 +167,20 @@ class PolicyFamily(ABC):
     def predict(
         self, loaded: LoadedPolicy, observations: Sequence[Observation], noise: Tensor
     ) -> np.ndarray:
-        """PyTorch's answer in robot units: noise [B, H, padded A] -> float32 [B, H, A]."""
+        """PyTorch's answer in robot units: noise [B, *noise_shape] -> float32 [B, H, A]."""
         policy: Any = loaded.policy
         with torch.no_grad():
             policy.reset()
-            chunk = policy.predict_action_chunk(self.batch(loaded, observations), noise=noise)
+            chunk = self.predict_chunk(loaded, self.batch(loaded, observations), noise)
             return loaded.postprocessor(chunk).float().numpy()
 
+    def predict_chunk(self, loaded: LoadedPolicy, batch: dict[str, Any], noise: Tensor) -> Tensor:
+        """The policy's own answer, still normalised: batch as `batch` gives it -> [B, H, A]."""
+        policy: Any = loaded.policy
+        return policy.predict_action_chunk(batch, noise=noise)
+
     def act(self, loaded: LoadedPolicy, observation: Observation, noise: np.ndarray) -> np.ndarray:
-        """The same for one observation: noise float32 [H, padded A] -> float32 [H, A]."""
+        """The same for one observation: noise float32 [*noise_shape] -> float32 [H, A]."""
         batched = torch.from_numpy(np.ascontiguousarray(noise, np.float32))[None]
         return self.predict(loaded, [observation], batched)[0]
 

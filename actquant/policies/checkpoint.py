@@ -61,6 +61,8 @@ def build(make: Callable[[], nn.Module], folder: Path) -> nn.Module:
             f"{folder}: the backbone's configuration or tokenizer is missing; put it in a folder "
             f"of the checkpoint and name that folder in config.json: {error}"
         ) from error
+    except (ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"{folder}/config.json: {error}") from error
     return policy.float().eval().requires_grad_(False)
 
 
@@ -233,21 +235,27 @@ class Normalization:
     eps: float
 
     @classmethod
-    def read(cls, pre: Any, post: Any, config: Any, folder: Path) -> Normalization:
-        """From the normalizer steps. Raises CheckpointError naming every missing statistic."""
+    def read(
+        cls, pre: Any, post: Any, config: Any, folder: Path, *, visual: bool = False
+    ) -> Normalization:
+        """From the normalizer steps. visual: the family normalises images in its stage `vision`;
+        otherwise images that are normalised are refused.
+
+        Raises CheckpointError naming every missing statistic.
+        """
         steps = {STATE: find_step(pre, "norm_map"), ACTION: find_step(post, "norm_map")}
         features = {STATE: config.robot_state_feature, ACTION: config.action_feature}
         absent = [key for key, feature in features.items() if feature is None]
         if absent or any(step is None for step in steps.values()):
             raise CheckpointError(f"{folder}: no feature or normalizer for {absent or list(steps)}")
-        visual = steps[STATE].norm_map.get(FeatureType.VISUAL, NormalizationMode.IDENTITY)
-        if visual != NormalizationMode.IDENTITY:
+        images = steps[STATE].norm_map.get(FeatureType.VISUAL, NormalizationMode.IDENTITY)
+        if not visual and images != NormalizationMode.IDENTITY:
             raise CheckpointError(
-                f"{folder}: images normalised by {visual.value} are not supported"
+                f"{folder}: images normalised by {images.value} are not supported"
             )
         missing: list[str] = []
         found = {
-            key: _statistics(steps[key], key, features[key], missing) for key in (STATE, ACTION)
+            key: statistics(steps[key], key, features[key], missing) for key in (STATE, ACTION)
         }
         if missing:
             raise CheckpointError(
@@ -256,20 +264,28 @@ class Normalization:
         return cls(*found[STATE], *found[ACTION], eps=float(steps[STATE].eps))
 
 
-def _statistics(
+def mode(step: Any, feature: Any) -> NormalizationMode:
+    """How a normalizer step treats a feature."""
+    return step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
+
+
+def statistics(
     step: Any, key: str, feature: Any, missing: list[str]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of an affine normalisation; ranges become centre and half width."""
-    mode = step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
+    """(mean, std) of an affine normalisation; ranges become centre and half width.
+
+    Names of statistics that are not there are appended to `missing`.
+    """
+    kind = mode(step, feature)
     size = feature.shape[0]
-    if mode == NormalizationMode.IDENTITY:
+    if kind == NormalizationMode.IDENTITY:
         return (0.0,) * size, (1.0,) * size
     wanted = {
         NormalizationMode.MEAN_STD: ("mean", "std"),
         NormalizationMode.MIN_MAX: ("min", "max"),
         NormalizationMode.QUANTILES: ("q01", "q99"),
         NormalizationMode.QUANTILE10: ("q10", "q90"),
-    }[mode]
+    }[kind]
     statistics = step.state_dict()
     lacking = [f"{key}.{name}" for name in wanted if f"{key}.{name}" not in statistics]
     if lacking:
@@ -279,7 +295,7 @@ def _statistics(
     if len(first) != size or len(second) != size or not torch.isfinite(first + second).all():
         missing.append(f"{key} ({len(first)} finite values of {size})")
         return (), ()
-    if mode != NormalizationMode.MEAN_STD:
+    if kind != NormalizationMode.MEAN_STD:
         width = second - first
         width = torch.where(width == 0, step.eps, width)
         first, second = first + width / 2, width / 2
@@ -296,7 +312,7 @@ def batch(
     """
     raw: dict[str, Any] = {
         STATE: torch.stack([_tensor(o[STATE]).float() for o in observations]),
-        "task": [str(o["task"]) for o in observations],
+        "task": [str(o.get("task", "")) for o in observations],
     }
     renamed = {old: new for new, old in raw_keys(preprocessor).items()}
     for camera in cameras:
@@ -326,5 +342,5 @@ def _tensor(value: Any) -> Tensor:
 
 
 def _image(value: Any) -> Tensor | None:
-    """uint8 [H, W, 3] -> float32 [3, H, W] in [0, 1]."""
-    return None if value is None else _tensor(value).permute(2, 0, 1).float() / 255.0
+    """uint8 [..., H, W, 3] -> float32 [..., 3, H, W] in [0, 1]."""
+    return None if value is None else _tensor(value).movedim(-1, -3).float() / 255.0

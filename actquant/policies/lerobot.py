@@ -21,6 +21,7 @@ from actquant.policies.base import (
     Stage,
     example_stages,
 )
+from actquant.policies.visual import VisualNormalization
 
 EMPTY_CAMERA = "observation.images.empty_camera_"
 """LeRobot's name for a camera that never exists but has a place in the prompt."""
@@ -35,9 +36,15 @@ class LeRobotFamily(PolicyFamily):
     """(pattern of parameter names, group, layer key with the pattern's groups as `{}`)."""
     unsupported: ClassVar[Mapping[str, Any]] = {}
     """Settings of config.json that cannot be captured unless they have this value."""
+    normalizes_images: ClassVar[bool] = False
+    """Whether the stages apply `loaded.cache["visual"]`, a VisualNormalization; if not, a
+    checkpoint whose preprocessor normalises images is refused."""
 
     def prepare(self, config: Any, folder: Path) -> None:
         """Adapt and check config.json before the policy is built."""
+
+    def finish(self, policy: Any) -> None:
+        """Adapt the policy after its weights are loaded."""
 
     def make(self, config: Any) -> nn.Module:
         """The policy, with weights of any value."""
@@ -80,9 +87,11 @@ class LeRobotFamily(PolicyFamily):
         self.prepare(config, folder)
         policy = checkpoint.build(lambda: self.make(config), folder)
         self.load_weights(policy, folder)
+        self.finish(policy)
         tokenizer = self.tokenizer(config, folder)
         pre, post = checkpoint.load_processors(folder, tokenizer=tokenizer)
-        fields = _shared_fields(config, folder, pre, post)
+        visual = VisualNormalization.read(pre, config, folder) if self.normalizes_images else None
+        fields = _shared_fields(config, folder, pre, post, visual is not None)
         if tokenizer is not None:
             fields |= _tokenizer_fields(config, pre)
         fields |= self.interface(policy, config)
@@ -102,10 +111,19 @@ class LeRobotFamily(PolicyFamily):
             folder=folder,
             checkpoint_sha256=checkpoint.sha256(folder / "model.safetensors"),
             interface=PolicyInterface(**fields),
+            cache={} if visual is None else {"visual": visual},
         )
 
     def batch(self, loaded: LoadedPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
-        return checkpoint.batch(loaded.preprocessor, loaded.interface.cameras, observations)
+        face = loaded.interface
+        for observation in observations:
+            absent = [camera for camera in face.cameras if observation.get(camera) is None]
+            if len(absent) > face.optional_cameras:
+                raise CheckpointError(
+                    f"an observation lacks {', '.join(absent)}; "
+                    f"{face.optional_cameras} of the policy's cameras may be absent"
+                )
+        return checkpoint.batch(loaded.preprocessor, face.cameras, observations)
 
     def group_of(self, parameter: str) -> tuple[Group, str]:
         for pattern, group, layer in self.layer_groups:
@@ -122,14 +140,14 @@ def cameras(config: Any) -> list[str]:
     return [key for key in config.image_features if not key.startswith(EMPTY_CAMERA)]
 
 
-def _shared_fields(config: Any, folder: Path, pre: Any, post: Any) -> dict[str, Any]:
+def _shared_fields(config: Any, folder: Path, pre: Any, post: Any, visual: bool) -> dict[str, Any]:
     """Fields of PolicyInterface that follow from config.json and the processors alone.
 
     `state_dim` and `action_dim` stand for the names.
     """
     keys, raw_keys = cameras(config), checkpoint.raw_keys(pre)
     height, width = config.image_features[keys[0]].shape[1:]
-    normalization = checkpoint.Normalization.read(pre, post, config, folder)
+    normalization = checkpoint.Normalization.read(pre, post, config, folder, visual=visual)
     state, action = len(normalization.state_mean), len(normalization.action_mean)
     return {
         "cameras": tuple(raw_keys.get(key, key) for key in keys),

@@ -1,0 +1,68 @@
+"""A policy's stages run as the drivers of docs/format.md run them, in PyTorch alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F  # noqa: N812
+
+from actquant.model_schema import PolicyInterface
+from actquant.policies.base import LoadedPolicy
+
+
+def preprocess(face: PolicyInterface, image: np.ndarray) -> Tensor:
+    """uint8 [H, W, 3] -> [1, 3, height, width]."""
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
+    for step in face.image_steps:
+        name, *settings = step.split()
+        values = dict(setting.split("=") for setting in settings)
+        size = [int(values["height"]), int(values["width"])]
+        if name == "resize":
+            assert values["filter"] == "bilinear" and values["antialias"] == "1"
+            pixels = F.resize(pixels, size, antialias=True)
+        else:
+            assert name == "center_crop"
+            pixels = F.center_crop(pixels, size)
+    return pixels / 255 * face.image_scale + face.image_offset
+
+
+def sample(face: PolicyInterface, denoise: Any, fixed: dict[str, Tensor], noise: Tensor) -> Tensor:
+    """The driver `sampling`: noise [R, N] or [1 + F, R, N] -> x [1, R, N]."""
+    draws = list(noise if noise.ndim == 3 else noise[None])
+    x = initial = draws.pop(0)[None]
+    assert face.sampler is not None
+    for time, row in zip(face.sampler.timesteps, face.sampler.coefficients, strict=True):
+        p, q, c, u, v, w, s, z = row
+        o = denoise(x_t=x, timestep=torch.tensor([time]), **fixed)["output"]
+        x0 = p * x + q * o
+        x0 = x0.clamp(-c, c) if c else x0
+        x = u * x0 + v * x + w * o + z * initial
+        if s:
+            x = x + s * draws.pop(0)[None]
+    assert not draws
+    return x
+
+
+def act(loaded: LoadedPolicy, observation: dict[str, Any], noise: np.ndarray) -> np.ndarray:
+    """What the stages answer, in the robot's units: [H, A]."""
+    face = loaded.interface
+    stages = {stage.name: stage.module for stage in loaded.family.stages(loaded, 0)}
+    steps = face.observation_steps
+    state = torch.from_numpy(observation["observation.state"]).reshape(steps, -1)
+    mean, std = torch.tensor(face.state_mean), torch.tensor(face.state_std)
+    inputs = {"state": (state - mean) / (std + face.normalization_eps)}
+    with torch.no_grad():
+        for index, camera in enumerate(face.cameras):
+            images = observation[camera] if steps > 1 else observation[camera][None]
+            for t, image in enumerate(images):
+                embedding = stages["vision"](image=preprocess(face, image))["embedding"]
+                inputs[f"image_embedding_{t * len(face.cameras) + index}"] = embedding
+        outputs = stages["prefix"](**inputs)
+        if face.driver == "sampling":
+            x = sample(face, stages["denoise"], outputs, torch.from_numpy(noise))
+            outputs = stages["decode"](x=x)
+        actions = outputs["actions"][0]
+        return (actions * torch.tensor(face.action_std) + torch.tensor(face.action_mean)).numpy()
