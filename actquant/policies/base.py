@@ -100,6 +100,8 @@ class PolicyFamily(ABC):
     policy_type: ClassVar[str] = ""
     short_names: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Replacements, in order, that turn a parameter name into the name of a tensor of the file."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """Further keyword arguments of `load`, for what a checkpoint leaves open."""
 
     _registry: ClassVar[dict[str, type[PolicyFamily]]] = {}
 
@@ -107,6 +109,11 @@ class PolicyFamily(ABC):
         super().__init_subclass__(**kwargs)
         if cls.policy_type:
             PolicyFamily._registry[cls.policy_type] = cls
+
+    @classmethod
+    def recognises(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a folder with this `config.json` holds a policy of the family."""
+        return config.get("type") == cls.policy_type
 
     @abstractmethod
     def load(
@@ -235,12 +242,14 @@ def load_policy(
     control_rate_hz: float | None = None,
     state_names: Sequence[str] | None = None,
     action_names: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> LoadedPolicy:
-    """Load any supported LeRobot checkpoint folder in float32.
+    """Load any supported checkpoint folder in float32.
 
     control_rate_hz, state_names and action_names come from the dataset the policy was trained on;
     the rate defaults to the one in the checkpoint's `train_config.json` or stays unknown, the names
-    to `state_0`, … and `action_0`, …. No parameter requires a gradient.
+    to `state_0`, … and `action_0`, …. options: what the family's `options` name, e.g. which of
+    several datasets' statistics apply. No parameter requires a gradient.
 
     Raises CheckpointError if the folder is incomplete or its policy type is not supported.
     """
@@ -249,18 +258,27 @@ def load_policy(
     if not config_file.is_file():
         raise CheckpointError(f"{folder} is no LeRobot checkpoint: it has no config.json")
     try:
-        policy_type = json.loads(config_file.read_text()).get("type")
-    except (json.JSONDecodeError, AttributeError) as error:
+        config = dict(json.loads(config_file.read_text()))
+    except (ValueError, TypeError) as error:
         raise CheckpointError(f"{config_file} is not a JSON object: {error}") from error
-    family = PolicyFamily._registry.get(policy_type or "")
+    families = PolicyFamily._registry.values()
+    family = next((family for family in families if family.recognises(config)), None)
     if family is None:
+        policy_type = config.get("type", config.get("model_type"))
         raise CheckpointError(
             f"{config_file}: policy type {policy_type!r} is not supported; "
             f"supported: {', '.join(supported_policies())}"
+        )
+    given = dict(options or {})
+    if unknown := sorted(given.keys() - set(family.options)):
+        raise CheckpointError(
+            f"{family.policy_type} has no option {', '.join(unknown)}; "
+            f"its options: {', '.join(family.options) or 'none'}"
         )
     return family().load(
         folder,
         control_rate_hz=control_rate_hz,
         state_names=state_names,
         action_names=action_names,
+        **given,
     )
