@@ -3,47 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from lerobot.policies.act.modeling_act import ACTPolicy
 from torch import Tensor, nn
 
 from actquant.policies.base import LoadedPolicy
 from actquant.policies.lerobot import LeRobotFamily
+from actquant.policies.losses import chunk_mean
+from actquant.policies.split import split_attention
 from actquant.policies.visual import ImagePrefix, Vision, VisualNormalization
-
-
-class SplitAttention(nn.Module):
-    """`nn.MultiheadAttention` without mask and dropout, its packed projection as three linear
-    layers, each of which can be quantized. Sequences are [L, B, D], as ACT has them."""
-
-    def __init__(self, packed: nn.MultiheadAttention) -> None:
-        super().__init__()
-        self.heads = packed.num_heads
-        width = packed.embed_dim
-        projections = [nn.Linear(width, width) for _ in range(3)]
-        weights = packed.in_proj_weight.detach().chunk(3)
-        biases = packed.in_proj_bias.detach().chunk(3)
-        for projection, weight, bias in zip(projections, weights, biases, strict=True):
-            projection.weight = nn.Parameter(weight.clone(), requires_grad=False)
-            projection.bias = nn.Parameter(bias.clone(), requires_grad=False)
-        self.q_proj, self.k_proj, self.v_proj = projections
-        self.out_proj = packed.out_proj
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: None) -> tuple[Tensor]:
-        q, k, v = (
-            projection(x).unflatten(2, (self.heads, -1)).permute(1, 2, 0, 3)
-            for projection, x in (
-                (self.q_proj, query),
-                (self.k_proj, key),
-                (self.v_proj, value),
-            )
-        )
-        attended = F.scaled_dot_product_attention(q, k, v)
-        return (self.out_proj(attended.permute(2, 0, 1, 3).flatten(2)),)
 
 
 def encode_image(policy: Any, _: int, image: Tensor) -> Tensor:
@@ -54,9 +26,10 @@ def encode_image(policy: Any, _: int, image: Tensor) -> Tensor:
 
 def image_positions(policy: Any, size: tuple[int, int]) -> Tensor:
     """ACT's sinusoids for the tokens of one image: [1, T, D]."""
-    with torch.no_grad():
-        features = policy.model.backbone(torch.zeros(1, 3, *size))["feature_map"]
-        return policy.model.encoder_cam_feat_pos_embed(features).flatten(2).transpose(1, 2)
+    stride = 16 if policy.config.replace_final_stride_with_dilation else 32
+    rows, columns = (math.ceil(side / stride) for side in size)
+    sinusoids = policy.model.encoder_cam_feat_pos_embed(torch.zeros(1, 1, rows, columns))
+    return sinusoids.flatten(2).transpose(1, 2)
 
 
 class Prefix(ImagePrefix):
@@ -117,11 +90,8 @@ class ACT(LeRobotFamily):
             )
 
     def finish(self, policy: Any) -> None:
-        """Replace the attention of encoder and decoder; what only training runs stays."""
-        for layer in (*policy.model.encoder.layers, *policy.model.decoder.layers):
-            for name, module in list(layer.named_children()):
-                if isinstance(module, nn.MultiheadAttention):
-                    setattr(layer, name, SplitAttention(module))
+        split_attention(policy.model.encoder)
+        split_attention(policy.model.decoder)
 
     def interface(self, policy: Any, config: Any) -> dict[str, Any]:
         return {"driver": "one_shot", "sampler": None}
@@ -142,6 +112,4 @@ class ACT(LeRobotFamily):
         policy: Any = loaded.policy
         images = {"observation.images": [batch[key] for key in loaded.config.image_features]}
         actions, _ = policy.model({**batch, **images})
-        error = (actions - batch["action"]).abs().mean(dim=2)
-        padding = batch.get("action_is_pad", torch.zeros_like(error, dtype=torch.bool))
-        return (error * ~padding).sum(dim=1) / (~padding).sum(dim=1).clamp_min(1)
+        return chunk_mean((actions - batch["action"]).abs(), batch.get("action_is_pad"))

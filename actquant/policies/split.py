@@ -1,0 +1,76 @@
+"""Layers taken apart: into weights that can be quantized, into work that need not be repeated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    rows, columns = weight.shape
+    layer = nn.Linear(columns, rows, bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return layer
+
+
+class SplitAttention(nn.Module):
+    """`nn.MultiheadAttention` without mask and dropout, its packed projection as three layers."""
+
+    def __init__(self, packed: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads = packed.num_heads
+        self.batch_first = packed.batch_first
+        biases = (None,) * 3 if packed.in_proj_bias is None else packed.in_proj_bias.chunk(3)
+        layers = [
+            _linear(w, b) for w, b in zip(packed.in_proj_weight.chunk(3), biases, strict=True)
+        ]
+        self.q_proj, self.k_proj, self.v_proj = layers
+        self.out_proj = packed.out_proj
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: None) -> tuple[Tensor, None]:
+        """Sequences [L, B, D], or [B, L, D] with batch_first."""
+        to_heads = (0, 2, 1, 3) if self.batch_first else (1, 2, 0, 3)
+        from_heads = (0, 2, 1, 3) if self.batch_first else (2, 0, 1, 3)
+        q, k, v = (
+            layer(x).unflatten(2, (self.heads, -1)).permute(to_heads)
+            for layer, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(attended.permute(from_heads).flatten(2)), None
+
+
+class SplitConditioning(nn.Module):
+    """`nn.Sequential(activation, nn.Linear)` on [time features, observation features]: the part of
+    the time is a table, the part of the observation is computed once per chunk."""
+
+    def __init__(self, packed: nn.Sequential, time_features: int) -> None:
+        super().__init__()
+        layer: Any = packed[1]
+        self.activation = packed[0]
+        self.time_features = time_features
+        self.time = _linear(layer.weight[:, :time_features], layer.bias)
+        self.observation = _linear(layer.weight[:, time_features:], None)
+
+    def forward(self, features: Tensor) -> Tensor:
+        time, observation = features.tensor_split([self.time_features], dim=-1)
+        return self.time(self.activation(time)) + self.observation(self.activation(observation))
+
+
+def split_attention(module: nn.Module) -> None:
+    """Replace every `nn.MultiheadAttention` within a module."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.MultiheadAttention):
+                setattr(parent, name, SplitAttention(child))
+
+
+def split_conditioning(module: nn.Module, name: str, time_features: int) -> None:
+    """Replace every `nn.Sequential` of this name within a module."""
+    for parent in list(module.modules()):
+        child = getattr(parent, name, None)
+        if isinstance(child, nn.Sequential):
+            setattr(parent, name, SplitConditioning(child, time_features))
