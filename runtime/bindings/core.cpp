@@ -19,10 +19,8 @@ using namespace nb::literals;
 namespace {
 
 using Image = nb::ndarray<const uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
-using FloatVector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using IntVector = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using ByteVector = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
 // Hands a vector's memory to NumPy.
@@ -72,10 +70,11 @@ nb::object to_numpy(actquant::Array& array) {
     return nb::none();
 }
 
-nb::ndarray<nb::numpy, float>
-act(actquant::Session& session, const std::vector<std::optional<Image>>& images,
-    const FloatVector& state, const IntVector& tokens, const ByteVector& token_mask,
-    const std::optional<FloatMatrix>& noise, std::optional<uint64_t> seed) {
+nb::ndarray<nb::numpy, float> act(actquant::Session& session,
+                                  const std::vector<std::optional<Image>>& images,
+                                  const Floats& state, const std::optional<IntVector>& tokens,
+                                  const std::optional<Floats>& noise,
+                                  std::optional<uint64_t> seed) {
     actquant::Observation observation;
     for (const std::optional<Image>& image : images) {
         observation.images.push_back(
@@ -84,8 +83,9 @@ act(actquant::Session& session, const std::vector<std::optional<Image>>& images,
                   : actquant::ImageView{});
     }
     observation.state = to_vector(state.data(), state.size());
-    observation.tokens = to_vector(tokens.data(), tokens.size());
-    observation.token_mask = to_vector(token_mask.data(), token_mask.size());
+    if (tokens) {
+        observation.tokens = to_vector(tokens->data(), tokens->size());
+    }
     std::vector<float> noise_values;
     if (noise) {
         noise_values = to_vector(noise->data(), noise->size());
@@ -137,8 +137,10 @@ NB_MODULE(_core, module) {
              nb::call_guard<nb::gil_scoped_release>())
         .def("describe", &actquant::Session::describe)
         .def("tokenizer_json",
-             [](const actquant::Session& session) { return session.policy().tokenizer_json; })
-        .def("act", act, "images"_a, "state"_a, "tokens"_a, "token_mask"_a, "noise"_a.none(),
+             [](const actquant::Session& session) {
+                 return std::string(session.policy().tokenizer_json);
+             })
+        .def("act", act, "images"_a, "state"_a, "tokens"_a.none(), "noise"_a.none(),
              "seed"_a.none())
         .def("run_stage", run_stage, "stage"_a, "inputs"_a)
         .def("timings_ms", timings_ms);

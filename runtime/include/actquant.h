@@ -55,18 +55,17 @@ typedef struct aq_image {
 } aq_image;
 
 typedef struct aq_observation {
-    const aq_image* images; /* per camera of the policy, in its order */
+    const aq_image* images; /* observation steps x cameras of the policy, oldest step first */
     size_t image_count;
-    const float* state; /* in the robot's units */
+    const float* state; /* [observation steps, state dimension], in the robot's units */
     size_t state_count;
-    const int64_t* tokens;     /* the prompt, padded to the policy's max_length */
-    const uint8_t* token_mask; /* 1 for a token, 0 for padding */
+    const int64_t* tokens; /* the prompt, without padding */
     size_t token_count;
 } aq_observation;
 
-/* Where the flow starts. All zero: random noise. */
+/* What the policy samples from. All zero: random noise. */
 typedef struct aq_noise {
-    const float* values; /* [chunk length, padded action dimension], or NULL to draw it */
+    const float* values; /* of the shape "noise_shape" in aq_describe, or NULL to draw it */
     size_t count;
     uint64_t seed; /* used when values is NULL and has_seed is not 0 */
     int has_seed;

@@ -44,8 +44,9 @@ actquant::Observation copy_observation(const aq_observation& source) {
         observation.images.push_back({image.pixels, image.height, image.width});
     }
     observation.state.assign(source.state, source.state + source.state_count);
-    observation.tokens.assign(source.tokens, source.tokens + source.token_count);
-    observation.token_mask.assign(source.token_mask, source.token_mask + source.token_count);
+    if (source.tokens != nullptr) {
+        observation.tokens.emplace(source.tokens, source.tokens + source.token_count);
+    }
     return observation;
 }
 
@@ -76,7 +77,7 @@ const char* aq_describe(const aq_session* session) {
 }
 
 const char* aq_tokenizer_json(const aq_session* session) {
-    return session->session.policy().tokenizer_json.c_str();
+    return session->session.policy().tokenizer_json.data(); // a C string in the file's header
 }
 
 aq_status aq_act(aq_session* session, const aq_observation* observation, const aq_noise* noise,

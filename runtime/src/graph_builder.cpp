@@ -13,14 +13,6 @@ bool has_extents(const ggml_tensor* tensor, const GgmlShape& extents) {
     return std::equal(extents.begin(), extents.end(), tensor->ne);
 }
 
-DType file_dtype(const ggml_tensor* tensor) {
-    if (tensor->type == GGML_TYPE_I8) {
-        return DType::b8;
-    }
-    bool is_integer = tensor->type == GGML_TYPE_I64 || tensor->type == GGML_TYPE_I32;
-    return is_integer ? DType::i64 : DType::f32;
-}
-
 } // namespace
 
 GgmlShape ggml_extents(const Shape& shape) {
@@ -70,7 +62,7 @@ const Shape& GraphBuilder::shape_of(const Instruction& instruction, size_t opera
 DType GraphBuilder::dtype_of(const Instruction& instruction, size_t operand) const {
     const std::string& value = instruction.operands.at(operand);
     if (is_file_tensor(value)) {
-        return file_dtype(stored(instruction, operand).tensor);
+        return value_dtype(stored(instruction, operand).tensor->type);
     }
     return is_on_device(value) ? DType::f32 : host_values.at(value).dtype;
 }

@@ -77,4 +77,9 @@ void JsonWriter::value(bool truth) {
     out += truth ? "true" : "false";
 }
 
+void JsonWriter::null() {
+    separate();
+    out += "null";
+}
+
 } // namespace actquant

@@ -23,6 +23,7 @@ class JsonWriter {
     void value(double number);
     void value(float number);
     void value(bool truth);
+    void null();
     template <std::integral Integer> void value(Integer number) {
         separate();
         out += std::to_string(number);

@@ -23,15 +23,21 @@ class LoopStage {
 
     const std::vector<ValueInfo>& inputs() const { return input_infos; }
     const Stage& step() const { return *body; }
+    // What is computed once; null when everything changes from step to step.
+    const Stage* before_steps() const { return once.get(); }
     bool needs_input(const std::string& name) const;
     void set_input(const std::string& name, const ArrayView& value);
     // To be called after other inputs than the loop's were set.
     void run_once();
     void run_step() { body->run(); }
+    void run() {
+        run_once();
+        run_step();
+    }
 
   private:
     std::vector<ValueInfo> input_infos;
-    std::unique_ptr<Stage> once; // null when everything changes from step to step
+    std::unique_ptr<Stage> once;
     std::unique_ptr<Stage> body;
 };
 

@@ -15,7 +15,7 @@
 namespace actquant {
 namespace {
 
-constexpr uint32_t newest_format_version = 1;
+constexpr uint32_t format_version = 2;
 
 // ggml explains a damaged file only in its log.
 thread_local std::string ggml_complaint;
@@ -145,10 +145,11 @@ void ModelFile::check_architecture() const {
         throw FileError("'" + file_path + "' lacks the key actquant.format_version (u32)");
     }
     uint32_t version = gguf_get_val_u32(gguf(), id);
-    if (version > newest_format_version) {
+    if (version != format_version) {
+        std::string remedy = version > format_version ? "Update actquant." : "Compress it again.";
         throw FileError("'" + file_path + "' has format version " + std::to_string(version) +
-                        "; this runtime reads up to " + std::to_string(newest_format_version) +
-                        ". Update actquant.");
+                        "; this runtime reads version " + std::to_string(format_version) + ". " +
+                        remedy);
     }
 }
 
@@ -207,17 +208,15 @@ int64_t KeyReader::find(const std::string& key, gguf_type type) {
 
 int64_t KeyReader::find_array(const std::string& key, gguf_type type) {
     int64_t id = gguf_find_key(gguf, key.c_str());
-    if (id < 0) {
-        noted.add("the key " + key + " (array of " + gguf_type_name(type) + ") is missing");
-    } else if (gguf_get_kv_type(gguf, id) != GGUF_TYPE_ARRAY ||
-               gguf_get_arr_type(gguf, id) != type) {
+    if (id >= 0 &&
+        (gguf_get_kv_type(gguf, id) != GGUF_TYPE_ARRAY || gguf_get_arr_type(gguf, id) != type)) {
         noted.add("the key " + key + " is no array of " + gguf_type_name(type));
         id = -1;
     }
     return id;
 }
 
-std::string KeyReader::string(const std::string& key) {
+std::string_view KeyReader::view(const std::string& key) {
     int64_t id = find(key, GGUF_TYPE_STRING);
     return id < 0 ? "" : gguf_get_val_str(gguf, id);
 }
@@ -255,6 +254,19 @@ std::vector<float> KeyReader::floats(const std::string& key) {
     return std::vector<float>(data, data + gguf_get_arr_n(gguf, id));
 }
 
+std::vector<int64_t> KeyReader::u32s(const std::string& key) {
+    int64_t id = find_array(key, GGUF_TYPE_UINT32);
+    if (id < 0) {
+        return {};
+    }
+    const uint32_t* data = static_cast<const uint32_t*>(gguf_get_arr_data(gguf, id));
+    return std::vector<int64_t>(data, data + gguf_get_arr_n(gguf, id));
+}
+
+bool KeyReader::has(const std::string& key) const {
+    return gguf_find_key(gguf, key.c_str()) >= 0;
+}
+
 namespace {
 
 template <typename Element> std::vector<double> widen(const ggml_tensor* tensor) {
@@ -264,12 +276,18 @@ template <typename Element> std::vector<double> widen(const ggml_tensor* tensor)
 
 } // namespace
 
+DType value_dtype(ggml_type type) {
+    if (type == GGML_TYPE_I8) {
+        return DType::b8;
+    }
+    return type == GGML_TYPE_I64 || type == GGML_TYPE_I32 ? DType::i64 : DType::f32;
+}
+
 HostValue read_on_host(const std::string& name, const FileTensor& file_tensor) {
     const ggml_tensor* tensor = file_tensor.tensor;
-    HostValue value{DType::i64, file_tensor.shape, {}};
+    HostValue value{value_dtype(tensor->type), file_tensor.shape, {}};
     switch (tensor->type) {
     case GGML_TYPE_F32:
-        value.dtype = DType::f32;
         value.data = widen<float>(tensor);
         break;
     case GGML_TYPE_I64:
@@ -279,7 +297,6 @@ HostValue read_on_host(const std::string& name, const FileTensor& file_tensor) {
         value.data = widen<int32_t>(tensor);
         break;
     case GGML_TYPE_I8:
-        value.dtype = DType::b8;
         value.data = widen<int8_t>(tensor);
         break;
     default: {
@@ -288,7 +305,6 @@ HostValue read_on_host(const std::string& name, const FileTensor& file_tensor) {
             throw FileError("the tensor " + name + " of type " + ggml_type_name(tensor->type) +
                             " cannot be read as numbers");
         }
-        value.dtype = DType::f32;
         std::vector<float> floats(ggml_nelements(tensor));
         to_float(tensor->data, floats.data(), ggml_nelements(tensor));
         value.data.assign(floats.begin(), floats.end());

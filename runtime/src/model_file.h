@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace actquant {
@@ -60,27 +61,36 @@ class ModelFile {
 };
 
 // Typed access to a file's keys. A missing key or one of another type is noted in `problems` and
-// reads as an empty value.
+// reads as an empty value. A list may be missing: it is empty.
 class KeyReader {
   public:
     KeyReader(const ModelFile& file, Problems& problems) : gguf(file.gguf()), noted(problems) {}
 
-    std::string string(const std::string& key);
+    std::string string(const std::string& key) { return std::string(view(key)); }
+    // Valid as long as the ModelFile.
+    std::string_view view(const std::string& key);
     uint32_t u32(const std::string& key);
     uint64_t u64(const std::string& key);
     float f32(const std::string& key);
     std::vector<std::string> strings(const std::string& key);
     std::vector<float> floats(const std::string& key);
+    std::vector<int64_t> u32s(const std::string& key);
+    bool has(const std::string& key) const;
 
   private:
     int64_t find(const std::string& key, gguf_type type);
+    // -1 when the list is missing or of another type.
     int64_t find_array(const std::string& key, gguf_type type);
 
     const gguf_context* gguf;
     Problems& noted;
 };
 
-// A tensor of the file as host values: i8 as b8, other integers as i64, all else as f32.
+// What a program sees of a tensor stored in this type: i8 as b8, other integers as i64, all else as
+// f32.
+DType value_dtype(ggml_type type);
+
+// A tensor of the file as host values.
 HostValue read_on_host(const std::string& name, const FileTensor& tensor);
 
 } // namespace actquant

@@ -1,5 +1,6 @@
 #include "policy_spec.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace actquant {
@@ -29,25 +30,56 @@ VectorSpec read_vector(KeyReader& keys, const std::string& prefix, Problems& pro
     return spec;
 }
 
-ImageSpec read_image(KeyReader& keys, Problems& problems) {
-    ImageSpec spec;
-    spec.height = keys.u32("actquant.image.height");
-    spec.width = keys.u32("actquant.image.width");
-    spec.scale = keys.f32("actquant.image.scale");
-    spec.offset = keys.f32("actquant.image.offset");
-    std::string resize = keys.string("actquant.image.resize");
-    if (resize == "pad") {
-        spec.steps = parse_image_steps({"resize_pad height=" + std::to_string(spec.height) +
-                                        " width=" + std::to_string(spec.width) +
-                                        " filter=bilinear antialias=0 round=0 anchor=end value=0"});
+SamplerSpec read_sampler(KeyReader& keys, Problems& problems) {
+    SamplerSpec spec;
+    spec.noise_rows = keys.u32("actquant.noise.rows");
+    spec.noise_dim = keys.u32("actquant.noise.dim");
+    spec.timesteps = keys.floats("actquant.sampler.timesteps");
+    std::vector<float> table = keys.floats("actquant.sampler.coefficients");
+    if (table.size() != sampler_columns * spec.timesteps.size()) {
+        problems.add("actquant.sampler.coefficients has " + std::to_string(table.size()) +
+                     " elements, expected " + std::to_string(sampler_columns) +
+                     " for each of the " + std::to_string(spec.timesteps.size()) + " timesteps");
+        return spec;
     }
-    if (resize != "pad" && resize != "none") {
-        problems.add("actquant.image.resize is '" + resize + "', expected none or pad");
+    if (std::any_of(table.begin(), table.end(), [](float x) { return !std::isfinite(x); })) {
+        problems.add("actquant.sampler.coefficients are not all finite");
     }
-    if (spec.height < 1 || spec.width < 1) {
-        problems.add("actquant.image.height and .width must be positive");
+    for (size_t k = 0; k < table.size(); k += sampler_columns) {
+        const float* row = &table[k];
+        spec.steps.push_back({row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7]});
     }
     return spec;
+}
+
+void read_image(KeyReader& keys, Problems& problems, PolicySpec& spec) {
+    spec.image.height = keys.u32("actquant.image.height");
+    spec.image.width = keys.u32("actquant.image.width");
+    spec.image_steps = keys.strings("actquant.image.steps");
+    try {
+        spec.image.steps = parse_image_steps(spec.image_steps);
+    } catch (const FileError& error) {
+        problems.add(error.what());
+    }
+    spec.image.scale = keys.f32("actquant.image.scale");
+    spec.image.offset = keys.f32("actquant.image.offset");
+    spec.image_source_height = keys.u32("actquant.image.source_height");
+    spec.image_source_width = keys.u32("actquant.image.source_width");
+}
+
+void read_prompt(KeyReader& keys, PolicySpec& spec) {
+    spec.has_language = keys.has("actquant.tokenizer.json");
+    if (spec.has_language) {
+        spec.tokenizer_json = keys.view("actquant.tokenizer.json");
+    }
+    spec.prompt.text_template = keys.string("actquant.prompt.template");
+    spec.prompt.task_steps = keys.strings("actquant.prompt.task_steps");
+    spec.prompt.state_bins = keys.u32("actquant.prompt.state_bins");
+    spec.prompt.min_length = keys.u32("actquant.tokenizer.min_length");
+    spec.prompt.max_length = keys.u32("actquant.tokenizer.max_length");
+    spec.prompt.pad_id = keys.u32("actquant.tokenizer.pad_id");
+    spec.prompt.suffix = keys.string("actquant.tokenizer.suffix");
+    spec.prompt.suffix_ids = keys.u32s("actquant.tokenizer.suffix_ids");
 }
 
 void read_programs(const ModelFile& file, KeyReader& keys, Problems& problems, PolicySpec& spec) {
@@ -63,7 +95,7 @@ void read_programs(const ModelFile& file, KeyReader& keys, Problems& problems, P
             problems.add(error.what());
             continue;
         }
-        for (const std::string& name : tensors_used(spec.programs[stage])) {
+        for (const std::string& name : tensors_used(spec.programs[stage].structure())) {
             if (file.find_tensor(name) == nullptr) {
                 missing.emplace(name, stage);
             }
@@ -74,12 +106,72 @@ void read_programs(const ModelFile& file, KeyReader& keys, Problems& problems, P
     }
 }
 
-void check_values(const PolicySpec& spec, Problems& problems) {
-    if (spec.num_steps < 1) {
-        problems.add("actquant.driver.num_steps must be positive");
+void check_driver(const PolicySpec& spec, Problems& problems) {
+    const SamplerSpec& sampler = spec.sampler;
+    bool has_noise = sampler.noise_rows > 0 && sampler.noise_dim > 0;
+    if (spec.driver == "one_shot") {
+        if (!sampler.steps.empty() || sampler.noise_rows > 0 || sampler.noise_dim > 0) {
+            problems.add("the driver one_shot has no actquant.sampler keys and noise of 0 x 0");
+        }
+    } else if (spec.driver == "sampling") {
+        if (sampler.steps.empty()) {
+            problems.add("the driver sampling needs actquant.sampler.timesteps and .coefficients");
+        }
+        if (!has_noise) {
+            problems.add("the driver sampling needs positive actquant.noise.rows and .dim");
+        }
+    } else {
+        problems.add("actquant.driver is '" + spec.driver +
+                     "'; this runtime has one_shot and sampling");
     }
-    if (spec.cameras.empty() || spec.optional_cameras > static_cast<int64_t>(spec.cameras.size())) {
-        problems.add("actquant.cameras is empty or shorter than actquant.cameras.optional");
+}
+
+void check_stage_names(const PolicySpec& spec, Problems& problems) {
+    bool samples = spec.driver == "sampling";
+    auto expect = [&](const std::string& stage, bool is_run, bool is_needed) {
+        bool exists = spec.programs.count(stage) > 0;
+        if (is_needed && !exists) {
+            problems.add("actquant.stages lacks the stage '" + stage + "'");
+        } else if (!is_run && exists) {
+            problems.add("nothing runs the stage '" + stage + "'");
+        }
+    };
+    expect("vision", !spec.cameras.empty(), !spec.cameras.empty());
+    expect("prefix", true, true);
+    expect("denoise", samples, samples);
+    expect("decode", samples, false);
+    for (const auto& [stage, program] : spec.programs) {
+        if (stage != "vision" && stage != "prefix" && stage != "denoise" && stage != "decode") {
+            problems.add("nothing runs the stage '" + stage + "'");
+        }
+    }
+}
+
+void check_prompt(const PolicySpec& spec, Problems& problems) {
+    const PromptSpec& prompt = spec.prompt;
+    if (spec.has_language && (prompt.max_length < 1 || prompt.min_length > prompt.max_length)) {
+        problems.add("actquant.tokenizer.min_length and .max_length are " +
+                     std::to_string(prompt.min_length) + " and " +
+                     std::to_string(prompt.max_length));
+    }
+    if (!spec.has_language && prompt.max_length > 0) {
+        problems.add("actquant.tokenizer.max_length is " + std::to_string(prompt.max_length) +
+                     " but there is no actquant.tokenizer.json");
+    }
+}
+
+void check_values(const PolicySpec& spec, Problems& problems) {
+    if (spec.optional_cameras > static_cast<int64_t>(spec.cameras.size())) {
+        problems.add("actquant.cameras is shorter than actquant.cameras.optional");
+    }
+    if (!spec.cameras.empty() && (spec.image.height < 1 || spec.image.width < 1)) {
+        problems.add("actquant.image.height and .width must be positive");
+    }
+    if (spec.observation_steps < 1) {
+        problems.add("actquant.observation.steps must be positive");
+    }
+    if (spec.action.names.empty()) {
+        problems.add("actquant.action.names is empty");
     }
     if (spec.steps_per_chunk < 1 || spec.steps_per_chunk > spec.chunk_length) {
         problems.add("actquant.action.steps_per_chunk must be from 1 to chunk_length");
@@ -91,12 +183,31 @@ void check_values(const PolicySpec& spec, Problems& problems) {
             }
         }
     }
-    if (spec.max_prompt_length < 1) {
-        problems.add("actquant.tokenizer.max_length must be positive");
-    }
 }
 
 } // namespace
+
+int64_t SamplerSpec::fresh_count() const {
+    return std::count_if(steps.begin(), steps.end(),
+                         [](const SamplerStep& step) { return step.fresh != 0; });
+}
+
+Shape SamplerSpec::noise_shape() const {
+    if (steps.empty()) {
+        return {0};
+    }
+    int64_t fresh = fresh_count();
+    return fresh == 0 ? Shape{noise_rows, noise_dim} : Shape{1 + fresh, noise_rows, noise_dim};
+}
+
+int64_t PolicySpec::min_prompt_length() const {
+    // A prompt has at least one token, even where nothing is padded.
+    return has_language ? std::max<int64_t>(prompt.min_length, 1) : 0;
+}
+
+int64_t PolicySpec::max_prompt_length() const {
+    return has_language ? prompt.max_length : 0;
+}
 
 PolicySpec read_policy_spec(const ModelFile& file) {
     Problems problems;
@@ -106,16 +217,20 @@ PolicySpec read_policy_spec(const ModelFile& file) {
     spec.family = keys.string("actquant.policy.family");
     spec.parameter_count = keys.u64("actquant.policy.parameter_count");
     spec.driver = keys.string("actquant.driver");
-    spec.num_steps = keys.u32("actquant.driver.num_steps");
+    spec.sampler = read_sampler(keys, problems);
     spec.cameras = keys.strings("actquant.cameras");
     spec.optional_cameras = keys.u32("actquant.cameras.optional");
-    spec.image = read_image(keys, problems);
-    spec.tokenizer_json = keys.string("actquant.tokenizer.json");
-    spec.max_prompt_length = keys.u32("actquant.tokenizer.max_length");
-    spec.pad_token = keys.u32("actquant.tokenizer.pad_id");
-    spec.prompt_suffix = keys.string("actquant.tokenizer.suffix");
+    spec.observation_steps = keys.u32("actquant.observation.steps");
+    read_image(keys, problems, spec);
+    read_prompt(keys, spec);
     spec.state = read_vector(keys, "actquant.state", problems);
     spec.action = read_vector(keys, "actquant.action", problems);
+    if (keys.has("actquant.state.clip")) {
+        spec.state_clip = keys.f32("actquant.state.clip");
+        if (!(spec.state_clip > 0)) {
+            problems.add("actquant.state.clip must be positive");
+        }
+    }
     spec.normalization_eps = keys.f32("actquant.normalization.eps");
     spec.chunk_length = keys.u32("actquant.action.chunk_length");
     spec.steps_per_chunk = keys.u32("actquant.action.steps_per_chunk");
@@ -125,6 +240,9 @@ PolicySpec read_policy_spec(const ModelFile& file) {
     spec.golden = keys.string("actquant.golden");
     read_programs(file, keys, problems, spec);
     if (problems.empty()) {
+        check_driver(spec, problems);
+        check_stage_names(spec, problems);
+        check_prompt(spec, problems);
         check_values(spec, problems);
     }
     problems.throw_if_any("'" + file.path() + "' is not a valid policy:");

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "shape.h"
+#include "size.h"
 
 #include <map>
 #include <set>
@@ -39,6 +39,7 @@ struct ProgramOutput {
     int line = 0;
 };
 
+// A stage's program for one prompt length: every size is a number.
 struct Program {
     std::string stage;
     std::vector<Instruction> instructions;
@@ -54,9 +55,35 @@ inline bool is_file_tensor(const std::string& operand) {
     return operand[0] == '@';
 }
 
+// A stage's program as the file holds it, for prompts of any length.
+class ProgramTemplate {
+  public:
+    const std::string& stage() const { return skeleton.stage; }
+    bool depends_on_prompt() const { return !symbols.empty(); }
+    // Throws FileError, naming the line, when a dimension is below 1 at this length.
+    Program at(int64_t prompt_length) const;
+    // The shape of a %value.
+    std::vector<Size> sizes_of(const std::string& value) const;
+    // Everything but the shapes and attributes that depend on the prompt.
+    const Program& structure() const { return skeleton; }
+
+  private:
+    friend class ProgramParser;
+    // A shape or an attribute that depends on the prompt.
+    struct Symbol {
+        size_t instruction;
+        std::string attribute; // empty: the shape
+        bool is_list;
+        std::vector<Size> sizes;
+    };
+
+    Program skeleton;
+    std::vector<Symbol> symbols;
+};
+
 // Checks the grammar, that every %value is defined once and before its use, and that every
 // operator is known. Throws FileError with all problems of the stage.
-Program parse_program(const std::string& stage, const std::string& text);
+ProgramTemplate parse_program(const std::string& stage, const std::string& text);
 
 // The names of the file's tensors that a program uses, without the @.
 std::set<std::string> tensors_used(const Program& program);

@@ -3,21 +3,12 @@
 #include "error.h"
 #include "random.h"
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
 namespace actquant {
 namespace {
-
-// The only driver of format version 1.
-PolicySpec read_supported_policy(const ModelFile& file) {
-    PolicySpec spec = read_policy_spec(file);
-    if (spec.driver != "flow_matching") {
-        throw FileError("'" + file.path() + "' wants the driver '" + spec.driver +
-                        "'; this runtime has flow_matching");
-    }
-    return spec;
-}
 
 void check_finite(const std::string& name, const std::vector<float>& values) {
     for (size_t k = 0; k < values.size(); k++) {
@@ -35,12 +26,18 @@ void check_count(const std::string& name, size_t actual, int64_t expected) {
     }
 }
 
-std::vector<float> normalize(const VectorSpec& layout, double eps,
-                             const std::vector<float>& values) {
-    std::vector<float> result(layout.padded_dim, 0.0f);
-    for (int64_t k = 0; k < layout.dim(); k++) {
-        result[k] = static_cast<float>((static_cast<double>(values[k]) - layout.mean[k]) /
-                                       (layout.standard_deviation[k] + eps));
+// Rows in the robot's units to rows that are normalised, clamped and padded with zeros.
+std::vector<float> normalize(const PolicySpec& spec, const std::vector<float>& rows) {
+    const VectorSpec& layout = spec.state;
+    std::vector<float> result(spec.observation_steps * layout.padded_dim, 0.0f);
+    for (size_t k = 0; k < rows.size(); k++) {
+        int64_t row = static_cast<int64_t>(k) / layout.dim();
+        int64_t column = static_cast<int64_t>(k) % layout.dim();
+        double scale = layout.standard_deviation[column] + spec.normalization_eps;
+        float x = static_cast<float>((static_cast<double>(rows[k]) - layout.mean[column]) / scale);
+        bool is_clamped = spec.state_clip > 0 && std::isfinite(x);
+        result[row * layout.padded_dim + column] =
+            is_clamped ? std::clamp(x, -spec.state_clip, spec.state_clip) : x;
     }
     return result;
 }
@@ -66,17 +63,25 @@ uint64_t random_seed() {
 } // namespace
 
 Session::Session(const std::string& path, int threads)
-    : file(path), spec(read_supported_policy(file)), device(threads, spec.parameter_count),
-      driver(spec, file, device) {}
+    : file(path), spec(read_policy_spec(file)), device(threads, spec.parameter_count),
+      stages(spec, file, device), driver(make_driver(spec, stages)) {}
 
-void Session::check(const Observation& observation) const {
-    check_count("the list of images", observation.images.size(),
-                static_cast<int64_t>(spec.cameras.size()));
+void Session::check_images(const Observation& observation) const {
+    check_count("the list of images", observation.images.size(), spec.image_count());
     int64_t missing_count = 0;
     std::string missing;
-    for (size_t k = 0; k < spec.cameras.size(); k++) {
-        if (observation.images[k].pixels == nullptr) {
-            missing += " " + spec.cameras[k];
+    for (size_t camera = 0; camera < spec.cameras.size(); camera++) {
+        int64_t absent_steps = 0;
+        for (int64_t step = 0; step < spec.observation_steps; step++) {
+            absent_steps +=
+                observation.images[step * spec.cameras.size() + camera].pixels == nullptr;
+        }
+        if (absent_steps > 0 && absent_steps < spec.observation_steps) {
+            throw ArgumentError("the observation has " + spec.cameras[camera] +
+                                " in some of its steps only");
+        }
+        if (absent_steps > 0) {
+            missing += " " + spec.cameras[camera];
             missing_count++;
         }
     }
@@ -84,29 +89,42 @@ void Session::check(const Observation& observation) const {
         throw ArgumentError("the observation lacks" + missing + "; this policy allows " +
                             std::to_string(spec.optional_cameras) + " camera(s) to be absent");
     }
-    check_count("observation.state", observation.state.size(), spec.state.dim());
-    check_finite("observation.state", observation.state);
-    check_count("tokens", observation.tokens.size(), spec.max_prompt_length);
-    check_count("token_mask", observation.token_mask.size(), spec.max_prompt_length);
 }
 
-std::vector<float> Session::act(const Observation& observation, std::vector<float> noise,
-                                std::optional<uint64_t> seed) {
-    check(observation);
-    int64_t noise_count = spec.chunk_length * spec.action.padded_dim;
-    if (noise.empty()) {
-        noise = standard_normal(seed ? *seed : random_seed(), noise_count);
+void Session::set_tokens(const Observation& observation, PolicyInput& input) const {
+    if (!spec.has_language) {
+        if (observation.tokens && !observation.tokens->empty()) {
+            throw ArgumentError("this policy takes no tokens");
+        }
+        return;
     }
-    check_count("noise", noise.size(), noise_count);
-    check_finite("noise", noise);
-    std::vector<float> state = normalize(spec.state, spec.normalization_eps, observation.state);
-    check_finite("the normalised observation.state", state);
+    if (!observation.tokens) {
+        throw ArgumentError("the observation has no tokens");
+    }
+    input.tokens = *observation.tokens;
+    int64_t count = static_cast<int64_t>(input.tokens.size());
+    if (count < 1 || count > spec.prompt.max_length) {
+        throw ArgumentError("there are " + std::to_string(count) + " tokens, expected 1 to " +
+                            std::to_string(spec.prompt.max_length));
+    }
+    input.token_mask.assign(input.tokens.size(), 1);
+    size_t padded = std::max(count, spec.min_prompt_length());
+    input.tokens.resize(padded, spec.prompt.pad_id);
+    input.token_mask.resize(padded, 0);
+}
 
-    std::lock_guard<std::mutex> lock(mutex);
-    Timings timings;
-    std::vector<float> chunk = driver.act(observation, state, std::move(noise), timings);
-    last_timings = timings;
-    std::vector<float> actions = unnormalize(spec.action, chunk);
+std::vector<float> Session::checked_noise(std::vector<float> noise,
+                                          std::optional<uint64_t> seed) const {
+    int64_t count = element_count(spec.sampler.noise_shape());
+    if (noise.empty()) {
+        noise = standard_normal(seed ? *seed : random_seed(), count);
+    }
+    check_count("noise", noise.size(), count);
+    check_finite("noise", noise);
+    return noise;
+}
+
+void Session::check_actions(const std::vector<float>& actions) const {
     for (size_t k = 0; k < actions.size(); k++) {
         if (!std::isfinite(actions[k])) {
             int64_t dim = spec.action.dim();
@@ -115,13 +133,33 @@ std::vector<float> Session::act(const Observation& observation, std::vector<floa
                         spec.action.names[k % dim]);
         }
     }
+}
+
+std::vector<float> Session::act(const Observation& observation, std::vector<float> noise,
+                                std::optional<uint64_t> seed) {
+    check_images(observation);
+    check_count("observation.state", observation.state.size(),
+                spec.observation_steps * spec.state.dim());
+    check_finite("observation.state", observation.state);
+    PolicyInput input;
+    input.images = observation.images;
+    input.state = normalize(spec, observation.state);
+    check_finite("the normalised observation.state", input.state);
+    set_tokens(observation, input);
+    input.noise = checked_noise(std::move(noise), seed);
+
+    std::lock_guard<std::mutex> lock(mutex);
+    Timings timings;
+    std::vector<float> actions = unnormalize(spec.action, driver->act(input, timings));
+    last_timings = timings;
+    check_actions(actions);
     return actions;
 }
 
 std::map<std::string, Array> Session::run_stage(const std::string& stage,
                                                 const std::map<std::string, ArrayView>& inputs) {
     std::lock_guard<std::mutex> lock(mutex);
-    return driver.run_stage(stage, inputs);
+    return stages.run(stage, inputs);
 }
 
 Timings Session::timings() const {

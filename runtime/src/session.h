@@ -1,11 +1,20 @@
 #pragma once
 
-#include "flow_matching.h"
+#include "driver.h"
 
 #include <mutex>
 #include <optional>
 
 namespace actquant {
+
+// What the robot gives for one chunk.
+struct Observation {
+    // Observation steps × cameras of the policy, oldest step first. An image without pixels is an
+    // absent camera, which is then absent in every step.
+    std::vector<ImageView> images;
+    std::vector<float> state; // [observation steps, state dimension], in the robot's units
+    std::optional<std::vector<int64_t>> tokens; // the prompt, without padding
+};
 
 // A policy loaded and ready to act. Every method may be called from any thread; calls on one
 // session run one after the other.
@@ -17,24 +26,27 @@ class Session {
     const ModelFile& model_file() const { return file; }
     int threads() const { return device.threads(); }
 
-    // Actions [chunk_length, action dimension] in the robot's units. `noise`: [chunk_length,
-    // padded action dimension], or empty to draw it from `seed` (or at random without one).
+    // Actions [chunk_length, action dimension] in the robot's units. `noise` has the shape of
+    // SamplerSpec::noise_shape, or is empty to draw it from `seed` (or at random without one).
     std::vector<float> act(const Observation& observation, std::vector<float> noise,
                            std::optional<uint64_t> seed);
     std::map<std::string, Array> run_stage(const std::string& stage,
                                            const std::map<std::string, ArrayView>& inputs);
     Timings timings() const;
-    // Metadata, stages and tensors as JSON. The tokenizer is left out: see PolicySpec.
+    // Metadata, stages, memory and tensors as JSON. The tokenizer is left out: see PolicySpec.
     std::string describe() const;
-    const FlowMatching& flow_matching() const { return driver; }
 
   private:
-    void check(const Observation& observation) const;
+    void check_images(const Observation& observation) const;
+    void set_tokens(const Observation& observation, PolicyInput& input) const;
+    std::vector<float> checked_noise(std::vector<float> noise, std::optional<uint64_t> seed) const;
+    void check_actions(const std::vector<float>& actions) const;
 
     ModelFile file;
     PolicySpec spec;
     Device device;
-    FlowMatching driver;
+    Stages stages;
+    std::unique_ptr<Driver> driver;
     mutable std::mutex mutex;
     Timings last_timings;
 };

@@ -107,7 +107,6 @@ Stage::Stage(Program parsed, const ModelFile& model, Device& on_device,
         build_graph();
         build_outputs();
         load_host_constants();
-        check_host_program();
     } catch (const FileError& error) {
         throw FileError("the program of stage '" + program.stage +
                         "' is not valid: " + error.what());
@@ -210,23 +209,41 @@ void Stage::load_host_constants() {
     }
 }
 
-// Runs the host operators once on zeros: a shape that does not fit is then the loader's error, not
-// the robot's.
-void Stage::check_host_program() {
+void Stage::check_host_program() const {
     std::map<std::string, HostValue> values = host_values;
     for (const auto& [name, input] : inputs_by_name) {
         std::vector<double> zeros(element_count(input.info.shape), 0.0);
         values[input.value] = {input.info.dtype, input.info.shape, std::move(zeros)};
     }
     for (const Instruction& instruction : program.instructions) {
-        if (instruction.on_host) {
-            std::vector<const HostValue*> operands;
-            for (const std::string& operand : instruction.operands) {
-                operands.push_back(&values.at(operand));
-            }
+        if (!instruction.on_host) {
+            continue;
+        }
+        std::vector<const HostValue*> operands;
+        for (const std::string& operand : instruction.operands) {
+            operands.push_back(&values.at(operand));
+        }
+        try {
             values[instruction.result] = evaluate_on_host(instruction, operands);
+        } catch (const FileError& error) {
+            throw FileError("the program of stage '" + program.stage +
+                            "' is not valid: " + error.what());
         }
     }
+}
+
+size_t Stage::compute_bytes() const {
+    size_t bytes = ggml_gallocr_get_buffer_size(allocator.get(), 0);
+    for (const Instruction& instruction : program.instructions) {
+        if (instruction.on_host || used_on_host.count(instruction.result)) {
+            bytes += element_count(instruction.shape) * sizeof(double);
+        }
+    }
+    return bytes;
+}
+
+size_t Stage::work_bytes() const {
+    return ggml_graph_plan(graph, device.threads(), nullptr).work_size;
 }
 
 void Stage::allocate() {

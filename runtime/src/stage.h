@@ -53,6 +53,14 @@ class Stage {
     // The device tensor behind an output; null when the output is a host value.
     ggml_tensor* output_tensor(const std::string& name) const;
 
+    // Runs the host operators once on zeros: a shape that does not fit is then the loader's error,
+    // not the robot's.
+    void check_host_program() const;
+    // The graph's buffer and the values of the host operators.
+    size_t compute_bytes() const;
+    // What ggml needs beside the buffer while it computes; one block serves all stages.
+    size_t work_bytes() const;
+
   private:
     struct Input {
         std::string value;
@@ -73,7 +81,6 @@ class Stage {
     void load_host_constants();
     void build_graph();
     void build_outputs();
-    void check_host_program();
     void allocate();
     void evaluate_host();
     void fill_boundary(const Boundary& boundary);

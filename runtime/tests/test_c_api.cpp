@@ -23,8 +23,8 @@ static void add_strings_of(gguf_context* file) {
         {"general.architecture", "actquant"},
         {"general.name", "tiny"},
         {"actquant.policy.family", "test"},
-        {"actquant.driver", "flow_matching"},
-        {"actquant.image.resize", "none"},
+        {"actquant.driver", "sampling"},
+        {"actquant.prompt.template", "{task}"},
         {"actquant.tokenizer.json", "{}"},
         {"actquant.tokenizer.suffix", ""},
         {"actquant.provenance", "{}"},
@@ -38,7 +38,7 @@ static void add_strings_of(gguf_context* file) {
                                   "%1 = linear f32[1,1,2] %0 @w\noutput context %1"},
         {"actquant.graph.denoise", "%0 = input f32[1,1,2] name=x_t\n"
                                    "%1 = input f32[1,1,2] name=context\n"
-                                   "%2 = sub f32[1,1,2] %0 %1\noutput velocity %2"},
+                                   "%2 = sub f32[1,1,2] %0 %1\noutput output %2"},
     };
     for (auto [key, value] : strings) {
         gguf_set_val_str(file, key, value);
@@ -47,11 +47,17 @@ static void add_strings_of(gguf_context* file) {
 
 static void add_numbers(gguf_context* file) {
     const std::pair<const char*, uint32_t> numbers[] = {
-        {"actquant.format_version", 1},
-        {"actquant.driver.num_steps", 2},
+        {"actquant.format_version", 2},
+        {"actquant.noise.rows", 1},
+        {"actquant.noise.dim", 2},
+        {"actquant.observation.steps", 1},
         {"actquant.cameras.optional", 0},
         {"actquant.image.height", 1},
         {"actquant.image.width", 2},
+        {"actquant.image.source_height", 1},
+        {"actquant.image.source_width", 2},
+        {"actquant.prompt.state_bins", 0},
+        {"actquant.tokenizer.min_length", 1},
         {"actquant.tokenizer.max_length", 1},
         {"actquant.tokenizer.pad_id", 0},
         {"actquant.state.padded_dim", 1},
@@ -67,6 +73,10 @@ static void add_numbers(gguf_context* file) {
     gguf_set_val_f32(file, "actquant.image.offset", 0);
     gguf_set_val_f32(file, "actquant.normalization.eps", 0);
     gguf_set_val_f32(file, "actquant.control_rate_hz", 10);
+    add_floats(file, "actquant.sampler.timesteps", {1, 0.5});
+    std::vector<float> step = {0, 0, 0, 0, 1, -0.5f, 0, 0};
+    step.insert(step.end(), step.begin(), step.end());
+    add_floats(file, "actquant.sampler.coefficients", step);
     add_floats(file, "actquant.state.mean", {0});
     add_floats(file, "actquant.state.std", {1});
     add_floats(file, "actquant.action.mean", {0, 1});
@@ -98,9 +108,8 @@ struct Scene {
     aq_image image = {pixels, 1, 2};
     float state = 0.5f;
     int64_t token = 0;
-    uint8_t token_mask = 1;
 
-    aq_observation observation() const { return {&image, 1, &state, 1, &token, &token_mask, 1}; }
+    aq_observation observation() const { return {&image, 1, &state, 1, &token, 1}; }
 };
 
 static void acts(aq_session* session) {

@@ -18,7 +18,8 @@ static void moves_what_is_constant_out_of_the_loop() {
                                                "%3 = permute f32[2,4] %2 perm=[1,0]\n"
                                                "%4 = mul f32[2,4] %0 %3\n"
                                                "%5 = sqr f32[4,2] %2\n"
-                                               "output y %4\noutput z %5\n");
+                                               "output y %4\noutput z %5\n")
+                          .at(0);
     SplitProgram split = split_loop(program, {"x"});
     using Names = std::vector<std::string>;
     CHECK(results(split.once) == Names({"%1", "%2", "%5"}));
@@ -31,7 +32,8 @@ static void moves_what_is_constant_out_of_the_loop() {
 
 static void leaves_a_loop_without_invariants_alone() {
     Program program = parse_program("denoise", "%0 = input f32[2,4] name=x\n"
-                                               "%1 = sqr f32[2,4] %0\noutput y %1\n");
+                                               "%1 = sqr f32[2,4] %0\noutput y %1\n")
+                          .at(0);
     SplitProgram split = split_loop(program, {"x"});
     CHECK(split.once.outputs.empty() && split.body.instructions.size() == 2);
 }

@@ -14,7 +14,8 @@ static void parses_every_part_of_a_line() {
                                              "%1 = host.affine i64[] @c a=-1e-05 b=inf\n"
                                              "%2 = conv2d f32[1] %0 @w @b stride=[2,3] pad=[] "
                                              "dil=[1]\n"
-                                             "output y %2\noutput c @c\n");
+                                             "output y %2\noutput c @c\n")
+                          .at(0);
     CHECK(program.instructions.size() == 3 && program.outputs.size() == 2);
     const Instruction& host = program.instructions[1];
     CHECK(host.on_host && host.op == "affine" && host.dtype == DType::i64 && host.shape.empty());
@@ -41,6 +42,44 @@ static void refuses_what_is_no_program() {
                    "it has 1 operands"));
 }
 
+static void keeps_the_prompt_length_symbolic() {
+    ProgramTemplate program = parse_program("stage", "%0 = input f32[1,35+L,2] name=L\n"
+                                                     "%1 = slice f32[1,-3+2*L,2] %0 dim=1 "
+                                                     "start=L end=-3+3*L\n"
+                                                     "%2 = reshape f32[6] %1 shape=[-6+4*L,1]\n"
+                                                     "output y %2\n");
+    CHECK(program.depends_on_prompt());
+    Program at_4 = program.at(4);
+    CHECK(at_4.instructions[0].shape == Shape({1, 39, 2}));
+    CHECK(at_4.instructions[0].text("name") == "L");
+    CHECK(at_4.instructions[1].shape == Shape({1, 5, 2}));
+    CHECK(at_4.instructions[1].integer("start") == 4 && at_4.instructions[1].integer("end") == 9);
+    CHECK(at_4.instructions[2].integers("shape") == Shape({10, 1}));
+    CHECK(program.at(2).instructions[0].shape == Shape({1, 37, 2}));
+    CHECK(to_string(program.sizes_of("%1")[1]) == "-3+2*L");
+    CHECK(program.sizes_of("%2")[0].at(9) == 6);
+    CHECK(contains(message_of<FileError>([&] { program.at(1); }),
+                   "prompts of 1 tokens: line 2, %1: the shape is [1,-1,2]"));
+    CHECK(!parse_program("stage", "%0 = input f32[1] name=x\noutput y %0").depends_on_prompt());
+}
+
+static void parses_sizes() {
+    Size size;
+    CHECK(parse_size("L", size) && size.at(7) == 7 && to_string(size) == "L");
+    CHECK(parse_size("-2*L", size) && size.at(7) == -14 && to_string(size) == "-2*L");
+    CHECK(parse_size("5+-1*L", size) && size.at(7) == -2 && to_string(size) == "5+-1*L");
+    CHECK(parse_size("-3+L", size) && size.at(7) == 4 && to_string(size) == "-3+L");
+    CHECK(parse_size("12", size) && size.at(7) == 12 && to_string(size) == "12");
+    for (const char* text :
+         {"", "l", "L+1", "2L", "1+", "1+2", "2*", "L*2", "1-L", "1.5", "2*L+1"}) {
+        CHECK(!parse_size(text, size));
+    }
+    std::vector<Size> sizes;
+    CHECK(parse_sizes("[1,35+L]", sizes) && shape_at(sizes, 2) == Shape({1, 37}));
+    CHECK(parse_sizes("[]", sizes) && sizes.empty());
+    CHECK(!parse_sizes("[1,x]", sizes) && !parse_sizes("1,2", sizes) && !parse_sizes("[,]", sizes));
+}
+
 static void reads_attributes_strictly() {
     Instruction instruction;
     instruction.attributes = {{"dim", "-1"}, {"half", "0.5"}, {"text", "abc"}};
@@ -63,6 +102,8 @@ static void drops_unit_dimensions_above_rank_4() {
 
 int main() {
     parses_every_part_of_a_line();
+    keeps_the_prompt_length_symbolic();
+    parses_sizes();
     refuses_what_is_no_program();
     reads_attributes_strictly();
     drops_unit_dimensions_above_rank_4();

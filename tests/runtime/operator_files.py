@@ -7,7 +7,7 @@ import numpy as np
 from actquant_runtime import Runtime
 from policy_files import CHUNK, EMBEDDING, Packed, write_policy
 
-DENOISE = f"%0 = input f32[1,{CHUNK},4] name=x_t\n%1 = sqr f32[1,{CHUNK},4] %0\noutput velocity %1"
+DENOISE = f"%0 = input f32[1,{CHUNK},4] name=x_t\n%1 = sqr f32[1,{CHUNK},4] %0\noutput output %1"
 VISION = (
     """%0 = input f32[1,3,6,12] name=image
 %1 = slice f32[1,1,2,8] %0 dim=1 start=0 end=1

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 HEIGHT, WIDTH = 6, 12
 TOKENS, TOKEN_WIDTH = 2, 8
-PROMPT_LENGTH = 6
+MIN_PROMPT_LENGTH, PROMPT_LENGTH = 2, 6
+STEPS = 4
 CHUNK, ACTION_DIM, ACTION_PADDED = 3, 2, 4
 STATE_DIM, STATE_PADDED = 3, 5
 VOCABULARY = {"[UNK]": 0, "[BOS]": 1, "push": 2, "the": 3, "red": 4, "cube": 5, "\n": 6, "[PAD]": 7}
@@ -26,22 +27,34 @@ def tokenizer_json() -> str:
     return tokenizer.to_str()
 
 
+EULER_STEP = (0.0, 0.0, 0.0, 0.0, 1.0, -1 / STEPS, 0.0, 0.0)
+"""A step of the sampler: x - output / STEPS."""
+
+
 def default_keys() -> dict[str, tuple[str, Any]]:
     return {
         "general.name": ("string", "tiny"),
-        "actquant.format_version": ("uint32", 1),
+        "actquant.format_version": ("uint32", 2),
         "actquant.policy.family": ("string", "test"),
         "actquant.policy.parameter_count": ("uint64", 1000),
-        "actquant.driver": ("string", "flow_matching"),
-        "actquant.driver.num_steps": ("uint32", 4),
+        "actquant.driver": ("string", "sampling"),
+        "actquant.sampler.timesteps": ("array", [1 - k / STEPS for k in range(STEPS)]),
+        "actquant.sampler.coefficients": ("array", [*EULER_STEP] * STEPS),
+        "actquant.noise.rows": ("uint32", CHUNK),
+        "actquant.noise.dim": ("uint32", ACTION_PADDED),
         "actquant.cameras": ("array", ["observation.images.scene", "observation.images.wrist"]),
         "actquant.cameras.optional": ("uint32", 1),
         "actquant.image.height": ("uint32", HEIGHT),
         "actquant.image.width": ("uint32", WIDTH),
-        "actquant.image.resize": ("string", "none"),
+        "actquant.image.source_height": ("uint32", HEIGHT),
+        "actquant.image.source_width": ("uint32", WIDTH),
         "actquant.image.scale": ("float32", 2.0),
         "actquant.image.offset": ("float32", -1.0),
+        "actquant.observation.steps": ("uint32", 1),
+        "actquant.prompt.template": ("string", "{task}"),
+        "actquant.prompt.state_bins": ("uint32", 0),
         "actquant.tokenizer.json": ("string", tokenizer_json()),
+        "actquant.tokenizer.min_length": ("uint32", MIN_PROMPT_LENGTH),
         "actquant.tokenizer.max_length": ("uint32", PROMPT_LENGTH),
         "actquant.tokenizer.pad_id": ("uint32", 7),
         "actquant.tokenizer.suffix": ("string", " \n"),
@@ -78,42 +91,43 @@ output embedding %3
 %1 = input b8[1] name=image_mask_0
 %2 = input {EMBEDDING} name=image_embedding_1
 %3 = input b8[1] name=image_mask_1
-%4 = input i64[1,{PROMPT_LENGTH}] name=tokens
-%5 = input b8[1,{PROMPT_LENGTH}] name=token_mask
+%4 = input i64[1,L] name=tokens
+%5 = input b8[1,L] name=token_mask
 %6 = input f32[1,{STATE_PADDED}] name=state
-%7 = embedding f32[1,{PROMPT_LENGTH},{TOKEN_WIDTH}] @vocabulary %4
+%7 = embedding f32[1,L,{TOKEN_WIDTH}] @vocabulary %4
 %8 = linear f32[1,{TOKEN_WIDTH}] %6 @state.w
 %9 = reshape f32[1,1,{TOKEN_WIDTH}] %8 shape=[1,1,{TOKEN_WIDTH}]
-%10 = concat f32[1,11,{TOKEN_WIDTH}] %0 %2 %7 %9 dim=1
+%10 = concat f32[1,5+L,{TOKEN_WIDTH}] %0 %2 %7 %9 dim=1
 %11 = host.reshape b8[1,1] %1 shape=[1,1]
 %12 = host.expand b8[1,{TOKENS}] %11 shape=[1,{TOKENS}]
 %13 = host.reshape b8[1,1] %3 shape=[1,1]
 %14 = host.expand b8[1,{TOKENS}] %13 shape=[1,{TOKENS}]
 %15 = host.le b8[1,1] %11 %11
-%16 = host.concat b8[1,11] %12 %14 %5 %15 dim=1
+%16 = host.concat b8[1,5+L] %12 %14 %5 %15 dim=1
 output keys %10
 output key_mask %16
 """,
     "denoise": f"""
 %0 = input f32[1,{CHUNK},{ACTION_PADDED}] name=x_t
-%1 = input f32[1] name=timestep
-%2 = input f32[1,11,{TOKEN_WIDTH}] name=keys
-%3 = input b8[1,11] name=key_mask
+%1 = input i64[1] name=step
+%2 = input f32[1,5+L,{TOKEN_WIDTH}] name=keys
+%3 = input b8[1,5+L] name=key_mask
 %4 = linear f32[1,{CHUNK},{TOKEN_WIDTH}] %0 @q.w
 %5 = reshape f32[1,{CHUNK},2,4] %4 shape=[1,{CHUNK},2,4]
 %6 = permute f32[1,2,{CHUNK},4] %5 perm=[0,2,1,3]
-%7 = linear f32[1,11,{TOKEN_WIDTH}] %2 @k.w @k.b
-%8 = reshape f32[1,11,2,4] %7 shape=[1,11,2,4]
-%9 = permute f32[1,2,11,4] %8 perm=[0,2,1,3]
-%10 = host.reshape b8[1,1,1,11] %3 shape=[1,1,1,11]
+%7 = linear f32[1,5+L,{TOKEN_WIDTH}] %2 @k.w @k.b
+%8 = reshape f32[1,5+L,2,4] %7 shape=[1,5+L,2,4]
+%9 = permute f32[1,2,5+L,4] %8 perm=[0,2,1,3]
+%10 = host.reshape b8[1,1,1,5+L] %3 shape=[1,1,1,5+L]
 %11 = sdpa f32[1,2,{CHUNK},4] %6 %9 %9 %10 scale=0.5 causal=0
 %12 = permute f32[1,{CHUNK},2,4] %11 perm=[0,2,1,3]
 %13 = reshape f32[1,{CHUNK},{TOKEN_WIDTH}] %12 shape=[1,{CHUNK},{TOKEN_WIDTH}]
 %14 = linear f32[1,{CHUNK},{ACTION_PADDED}] %13 @out.w
-%15 = reshape f32[1,1,1] %1 shape=[1,1,1]
-%16 = mul f32[1,{CHUNK},{ACTION_PADDED}] %14 %15
-%17 = add f32[1,{CHUNK},{ACTION_PADDED}] %16 %0
-output velocity %17
+%15 = embedding f32[1,1] @times %1
+%16 = reshape f32[1,1,1] %15 shape=[1,1,1]
+%17 = mul f32[1,{CHUNK},{ACTION_PADDED}] %14 %16
+%18 = add f32[1,{CHUNK},{ACTION_PADDED}] %17 %0
+output output %18
 """,
 }
 
@@ -132,6 +146,7 @@ def weights(seed: int = 0) -> dict[str, np.ndarray]:
         "q.w": normal(TOKEN_WIDTH, ACTION_PADDED),
         "k.w": normal(TOKEN_WIDTH, TOKEN_WIDTH),
         "k.b": normal(TOKEN_WIDTH),
+        "times": np.linspace(1, 0, STEPS, endpoint=False, dtype=np.float32)[:, None],
         "out.w": normal(ACTION_PADDED, TOKEN_WIDTH),
     }
 
@@ -149,14 +164,15 @@ def write_policy(
     path: Path,
     *,
     tensors: Mapping[str, np.ndarray | Packed] | None = None,
-    programs: Mapping[str, str] | None = None,
+    programs: Mapping[str, str | None] | None = None,
     keys: Mapping[str, tuple[str, Any] | None] | None = None,
     shapes: str | None = None,
     architecture: str = "actquant",
 ) -> Path:
-    """A whole, valid policy but for what the arguments change; a key of None is left out."""
+    """A whole, valid policy but for what the arguments change; a key or program of None is
+    left out."""
     all_tensors = {**weights(), **(tensors or {})}
-    all_programs = {**PROGRAMS, **(programs or {})}
+    all_programs = {k: v for k, v in {**PROGRAMS, **(programs or {})}.items() if v is not None}
     writer = gguf.GGUFWriter(path, architecture)
     all_keys: dict[str, tuple[str, Any] | None] = {**default_keys()}
     all_keys["actquant.stages"] = ("array", list(all_programs))
@@ -172,7 +188,7 @@ def write_policy(
             writer.add_tensor(name, np.ascontiguousarray(stored.reshape(stored.shape or (1,))))
     all_keys["actquant.shapes"] = ("string", shapes if shapes is not None else "\n".join(lines))
     for key, entry in {**all_keys, **(keys or {})}.items():
-        if entry is not None:
+        if entry is not None and entry[1] != []:  # empty lists are not written
             kind, content = entry
             getattr(writer, f"add_{kind}")(key, content)
     writer.write_header_to_file()

@@ -22,6 +22,10 @@ def runtime(policy):
     return Runtime(policy, threads=2)
 
 
+def tokens_of(task: str) -> list[int]:
+    return [1, *(policy_files.VOCABULARY[word] for word in task.split(" ")), 6]
+
+
 def reference_actions(seen, start) -> np.ndarray:
     """What the program of policy_files means, in float64."""
     w = {name: torch.from_numpy(value).double() for name, value in policy_files.weights().items()}
@@ -35,17 +39,17 @@ def reference_actions(seen, start) -> np.ndarray:
         else:
             embeddings.append(torch.zeros(shape, dtype=torch.float64))
         masks.append(torch.full(shape[:2], camera in seen))
-    tokens = torch.tensor([[1, 2, 3, 4, 5, 6]])
+    tokens = torch.tensor([tokens_of(seen["task"])])
     mean, std = torch.tensor([0.1, -0.2, 0.3]), torch.tensor([0.5, 1.5, 2.5])
     state = (torch.from_numpy(seen["observation.state"]) - mean) / (std + 1e-6)
     state = F.pad(state.double(), (0, 2))[None]
     keys = torch.cat([*embeddings, w["vocabulary"][tokens], (state @ w["state.w"].T)[None]], 1)
-    mask = torch.cat([*masks, torch.ones(1, 7, dtype=torch.bool)], 1)
+    mask = torch.cat([*masks, torch.ones(1, tokens.shape[1] + 1, dtype=torch.bool)], 1)
     x = torch.from_numpy(start).double()[None]
     for step in range(4):
         time_left = 1 - step / 4
         q = (x @ w["q.w"].T).reshape(1, 3, 2, 4).transpose(1, 2)
-        k = (keys @ w["k.w"].T + w["k.b"]).reshape(1, 11, 2, 4).transpose(1, 2)
+        k = (keys @ w["k.w"].T + w["k.b"]).reshape(1, -1, 2, 4).transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, k, mask[:, None, None], scale=0.5)
         velocity = (y.transpose(1, 2).reshape(1, 3, 8) @ w["out.w"].T) * time_left + x
         x = x - velocity / 4
@@ -130,7 +134,7 @@ def test_too_few_cameras_are_refused(runtime):
 
 
 def test_unfit_noise_is_refused(runtime):
-    with pytest.raises(ArgumentError, match="noise has 6 elements, expected 12"):
+    with pytest.raises(ArgumentError, match=r"noise is \(3, 2\), expected \(3, 4\)"):
         runtime.act(observation(), noise=np.zeros((3, 2)))
     bad = noise()
     bad[0, 1] = np.nan
@@ -183,8 +187,17 @@ def test_one_runtime_is_shared_by_threads(runtime):
 
 
 def test_gil_is_released_while_acting(tmp_path):
-    steps = {"actquant.driver.num_steps": ("uint32", 80000)}
-    runtime = Runtime(write_policy(tmp_path / "slow.gguf", keys=steps), threads=1)
+    count = 80000
+    keys = {
+        "actquant.sampler.timesteps": ("array", [0.5] * count),
+        "actquant.sampler.coefficients": (
+            "array",
+            [0.0, 0.0, 0.0, 0.0, 1.0, -1e-6, 0.0, 0.0] * count,
+        ),
+    }
+    times = {"times": np.full((count, 1), 0.5, np.float32)}
+    path = write_policy(tmp_path / "slow.gguf", keys=keys, tensors=times)
+    runtime = Runtime(path, threads=1)
     actor = threading.Thread(target=runtime.act, args=(observation(), noise()))
     begin = time.perf_counter()
     actor.start()
@@ -199,7 +212,8 @@ def test_gil_is_released_while_acting(tmp_path):
 
 @pytest.mark.parametrize("size", [(6, 12), (12, 24), (7, 5), (31, 40), (4, 40), (50, 12)])
 def test_images_are_resized_as_lerobot_does(tmp_path, size):
-    keys = {"actquant.image.resize": ("string", "pad")}
+    step = "resize_pad height=6 width=12 filter=bilinear antialias=0 round=0 anchor=end value=0"
+    keys = {"actquant.image.steps": ("array", [step])}
     runtime = Runtime(write_policy(tmp_path / "pad.gguf", keys=keys))
     seen = observation()
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
@@ -236,8 +250,8 @@ def act_with_embedding(runtime, seen, embedding) -> np.ndarray:
     )
     x = noise()[None]
     for step in range(4):
-        inputs = {**prefix, "x_t": x, "timestep": [1 - step / 4]}
-        x = x - runtime.run_stage("denoise", inputs)["velocity"] / 4
+        inputs = {**prefix, "x_t": x, "step": [step]}
+        x = x - runtime.run_stage("denoise", inputs)["output"] / 4
     return x[0, :, :2] * [0.25, 4.0] + [0.5, -0.5]
 
 

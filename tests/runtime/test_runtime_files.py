@@ -46,15 +46,18 @@ def test_corrupt_header(tmp_path):
     assert "damaged" in refusal(path)
 
 
-def test_newer_format(tmp_path):
-    keys = {"actquant.format_version": ("uint32", 2)}
+def test_other_format_versions(tmp_path):
+    keys = {"actquant.format_version": ("uint32", 3)}
     message = refusal(write_policy(tmp_path / "new.gguf", keys=keys))
-    assert "format version 2" in message and "reads up to 1" in message
+    assert "has format version 3" in message and "reads version 2. Update actquant." in message
+    keys = {"actquant.format_version": ("uint32", 1)}
+    message = refusal(write_policy(tmp_path / "old.gguf", keys=keys))
+    assert "has format version 1" in message and "Compress it again." in message
 
 
 def test_all_missing_keys_and_tensors_are_named_at_once(tmp_path):
     tensors = weights()
-    keys = {"actquant.state.mean": None, "actquant.tokenizer.json": None,
+    keys = {"actquant.state.mean": None, "actquant.prompt.template": None,
             "actquant.control_rate_hz": ("string", "fast")}  # fmt: skip
     path = write_policy(tmp_path / "gaps.gguf", keys=keys)
     programs = {
@@ -63,8 +66,8 @@ def test_all_missing_keys_and_tensors_are_named_at_once(tmp_path):
     path = write_policy(tmp_path / "gaps.gguf", keys=keys, programs=programs, tensors=tensors)
     message = refusal(path)
     for part in (
-        "the key actquant.state.mean (array of f32) is missing",
-        "the key actquant.tokenizer.json (str) is missing",
+        "actquant.state: names, mean and std have 3, 0 and 3 elements",
+        "the key actquant.prompt.template (str) is missing",
         "the key actquant.control_rate_hz is str, expected f32",
         "the tensor gone.w of stage 'denoise' is missing",
         "the tensor lost.w of stage 'denoise' is missing",
@@ -74,8 +77,10 @@ def test_all_missing_keys_and_tensors_are_named_at_once(tmp_path):
 
 @pytest.mark.parametrize("key", [
     "actquant.format_version", "actquant.driver", "actquant.stages", "actquant.shapes",
-    "actquant.graph.prefix", "actquant.cameras", "actquant.image.scale", "actquant.action.std",
-    "actquant.golden", "actquant.action.steps_per_chunk", "general.name",
+    "actquant.graph.prefix", "actquant.cameras", "actquant.image.scale",
+    "actquant.golden", "actquant.action.steps_per_chunk", "general.name", "actquant.noise.rows",
+    "actquant.observation.steps", "actquant.tokenizer.min_length", "actquant.prompt.state_bins",
+    "actquant.image.source_height", "actquant.sampler.coefficients", "actquant.tokenizer.suffix",
 ])  # fmt: skip
 def test_each_key_is_required(tmp_path, key):
     assert key in refusal(write_policy(tmp_path / "gap.gguf", keys={key: None}))
@@ -84,25 +89,49 @@ def test_each_key_is_required(tmp_path, key):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"actquant.driver": ("string", "tokens")}, "wants the driver 'tokens'"),
-        ({"actquant.driver.num_steps": ("uint32", 0)}, "num_steps must be positive"),
+        ({"actquant.driver": ("string", "tokens")}, "is 'tokens'; this runtime has one_shot and"),
+        ({"actquant.driver": ("string", "one_shot")}, "one_shot has no actquant.sampler keys"),
+        ({"actquant.driver": ("string", "one_shot")}, "nothing runs the stage 'denoise'"),
+        ({"actquant.sampler.coefficients": ("array", [0.0] * 31)},
+         "has 31 elements, expected 8 for each of the 4 timesteps"),
+        ({"actquant.sampler.coefficients": ("array", [float("nan")] * 32)}, "not all finite"),
+        ({"actquant.noise.rows": ("uint32", 0)}, "needs positive actquant.noise.rows"),
+        ({"actquant.noise.rows": ("uint32", 4)}, "input x_t is f32[1,3,4], expected f32[1,4,4]"),
+        ({"actquant.observation.steps": ("uint32", 0)}, "observation.steps must be positive"),
+        ({"actquant.observation.steps": ("uint32", 2)}, "state is f32[1,5], expected f32[2,5]"),
+        ({"actquant.tokenizer.json": None}, "max_length is 6 but there is no actquant.tokenizer"),
+        ({"actquant.tokenizer.min_length": ("uint32", 7)}, ".max_length are 7 and 6"),
+        ({"actquant.tokenizer.max_length": ("uint32", 0)}, ".max_length are 2 and 0"),
+        ({"actquant.state.clip": ("float32", 0.0)}, "state.clip must be positive"),
+        ({"actquant.action.steps_per_chunk": ("uint32", 4)}, "from 1 to chunk_length"),
+        ({"actquant.cameras": ("array", ["observation.images.scene"])},
+         "nothing provides the input image_embedding_1"),
+        ({"actquant.cameras": None, "actquant.cameras.optional": ("uint32", 0)},
+         "nothing runs the stage 'vision'"),
+        ({"actquant.image.height": ("uint32", 0)}, ".height and .width must be positive"),
+        ({"actquant.cameras": ("int32", 2)}, "the key actquant.cameras is no array of str"),
         ({"actquant.cameras.optional": ("uint32", 3)}, "shorter than actquant.cameras.optional"),
-        ({"actquant.image.resize": ("string", "crop")}, "'crop', expected none or pad"),
         ({"actquant.state.mean": ("array", [0.0, 1.0])}, "have 3, 2 and 3 elements"),
+        ({"actquant.action.std": None}, "have 2, 2 and 0 elements"),
+        ({"actquant.action.names": None, "actquant.action.mean": None, "actquant.action.std": None},
+         "actquant.action.names is empty"),
+        ({"actquant.sampler.timesteps": None}, "has 32 elements, expected 8 for each of the 0"),
+        ({"actquant.sampler.timesteps": None, "actquant.sampler.coefficients": None},
+         "the driver sampling needs actquant.sampler.timesteps and .coefficients"),
         ({"actquant.state.std": ("array", [0.0, 1.0, float("nan")])}, "are not finite"),
         ({"actquant.state.std": ("array", [-1.0, 1.0, 1.0])}, "'a_rad' is not positive"),
         ({"actquant.state.padded_dim": ("uint32", 2)}, "below the number of names"),
         ({"actquant.image.width": ("uint32", 6)}, r"image is f32[1,3,6,12], expected"),
-        ({"actquant.action.chunk_length": ("uint32", 7)}, "expected f32[1,7,4]"),
+        ({"actquant.action.chunk_length": ("uint32", 7)}, "is not the chunk [1,7,4]"),
         ({"actquant.tokenizer.json": ("string", "{}")}, "tokenizer.json cannot be read"),
     ],
-)
+)  # fmt: skip
 def test_inconsistent_keys(tmp_path, keys, message):
     assert message in refusal(write_policy(tmp_path / "odd.gguf", keys=keys))
 
 
 WITH_A_LONGER_TOKEN_MASK = {
-    "prefix": PROGRAMS["prefix"].replace("b8[1,6]", "b8[1,7]").replace("b8[1,11]", "b8[1,12]")
+    "prefix": PROGRAMS["prefix"].replace("b8[1,L]", "b8[1,1+L]").replace("b8[1,5+L]", "b8[1,6+L]")
 }
 
 
@@ -115,17 +144,23 @@ def with_line(stage: str, old: str, new: str) -> dict[str, str]:
     ("programs", "message"),
     [
         (with_line("denoise", "= mul f32", "= fft f32"),
-         "line 17, %16 = fft: this runtime has no such operator on the device"),
+         "line 18, %17 = fft: this runtime has no such operator on the device"),
         (with_line("prefix", "host.le", "host.gt"), "%15 = host.gt: this runtime has no such"),
-        (with_line("denoise", "%14 %15", "%14 %99"), "%99 is not defined before this line"),
-        (with_line("denoise", "%15 = reshape", "%14 = reshape"), "the value is defined twice"),
+        (with_line("denoise", "%14 %16", "%14 %99"), "%99 is not defined before this line"),
+        (with_line("denoise", "%16 = reshape", "%14 = reshape"), "the value is defined twice"),
         (with_line("denoise", "f32[1,1,1]", "f16[1,1,1]"), "is no type"),
-        (with_line("denoise", "f32[1,1,1] %1", "f32[1,1,2] %1"), "the operand is [1]"),
+        (with_line("denoise", "f32[1,1,1] %1", "f32[1,1,2] %1"), "the operand is [1,1]"),
+        (with_line("denoise", "f32[1,1] @times", "f32[1,2] @times"), "the result is [1,1]"),
+        (with_line("denoise", "i64[1]", "f32[1]"), "must be computed on the host"),
+        (with_line("prefix", "tokens", "words"), "nothing provides the input words"),
+        (with_line("prefix", "f32[1,L,8]", "f32[1,1+L,8]"), "the result is [1,2,8]"),
+        (with_line("prefix", "f32[1,5+L,8]", "f32[1,9+-1*L,8]"), "the program declares [1,3,8]"),
+        (with_line("prefix", "i64[1,L]", "i64[1,-2+L]"), "tokens: line 5, %4: the shape is [1,0]"),
         (with_line("denoise", "causal=0", ""), "the attribute causal is missing"),
         (with_line("denoise", "scale=0.5", "scale=half"), "scale=half is not a number"),
         (with_line("denoise", "scale=0.5", "scale"), "'scale' is neither an operand nor key=value"),
-        (with_line("denoise", "output velocity %17", ""), "the program has no output"),
-        (with_line("denoise", "velocity", "speed"), "lacks the output velocity"),
+        (with_line("denoise", "output output %18", ""), "the program has no output"),
+        (with_line("denoise", "output output", "output speed"), "lacks the output output"),
         (with_line("denoise", "name=keys", "name=values"), "nothing provides the input values"),
         (with_line("denoise", "@q.w", "@k.w"), "the weight [8,8]"),
         (with_line("denoise", "@q.w", "%0"), "must be a tensor of the file"),
@@ -133,11 +168,11 @@ def with_line(stage: str, old: str, new: str) -> dict[str, str]:
         (with_line("prefix", "dim=1\n%11", "dim=5\n%11"), "is no dimension of rank 3"),
         (with_line("prefix", "host.reshape b8[1,1] %1", "host.reshape b8[1,1] %8"),
          "a host operator cannot use the device value %8"),
-        (with_line("prefix", "b8[1,11] %12 %14", "b8[1,12] %12 %14"), "the parts add up to 11"),
+        (with_line("prefix", "b8[1,5+L] %12", "b8[1,6+L] %12"), "the parts add up to 7"),
         (WITH_A_LONGER_TOKEN_MASK,
-         "token_mask is b8[1,7], expected b8[1,6]\n"),
+         "token_mask is b8[1,3], expected b8[1,2]"),
         (WITH_A_LONGER_TOKEN_MASK,
-         "key_mask is b8[1,11], expected b8[1,12]"),
+         "key_mask is b8[1,7], expected b8[1,8]"),
         (with_line("vision", "pad=[0,0]", "pad=[0]"), "pad must be [height,width]"),
         (with_line("vision", "groups=1", "groups=2"), "the weight [8,3,6,6]"),
     ],
@@ -149,12 +184,12 @@ def test_invalid_programs(tmp_path, programs, message):
 def test_all_problems_of_a_program_are_reported(tmp_path):
     text = PROGRAMS["denoise"].replace("= mul ", "= fft ").replace("= sdpa ", "= attend ")
     message = refusal(write_policy(tmp_path / "two.gguf", programs={"denoise": text}))
-    assert "%11 = attend" in message and "%16 = fft" in message
+    assert "%11 = attend" in message and "%17 = fft" in message
 
 
 def test_missing_stage(tmp_path):
     keys = {"actquant.stages": ("array", ["vision", "prefix"])}
-    assert "'denoise' is missing" in refusal(write_policy(tmp_path / "stage.gguf", keys=keys))
+    assert "lacks the stage 'denoise'" in refusal(write_policy(tmp_path / "stage.gguf", keys=keys))
 
 
 def test_tensor_shapes(tmp_path):

@@ -15,20 +15,32 @@ def runtime(tmp_path_factory):
 
 def test_description_is_typed(runtime):
     about = runtime.describe()
-    assert about["name"] == "tiny" and about["driver"] == "flow_matching"
+    assert about["name"] == "tiny" and about["driver"] == "sampling"
     assert about["cameras"] == ["observation.images.scene", "observation.images.wrist"]
     assert about["image"] == {
-        "height": 6, "width": 12, "resize": "none", "scale": 2.0, "offset": -1.0,
+        "height": 6, "width": 12, "source_height": 6, "source_width": 12, "steps": [],
+        "scale": 2.0, "offset": -1.0,
     }  # fmt: skip
     assert about["action"]["names"] == ["x_m", "y_m"]
     assert about["action"]["chunk_length"] == 3 and about["action"]["padded_dim"] == 4
     assert about["state"]["std"] == [0.5, 1.5, 2.5]
     assert about["provenance"] == {"tool": "test"} and about["golden"] == []
-    assert about["tokenizer"] == {"max_length": 6, "pad_id": 7, "suffix": " \n"}
+    assert about["prompt"] == {
+        "template": "{task}", "task_steps": [], "state_bins": 0,
+        "min_length": 2, "max_length": 6, "pad_id": 7, "suffix": " \n", "suffix_ids": [],
+    }  # fmt: skip
+    assert about["sampler"]["timesteps"] == [1.0, 0.75, 0.5, 0.25]
+    assert about["sampler"]["coefficients"] == [[0, 0, 0, 0, 1, -0.25, 0, 0]] * 4
+    assert about["noise_shape"] == [3, 4] and runtime.noise_shape == (3, 4)
     tensors = {tensor["name"]: tensor for tensor in about["tensors"]}
     assert tensors["q.w"] == {"name": "q.w", "type": "f32", "shape": [8, 4], "bytes": 128}
-    velocity = about["stages"]["denoise"]["outputs"][0]
-    assert velocity == {"name": "velocity", "dtype": "f32", "shape": [1, 3, 4]}
+    assert about["stages"]["denoise"]["outputs"] == [
+        {"name": "output", "dtype": "f32", "shape": [1, 3, 4]}
+    ]
+    assert about["stages"]["prefix"]["outputs"] == [
+        {"name": "keys", "dtype": "f32", "shape": [1, "5+L", 8]},
+        {"name": "key_mask", "dtype": "b8", "shape": [1, "5+L"]},
+    ]
 
 
 def test_golden_inputs_follow_the_specification(runtime):

@@ -120,11 +120,11 @@ def test_what_depends_on_no_new_input_is_still_right_after_a_change(tmp_path):
         fresh = Runtime(path, threads=1)
 
 
-def test_a_velocity_that_ignores_the_noise_is_constant(tmp_path):
+def test_a_flow_that_ignores_the_noise_is_constant(tmp_path):
     """The whole loop body can be invariant."""
     denoise = PROGRAMS["denoise"].split("%4 = linear")[0] + (
         "%4 = slice f32[1,3,8] %2 dim=1 start=0 end=3\n"
-        "%5 = linear f32[1,3,4] %4 @out.w\noutput velocity %5"
+        "%5 = linear f32[1,3,4] %4 @out.w\noutput output %5"
     )
     runtime = Runtime(write_policy(tmp_path / "constant.gguf", programs={"denoise": denoise}))
     shift = runtime.act(observation(), noise=noise(1)) - runtime.act(observation(), noise=noise(2))

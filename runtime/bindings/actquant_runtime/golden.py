@@ -1,5 +1,6 @@
 """Golden inputs: observations that any reader can make from a seed (docs/format.md)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,22 +40,28 @@ def golden_observation(
     prompt: str = "",
     masked_cameras: Sequence[str] = (),
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """The observation and the noise [chunk_length, padded action dimension] of a golden case.
+    """The observation and the noise (of `noise_shape`) of a golden case.
 
-    `description` is `Runtime.describe()`. A masked camera is drawn like the others and then left
-    out, so that masking changes no other input.
+    `description` is `Runtime.describe()`. A policy that takes several observation steps gets arrays
+    with a first dimension of steps, oldest first. A masked camera is drawn like the others and then
+    left out, so that masking changes no other input.
     """
     generator = _SplitMix64(seed)
-    image, state, action = (description[key] for key in ("image", "state", "action"))
-    observation: dict[str, Any] = {"task": prompt}
-    for camera in description["cameras"]:
-        pixels = _image(generator, image["height"], image["width"])
-        if camera not in masked_cameras:
-            observation[camera] = pixels
-    normalised = 4 * generator.uniform(len(state["names"])) - 2
-    observation["observation.state"] = (
-        np.array(state["mean"]) + np.array(state["std"]) * normalised
-    ).astype(np.float32)
-    shape = (action["chunk_length"], action["padded_dim"])
-    noise = generator.uniform(12 * shape[0] * shape[1]).reshape(*shape, 12).sum(-1) - 6
-    return observation, noise.astype(np.float32)
+    image, state = description["image"], description["state"]
+    mean, std = np.array(state["mean"]), np.array(state["std"])
+    images: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in description["cameras"]}
+    states = []
+    for _ in range(description["observation_steps"]):
+        for steps in images.values():
+            steps.append(_image(generator, image["source_height"], image["source_width"]))
+        states.append(mean + std * (4 * generator.uniform(len(mean)) - 2))
+    inputs: dict[str, Any] = {
+        camera: np.stack(steps) for camera, steps in images.items() if camera not in masked_cameras
+    }
+    if len(mean):
+        inputs["observation.state"] = np.stack(states).astype(np.float32)
+    if description["observation_steps"] == 1:
+        inputs = {key: value[0] for key, value in inputs.items()}
+    shape = tuple(description["noise_shape"])
+    noise = generator.uniform(12 * math.prod(shape)).reshape(*shape, 12).sum(-1) - 6
+    return {"task": prompt, **inputs}, noise.astype(np.float32)

@@ -25,13 +25,18 @@ class Runtime:
         """threads = 0: as many as a model of this size has work for."""
         self._session = _core.Session(str(path), threads)
         self._description = self._read_description()
-        self._tokenize = PromptTokenizer(
-            self._session.tokenizer_json(), **self._description["tokenizer"]
-        )
+        prompt = self._description["prompt"]
+        self._tokenize = prompt and PromptTokenizer(self._session.tokenizer_json(), prompt)
 
     def describe(self) -> dict[str, Any]:
         """What the file says: layout, statistics, provenance, allocation, stages, tensors."""
         return self._description
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Of the noise of one chunk: [rows, dim], [1 + fresh, rows, dim] where steps draw noise of
+        their own, (0,) for a policy that does not sample."""
+        return tuple(self._description["noise_shape"])
 
     def act(
         self,
@@ -41,17 +46,17 @@ class Runtime:
     ) -> NDArray[np.float32]:
         """Actions [chunk_length, action dimension] in the robot's units.
 
-        `observation`: each camera's uint8 image [H, W, 3], "observation.state" [S] and "task".
-        `noise` [chunk_length, padded action dimension] is where the flow starts; without it, it is
-        drawn from `seed`, or at random.
+        `observation`: each camera's uint8 image [H, W, 3], "observation.state" [S] and "task", as
+        far as the policy takes them. For a policy with T > 1 observation steps, images are
+        [T, H, W, 3] and the state is [T, S], oldest step first. `noise` (of `noise_shape`) is what
+        the policy samples from; without it, it is drawn from `seed`, or at random.
         """
-        tokens, token_mask = self._tokenize(self._task_of(observation))
+        state = self._state_of(observation)
         return self._session.act(
             self._images_of(observation),
-            self._state_of(observation),
-            tokens,
-            token_mask,
-            None if noise is None else np.ascontiguousarray(noise, np.float32),
+            state,
+            self._tokens_of(observation, state),
+            None if noise is None else self._checked_noise(noise),
             seed,
         )
 
@@ -119,28 +124,54 @@ class Runtime:
         return description
 
     def _expected_keys(self) -> str:
-        return ", ".join([*self._description["cameras"], STATE_KEY, TASK_KEY])
+        keys = list(self._description["cameras"])
+        keys += [STATE_KEY] if self._description["state"]["names"] else []
+        keys += [TASK_KEY] if self._tokenize else []
+        return ", ".join(keys)
 
-    def _task_of(self, observation: Mapping[str, Any]) -> str:
+    def _tokens_of(
+        self, observation: Mapping[str, Any], state: NDArray[np.float32]
+    ) -> NDArray[np.int64] | None:
+        if self._tokenize is None:
+            return None
         task = observation.get(TASK_KEY)
         if not isinstance(task, str):
             raise _core.ArgumentError(
                 f"the observation lacks '{TASK_KEY}' (a str); expected {self._expected_keys()}"
             )
-        return task
+        return self._tokenize(task, self._normalised(state[-1]))
+
+    def _normalised(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        layout = self._description["state"]
+        scale = np.array(layout["std"]) + self._description["normalization_eps"]
+        x = (state.astype(np.float64) - layout["mean"]) / scale
+        clip = layout["clip"]
+        return (x if clip is None else np.clip(x, -clip, clip)).astype(np.float32)
+
+    def _checked_noise(self, noise: ArrayLike) -> NDArray[np.float32]:
+        values = np.ascontiguousarray(noise, np.float32)
+        if values.shape != self.noise_shape:
+            raise _core.ArgumentError(f"noise is {values.shape}, expected {self.noise_shape}")
+        return values
 
     def _state_of(self, observation: Mapping[str, Any]) -> NDArray[np.float32]:
+        """[T, S]"""
+        steps = self._description["observation_steps"]
+        size = len(self._description["state"]["names"])
+        if size == 0:
+            return np.zeros((steps, 0), np.float32)
         if STATE_KEY not in observation:
             raise _core.ArgumentError(
                 f"the observation lacks '{STATE_KEY}'; expected {self._expected_keys()}"
             )
         state = np.ascontiguousarray(observation[STATE_KEY], np.float32)
-        size = len(self._description["state"]["names"])
-        if state.shape != (size,):
-            raise _core.ArgumentError(f"{STATE_KEY} is {state.shape}, expected ({size},)")
-        return state
+        expected = (size,) if steps == 1 else (steps, size)
+        if state.shape != expected:
+            raise _core.ArgumentError(f"{STATE_KEY} is {state.shape}, expected {expected}")
+        return state.reshape(steps, size)
 
     def _images_of(self, observation: Mapping[str, Any]) -> list[NDArray[np.uint8] | None]:
+        """Observation steps x cameras, oldest step first."""
         cameras = self._description["cameras"]
         given = {key for key in observation if key.startswith(IMAGE_PREFIX)}
         missing = [camera for camera in cameras if camera not in observation]
@@ -150,14 +181,23 @@ class Runtime:
                 f"the observation has the images {sorted(given)}; expected {cameras}, of which "
                 f"{self._description['optional_cameras']} may be absent"
             )
-        return [self._image_of(observation, camera) for camera in cameras]
+        by_camera = [self._images_of_camera(observation, camera) for camera in cameras]
+        return [image for step in zip(*by_camera, strict=True) for image in step]
 
-    def _image_of(self, observation: Mapping[str, Any], camera: str) -> NDArray[np.uint8] | None:
+    def _images_of_camera(
+        self, observation: Mapping[str, Any], camera: str
+    ) -> list[NDArray[np.uint8] | None]:
+        steps = self._description["observation_steps"]
         if camera not in observation:
-            return None
-        image = np.asarray(observation[camera])
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            return [None] * steps
+        images = np.asarray(observation[camera])
+        layout = "[height, width, 3]" if steps == 1 else f"[{steps}, height, width, 3]"
+        if steps == 1:
+            images = images[None]
+        fits = images.ndim == 4 and images.shape[0] == steps and images.shape[3] == 3
+        if images.dtype != np.uint8 or not fits:
             raise _core.ArgumentError(
-                f"{camera} is {image.dtype} {image.shape}, expected uint8 [height, width, 3]"
+                f"{camera} is {images.dtype} {np.shape(observation[camera])}, expected uint8 "
+                f"{layout}"
             )
-        return np.ascontiguousarray(image)
+        return [np.ascontiguousarray(image) for image in images]
