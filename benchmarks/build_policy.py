@@ -14,6 +14,7 @@ from typing import Any
 
 from gemma_tokenizer import gemma_tokenizer
 from lerobot.configs.types import FeatureType, PolicyFeature
+from openvla_oft_checkpoint import PUBLISHED, build_openvla_oft
 from random_checkpoint import on_meta, save_processors, spread, write_weights
 
 CAMERAS = ("observation.images.base_0_rgb", "observation.images.left_wrist_0_rgb")
@@ -62,7 +63,15 @@ def build_pi(policy_type: str, folder: Path, dtype: str) -> None:
     save_processors(folder, config, tokenizer, TOKENIZER)
 
 
+def build_oft(folder: Path, dtype: str) -> None:
+    """DINOv2-L, SigLIP so400m and Llama 2 7B in the published layout, in shards."""
+    if dtype != "bf16":
+        raise SystemExit("openvla_oft is published in bf16 only")
+    build_openvla_oft(folder, PUBLISHED, shard_bytes=5 << 30)
+
+
 BUILDERS: dict[str, Callable[[Path, str], None]] = {
+    "openvla_oft": build_oft,
     "pi0": lambda folder, dtype: build_pi("pi0", folder, dtype),
     "pi05": lambda folder, dtype: build_pi("pi05", folder, dtype),
 }

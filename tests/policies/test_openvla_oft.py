@@ -8,9 +8,9 @@ import pytest
 import tokenizers
 import torch
 import torch.nn.functional as F  # noqa: N812
+from openvla_oft_checkpoint import STEP, Sizes, build_openvla_oft
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_openvla_oft import STEP, Sizes, build_openvla_oft
 from transformers import (
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,

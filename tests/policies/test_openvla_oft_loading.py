@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from openvla_oft_checkpoint import STEP, Sizes, build_openvla_oft
 from safetensors.torch import load_file, save_file
-from tiny_openvla_oft import STEP, Sizes, build_openvla_oft
 
 from actquant.errors import CheckpointError
 from actquant.policies import load_policy, supported_policies

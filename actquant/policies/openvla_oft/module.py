@@ -279,12 +279,12 @@ class OpenVLAOFT(nn.Module):
     ) -> Tensor:
         """images: [B, T, D] each; tokens, token_mask: [B, L], the first and last true (a token that
         is masked out counts as absent); state: [B, S], normalised -> [B, H, A], normalised."""
-        stop = torch.full_like(tokens[:, :1], self.stop_token)
+        stop = torch.full((len(tokens), 1), self.stop_token, device=tokens.device)
         text = self.language_model.embed(torch.cat([tokens, stop], dim=1))
         inserted = list(images)
         if self.proprio_projector is not None:
             inserted.append(self.proprio_projector(state)[:, None])
-        empty = text.new_zeros(len(text), self.slots, text.shape[2])
+        empty = torch.zeros(len(text), self.slots, text.shape[2], device=text.device)
         embeddings = torch.cat([text[:, :1], *inserted, text[:, 1:-1], empty, text[:, -1:]], dim=1)
         present = [torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) for x in inserted]
         after = torch.ones(len(text), self.slots + 1, dtype=torch.bool, device=token_mask.device)

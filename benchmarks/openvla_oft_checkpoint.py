@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from random_checkpoint import spread, write_weights
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from torch import Tensor
 
 TOWERS = ["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"]
 SPACE = "▁"
 STEP = 150
+WORDS = (
+    *("Out", f"{SPACE}In", f"{SPACE}What", f"{SPACE}action", f"{SPACE}should", f"{SPACE}the"),
+    *(f"{SPACE}robot", f"{SPACE}take", f"{SPACE}to", f"{SPACE}put", f"{SPACE}bowl"),
+    *(f"{SPACE}plate", f"{SPACE}on", "ck"),
+)
+"""Tokens beside letters and bytes."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Sizes:
     siglip: tuple[int, int, int] = (48, 100, 3)
     language: tuple[int, int, int] = (64, 96, 2)
     heads: int = 4
-    vocabulary: int = 384
+    vocabulary: int = 448
     state_dim: int | None = 8
     action_dim: int = 7
 
@@ -121,39 +127,38 @@ def head_shapes(sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield from linear("model.fc2", sizes.action_dim, width)
 
 
-def random_tensor(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """bfloat16; products keep the scale of their input, norms and layer scales are near 1."""
-    values = torch.randn(shape, generator=generator, dtype=torch.float32)
-    if name.endswith("scale_factor") or ("norm" in name and name.endswith("weight")):
-        values = 1 + 0.1 * values
-    elif len(shape) == 1 or name.endswith(("pos_embed", "_token", "latent")):
-        values = 0.1 * values
-    elif not name.endswith("embed_tokens.weight"):
-        values = values / values[0].numel() ** 0.5
-    return values.to(torch.bfloat16)
+def state_shapes(sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
+    width = sizes.language[0]
+    if sizes.state_dim is not None:
+        yield from linear("fc1", width, sizes.state_dim)
+        yield from linear("fc2", width, width)
 
 
-def write_shards(folder: Path, sizes: Sizes, shard_bytes: int, generator: torch.Generator) -> None:
-    """One shard in memory at a time."""
-    shapes = list(model_shapes(sizes))
-    groups: list[list[tuple[str, tuple[int, ...]]]] = [[]]
-    filled = 0
+def oft_spread(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Embeddings and layer scales that matter."""
+    if name.endswith("embed_tokens.weight"):
+        return 0.0, 1.0
+    if name.endswith("scale_factor"):
+        return 1.0, 0.1
+    if name.endswith(("pos_embed", "_token", "latent")):
+        return 0.0, 0.1
+    return spread(name, shape)
+
+
+def empty(shapes: Iterator[tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
+    return {name: torch.empty(shape, dtype=torch.bfloat16, device="meta") for name, shape in shapes}
+
+
+def part(shapes: Iterator[tuple[str, tuple[int, ...]]], seed: int) -> dict[str, Tensor]:
+    """What `torch.save` gets of an action head or a state projector."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
     for name, shape in shapes:
-        size = 2 * torch.Size(shape).numel()
-        if groups[-1] and filled + size > shard_bytes:
-            groups.append([])
-            filled = 0
-        groups[-1].append((name, shape))
-        filled += size
-    weight_map = {}
-    for index, group in enumerate(groups):
-        file = f"model-{index + 1:05}-of-{len(groups):05}.safetensors"
-        tensors = {name: random_tensor(name, shape, generator) for name, shape in group}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(tensors, file)
-    total = sum(2 * torch.Size(shape).numel() for _, shape in shapes)
-    index_file = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=1))
+        # `ffn.0` is a norm, whose name does not say so.
+        mean, deviation = oft_spread(name.replace("ffn.0.", "norm."), shape)
+        values = torch.randn(shape, generator=generator)
+        tensors[name] = values.mul_(deviation).add_(mean).to(torch.bfloat16)
+    return tensors
 
 
 def build_tokenizer(file: Path) -> None:
@@ -162,10 +167,12 @@ def build_tokenizer(file: Path) -> None:
     vocab |= {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
     letters = "abcdefghijklmnopqrstuvwxyzIOW?:" + SPACE
     vocab |= {letter: len(vocab) + index for index, letter in enumerate(letters)}
-    merges = [("t", "h"), ("th", "e"), (SPACE, "the"), (SPACE, "t"), (SPACE + "t", "o")]
-    merges += [("I", "n"), (SPACE, "In"), ("O", "u"), ("Ou", "t"), ("c", "k"), ("o", "n")]
-    for left, right in merges:
-        vocab[left + right] = len(vocab)
+    merges = []
+    for word in WORDS:
+        for end in range(1, len(word)):
+            if word[: end + 1] not in vocab:
+                merges.append((word[:end], word[end]))
+                vocab[word[: end + 1]] = len(vocab)
     tokenizer = Tokenizer(
         models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )
@@ -215,17 +222,14 @@ def build_openvla_oft(
     """Write a checkpoint folder; returns it. `ddp`: keys of the parts begin with `module.`."""
     folder, sizes = Path(folder), sizes or Sizes()
     folder.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(seed)
-    write_shards(folder, sizes, shard_bytes, generator)
-    parts = {"action_head": list(head_shapes(sizes))}
-    width = sizes.language[0]
-    if sizes.state_dim is not None:
-        first = linear("fc1", width, sizes.state_dim)
-        parts["proprio_projector"] = [*first, *linear("fc2", width, width)]
+    tensors = empty(model_shapes(sizes))
+    write_weights(folder, tensors, spread=oft_spread, seed=seed, shard_bytes=shard_bytes)
     prefix = "module." if ddp else ""
-    for part, shapes in parts.items():
-        tensors = {prefix + name: random_tensor(name, s, generator) for name, s in shapes}
-        torch.save(tensors, folder / f"{part}--{STEP}_checkpoint.pt")
+    for name, shapes in (("action_head", head_shapes), ("proprio_projector", state_shapes)):
+        values = {prefix + k: v for k, v in part(shapes(sizes), seed + len(name)).items()}
+        if values:
+            torch.save(values, folder / f"{name}--{STEP}_checkpoint.pt")
+    generator = torch.Generator().manual_seed(seed)
     build_tokenizer(folder / "tokenizer.json")
     data = {
         name: {
