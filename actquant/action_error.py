@@ -21,7 +21,7 @@ from actquant.errors import CalibrationError
 from actquant.policies.base import LoadedPolicy, Observation
 
 Act = Callable[[Observation, np.ndarray], np.ndarray]
-"""(raw observation, noise [H, padded A]) -> action chunk [H, A] in the robot's units."""
+"""(raw observation, noise of `noise_shape`) -> action chunk [H, A] in the robot's units."""
 NOISE_DRAW = 1_000_000
 """Far from the draws of calibration, so that the noise is new as well."""
 HELD_OUT_FRAMES = 64

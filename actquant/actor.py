@@ -18,11 +18,11 @@ class RuntimeActor:
 
         self._runtime = Runtime(str(path), threads=threads)
         about = self._runtime.describe()
-        self.noise_shape = (about["action"]["chunk_length"], about["action"]["padded_dim"])
+        self.noise_shape = tuple(about["noise_shape"])
         self.steps_per_chunk: int = about["action"]["steps_per_chunk"]
 
     def act(self, observation: dict[str, Any], noise: np.ndarray) -> np.ndarray:
-        """noise: [H, A_padded] -> actions [H, A]."""
+        """noise: of `noise_shape` -> actions [H, A]."""
         return self._runtime.act(observation, noise=noise)
 
 
@@ -41,7 +41,7 @@ class CheckpointActor:
         self.steps_per_chunk: int = self._loaded.family.steps_per_chunk(self._loaded)
 
     def act(self, observation: dict[str, Any], noise: np.ndarray) -> np.ndarray:
-        """noise: [H, A_padded] -> actions [H, A]."""
+        """noise: of `noise_shape` -> actions [H, A]."""
         return self._loaded.family.act(self._loaded, observation, noise)
 
 

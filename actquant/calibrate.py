@@ -125,7 +125,7 @@ def check_features(info: DatasetInfo, loaded: LoadedPolicy) -> None:
     size = (interface.image_height, interface.image_width)
     for camera in present:
         found = _image_size(info.features[camera])
-        if interface.image_resize == "none" and found != size:
+        if not interface.image_steps and found != size:
             problems.append(f"{camera}: expected height x width {size}, found {found}")
     for key, names in ((STATE, interface.state_names), (ACTION, interface.action_names)):
         feature = info.features.get(key)
@@ -337,13 +337,13 @@ def sample_frames(
 def draw_noise(
     loaded: LoadedPolicy, frames: Sequence[Frame], seed: int, draw: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Noise [B, H, padded A] and flow time [B] for a flow-matching loss, fixed per frame.
+    """Noise [B, *noise_shape] and time [B], fixed per frame.
 
     Noise is N(0, 1), time 0.999 Beta(1.5, 1) + 0.001 (as openpi and LeRobot train), both from a
     generator seeded by (seed, row of the frame, draw): no batching changes them.
     """
-    shape = (loaded.interface.chunk_length, loaded.interface.action_padded_dim)
     noise, times = [], []
+    shape = loaded.interface.noise_shape
     for frame in frames:
         rng = np.random.default_rng([seed, frame.index, draw])
         noise.append(rng.standard_normal(shape, dtype=np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,8 @@ class SplitMix64:
 
 @dataclass(frozen=True)
 class GoldenInput:
-    """One observation with its noise, [H, padded A] float32; masked cameras are absent from it."""
+    """One observation with its noise, float32 of `PolicyInterface.noise_shape`; masked cameras are
+    absent from it."""
 
     seed: int
     prompt: str
@@ -46,28 +48,43 @@ class GoldenInput:
 def golden_input(
     interface: PolicyInterface, seed: int, prompt: str, masked_cameras: Sequence[str] = ()
 ) -> GoldenInput:
-    """The observation of a seed. Masked cameras are drawn as well, and then left out."""
+    """The observation of a seed. Masked cameras are drawn as well, and then left out.
+
+    With several observation steps, images and state have a leading axis of steps, oldest first.
+    """
     random = SplitMix64(seed)
+    steps = interface.observation_steps
+    images: dict[str, list[np.ndarray]] = {camera: [] for camera in interface.cameras}
+    states = []
+    for _ in range(steps):
+        for camera in interface.cameras:
+            images[camera].append(_image(random, interface))
+        normalised = np.array([4 * random.uniform() - 2 for _ in interface.state_mean])
+        states.append(np.array(interface.state_mean) + np.array(interface.state_std) * normalised)
     observation: dict[str, Any] = {"task": prompt}
-    height, width = interface.image_height, interface.image_width
-    rows, columns = np.arange(height) * GRID // height, np.arange(width) * GRID // width
     for camera in interface.cameras:
-        cells = [int(256 * random.uniform()) for _ in range(GRID * GRID * 3)]
-        grid = np.array(cells, np.uint8).reshape(GRID, GRID, 3)
         if camera not in masked_cameras:
-            observation[camera] = np.ascontiguousarray(grid[rows][:, columns])
-    normalised = np.array([4 * random.uniform() - 2 for _ in interface.state_mean])
-    state = np.array(interface.state_mean) + np.array(interface.state_std) * normalised
-    observation["observation.state"] = state.astype(np.float32)
-    size = interface.chunk_length * interface.action_padded_dim
-    noise = [sum(random.uniform() for _ in range(12)) - 6 for _ in range(size)]
+            observation[camera] = images[camera][0] if steps == 1 else np.stack(images[camera])
+    if interface.state_mean:
+        state = np.stack(states).astype(np.float32)
+        observation["observation.state"] = state[0] if steps == 1 else state
+    shape = interface.noise_shape
+    noise = [sum(random.uniform() for _ in range(12)) - 6 for _ in range(math.prod(shape))]
     return GoldenInput(
         seed,
         prompt,
         tuple(masked_cameras),
         observation,
-        np.array(noise, np.float32).reshape(interface.chunk_length, interface.action_padded_dim),
+        np.array(noise, np.float32).reshape(shape),
     )
+
+
+def _image(random: SplitMix64, interface: PolicyInterface) -> np.ndarray:
+    height, width = interface.image_source_height, interface.image_source_width
+    rows, columns = np.arange(height) * GRID // height, np.arange(width) * GRID // width
+    cells = [int(256 * random.uniform()) for _ in range(GRID * GRID * 3)]
+    grid = np.array(cells, np.uint8).reshape(GRID, GRID, 3)
+    return np.ascontiguousarray(grid[rows][:, columns])
 
 
 def golden_inputs(

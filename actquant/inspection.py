@@ -39,7 +39,7 @@ class Inspection(BaseModel):
     name: str
     family: str
     driver: str
-    num_steps: int
+    sampling_steps: int
     parameter_count: int
     file_bytes: int
     whole_file_bpw: float
@@ -72,7 +72,7 @@ def inspect_model(path: Path) -> Inspection:
         name=about.name,
         family=about.family,
         driver=face.driver,
-        num_steps=face.num_steps,
+        sampling_steps=len(face.sampler.timesteps) if face.sampler else 0,
         parameter_count=about.parameter_count,
         file_bytes=model.path.stat().st_size,
         whole_file_bpw=model.bits_per_weight,

@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 
 from actquant.errors import ModelFileError
 from actquant.model_schema import (
+    COEFFICIENTS,
     FORMAT_VERSION,
     INTERFACE_KEYS,
     MODEL_KEYS,
+    OPTIONAL_FIELDS,
+    SAMPLER_KEYS,
     ModelMetadata,
     PolicyInterface,
+    Sampler,
 )
 
 if TYPE_CHECKING:
@@ -98,7 +102,7 @@ def write_model(
         if n.op == "const":
             array = _array(n.tensor)
             key = (array.shape, array.dtype.str, array.tobytes())
-            name = constants.setdefault(key, f"const.{len(constants)}")
+            name = constants.setdefault(key, n.name or f"const.{len(constants)}")
         else:
             name = names.get(n.name, n.name)
         if name not in contents.shapes:
@@ -180,14 +184,8 @@ def _write(path: Path, contents: _Contents) -> Path:
     writer = GGUFWriter(temporary, ARCHITECTURE)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for keys, source in (
-            (MODEL_KEYS, contents.metadata),
-            (INTERFACE_KEYS, contents.metadata.interface),
-        ):
-            for attribute, (key, kind) in keys.items():
-                if getattr(source, attribute) is None:
-                    raise ModelFileError(f"{path} cannot be written: {attribute} is unknown")
-                _add_key(writer, key, kind, getattr(source, attribute))
+        for key, kind, value in _key_values(path, contents.metadata):
+            _add_key(writer, key, kind, value)
         writer.add_array(STAGES_KEY, list(contents.programs))
         for stage, program in contents.programs.items():
             writer.add_string(GRAPH_KEY + stage, program)
@@ -210,6 +208,26 @@ def _write(path: Path, contents: _Contents) -> Path:
     return path
 
 
+def _key_values(path: Path, metadata: ModelMetadata) -> Iterator[tuple[str, str, Any]]:
+    """(key, kind, value) of all that is written. Raises ModelFileError for what is unknown."""
+    interface = metadata.interface
+    for keys, source in ((MODEL_KEYS, metadata), (INTERFACE_KEYS, interface)):
+        for attribute, (key, kind) in keys.items():
+            value = getattr(source, attribute)
+            if value is not None:
+                yield key, kind, value
+            elif attribute not in OPTIONAL_FIELDS:
+                raise ModelFileError(f"{path} cannot be written: {attribute} is unknown")
+    if interface.sampler is not None:
+        rows = interface.sampler.coefficients
+        values = {
+            "timesteps": interface.sampler.timesteps,
+            "coefficients": tuple(value for row in rows for value in row),
+        }
+        for attribute, (key, kind) in SAMPLER_KEYS.items():
+            yield key, kind, values[attribute]
+
+
 def _add_key(writer: GGUFWriter, key: str, kind: str, value: Any) -> None:
     if kind == "str":
         writer.add_string(key, value)
@@ -221,8 +239,9 @@ def _add_key(writer: GGUFWriter, key: str, kind: str, value: Any) -> None:
         writer.add_uint64(key, value)
     elif kind == "f32":
         writer.add_float32(key, value)
-    else:
-        writer.add_array(key, list(value))
+    elif value:  # an empty list is not written
+        element = {"u32[]": GGUFValueType.UINT32, "f32[]": GGUFValueType.FLOAT32}.get(kind)
+        writer.add_key_value(key, list(value), GGUFValueType.ARRAY, sub_type=element)
 
 
 @dataclass(frozen=True)
@@ -303,22 +322,32 @@ class ModelFile:
             array = array.astype(np.float32)
         return np.array(array).reshape(shape)
 
-    def graph(self, stage: str) -> Graph:
-        """The graph of a stage, with dequantized tensors. Raises ModelFileError without it."""
+    def graph(
+        self,
+        stage: str,
+        length: int | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> Graph:
+        """The graph of a stage for prompts of `length` tokens, with dequantized tensors.
+
+        length: may be left out where the stage does not depend on it; tensors: instead of those of
+        the file, by name. Raises ModelFileError if there is no such stage or the length is missing.
+        """
         from actquant.capture.program import parse_program
 
         if stage not in self.programs:
             raise ModelFileError(
                 f"{self.path} has no stage {stage!r}; it has {', '.join(self.programs)}"
             )
-        return parse_program(self.programs[stage], stage, _Tensors(self))
+        found = _Tensors(self) if tensors is None else tensors
+        return parse_program(self.programs[stage], stage, found, length)
 
 
 def read_model(path: str | Path) -> ModelFile:
     """Read a file and check that it is whole.
 
     Raises ModelFileError if it does not exist, is no GGUF, is truncated, is of another architecture
-    or of a newer format, or lacks keys or tensors (all of them are listed).
+    or of another format version, or lacks keys or tensors (all of them are listed).
     """
     path = Path(path)
     if not path.is_file():
@@ -328,8 +357,15 @@ def read_model(path: str | Path) -> ModelFile:
     except Exception as error:  # gguf-py raises many kinds on damaged files
         raise ModelFileError(f"{path} is no GGUF, or is truncated: {error}") from error
     _check_identity(path, reader)
-    wanted = [key for key, _ in (*MODEL_KEYS.values(), *INTERFACE_KEYS.values())]
     values = {key: f.contents() for key, f in reader.fields.items()}
+    wanted = [
+        key
+        for keys in (MODEL_KEYS, INTERFACE_KEYS)
+        for attribute, (key, kind) in keys.items()
+        if attribute not in OPTIONAL_FIELDS and not kind.endswith("[]")
+    ]
+    if values.get(INTERFACE_KEYS["driver"][0]) == "sampling":
+        wanted += [key for key, _ in SAMPLER_KEYS.values()]
     missing = [key for key in (*wanted, STAGES_KEY, SHAPES_KEY) if key not in values]
     missing += [
         GRAPH_KEY + stage for stage in values.get(STAGES_KEY, ()) if GRAPH_KEY + stage not in values
@@ -337,7 +373,7 @@ def read_model(path: str | Path) -> ModelFile:
     if missing:
         raise ModelFileError(f"{path} lacks the keys {', '.join(missing)}")
     try:
-        interface = PolicyInterface(**_decoded(INTERFACE_KEYS, values))
+        interface = PolicyInterface(**_decoded(INTERFACE_KEYS, values), sampler=_sampler(values))
         metadata = ModelMetadata(interface=interface, **_decoded(MODEL_KEYS, values))
         shapes = {
             name: tuple(int(d) for d in shape.strip("[]").split(",") if d)
@@ -361,21 +397,37 @@ def _check_identity(path: Path, reader: GGUFReader) -> None:
     if found != ARCHITECTURE:
         raise ModelFileError(f"{path} is a GGUF of architecture {found!r}, not {ARCHITECTURE!r}")
     version = reader.fields.get("actquant.format_version")
-    if version is not None and version.contents() > FORMAT_VERSION:
+    if version is not None and version.contents() != FORMAT_VERSION:
+        newer = version.contents() > FORMAT_VERSION
+        remedy = "update actquant" if newer else "compress the checkpoint again"
         raise ModelFileError(
-            f"{path} has format version {version.contents()}; this actquant reads up to "
-            f"{FORMAT_VERSION}: update actquant"
+            f"{path} has format version {version.contents()}; this actquant reads "
+            f"{FORMAT_VERSION}: {remedy}"
         )
 
 
 def _decoded(keys: Mapping[str, tuple[str, str]], values: Mapping[str, Any]) -> dict[str, Any]:
     result = {}
     for attribute, (key, kind) in keys.items():
-        value = values[key]
-        if kind == "json":
-            value = json.loads(value)
-        result[attribute] = tuple(value) if kind.endswith("[]") else value
+        if kind.endswith("[]"):
+            result[attribute] = tuple(values.get(key, ()))
+        elif key in values or attribute not in OPTIONAL_FIELDS:
+            result[attribute] = json.loads(values[key]) if kind == "json" else values[key]
     return result
+
+
+def _sampler(values: Mapping[str, Any]) -> Sampler | None:
+    """Raises ValueError if the table does not fit the steps."""
+    timesteps, numbers = (tuple(values.get(key, ())) for key, _ in SAMPLER_KEYS.values())
+    if not timesteps:
+        return None
+    if len(numbers) != COEFFICIENTS * len(timesteps):
+        raise ValueError(
+            f"{len(numbers)} sampler coefficients for {len(timesteps)} steps; "
+            f"{COEFFICIENTS} a step are needed"
+        )
+    rows = (numbers[i : i + COEFFICIENTS] for i in range(0, len(numbers), COEFFICIENTS))
+    return Sampler(timesteps, tuple(rows))
 
 
 def _tensor_table(

@@ -14,11 +14,11 @@ from actquant.errors import EvaluationError
 class Actor(Protocol):
     """A policy that maps one observation to a chunk of actions."""
 
-    noise_shape: tuple[int, int]
+    noise_shape: tuple[int, ...]
     steps_per_chunk: int
 
     def act(self, observation: dict[str, Any], noise: np.ndarray) -> np.ndarray:
-        """observation: raw (uint8 HWC images, state, task); noise: [H, A_padded] -> [H, A]."""
+        """observation: raw (uint8 HWC images, state, task); noise: of `noise_shape` -> [H, A]."""
         ...
 
 

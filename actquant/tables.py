@@ -95,7 +95,8 @@ def inspection(report: "Inspection") -> list[Any]:
 
     policy = table(report.path, "what", "value")
     policy.add_row("policy", f"{report.name} ({report.family})")
-    policy.add_row("driver", f"{report.driver}, {report.num_steps} steps")
+    steps = f", {report.sampling_steps} steps" if report.sampling_steps else ""
+    policy.add_row("driver", f"{report.driver}{steps}")
     policy.add_row("parameters", f"{report.parameter_count:,}")
     policy.add_row("file", megabytes(report.file_bytes))
     policy.add_row("whole-file bpw", f"{report.whole_file_bpw:.3f}")

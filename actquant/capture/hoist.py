@@ -4,34 +4,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from actquant.capture.frontier import frontier
 from actquant.capture.ir import Graph, Node, topological
-
-COSTLY = frozenset(("linear", "matmul", "conv2d", "sdpa"))
+from actquant.capture.rewrite import substitute
 
 
 def hoist(step: Graph, before: Graph, step_inputs: tuple[str, ...]) -> None:
-    """Move the costly part of `step` that depends on none of `step_inputs` into `before`.
+    """Move what `step` computes from none of `step_inputs` into `before`.
 
     `before` gains outputs `fixed_<i>`, which `step` takes as inputs; inputs of `step` that nothing
     reads any more are dropped, and with them the outputs of `before` that nothing else reads.
     """
     changing: set[Node] = set()
+    fixed: set[Node] = set()
     for n in step.nodes():
         if n.name in step_inputs or any(x in changing for x in n.inputs):
             changing.add(n)
-    replaced: dict[Node, Node] = {}
+        elif n.dtype != "f64" and any(x.op == "input" or x in fixed for x in n.inputs):
+            fixed.add(n)  # a stage cannot give double precision
+    made: dict[Node, Node] = {}
     copies: dict[Node, Node] = {}
-    for n in step.nodes():
-        for x in n.inputs if n in changing else ():
-            if x in changing or x in replaced or x.is_tensor:
-                continue
-            if any(y.op in COSTLY for y in topological([x])):
-                name = f"fixed_{len(replaced)}"
-                before.outputs[name] = _copy(x, before, copies)
-                replaced[x] = Node("input", [], {}, x.shape, x.dtype, name=name)
-    step.inputs += replaced.values()
-    for n in step.nodes():
-        n.inputs = [replaced.get(x, x) for x in n.inputs]
+    for n in frontier(step, fixed):
+        name = f"fixed_{len(made)}"
+        before.outputs[name] = _copy(n, before, copies)
+        made[n] = Node("input", [], {}, n.shape, n.dtype, name=name)
+    step.inputs += made.values()
+    substitute(step, made)
     _drop_unread(step, before, step_inputs)
 
 

@@ -141,6 +141,10 @@ def _select(n: Node, condition: Tensor) -> Tensor:
     return torch.where(condition, a, b)
 
 
+def _full(n: Node) -> Tensor:
+    return torch.full(n.attrs["shape"], n.attrs["value"], dtype=DTYPE_TO_TORCH[n.dtype])
+
+
 def _affine(n: Node, x: Tensor) -> Tensor:
     a, b = n.attrs["a"], n.attrs["b"]
     return x.double() * a + b if n.dtype == "i64" or n.host else x * a + b
@@ -181,6 +185,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "permute": lambda n, x: x.permute(n.attrs["perm"]),
     "expand": lambda n, x: x.expand(n.attrs["shape"]),
     "cast": lambda n, x: x,
+    "full": _full,
     "cumsum": lambda n, x: x.cumsum(n.attrs["dim"]),
     "sum": lambda n, x: x.sum(n.attrs["dims"], keepdim=bool(n.attrs["keep"])),
     "min": lambda n, x: x.amin(n.attrs["dims"], keepdim=bool(n.attrs["keep"])),

@@ -13,7 +13,7 @@ ACTIVATIONS = frozenset(("glu", "gelu", "silu", "relu", "tanh", "sigmoid", "exp"
 PRODUCTS = frozenset(("linear", "matmul", "embedding", "conv2d", "sdpa", "rope"))
 NORMS = frozenset(("rms_norm", "layer_norm", "softmax"))
 DEVICE_OPERATORS = PRODUCTS | NORMS | ACTIVATIONS | ARITHMETIC | LAYOUT
-HOST_OPERATORS = LAYOUT | ARITHMETIC | {"and", "le", "cumsum", "sum", "min", "select_s"}
+HOST_OPERATORS = LAYOUT | ARITHMETIC | {"and", "le", "cumsum", "sum", "min", "select_s", "full"}
 MAX_RANK = 4
 
 

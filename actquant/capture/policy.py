@@ -13,9 +13,8 @@ from torch import Tensor
 
 import actquant
 from actquant.capture.fuse import fusion_report
-from actquant.capture.hoist import hoist
 from actquant.capture.ir import Graph
-from actquant.capture.stage import capture_stage
+from actquant.capture.stages import capture_stages
 from actquant.errors import CaptureError
 from actquant.model_file import write_model
 from actquant.model_schema import ModelMetadata
@@ -65,13 +64,7 @@ def capture_policy(loaded: LoadedPolicy) -> CapturedPolicy:
 
 
 def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
-    stages: dict[str, Graph] = {}
-    before: Graph | None = None
-    for stage in loaded.family.stages(loaded):
-        graph = capture_stage(stage.module, stage.example_inputs, stage.name)
-        if stage.step_inputs and before is not None:
-            hoist(graph, before, stage.step_inputs)
-        stages[stage.name] = before = graph
+    stages = capture_stages(loaded)
     params: dict[str, Tensor] = {}
     read: set[str] = set()
     for graph in stages.values():

@@ -9,12 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from actquant.capture.ir import TORCH_TO_DTYPE, Graph, Node
+from actquant.capture.size import parse_size
 from actquant.errors import ModelFileError
 
 INSTRUCTION = re.compile(
-    r"(?P<id>%\d+) = (?P<host>host\.)?(?P<op>[a-z_0-9]+) (?P<dtype>f32|i64|b8)\[(?P<shape>[\d,]*)\]"
-    r"(?P<rest>.*)"
+    r"(?P<id>%\d+) = (?P<host>host\.)?(?P<op>[a-z_0-9]+) (?P<dtype>f32|i64|b8)"
+    r"\[(?P<shape>[\d,L*+-]*)\](?P<rest>.*)"
 )
+NUMBER_OF_LENGTH = re.compile(r"(-?\d+\+)?(-?\d+\*)?L")
 OUTPUT = re.compile(r"output (?P<name>\S+) (?P<value>[%@]\S+)")
 
 
@@ -43,23 +45,31 @@ def emit_program(graph: Graph, tensor_name: Callable[[Node], str]) -> str:
     return "\n".join(lines)
 
 
-def parse_program(text: str, name: str, tensors: Mapping[str, Tensor]) -> Graph:
-    """The graph of a program. Its tensors become `param` nodes with the data of `tensors`.
+def parse_program(
+    text: str, name: str, tensors: Mapping[str, Tensor], length: int | None = None
+) -> Graph:
+    """The graph of a program for prompts of `length` tokens.
 
-    Raises ModelFileError, naming the stage and the line, for anything outside the grammar.
+    Its tensors become `param` nodes with the data of `tensors`. Raises ModelFileError, naming the
+    stage and the line, for anything outside the grammar, and where the length matters and is not
+    given.
     """
     graph = Graph(name)
     values: dict[str, Node] = {}
     for number, line in enumerate(text.split("\n"), 1):
         try:
-            _parse_line(line, graph, values, tensors)
+            _parse_line(line, graph, values, tensors, length)
         except (KeyError, ValueError) as error:
             raise ModelFileError(f"stage {name}, line {number}: {error}: {line!r}") from error
     return graph
 
 
 def _parse_line(
-    line: str, graph: Graph, values: dict[str, Node], tensors: Mapping[str, Tensor]
+    line: str,
+    graph: Graph,
+    values: dict[str, Node],
+    tensors: Mapping[str, Tensor],
+    length: int | None,
 ) -> None:
     def reference(word: str) -> Node:
         if word not in values:
@@ -79,14 +89,14 @@ def _parse_line(
     words = match["rest"].split()
     operands = [reference(w) for w in words if w[0] in "%@"]
     pairs = [w.partition("=") for w in words if w[0] not in "%@"]
-    shape = tuple(int(d) for d in match["shape"].split(",") if d)
+    shape = tuple(parse_size(d, length) for d in match["shape"].split(",") if d)
     n = Node(match["op"], operands, {}, shape, match["dtype"], host=match["host"] is not None)
     if n.op == "input":
         n.name = {key: value for key, _, value in pairs}["name"]
         n.host = n.dtype in ("i64", "b8") or all(d == 1 for d in shape)
         graph.inputs.append(n)
     else:
-        n.attrs = {key: _parse_value(value) for key, _, value in pairs}
+        n.attrs = {key: _parse_value(value, length) for key, _, value in pairs}
     values[match["id"]] = n
 
 
@@ -102,9 +112,11 @@ def _value(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _parse_value(text: str) -> Any:
+def _parse_value(text: str, length: int | None) -> Any:
     if text.startswith("["):
-        return tuple(_parse_value(part) for part in text[1:-1].split(",") if part)
+        return tuple(_parse_value(part, length) for part in text[1:-1].split(",") if part)
+    if NUMBER_OF_LENGTH.fullmatch(text):
+        return parse_size(text, length)
     for kind in (int, float):
         try:
             return kind(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from actquant.capture.ir import Graph, Node
 from actquant.errors import CaptureError
@@ -50,6 +50,13 @@ def sweep(graph: Graph, rule: Rule) -> int:
     for n in graph.nodes():
         n.inputs = [resolve(x) for x in n.inputs]
     return len(replaced)
+
+
+def substitute(graph: Graph, replaced: Mapping[Node, Node]) -> None:
+    """Whatever reads a key reads its value instead."""
+    for n in graph.nodes():
+        n.inputs = [replaced.get(x, x) for x in n.inputs]
+    graph.outputs = {name: replaced.get(n, n) for name, n in graph.outputs.items()}
 
 
 def merge_equal(graph: Graph) -> int:

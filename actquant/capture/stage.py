@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from actquant.capture.export import export_stage
@@ -9,19 +11,42 @@ from actquant.capture.fuse import fuse
 from actquant.capture.ir import Graph
 from actquant.capture.partition import check_operators, lower_doubles
 from actquant.capture.simplify import simplify
+from actquant.capture.tabulate import tabulate
 
 
 def capture_stage(module: nn.Module, inputs: dict[str, Tensor], name: str = "stage") -> Graph:
-    """Capture `module(**inputs)`, which returns a dict of tensors.
+    """Capture `module(**inputs)`, which returns a dict of tensors, for the runtime.
 
     The graph's inputs are named as the keys of `inputs`, its outputs as the keys of the result, its
     parameters as in `module`. Shapes are those of the examples; values are not baked in.
 
     Raises UnsupportedOperatorError (operator, stage, source line) for what the runtime cannot do.
     """
+    return finish(trace(module, inputs, name))
+
+
+def trace(
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    name: str,
+    *,
+    time: str | None = None,
+    timesteps: Sequence[float] = (),
+) -> Graph:
+    """A graph in the policy's own precision, with all that is known fused.
+
+    time: the input that is replaced by tables with a row for each of `timesteps`.
+    """
     graph = export_stage(module, inputs, name)
     simplify(graph)
+    if time is not None:
+        tabulate(graph, time, timesteps)
     fuse(graph)
+    return graph
+
+
+def finish(graph: Graph) -> Graph:
+    """Divide the graph between host and device, and check that the runtime knows its operators."""
     lower_doubles(graph)
     check_operators(graph)
     return graph

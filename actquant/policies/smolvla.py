@@ -14,9 +14,16 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from actquant.errors import CheckpointError
-from actquant.model_schema import PolicyInterface
+from actquant.model_schema import PolicyInterface, Sampler
 from actquant.policies import checkpoint
-from actquant.policies.base import Group, LoadedPolicy, Observation, PolicyFamily, Stage
+from actquant.policies.base import (
+    Group,
+    LoadedPolicy,
+    Observation,
+    PolicyFamily,
+    Stage,
+    example_outputs,
+)
 
 EMPTY_CAMERA = "observation.images.empty_camera_"
 VLM = "model.vlm_with_expert.vlm.model."
@@ -116,7 +123,7 @@ class Prefix(nn.Module):
 
 
 class Denoise(nn.Module):
-    """One velocity of the flow: x_t [1, H, A], timestep [1], the prefix -> velocity [1, H, A]."""
+    """One velocity of the flow: x_t [1, H, A], timestep [1], the prefix -> output [1, H, A]."""
 
     def __init__(self, policy: Any, layers: int) -> None:
         super().__init__()
@@ -132,7 +139,7 @@ class Denoise(nn.Module):
         velocity = self.policy.model.denoise_step(
             prefix_pad_masks=prefix_mask, past_key_values=cache, x_t=x_t, timestep=timestep
         )
-        return {"velocity": velocity}
+        return {"output": velocity}
 
 
 class SmolVLA(PolicyFamily):
@@ -209,25 +216,33 @@ class SmolVLA(PolicyFamily):
         raw_keys: dict[str, str],
     ) -> PolicyInterface:
         cameras = self._cameras(config)
+        shapes = [tuple(config.image_features[key].shape[1:]) for key in cameras]
         if config.resize_imgs_with_padding is not None:
             width, height = config.resize_imgs_with_padding
+            steps = (
+                f"resize_pad height={height} width={width} filter=bilinear antialias=0 round=0 "
+                "anchor=end value=0",
+            )
+        elif len(set(shapes)) == 1:
+            (height, width), steps = shapes[0], ()
         else:
-            shapes = {tuple(config.image_features[key].shape[1:]) for key in cameras}
-            if len(shapes) != 1:
-                raise CheckpointError(f"without resizing, cameras must agree in size: {shapes}")
-            height, width = shapes.pop()
+            raise CheckpointError(f"without resizing, cameras must agree in size: {shapes}")
         state, action = config.robot_state_feature, config.action_feature
         return PolicyInterface(
-            driver="flow_matching",
-            num_steps=config.num_steps,
+            driver="sampling",
+            sampler=Sampler.euler(config.num_steps),
             cameras=tuple(raw_keys.get(key, key) for key in cameras),
             optional_cameras=len(cameras) - 1,
             image_height=height,
             image_width=width,
-            image_resize="none" if config.resize_imgs_with_padding is None else "pad",
+            image_source_height=shapes[0][0],
+            image_source_width=shapes[0][1],
+            image_steps=steps,
             image_scale=2.0,
             image_offset=-1.0,
             tokenizer_json=tokenizer.json,
+            # A prefix of fixed length is padded by what is left beside the prompt.
+            tokenizer_min_length=tokenizer.max_length if config.prefix_length > 0 else 1,
             tokenizer_max_length=tokenizer.max_length,
             tokenizer_pad_id=tokenizer.pad_id,
             tokenizer_suffix="\n",
@@ -243,9 +258,11 @@ class SmolVLA(PolicyFamily):
             chunk_length=config.chunk_size,
             steps_per_chunk=config.n_action_steps,
             control_rate_hz=control_rate_hz,
+            noise_rows=config.chunk_size,
+            noise_dim=config.max_action_dim,
         )
 
-    def stages(self, loaded: LoadedPolicy) -> list[Stage]:
+    def stages(self, loaded: LoadedPolicy, prompt_length: int) -> list[Stage]:
         policy: Any = loaded.policy
         face = loaded.interface
         generator = torch.Generator().manual_seed(0)
@@ -257,30 +274,36 @@ class SmolVLA(PolicyFamily):
         empty = loaded.config.empty_cameras if policy.model.add_image_special_tokens else 0
         prefix = Prefix(policy, len(face.cameras), empty)
         image = random(1, 3, face.image_height, face.image_width)
-        length = face.tokenizer_max_length
-        token_mask = torch.zeros(1, length, dtype=torch.bool)
-        token_mask[:, : max(1, length // 2)] = True
+        token_mask = torch.zeros(1, prompt_length, dtype=torch.bool)
+        token_mask[:, : max(1, prompt_length // 2)] = True
         prefix_inputs: dict[str, Tensor] = {
-            "tokens": torch.ones(1, length, dtype=torch.long),
+            "tokens": torch.ones(1, prompt_length, dtype=torch.long),
             "token_mask": token_mask,
             "state": random(1, face.state_padded_dim),
         }
-        with torch.no_grad():
-            embedding = vision(image)["embedding"]
-            for index in range(len(face.cameras)):
-                prefix_inputs[f"image_embedding_{index}"] = random(*embedding.shape)
-                prefix_inputs[f"image_mask_{index}"] = torch.ones(1, dtype=torch.bool)
-            cached = prefix(**prefix_inputs)
+        if "image_embedding" not in loaded.cache:
+            with torch.no_grad():
+                loaded.cache["image_embedding"] = vision(image)["embedding"]
+        for index in range(len(face.cameras)):
+            prefix_inputs[f"image_embedding_{index}"] = loaded.cache["image_embedding"].clone()
+            prefix_inputs[f"image_mask_{index}"] = torch.ones(1, dtype=torch.bool)
+        cached = example_outputs(prefix, prefix_inputs)
         layers = (len(cached) - 1) // 2
         denoise_inputs = {
-            "x_t": random(1, face.chunk_length, face.action_padded_dim),
+            "x_t": random(1, face.noise_rows, face.noise_dim),
             "timestep": torch.full((1,), 0.7),
-            **{name: value.clone() for name, value in cached.items()},
+            **cached,
         }
         return [
             Stage("vision", vision, {"image": image}),
             Stage("prefix", prefix, prefix_inputs),
-            Stage("denoise", Denoise(policy, layers), denoise_inputs, ("x_t", "timestep")),
+            Stage(
+                "denoise",
+                Denoise(policy, layers),
+                denoise_inputs,
+                step_inputs=("x_t", "timestep"),
+                step_time="timestep",
+            ),
         ]
 
     def action_loss(

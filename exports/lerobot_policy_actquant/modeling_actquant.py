@@ -101,12 +101,11 @@ class ActquantPolicy(PreTrainedPolicy):
     ) -> Tensor:
         """Actions [B, H, A] in the robot's units.
 
-        `noise` [B, H, padded A] is where the flow starts; without it, torch's generator draws it,
+        `noise` [B, *noise_shape] is where sampling starts; without it, torch's generator draws it,
         so that LeRobot's `--seed` repeats a run.
         """
         observations = self._observations(batch)
-        action = self._description["action"]
-        shape = (len(observations), action["chunk_length"], action["padded_dim"])
+        shape = (len(observations), *self._description["noise_shape"])
         if noise is None:
             noise = torch.randn(shape)
         elif tuple(noise.shape) != shape:

@@ -32,8 +32,9 @@ def test_what_is_constant_over_the_steps_moves_to_the_stage_before():
     step = capture_stage(modules[1], {"x_t": x_t, **{k: v.detach() for k, v in cached.items()}})
     hoist(step, before, ("x_t",))
     assert step.histogram()["linear"] == 1 and before.histogram()["linear"] == 2
-    assert [n.name for n in step.inputs] == ["x_t", "context", "fixed_0"]
-    assert set(before.outputs) == {"context", "fixed_0"}
+    assert [n.name for n in step.inputs] == ["x_t", "fixed_0", "fixed_1"]
+    assert set(before.outputs) == {"fixed_0", "fixed_1"}
+    assert step.histogram() == {"linear": 1, "add": 2}
     x, x_t = torch.randn(2, 4), torch.randn(2, 4)
     got = interpret(step, {"x_t": x_t, **interpret(before, {"x": x})})["y"]
     torch.testing.assert_close(got, modules[1](x_t, **modules[0](x))["y"])

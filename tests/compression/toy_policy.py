@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from actquant.model_file import PolicyInterface
+from actquant.model_schema import PolicyInterface, Sampler
 from actquant.policies.base import LoadedPolicy, PolicyFamily, QuantizableTensor
 
 torch.set_num_threads(1)
@@ -73,13 +73,15 @@ class ToyFamily(PolicyFamily):
 def make_toy(seed: int = 0) -> LoadedPolicy:
     torch.manual_seed(seed)
     interface = PolicyInterface(
-        driver="flow_matching",
-        num_steps=4,
+        driver="sampling",
+        sampler=Sampler.euler(4),
         cameras=CAMERAS,
         optional_cameras=0,
         image_height=SIDE,
         image_width=SIDE,
-        image_resize="none",
+        image_source_height=SIDE,
+        image_source_width=SIDE,
+        image_steps=(),
         image_scale=1.0,
         image_offset=0.0,
         tokenizer_json="{}",
@@ -98,6 +100,8 @@ def make_toy(seed: int = 0) -> LoadedPolicy:
         chunk_length=CHUNK,
         steps_per_chunk=CHUNK,
         control_rate_hz=10.0,
+        noise_rows=CHUNK,
+        noise_dim=PADDED,
     )
     return LoadedPolicy(
         ToyFamily(), ToyPolicy().eval(), None, None, None, Path("toy"), "0" * 64, interface

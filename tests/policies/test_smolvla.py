@@ -10,11 +10,14 @@ from torch import nn
 
 from actquant.capture import fusion_report, interpret
 from actquant.capture.policy import capture_policy, quantizable
+from actquant.capture.size import at_length
 from actquant.parity import ReferenceRunner, golden_observations
 from actquant.policies import load_policy
 
 PROMPTS = ("push", "put the black cup on the tray", "lift", "the the the put put put the the the")
 TOLERANCE = 1e-5
+LENGTH = 13
+"""A prompt length that is captured nowhere."""
 
 
 def check_chunks(loaded, observations):
@@ -31,7 +34,7 @@ def check_chunks(loaded, observations):
 
 
 def test_stages_agree_with_the_policy_on_other_inputs(loaded, captured):
-    for stage in loaded.family.stages(loaded):
+    for stage in loaded.family.stages(loaded, LENGTH):
         graph = captured.stages[stage.name]
         if stage.name == "denoise":
             continue
@@ -45,7 +48,7 @@ def test_stages_agree_with_the_policy_on_other_inputs(loaded, captured):
                 inputs[name] = torch.randn_like(example)
         with torch.no_grad():
             expected = stage.module(**inputs)
-        got = interpret(graph, inputs)
+        got = interpret(at_length(graph, LENGTH), inputs)
         common = [name for name in got if name in expected]
         assert common
         for name in common:
@@ -53,18 +56,20 @@ def test_stages_agree_with_the_policy_on_other_inputs(loaded, captured):
 
 
 def test_a_denoising_step_agrees_at_another_time(loaded, captured):
-    stages = {stage.name: stage for stage in loaded.family.stages(loaded)}
+    stages = {stage.name: stage for stage in loaded.family.stages(loaded, LENGTH)}
     prefix_inputs = dict(stages["prefix"].example_inputs)
-    prefix_inputs["token_mask"] = torch.arange(24)[None] < 5
+    prefix_inputs["token_mask"] = torch.arange(LENGTH)[None] < 5
     prefix_inputs["image_mask_1"] = torch.tensor([False])
     x_t = torch.randn_like(stages["denoise"].example_inputs["x_t"])
-    for time in (1.0, 0.25):
-        step = {"x_t": x_t, "timestep": torch.tensor([time])}
+    prefix, denoise = (at_length(captured.stages[name], LENGTH) for name in ("prefix", "denoise"))
+    for step, time in ((0, 1.0), (3, 0.25)):
         with torch.no_grad():
             cached = stages["prefix"].module(**prefix_inputs)
-            expected = stages["denoise"].module(**step, **cached)["velocity"]
-        fixed = interpret(captured.stages["prefix"], prefix_inputs)
-        got = interpret(captured.stages["denoise"], {**step, **fixed})["velocity"]
+            moment = torch.tensor([time])
+            expected = stages["denoise"].module(x_t=x_t, timestep=moment, **cached)["output"]
+        fixed = interpret(prefix, prefix_inputs)
+        given = {**fixed, "x_t": x_t, "step": torch.tensor([step])}
+        got = interpret(denoise, given)["output"]
         torch.testing.assert_close(got, expected, atol=TOLERANCE, rtol=1e-5)
 
 

@@ -1,0 +1,98 @@
+"""The steps from a camera's image to the policy's (docs/format.md), in PyTorch and Pillow.
+
+What any other implementation is compared with; the native runtime does not use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from PIL import Image
+from torch import Tensor
+
+from actquant.errors import ModelFileError
+
+KERNELS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+"""Pillow's antialiased filters, which work on single precision channel by channel."""
+
+Options = Mapping[str, str]
+
+
+def apply_image_steps(image: np.ndarray, steps: Sequence[str]) -> Tensor:
+    """uint8 [h, w, 3] to f32 [3, H, W], values 0 … 255. Raises ModelFileError for a wrong step."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+    for step in steps:
+        name, *words = step.split()
+        options = dict(word.split("=", 1) for word in words)
+        try:
+            pixels = STEPS[name](pixels, options)
+        except (KeyError, ValueError) as error:
+            raise ModelFileError(
+                f"image step {step!r} is unknown or incomplete: {error}"
+            ) from error
+        if options.get("round") == "1":
+            pixels = pixels.round().clamp(0, 255)
+    return pixels
+
+
+def _target(options: Options) -> tuple[int, int]:
+    return int(options["height"]), int(options["width"])
+
+
+def _scale(pixels: Tensor, size: tuple[int, int], options: Options) -> Tensor:
+    kind = options["filter"]
+    if options["antialias"] == "1":
+        scaled = [
+            np.asarray(Image.fromarray(channel.numpy()).resize(size[::-1], KERNELS[kind]))
+            for channel in pixels.contiguous()
+        ]
+        return torch.from_numpy(np.stack(scaled))
+    if kind == "lanczos":
+        raise ValueError("lanczos needs antialias=1")
+    return F.interpolate(pixels[None], size=size, mode=kind, align_corners=False)[0]
+
+
+def _resize(pixels: Tensor, options: Options) -> Tensor:
+    return _scale(pixels, _target(options), options)
+
+
+def _resize_pad(pixels: Tensor, options: Options) -> Tensor:
+    (height, width), (h, w) = _target(options), pixels.shape[1:]
+    ratio = max(w / width, h / height)
+    size = (int(h / ratio), int(w / ratio))
+    scaled = _scale(pixels, size, options)
+    missing = (height - size[0], width - size[1])
+    top, left = {"end": missing, "center": (missing[0] // 2, missing[1] // 2)}[options["anchor"]]
+    around = (left, missing[1] - left, top, missing[0] - top)
+    return F.pad(scaled, around, value=float(options["value"]))
+
+
+def _center_crop(pixels: Tensor, options: Options) -> Tensor:
+    (height, width), (h, w) = _target(options), pixels.shape[1:]
+    if h < height or w < width:
+        raise ValueError(f"the image is only {h} x {w}")
+    top, left = round((h - height) / 2), round((w - width) / 2)
+    return pixels[:, top : top + height, left : left + width]
+
+
+def _crop_resize(pixels: Tensor, options: Options) -> Tensor:
+    side = float(options["fraction"]) ** 0.5
+    axes = [torch.linspace(-side, side, size) for size in _target(options)]
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    grid = torch.stack((x, y), dim=-1)[None]
+    return F.grid_sample(pixels[None], grid, "bilinear", "border", align_corners=True)[0]
+
+
+STEPS: dict[str, Callable[[Tensor, Options], Tensor]] = {
+    "resize": _resize,
+    "resize_pad": _resize_pad,
+    "center_crop": _center_crop,
+    "crop_resize": _crop_resize,
+}
