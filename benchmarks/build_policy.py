@@ -14,6 +14,7 @@ from typing import Any
 
 from gemma_tokenizer import gemma_tokenizer
 from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.policies.factory import get_policy_class, make_policy_config
 from openvla_oft_checkpoint import PUBLISHED, build_openvla_oft
 from random_checkpoint import on_meta, save_processors, spread, write_weights
 
@@ -50,11 +51,8 @@ def gemma_spread(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
 
 def build_pi(policy_type: str, folder: Path, dtype: str) -> None:
     """pi0 and pi0.5: gemma_2b, gemma_300m and SigLIP so400m."""
-    if policy_type == "pi0":
-        from lerobot.policies.pi0.modeling_pi0 import PI0Policy as policy_class
-    else:
-        from lerobot.policies.pi05.modeling_pi05 import PI05Policy as policy_class
-    config = policy_class.config_class(dtype=LEROBOT_DTYPES[dtype], **features(224, 8, 7))
+    policy_class = get_policy_class(policy_type)
+    config = make_policy_config(policy_type, dtype=LEROBOT_DTYPES[dtype], **features(224, 8, 7))
     config.device = "meta"
     policy = on_meta(lambda: policy_class(config))
     save(folder, policy, config, gemma_spread)
@@ -79,7 +77,7 @@ BUILDERS: dict[str, Callable[[Path, str], None]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="A policy of real size, random weights")
     parser.add_argument("policy", choices=sorted(BUILDERS))
     parser.add_argument("out", type=Path, help="folder of the checkpoint")
     parser.add_argument("--dtype", choices=sorted(LEROBOT_DTYPES), default="bf16")

@@ -15,6 +15,7 @@ from unittest import mock
 
 import torch
 from lerobot.policies.factory import make_pre_post_processors
+from lerobot.processor import TokenizerProcessorStep
 from torch import Tensor, nn
 
 DTYPES = {
@@ -152,9 +153,9 @@ def save_processors(folder: Path, config: Any, tokenizer: Any, tokenizer_name: s
     # Some policies' processors name a tokenizer of the hub; nothing is to be fetched here.
     source = "lerobot.processor.tokenizer_processor.AutoTokenizer.from_pretrained"
     with mock.patch(source, return_value=tokenizer):
-        pipelines = make_pre_post_processors(config, dataset_stats=stats)
+        pipelines: Any = make_pre_post_processors(config, dataset_stats=stats)
     for pipeline, kind in zip(pipelines, ("pre", "post"), strict=True):
         for step in pipeline.steps:
-            if hasattr(step, "tokenizer_name"):
+            if isinstance(step, TokenizerProcessorStep):
                 step.tokenizer_name = tokenizer_name
         pipeline.save_pretrained(folder, config_filename=f"policy_{kind}processor.json")

@@ -135,6 +135,13 @@ class PaliGemmaFamily(LeRobotFamily):
     def model_inputs(self, policy: Any, batch: dict[str, Any]) -> list[Any]:
         """Of a preprocessed batch, what the model takes, in its order (see `camera_inputs`)."""
 
+    def load(self, folder: Path, **settings: Any) -> LoadedPolicy:
+        loaded = super().load(folder, **settings)
+        relative = checkpoint.find_step(loaded.preprocessor, "exclude_joints")
+        if relative is not None and relative.enabled:
+            raise CheckpointError(f"{folder}: not supported: actions relative to the state")
+        return loaded
+
     def prepare(self, config: Any, folder: Path) -> None:
         if config.rtc_config is not None and config.rtc_config.enabled:
             raise CheckpointError(f"{folder}/config.json: not supported: rtc_config.enabled = True")

@@ -1,15 +1,18 @@
 """Checkpoints written without a model in memory are read by safetensors, LeRobot and us."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
+import random_checkpoint
 import torch
 from gemma_tokenizer import gemma_tokenizer
 from random_checkpoint import on_meta, save_processors, write_weights
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_pi import VOCABULARY, build_tiny_pi, tiny_backbone
+from tokenizers import Tokenizer
 
 from actquant.policies import load_policy
 
@@ -85,3 +88,17 @@ def test_a_tokenizer_of_any_size_has_its_size_and_begins_with_bos():
         assert tokenizer.decode(ids[1:]) == "put é"
     with pytest.raises(ValueError, match="at least"):
         gemma_tokenizer(100)
+
+
+def test_the_builder_of_a_real_policy_builds_what_loads(tmp_path: Path):
+    """With a tiny backbone in place of the real one; the tokenizer has its real size."""
+    script = Path(random_checkpoint.__file__).with_name("build_policy.py")
+    build = runpy.run_path(str(script))["BUILDERS"]["pi05"]
+    with tiny_backbone("pi05", image=224):
+        build(tmp_path, "bf16")
+        loaded = load_policy(tmp_path)
+    tokenizer = Tokenizer.from_str(loaded.interface.tokenizer_json)
+    assert tokenizer.get_vocab_size() == 257152
+    assert loaded.interface.image_height == 224
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {x.dtype for x in stored.values()} == {torch.bfloat16, torch.float32}

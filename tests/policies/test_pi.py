@@ -190,6 +190,16 @@ def test_the_interface_says_what_the_checkpoint_says(tmp_path: Path):
     torch.testing.assert_close(low + 2 * torch.tensor(pi05.interface.state_std), high)
 
 
+def test_cameras_may_differ_in_size(folder: Path, tmp_path: Path):
+    other = copy(folder, tmp_path / "other")
+    edit(
+        other / "config.json",
+        lambda content: content["input_features"][CAMERAS[1]].update(shape=[3, 20, 30]),
+    )
+    face = load(other).interface
+    assert (face.image_source_height, face.image_source_width) == (28, 28)
+
+
 def test_the_prompt_fields_render_what_lerobots_processor_renders(tmp_path: Path):
     loaded = load(build_tiny_pi(tmp_path / "policy", "pi05"))
     face = loaded.interface
@@ -337,6 +347,19 @@ def test_a_tokenizer_may_be_in_a_folder_of_the_checkpoint(folder: Path, tmp_path
 
     edit(moved / "policy_preprocessor.json", rename)
     assert load(moved).interface.tokenizer_json == loaded.interface.tokenizer_json
+
+
+def test_relative_actions_of_the_processors_are_refused(folder: Path, tmp_path: Path):
+    broken = copy(folder, tmp_path / "broken")
+
+    def enable(content):
+        for step in content["steps"]:
+            if step["registry_name"] == "relative_actions_processor":
+                step["config"]["enabled"] = True
+
+    edit(broken / "policy_preprocessor.json", enable)
+    with pytest.raises(CheckpointError, match="relative to the state"):
+        load(broken)
 
 
 @pytest.mark.parametrize(
