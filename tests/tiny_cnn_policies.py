@@ -59,8 +59,16 @@ def features(cameras: tuple[str, ...], image: tuple[int, int]) -> dict[str, Any]
     }
 
 
-def save(policy: Any, folder: Path, cameras: tuple[str, ...], same: bool, seed: int) -> Path:
-    """same: all cameras have the same statistics, as with ImageNet's."""
+def save(
+    policy: Any,
+    folder: Path,
+    cameras: tuple[str, ...],
+    same: bool,
+    seed: int,
+    backbone: str | None = None,
+) -> Path:
+    """same: all cameras have the same statistics, as with ImageNet's; backbone: folder of the
+    checkpoint with the towers' configuration and tokenizer."""
     randomise(policy, seed)
     statistics = {
         key: image_statistics(seed + (0 if same else index)) for index, key in enumerate(cameras)
@@ -68,6 +76,11 @@ def save(policy: Any, folder: Path, cameras: tuple[str, ...], same: bool, seed: 
     statistics["observation.state"] = feature_statistics(STATE_DIM, seed + 10, (STATE_DIM,))
     statistics["action"] = feature_statistics(ACTION_DIM, seed + 20, (ACTION_DIM,))
     pre, post = make_pre_post_processors(policy.config, dataset_stats=statistics)
+    if backbone is not None:
+        policy.config.vision_encoder_name = policy.config.text_encoder_name = backbone
+        for step in pre.steps:
+            if hasattr(step, "tokenizer_name"):
+                step.tokenizer_name = backbone
     policy.save_pretrained(folder)
     pre.save_pretrained(folder, config_filename="policy_preprocessor.json")
     post.save_pretrained(folder, config_filename="policy_postprocessor.json")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F  # noqa: N812
@@ -46,14 +48,31 @@ def sample(face: PolicyInterface, denoise: Any, fixed: dict[str, Tensor], noise:
     return x
 
 
+def tokenize(face: PolicyInterface, task: str) -> dict[str, Tensor]:
+    """Of a policy whose prompt is the task."""
+    assert face.prompt_template == "{task}" and not face.tokenizer_suffix
+    tokenizer = tokenizers.Tokenizer.from_str(face.tokenizer_json)
+    ids = tokenizer.encode(task).ids
+    length = max(len(ids), face.tokenizer_min_length)
+    assert length <= face.tokenizer_max_length
+    tokens = torch.full((1, length), face.tokenizer_pad_id)
+    tokens[0, : len(ids)] = torch.tensor(ids)
+    return {"tokens": tokens, "token_mask": torch.arange(length)[None] < len(ids)}
+
+
 def act(loaded: LoadedPolicy, observation: dict[str, Any], noise: np.ndarray) -> np.ndarray:
     """What the stages answer, in the robot's units: [H, A]."""
     face = loaded.interface
-    stages = {stage.name: stage.module for stage in loaded.family.stages(loaded, 0)}
+    length = face.tokenizer_max_length
+    stages = {stage.name: stage.module for stage in loaded.family.stages(loaded, length)}
     steps = face.observation_steps
     state = torch.from_numpy(observation["observation.state"]).reshape(steps, -1)
     mean, std = torch.tensor(face.state_mean), torch.tensor(face.state_std)
     inputs = {"state": (state - mean) / (std + face.normalization_eps)}
+    if face.tokenizer_json is not None:
+        given = tokenize(face, observation["task"])
+        named = inspect.signature(stages["prefix"].forward).parameters
+        inputs |= {name: value for name, value in given.items() if name in named}
     with torch.no_grad():
         for index, camera in enumerate(face.cameras):
             images = observation[camera] if steps > 1 else observation[camera][None]
