@@ -84,10 +84,11 @@ def measure_action_error(
                 f"episode {sample.frame.episode}, frame {sample.frame.frame}: the model's actions "
                 "hold NaN or infinity"
             )
-        valid = ~sample.is_pad
+        chunk_of = slice(sample.now, sample.now + len(expected))
+        valid, truth = ~sample.is_pad[chunk_of], sample.actions[chunk_of]
         distances.append(np.sqrt(np.mean(((chunk - expected) / scale) ** 2)))
-        errors.append(np.mean(np.abs((chunk - sample.actions) / scale)[valid]))
-        reference_errors.append(np.mean(np.abs((expected - sample.actions) / scale)[valid]))
+        errors.append(np.mean(np.abs((chunk - truth) / scale)[valid]))
+        reference_errors.append(np.mean(np.abs((expected - truth) / scale)[valid]))
     spread = np.std(distances, ddof=1) / np.sqrt(len(distances)) if len(distances) > 1 else 0.0
     return ActionError(
         to_reference=float(np.mean(distances)),

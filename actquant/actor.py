@@ -19,6 +19,7 @@ class RuntimeActor:
         self._runtime = Runtime(str(path), threads=threads)
         about = self._runtime.describe()
         self.noise_shape = tuple(about["noise_shape"])
+        self.observation_steps: int = about["observation_steps"]
         self.steps_per_chunk: int = about["action"]["steps_per_chunk"]
 
     def act(self, observation: dict[str, Any], noise: np.ndarray) -> np.ndarray:
@@ -38,6 +39,7 @@ class CheckpointActor:
             torch.set_num_threads(threads)
         self._loaded = load_policy(folder)
         self.noise_shape = self._loaded.family.noise_shape(self._loaded)
+        self.observation_steps: int = self._loaded.interface.observation_steps
         self.steps_per_chunk: int = self._loaded.family.steps_per_chunk(self._loaded)
 
     def act(self, observation: dict[str, Any], noise: np.ndarray) -> np.ndarray:

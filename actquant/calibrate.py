@@ -23,8 +23,6 @@ from actquant.policies.base import LoadedPolicy, Observation
 
 STATE, ACTION, ACTION_IS_PAD, TASK = "observation.state", "action", "action_is_pad", "task"
 CALIBRATION_SHARE = 0.75
-TIME_ALPHA, TIME_BETA = 1.5, 1.0
-TIME_SCALE, TIME_OFFSET = 0.999, 0.001
 
 
 class Frame(NamedTuple):
@@ -39,21 +37,23 @@ class Frame(NamedTuple):
 class Sample:
     """What was seen at a frame and done after it.
 
-    observation: raw; actions: float32 [H, A] in the robot's units, the last one repeated past the
-    end of the episode, where is_pad [H] is true.
+    observation: raw; actions: float32 [W, A] in the robot's units over the policy's
+    `action_window`, the first and the last one repeated past the ends of the episode, where is_pad
+    [W] is true; now: which of them belongs to the frame.
     """
 
     frame: Frame
     observation: Observation
     actions: np.ndarray
     is_pad: np.ndarray
+    now: int = 0
 
 
 @dataclass(frozen=True)
 class Batch:
     """Frames with the policy's own batch of them.
 
-    tensors: preprocessed observation, `action` [B, H, A] normalised, `action_is_pad` [B, H].
+    tensors: preprocessed observation, `action` [B, W, A] normalised, `action_is_pad` [B, W].
     """
 
     frames: tuple[Frame, ...]
@@ -167,7 +167,9 @@ class Frames(Sequence[Sample]):
         cameras = [c for c in self.loaded.interface.cameras if c in item]
         observation: dict[str, Any] = {c: _to_pixels(item[c], c, frame) for c in cameras}
         observation |= {STATE: state, TASK: str(item[TASK])}
-        return Sample(frame, observation, actions, item[ACTION_IS_PAD].numpy().astype(bool))
+        is_pad = item[ACTION_IS_PAD].numpy().astype(bool)
+        window = self.loaded.family.action_window(self.loaded)
+        return Sample(frame, observation, actions, is_pad, window.index(0))
 
     @property
     def fingerprint(self) -> str:
@@ -218,8 +220,8 @@ def _finite(value: Tensor, key: str, frame: Frame) -> np.ndarray:
 
 
 def _to_pixels(image: Tensor, camera: str, frame: Frame) -> np.ndarray:
-    """LeRobot's [C, H, W], uint8 or float in [0, 1], to uint8 [H, W, C]."""
-    pixels = image.permute(1, 2, 0)
+    """LeRobot's [..., C, H, W], uint8 or float in [0, 1], to uint8 [..., H, W, C]."""
+    pixels = image.movedim(-3, -1)
     if pixels.dtype != torch.uint8:
         pixels = torch.from_numpy(_finite(pixels, camera, frame)).mul(255).round().to(torch.uint8)
     return np.ascontiguousarray(pixels.numpy())
@@ -268,12 +270,18 @@ def calibrate(
 def _open(info: DatasetInfo, loaded: LoadedPolicy) -> Any:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    steps = range(loaded.interface.chunk_length)
+    windows = {ACTION: loaded.family.action_window(loaded)}
+    if loaded.interface.observation_steps > 1:
+        cameras = [camera for camera in loaded.interface.cameras if camera in info.features]
+        past = range(1 - loaded.interface.observation_steps, 1)
+        windows |= dict.fromkeys((STATE, *cameras), past)
     with _as_dataset_error(info.folder):
         return LeRobotDataset(
             repo_id="local/" + info.folder.resolve().name,
             root=info.folder,
-            delta_timestamps={ACTION: [step / info.fps for step in steps]},
+            delta_timestamps={
+                key: [step / info.fps for step in window] for key, window in windows.items()
+            },
             video_backend="pyav",  # LeRobot's default logs a page of tracebacks without FFmpeg
         )
 
@@ -339,15 +347,15 @@ def draw_noise(
 ) -> tuple[Tensor, Tensor]:
     """Noise [B, *noise_shape] and time [B], fixed per frame.
 
-    Noise is N(0, 1), time 0.999 Beta(1.5, 1) + 0.001 (as openpi and LeRobot train), both from a
-    generator seeded by (seed, row of the frame, draw): no batching changes them.
+    Noise is N(0, 1), time as in training (`PolicyFamily.draw_time`), both from a generator seeded
+    by (seed, row of the frame, draw): no batching changes them.
     """
     noise, times = [], []
     shape = loaded.interface.noise_shape
     for frame in frames:
         rng = np.random.default_rng([seed, frame.index, draw])
         noise.append(rng.standard_normal(shape, dtype=np.float32))
-        times.append(TIME_SCALE * rng.beta(TIME_ALPHA, TIME_BETA) + TIME_OFFSET)
+        times.append(loaded.family.draw_time(loaded, rng))
     return torch.from_numpy(np.stack(noise)), torch.tensor(times, dtype=torch.float32)
 
 

@@ -2,6 +2,7 @@
 
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,14 +13,36 @@ from actquant.errors import EvaluationError
 
 
 class Actor(Protocol):
-    """A policy that maps one observation to a chunk of actions."""
+    """A policy that maps the last observations to a chunk of actions."""
 
     noise_shape: tuple[int, ...]
+    observation_steps: int
     steps_per_chunk: int
 
     def act(self, observation: dict[str, Any], noise: np.ndarray) -> np.ndarray:
-        """observation: raw (uint8 HWC images, state, task); noise: of `noise_shape` -> [H, A]."""
+        """observation: raw (uint8 HWC images, state, task), with a leading time axis for more than
+        one observation step (see `Window`); noise: of `noise_shape` -> [H, A]."""
         ...
+
+
+class Window:
+    """The last observations of an episode, as a policy takes them: images and state get a leading
+    time axis, oldest first, if it takes several; the first is repeated until there are enough."""
+
+    def __init__(self, steps: int) -> None:
+        self._observations: deque[dict[str, Any]] = deque(maxlen=steps)
+        self._steps = steps
+
+    def append(self, observation: dict[str, Any]) -> None:
+        self._observations.extend([observation] * (1 if self._observations else self._steps))
+
+    @property
+    def observation(self) -> dict[str, Any]:
+        last = self._observations[-1]
+        if self._steps == 1:
+            return last
+        stacked = {key: [o[key] for o in self._observations] for key in last if key != "task"}
+        return {**last, **{key: np.stack(values) for key, values in stacked.items()}}
 
 
 @dataclass
@@ -108,13 +131,15 @@ class Simulation:
         env = self.environment(task)
         env.render_images = True
         observation, _ = env.reset(options={"start": start})
+        window = Window(actor.observation_steps)
+        window.append(policy_observation(observation, env.instruction))
         episode = Episode(task, start, success=False, steps=0)
         limit = steps_per_chunk or actor.steps_per_chunk
         if on_step:
             on_step(env)
         chunk_index, done = 0, False
         while not done:
-            raw = policy_observation(observation, env.instruction)
+            raw = window.observation
             if ablation:
                 raw = ablation.apply(raw)
             rng = np.random.default_rng([seed, zlib.crc32(task.encode()), start, chunk_index])
@@ -124,9 +149,11 @@ class Simulation:
             episode.latencies_ms.append((time.perf_counter() - begin) * 1e3)
             executed = chunk[:limit]
             for i, action in enumerate(executed):
-                # Pictures cost more than physics, and only the last step's are looked at.
-                env.render_images = i == len(executed) - 1
+                # Pictures cost more than physics, and only the last steps' are looked at.
+                env.render_images = i >= len(executed) - actor.observation_steps
                 observation, _, terminated, truncated, info = env.step(action)
+                if env.render_images:
+                    window.append(policy_observation(observation, env.instruction))
                 episode.steps += 1
                 if on_step:
                     on_step(env)

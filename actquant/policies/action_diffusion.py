@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -114,6 +115,9 @@ class ActionDiffusionFamily(LeRobotFamily):
     @abstractmethod
     def generate(self, policy: Any, batch: dict[str, Any]) -> Tensor:
         """The policy's own chunk from a batch with stacked cameras, drawing its noise."""
+
+    def draw_time(self, loaded: LoadedPolicy, rng: np.random.Generator) -> float:
+        return 1.0 - rng.random()
 
     def action_window(self, loaded: LoadedPolicy) -> range:
         start = 1 - loaded.interface.observation_steps

@@ -168,6 +168,11 @@ class PolicyFamily(ABC):
         """Which actions `action_loss` takes, relative to the current observation's step."""
         return range(loaded.interface.chunk_length)
 
+    def draw_time(self, loaded: LoadedPolicy, rng: np.random.Generator) -> float:
+        """A time for `action_loss` as training draws it: 0.999 Beta(1.5, 1) + 0.001, as openpi and
+        LeRobot train flows."""
+        return 0.999 * rng.beta(1.5, 1.0) + 0.001
+
     def steps_per_chunk(self, loaded: LoadedPolicy) -> int:
         """How many actions of a chunk are executed before the next."""
         return loaded.interface.steps_per_chunk

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from lerobot.policies.multi_task_dit import modeling_multi_task_dit as lerobot_dit
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
@@ -134,6 +135,13 @@ class MultiTaskDiT(ActionDiffusionFamily):
 
     def generate(self, policy: Any, batch: dict[str, Any]) -> Tensor:
         return policy._generate_actions(batch)
+
+    def draw_time(self, loaded: LoadedPolicy, rng: np.random.Generator) -> float:
+        config = loaded.config
+        if config.is_diffusion or config.timestep_sampling_strategy == "uniform":
+            return super().draw_time(loaded, rng)
+        drawn = rng.beta(config.timestep_sampling_alpha, config.timestep_sampling_beta)
+        return 1.0 - config.timestep_sampling_s * (1.0 - drawn)
 
     def action_loss(
         self, loaded: LoadedPolicy, batch: dict[str, Tensor], noise: Tensor, time: Tensor

@@ -55,6 +55,7 @@ class ActquantConfig(PreTrainedConfig):
         self.input_features = {camera: visual for camera in description["cameras"]}
         self.input_features[OBS_STATE] = state
         self.output_features = {ACTION: action}
+        self.n_obs_steps = description["observation_steps"]
         length = description["action"]["chunk_length"]
         steps = self.n_action_steps
         if steps is None:

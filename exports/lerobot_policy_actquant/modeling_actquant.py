@@ -36,6 +36,7 @@ class ActquantPolicy(PreTrainedPolicy):
         self._file = config.model_file()
         self._runtime = Runtime(self._file, config.threads)
         self._description = self._runtime.describe()
+        self._steps: int = self._description["observation_steps"]
         config.complete(self._description)
         self.reset()
         self.eval()
@@ -80,6 +81,7 @@ class ActquantPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         self._queue: deque[Tensor] = deque()
+        self._window: deque[Mapping[str, Any]] = deque(maxlen=self._steps)
 
     def get_optim_params(self) -> dict:
         return {}
@@ -90,9 +92,14 @@ class ActquantPolicy(PreTrainedPolicy):
     def select_action(
         self, batch: Mapping[str, Any], noise: Tensor | None = None, **_: Any
     ) -> Tensor:
-        """The next action [B, A] in the robot's units."""
+        """The next action [B, A] in the robot's units, from the observation of this step.
+
+        A policy with several observation steps is given the last ones, the first repeated at the
+        start of an episode.
+        """
+        self._window.append(batch)
         if not self._queue:
-            chunk = self.predict_action_chunk(batch, noise)
+            chunk = self.predict_action_chunk(self._windowed(batch), noise)
             self._queue.extend(chunk[:, : self.config.n_action_steps].unbind(1))
         return self._queue.popleft()
 
@@ -101,8 +108,9 @@ class ActquantPolicy(PreTrainedPolicy):
     ) -> Tensor:
         """Actions [B, H, A] in the robot's units.
 
-        `noise` [B, *noise_shape] is where sampling starts; without it, torch's generator draws it,
-        so that LeRobot's `--seed` repeats a run.
+        For a policy with T > 1 observation steps, images are [B, T, 3, H, W] and the state is
+        [B, T, S], oldest first. `noise` [B, *noise_shape] is where sampling starts; without it,
+        torch's generator draws it, so that LeRobot's `--seed` repeats a run.
         """
         observations = self._observations(batch)
         shape = (len(observations), *self._description["noise_shape"])
@@ -117,45 +125,64 @@ class ActquantPolicy(PreTrainedPolicy):
         ]
         return torch.stack(chunks)
 
+    def _windowed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch with the time axis that the policy takes, if it takes one."""
+        if self._steps == 1:
+            return batch
+        steps = [self._window[0]] * (self._steps - len(self._window)) + list(self._window)
+        keys = [key for key in (*self._description["cameras"], OBS_STATE) if key in batch]
+        return {**batch, **{key: torch.stack([step[key] for step in steps], 1) for key in keys}}
+
     def _observations(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What the runtime takes, for each element of the batch."""
-        cameras = self._cameras_of(batch)
-        states = batch[OBS_STATE].detach().float().cpu()
-        size = len(self._description["state"]["names"])
-        if states.ndim != 2 or states.shape[1] != size:
-            raise ValueError(f"{OBS_STATE} is {list(states.shape)}, expected [batch, {size}]")
-        tasks = [batch[TASK]] * len(states) if isinstance(batch[TASK], str) else list(batch[TASK])
-        columns: dict[str, Any] = {camera: _pictures(batch, camera) for camera in cameras}
-        columns |= {OBS_STATE: states.numpy(), TASK: tasks}
+        time = (self._steps,) if self._steps > 1 else ()
+        columns: dict[str, Any] = {
+            camera: _pictures(batch, camera, time) for camera in self._cameras_of(batch)
+        }
+        if size := len(self._description["state"]["names"]):
+            states = batch[OBS_STATE].detach().float().cpu()
+            if states.shape[1:] != (*time, size):
+                expected = ", ".join(map(str, ("batch", *time, size)))
+                raise ValueError(f"{OBS_STATE} is {list(states.shape)}, expected [{expected}]")
+            columns[OBS_STATE] = states.numpy()
+        count = len(next(iter(columns.values())))
+        if self._description["prompt"]:
+            task = batch[TASK]
+            columns[TASK] = [task] * count if isinstance(task, str) else list(task)
         lengths = {key: len(column) for key, column in columns.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"the batch holds different numbers of observations: {lengths}")
-        return [{key: column[i] for key, column in columns.items()} for i in range(len(states))]
+        return [{key: column[i] for key, column in columns.items()} for i in range(count)]
 
     def _cameras_of(self, batch: Mapping[str, Any]) -> list[str]:
         """The file's cameras that the batch has; it may have others too, unless some are missing:
         a misspelt camera must not pass for one that was left out on purpose."""
         cameras, optional = self._description["cameras"], self._description["optional_cameras"]
         present = [camera for camera in cameras if camera in batch]
-        missing = [key for key in (*cameras, OBS_STATE, TASK) if key not in batch]
+        wanted = list(cameras)
+        wanted += [OBS_STATE] if self._description["state"]["names"] else []
+        wanted += [TASK] if self._description["prompt"] else []
+        missing = [key for key in wanted if key not in batch]
         absent = len(cameras) - len(present)
         strange = [k for k in batch if k.startswith(OBS_IMAGE) and k not in cameras]
         if len(missing) > absent or absent > optional or (absent and strange):
             raise ValueError(
                 f"the observation lacks {', '.join(missing)}; it has {', '.join(batch)}; expected "
-                f"{', '.join((*cameras, OBS_STATE, TASK))}, of which {optional} cameras may be "
+                f"{', '.join(wanted)}, of which {optional} cameras may be "
                 "absent"
             )
         return present
 
 
-def _pictures(batch: Mapping[str, Any], camera: str) -> Any:
-    """uint8 [B, H, W, 3] from LeRobot's float [B, 3, H, W] in [0, 1]."""
+def _pictures(batch: Mapping[str, Any], camera: str, time: tuple[int, ...]) -> Any:
+    """uint8 [B, *time, H, W, 3] from LeRobot's float [B, *time, 3, H, W] in [0, 1]."""
     images = batch[camera]
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+    fits = images.ndim == 4 + len(time) and images.shape[1:-2] == (*time, 3)
+    if not fits or not images.is_floating_point():
+        expected = ", ".join(map(str, ("batch", *time, 3, "height", "width")))
         raise ValueError(
             f"{camera} is {images.dtype} {list(images.shape)}, "
-            "expected floats in [0, 1], [batch, 3, height, width]"
+            f"expected floats in [0, 1], [{expected}]"
         )
     pixels = (images.detach().float().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).numpy()
+    return pixels.movedim(-3, -1).numpy()
