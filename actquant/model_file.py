@@ -229,8 +229,8 @@ def _key_values(path: Path, metadata: ModelMetadata) -> Iterator[tuple[str, str,
 
 
 def _add_key(writer: GGUFWriter, key: str, kind: str, value: Any) -> None:
-    if kind == "str":
-        writer.add_string(key, value)
+    if kind == "str":  # `add_string` leaves out an empty one
+        writer.add_key_value(key, value, GGUFValueType.STRING)
     elif kind == "json":
         writer.add_string(key, json.dumps(value))
     elif kind == "u32":
