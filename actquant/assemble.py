@@ -13,7 +13,7 @@ from actquant.allocate import Allocation, Budget, TensorSize, allocate
 from actquant.capture.policy import CapturedPolicy, matrices_of_fixed_type
 from actquant.errors import BudgetError
 from actquant.formats import file_bytes, get_format, row_bytes
-from actquant.model_file import EncodedTensor, with_golden, write_model
+from actquant.model_file import EncodedTensor, matrix_shape, with_golden, write_model
 from actquant.parity import ParityReport, measure_parity
 from actquant.policies.base import LoadedPolicy, QuantizableTensor
 from actquant.quantize import Encoded, encode
@@ -65,9 +65,10 @@ class Assembly:
     @cached_property
     def fixed(self) -> dict[str, EncodedTensor]:
         """The matrices that no recipe chooses a type for, in FIXED_TYPE."""
+        weights = {n: self.captured.params[n].detach() for n in matrices_of_fixed_type(self.loaded)}
         return {
-            name: encode(name, self.captured.params[name].detach().numpy(), FIXED_TYPE).tensor
-            for name in matrices_of_fixed_type(self.loaded)
+            name: encode(name, weight.reshape(matrix_shape(weight.shape)).numpy(), FIXED_TYPE).tensor
+            for name, weight in weights.items()
         }
 
     def fixed_bytes(self, sizes: Sequence[TensorSize], scratch: Path) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,9 +78,9 @@ def write_model(
     """Write the file under a temporary name and move it into place; on failure nothing is left.
 
     stages: name -> captured graph; encodings: parameter name -> encoded weight, for parameters
-    that only `linear` and `embedding` read; metadata: see ModelMetadata; tensor_names: parameter
+    that are only read as matrices (`reads_matrix`); metadata: see ModelMetadata; tensor_names: parameter
     name -> name in the file (the parameter names if absent); float_type: `F32` or `F16`, the type
-    of the weights of `linear` and `embedding` that have no encoding (all else is f32).
+    of the matrices that have no encoding (all else is f32).
 
     Raises ModelFileError if an encoding belongs to no such weight or has the wrong size, or if
     the control rate is unknown.
@@ -90,11 +90,11 @@ def write_model(
     names = dict(tensor_names or {})
     provenance = {**metadata.provenance, "tensor_names": {v: k for k, v in names.items()}}
     contents = _Contents(_replaced(metadata, provenance=provenance))
-    matrices = _matrix_weights(stages)
+    matrices = set(matrix_weights(stages))
     foreign = sorted(set(encodings) - matrices)
     if foreign:
         raise ModelFileError(
-            f"encodings of what not only `linear` and `embedding` read: {', '.join(foreign)}"
+            f"encodings of what is not only read as a matrix: {', '.join(foreign)}"
         )
     constants: dict[tuple, str] = {}
 
@@ -135,16 +135,29 @@ def _replaced(metadata: ModelMetadata, **changes: Any) -> ModelMetadata:
     return ModelMetadata(**{**values, **changes})
 
 
-def _matrix_weights(stages: Mapping[str, Graph]) -> set[str]:
-    """Parameters read only as matrices, by `linear` and `embedding`."""
-    as_matrix = {("linear", 1), ("embedding", 0)}
-    uses: dict[str, set[tuple[str, int]]] = {}
+def reads_matrix(n: Node, position: int) -> bool:
+    """Whether an operator takes this operand as a matrix of any type."""
+    if n.op in ("conv1d", "conv2d"):
+        return position == 1 and n.attrs["groups"] == 1
+    return (n.op, position) in (("linear", 1), ("embedding", 0))
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """[rows, columns] of a weight as a matrix: [out, in·kernel] of a convolution's."""
+    return shape[0], math.prod(shape[1:])
+
+
+def matrix_weights(
+    stages: Mapping[str, Graph], as_matrix: Callable[[Node, int], bool] = reads_matrix
+) -> list[str]:
+    """Parameters whose every use is as a matrix: `as_matrix(operator, position of operand)`."""
+    only: dict[str, bool] = {}
     for graph in stages.values():
         for n in graph.nodes():
             for position, x in enumerate(n.inputs):
                 if x.op == "param":
-                    uses.setdefault(x.name, set()).add((n.op, position))
-    return {name for name, found in uses.items() if found <= as_matrix}
+                    only[x.name] = only.get(x.name, True) and as_matrix(n, position)
+    return [name for name, fits in only.items() if fits]
 
 
 def _array(tensor: Tensor, half: bool = False) -> np.ndarray:
@@ -168,13 +181,13 @@ def _encoded(n: Node, encoding: EncodedTensor) -> tuple[np.ndarray, GGMLQuantiza
     except KeyError as error:
         raise ModelFileError(f"{n.name}: ggml has no type {encoding.type}") from error
     block, size = gguf.GGML_QUANT_SIZES[kind]
-    *rows, columns = n.shape
-    wanted = (math.prod(rows), math.ceil(columns / block) * size)
+    rows, columns = matrix_shape(n.shape)
+    wanted = (rows, math.ceil(columns / block) * size)
     data = np.ascontiguousarray(encoding.data)
-    if tuple(encoding.shape) != n.shape or data.dtype != np.uint8 or data.shape != wanted:
+    if tuple(encoding.shape) != (rows, columns) or data.dtype != np.uint8 or data.shape != wanted:
         raise ModelFileError(
             f"{n.name}: {encoding.type} of {list(encoding.shape)} in "
-            f"{data.dtype}{list(data.shape)}; wanted {list(n.shape)} in uint8{list(wanted)}"
+            f"{data.dtype}{list(data.shape)}; wanted {[rows, columns]} in uint8{list(wanted)}"
         )
     return data, kind
 
@@ -313,7 +326,8 @@ class ModelFile:
         shape = self.shapes[name]
         if found.data.dtype == np.uint8:
             rows = gguf.quants.dequantize(found.data, found.tensor_type)
-            array = rows.reshape(math.prod(shape[:-1]), -1)[:, : shape[-1]]
+            first, columns = matrix_shape(shape)
+            array = rows.reshape(first, -1)[:, :columns]
         else:
             array = found.data
         if array.dtype == np.int8:

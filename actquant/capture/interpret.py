@@ -16,6 +16,10 @@ from actquant.capture.ir import DTYPE_TO_TORCH, Graph, Node
 from actquant.errors import CaptureError
 
 
+MAX = 2**63 - 1
+"""An open end of a slice."""
+
+
 def interpret(
     graph: Graph,
     inputs: Mapping[str, Tensor],
@@ -113,20 +117,44 @@ def _layer_norm(n: Node, x: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def _glu(n: Node, a: Tensor, b: Tensor) -> Tensor:
-    if n.attrs["act"] == "silu":
-        return F.silu(a) * b
-    return F.gelu(a, approximate=n.attrs["approx"]) * b
+    return FUNCTIONS[n.attrs["act"]](n, a) * b
 
 
-def _conv2d(n: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def convolve(n: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        a = n.attrs
+        return function(x, weight, bias, a["stride"], a["pad"], a["dil"], a.get("groups", 1))
+
+    return convolve
+
+
+def _conv_transpose1d(n: Node, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     a = n.attrs
-    return F.conv2d(x, weight, bias, a["stride"], a["pad"], a["dil"], a["groups"])
+    return F.conv_transpose1d(x, w, bias, a["stride"], a["pad"], a["output_pad"])
+
+
+def _group_norm(n: Node, x: Tensor, *parameters: Tensor) -> Tensor:
+    remaining = list(parameters)
+    weight = remaining.pop(0) if n.attrs["w"] else None
+    bias = remaining.pop(0) if n.attrs["b"] else None
+    return F.group_norm(x, n.attrs["groups"], weight, bias, n.attrs["eps"])
+
+
+def _max_pool2d(n: Node, x: Tensor) -> Tensor:
+    return F.max_pool2d(x, n.attrs["kernel"], n.attrs["stride"], n.attrs["pad"])
+
+
+def _pad(n: Node, x: Tensor) -> Tensor:
+    pads = n.attrs["pads"]
+    backwards = [p for d in reversed(range(x.ndim)) for p in pads[2 * d : 2 * d + 2]]
+    return F.pad(x, backwards, value=n.attrs["value"])
 
 
 def _slice(n: Node, x: Tensor) -> Tensor:
     a = n.attrs
     index = [slice(None)] * x.ndim
-    index[a["dim"]] = slice(a["start"], a["end"], a["step"])
+    start, end = (p + x.shape[a["dim"]] if p < 0 else p for p in (a["start"], a.get("end", MAX)))
+    index[a["dim"]] = slice(start, end, a.get("step", 1))
     return x[tuple(index)]
 
 
@@ -154,11 +182,16 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "linear": _padded_linear,
     "matmul": lambda n, x, y: x @ y,
     "embedding": lambda n, w, ids: w[ids],
-    "conv2d": _conv2d,
+    "conv2d": _convolution(F.conv2d),
+    "conv1d": _convolution(F.conv1d),
+    "conv_transpose1d": _conv_transpose1d,
+    "max_pool2d": _max_pool2d,
+    "avg_pool2d": lambda n, x: F.avg_pool2d(x, n.attrs["kernel"], n.attrs["stride"]),
     "sdpa": _attention,
     "rope": _rope,
     "rms_norm": _rms_norm,
     "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
     "softmax": lambda n, x: x.softmax(n.attrs["dim"]),
     "glu": _glu,
     "gelu": lambda n, x: F.gelu(x, approximate=n.attrs["approx"]),
@@ -166,7 +199,13 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "relu": lambda n, x: x.relu(),
     "tanh": lambda n, x: x.tanh(),
     "sigmoid": lambda n, x: x.sigmoid(),
+    "mish": lambda n, x: F.mish(x),
+    "softplus": lambda n, x: F.softplus(x),
+    "elu": lambda n, x: F.elu(x),
+    "leaky_relu": lambda n, x: F.leaky_relu(x, n.attrs["slope"]),
+    "clamp": lambda n, x: x.clamp(n.attrs["min"], n.attrs["max"]),
     "exp": lambda n, x: x.exp(),
+    "log": lambda n, x: x.log(),
     "sqr": lambda n, x: x.square(),
     "sqrt": lambda n, x: x.sqrt(),
     "rsqrt": lambda n, x: x.rsqrt(),
@@ -175,22 +214,30 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": lambda n, x, y: x + y,
     "sub": lambda n, x, y: x - y,
     "mul": lambda n, x, y: x * y,
-    "div": lambda n, x, y: x / y,
+    "div": lambda n, x, y: x.double() / y if n.host else x / y,
     "and": lambda n, x, y: x & y,
+    "or": lambda n, x, y: x | y,
+    "not": lambda n, x: ~x,
     "le": lambda n, x, y: x <= y,
+    "lt": lambda n, x, y: x < y,
+    "eq": lambda n, x, y: x == y,
     "affine": _affine,
     "concat": lambda n, *parts: torch.cat(parts, n.attrs["dim"]),
     "slice": _slice,
-    "reshape": lambda n, x: x.reshape(n.attrs["shape"]),
+    "reshape": lambda n, x: x.reshape(n.shape),
     "permute": lambda n, x: x.permute(n.attrs["perm"]),
-    "expand": lambda n, x: x.expand(n.attrs["shape"]),
+    "expand": lambda n, x: x.expand(n.shape),
+    "pad": _pad,
+    "full": lambda n: torch.full(n.shape, n.attrs["value"], dtype=torch.float64),
     "cast": lambda n, x: x,
     "full": _full,
     "cumsum": lambda n, x: x.cumsum(n.attrs["dim"]),
     "sum": lambda n, x: x.sum(n.attrs["dims"], keepdim=bool(n.attrs["keep"])),
     "min": lambda n, x: x.amin(n.attrs["dims"], keepdim=bool(n.attrs["keep"])),
+    "max": lambda n, x: x.amax(n.attrs["dims"], keepdim=bool(n.attrs["keep"])),
     "mean": lambda n, x: x.mean(n.attrs["dims"], keepdim=bool(n.attrs["keep"])),
     "select_s": _select,
+    "select": lambda n, c, x, y: torch.where(c, x, y),
     "where_s": lambda n, c, x: torch.where(c, x, torch.tensor(n.attrs["v"], dtype=x.dtype)),
     "where": lambda n, c, x, y: torch.where(c, x, y),
 }

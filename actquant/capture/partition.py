@@ -8,12 +8,17 @@ from actquant.capture.ir import Graph, Node, node
 from actquant.errors import CaptureError, UnsupportedOperatorError
 
 LAYOUT = frozenset(("concat", "slice", "reshape", "permute", "expand", "cast"))
-ARITHMETIC = frozenset(("add", "sub", "mul", "div", "affine", "sin", "cos"))
-ACTIVATIONS = frozenset(("glu", "gelu", "silu", "relu", "tanh", "sigmoid", "exp", "sqr"))
-PRODUCTS = frozenset(("linear", "matmul", "embedding", "conv2d", "sdpa", "rope"))
-NORMS = frozenset(("rms_norm", "layer_norm", "softmax"))
-DEVICE_OPERATORS = PRODUCTS | NORMS | ACTIVATIONS | ARITHMETIC | LAYOUT
-HOST_OPERATORS = LAYOUT | ARITHMETIC | {"and", "le", "cumsum", "sum", "min", "select_s", "full"}
+ARITHMETIC = frozenset(("add", "sub", "mul", "div", "affine", "sin", "cos", "exp"))
+ACTIVATIONS = frozenset(
+    ("glu", "gelu", "silu", "relu", "tanh", "sigmoid", "mish", "softplus", "elu", "leaky_relu")
+    + ("clamp", "log", "sqr", "sqrt")
+)
+CONVOLUTIONS = frozenset(("conv1d", "conv2d", "conv_transpose1d", "max_pool2d", "avg_pool2d"))
+PRODUCTS = frozenset(("linear", "matmul", "embedding", "sdpa", "rope")) | CONVOLUTIONS
+NORMS = frozenset(("rms_norm", "layer_norm", "group_norm", "softmax", "sum", "mean"))
+LOGIC = frozenset(("and", "or", "not", "le", "lt", "eq", "select", "select_s"))
+DEVICE_OPERATORS = PRODUCTS | NORMS | ACTIVATIONS | ARITHMETIC | LAYOUT | {"pad"}
+HOST_OPERATORS = LAYOUT | ARITHMETIC | LOGIC | {"full", "cumsum", "sum", "min", "max"}
 MAX_RANK = 4
 
 

@@ -16,7 +16,7 @@ from actquant.capture.fuse import fusion_report
 from actquant.capture.ir import Graph
 from actquant.capture.stages import capture_stages
 from actquant.errors import CaptureError
-from actquant.model_file import write_model
+from actquant.model_file import matrix_weights, write_model
 from actquant.model_schema import ModelMetadata
 from actquant.policies.base import LoadedPolicy, QuantizableTensor
 
@@ -144,28 +144,16 @@ def quantizable(loaded: LoadedPolicy) -> list[QuantizableTensor]:
 
 
 def matrices_of_fixed_type(loaded: LoadedPolicy) -> list[str]:
-    """Parameters that may be stored in any type but are no `nn.Linear`: embedding tables and patch
+    """Parameters that may be stored in any type but are no `nn.Linear`: embedding tables and
     convolutions. No curvature is measured for them."""
     captured = capture_policy(loaded)
     chosen = {tensor.name for tensor in quantizable(loaded)}
-    tables = weights_read_only_as(captured.stages, {("linear", 1), ("embedding", 0)})
-    return [name for name in tables if name not in chosen]
+    return [name for name in matrix_weights(captured.stages) if name not in chosen]
 
 
 def linear_weights(stages: dict[str, Graph]) -> list[str]:
     """Parameters whose every use is as the weight of `linear`."""
-    return weights_read_only_as(stages, {("linear", 1)})
-
-
-def weights_read_only_as(stages: dict[str, Graph], wanted: set[tuple[str, int]]) -> list[str]:
-    """Parameters whose every use is one of `wanted`: (operator, position of the operand)."""
-    only: dict[str, bool] = {}
-    for graph in stages.values():
-        for n in graph.nodes():
-            for position, x in enumerate(n.inputs):
-                if x.op == "param":
-                    only[x.name] = only.get(x.name, True) and (n.op, position) in wanted
-    return [name for name, fits in only.items() if fits]
+    return matrix_weights(stages, lambda n, position: (n.op, position) == ("linear", 1))
 
 
 def convert_f32(loaded: LoadedPolicy, path: str | Path) -> Path:

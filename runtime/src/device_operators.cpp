@@ -8,6 +8,8 @@ const std::map<std::string, DeviceOperator>& device_operators() {
         add_elementwise_operators(operators);
         add_layout_operators(operators);
         add_linear_operators(operators);
+        add_convolution_operators(operators);
+        add_reduction_operators(operators);
         add_attention_operators(operators);
         return operators;
     }();

@@ -139,6 +139,19 @@ HostOperator unary(ElementFunction (*prepare)(const Instruction&),
             }};
 }
 
+void full(const Instruction& instruction, const Operands&, HostValue& result) {
+    std::fill(result.data.begin(), result.data.end(), instruction.number("value"));
+}
+
+void choose(const Instruction& instruction, const Operands& operands, HostValue& result) {
+    std::vector<double> condition = broadcast(instruction, *operands[0], result.shape);
+    std::vector<double> chosen = broadcast(instruction, *operands[1], result.shape);
+    std::vector<double> other = broadcast(instruction, *operands[2], result.shape);
+    for (size_t k = 0; k < result.data.size(); k++) {
+        result.data[k] = condition[k] != 0 ? chosen[k] : other[k];
+    }
+}
+
 HostOperator binary(double (*function)(double, double)) {
     return {
         {2, 2},
@@ -221,10 +234,18 @@ ElementFunction affine(const Instruction& instruction) {
         [a = instruction.number("a"), b = instruction.number("b")](double x) { return a * x + b; };
 }
 
-ElementFunction select(const Instruction& instruction) {
+ElementFunction choose_number(const Instruction& instruction) {
     return [a = instruction.number("a"), b = instruction.number("b")](double condition) {
         return condition != 0 ? a : b;
     };
+}
+
+ElementFunction negation(const Instruction&) {
+    return [](double x) { return double(x == 0); };
+}
+
+ElementFunction exponential(const Instruction&) {
+    return [](double x) { return std::exp(x); };
 }
 
 ElementFunction sine(const Instruction&) {
@@ -246,19 +267,28 @@ const std::map<std::string, HostOperator>& host_operators() {
         {"permute", {{1, 1, {"perm"}}, permute}},
         {"cast", unary(cast)},
         {"affine", unary(affine, {"a", "b"})},
-        {"select_s", unary(select, {"a", "b"})},
+        {"select_s", unary(choose_number, {"a", "b"})},
+        {"select", {{3, 3}, choose}},
+        {"full", {{0, 0, {"shape", "value"}}, full}},
         {"sin", unary(sine)},
         {"cos", unary(cosine)},
+        {"exp", unary(exponential)},
+        {"not", unary(negation)},
         {"add", binary([](double a, double b) { return a + b; })},
         {"sub", binary([](double a, double b) { return a - b; })},
         {"mul", binary([](double a, double b) { return a * b; })},
         {"div", binary([](double a, double b) { return a / b; })},
         {"and", binary([](double a, double b) { return double(a != 0 && b != 0); })},
+        {"or", binary([](double a, double b) { return double(a != 0 || b != 0); })},
         {"le", binary([](double a, double b) { return double(a <= b); })},
+        {"lt", binary([](double a, double b) { return double(a < b); })},
+        {"eq", binary([](double a, double b) { return double(a == b); })},
         {"cumsum", {{1, 1, {"dim"}}, cumsum}},
         {"sum", reduction(0, [](double a, double b) { return a + b; })},
         {"min", reduction(std::numeric_limits<double>::infinity(),
                           [](double a, double b) { return std::min(a, b); })},
+        {"max", reduction(-std::numeric_limits<double>::infinity(),
+                          [](double a, double b) { return std::max(a, b); })},
     };
     return table;
 }

@@ -54,19 +54,23 @@ std::map<std::string, Shape> parse_shapes(const std::string& text, Problems& pro
     return shapes;
 }
 
-// A row of a blocked type may be padded with zeros to whole blocks; of the others, unit dimensions
-// may be left out.
+// Unit dimensions may be left out; a weight of more dimensions may be stored as the matrix [first,
+// rest], and the rows of a blocked type may be padded with zeros to whole blocks.
 bool shape_fits(const ggml_tensor* tensor, const Shape& shape) {
-    int64_t block = ggml_blck_size(tensor->type);
     Shape stored(tensor->ne, tensor->ne + 4);
     std::reverse(stored.begin(), stored.end());
-    Shape core = without_unit_dimensions(shape);
-    if (block > 1 && !shape.empty()) {
-        Shape padded = shape;
-        padded.back() = (shape.back() + block - 1) / block * block;
-        core = without_unit_dimensions(padded);
+    stored = without_unit_dimensions(stored);
+    if (stored == without_unit_dimensions(shape)) {
+        return true;
     }
-    return without_unit_dimensions(stored) == core;
+    if (shape.empty()) {
+        return false;
+    }
+    int64_t block = ggml_blck_size(tensor->type);
+    int64_t rows = shape.size() > 1 ? shape.front() : 1;
+    int64_t columns = element_count(shape) / rows;
+    int64_t padded = (columns + block - 1) / block * block;
+    return stored == without_unit_dimensions({rows, padded});
 }
 
 } // namespace

@@ -54,6 +54,8 @@ HostValue evaluate_on_host(const Instruction& instruction,
 void add_elementwise_operators(std::map<std::string, DeviceOperator>& table);
 void add_layout_operators(std::map<std::string, DeviceOperator>& table);
 void add_linear_operators(std::map<std::string, DeviceOperator>& table);
+void add_convolution_operators(std::map<std::string, DeviceOperator>& table);
+void add_reduction_operators(std::map<std::string, DeviceOperator>& table);
 void add_attention_operators(std::map<std::string, DeviceOperator>& table);
 
 } // namespace actquant

@@ -1,5 +1,5 @@
 // Arithmetic, activations and normalisations.
-#include "gelu.h"
+#include "activations.h"
 #include "graph_builder.h"
 
 namespace actquant {
@@ -31,6 +31,22 @@ ggml_tensor* affine(GraphBuilder& graph, const Instruction& instruction) {
     return ggml_scale_bias(graph.ggml, dense_operand(graph, instruction, 0),
                            static_cast<float>(instruction.number("a")),
                            static_cast<float>(instruction.number("b")));
+}
+
+ggml_tensor* leaky_relu(GraphBuilder& graph, const Instruction& instruction) {
+    return ggml_leaky_relu(graph.ggml, dense_operand(graph, instruction, 0),
+                           static_cast<float>(instruction.number("slope")), false);
+}
+
+ggml_tensor* clamp(GraphBuilder& graph, const Instruction& instruction) {
+    return ggml_clamp(graph.ggml, dense_operand(graph, instruction, 0),
+                      static_cast<float>(instruction.number("min")),
+                      static_cast<float>(instruction.number("max")));
+}
+
+ggml_tensor* mish_nodes(GraphBuilder& graph, const Instruction& instruction) {
+    return ggml_map_custom1(graph.ggml, dense_operand(graph, instruction, 0), mish,
+                            GGML_N_TASKS_MAX, nullptr);
 }
 
 DeviceOperator binary(GgmlBinary function, bool commutes) {
@@ -141,9 +157,16 @@ void add_elementwise_operators(std::map<std::string, DeviceOperator>& table) {
     table["tanh"] = unary(ggml_tanh);
     table["sigmoid"] = unary(ggml_sigmoid);
     table["exp"] = unary(ggml_exp);
+    table["log"] = unary(ggml_log);
     table["sqr"] = unary(ggml_sqr);
+    table["sqrt"] = unary(ggml_sqrt);
     table["sin"] = unary(ggml_sin);
     table["cos"] = unary(ggml_cos);
+    table["softplus"] = unary(ggml_softplus);
+    table["elu"] = unary(ggml_elu);
+    table["mish"] = {{1, 1}, mish_nodes};
+    table["leaky_relu"] = {{1, 1, {"slope"}}, leaky_relu};
+    table["clamp"] = {{1, 1, {"min", "max"}}, clamp};
     table["add"] = binary(ggml_add, true);
     table["sub"] = binary(ggml_sub, false);
     table["mul"] = binary(ggml_mul, true);

@@ -159,6 +159,56 @@ ggml_tensor* concat(GraphBuilder& graph, const Instruction& instruction) {
     return result;
 }
 
+// What lies outside the operand in the padded result, and 0 inside.
+ggml_tensor* border(GraphBuilder& graph, const Shape& shape, const Shape& pads, float value) {
+    std::vector<float> data(element_count(shape));
+    IndexWalk walk(shape);
+    for (float& element : data) {
+        bool is_inside = true;
+        for (size_t k = 0; k < shape.size(); k++) {
+            int64_t at = walk.at()[k];
+            is_inside = is_inside && at >= pads[2 * k] && at < shape[k] - pads[2 * k + 1];
+        }
+        element = is_inside ? 0.0f : value;
+        walk.advance();
+    }
+    return graph.constant(std::move(data), shape);
+}
+
+ggml_tensor* pad(GraphBuilder& graph, const Instruction& instruction) {
+    const Shape& source = graph.shape_of(instruction, 0);
+    Shape pads = instruction.integers("pads");
+    if (pads.size() != 2 * source.size() || instruction.shape.size() != source.size()) {
+        instruction.fail("pads has " + std::to_string(pads.size()) + " numbers for " +
+                         to_string(source));
+    }
+    Layout layout(source);
+    int before[4] = {};
+    int after[4] = {};
+    for (size_t k = 0; k < source.size(); k++) {
+        int axis = layout.axis(k);
+        bool is_padded = pads[2 * k] != 0 || pads[2 * k + 1] != 0;
+        if (pads[2 * k] < 0 || pads[2 * k + 1] < 0 || (is_padded && axis < 0) ||
+            source[k] + pads[2 * k] + pads[2 * k + 1] != instruction.shape[k]) {
+            instruction.fail("pads=" + to_string(pads) + " does not fit the operand " +
+                             to_string(source));
+        }
+        if (is_padded) {
+            before[axis] = static_cast<int>(pads[2 * k]);
+            after[axis] = static_cast<int>(pads[2 * k + 1]);
+        }
+    }
+    ggml_tensor* x = graph.contiguous(graph.tensor(instruction, 0));
+    x = ggml_pad_ext(graph.ggml, x, before[0], after[0], before[1], after[1], before[2], after[2],
+                     before[3], after[3]);
+    double value = instruction.number("value");
+    if (value != 0) {
+        x = ggml_add(graph.ggml, x,
+                     border(graph, instruction.shape, pads, static_cast<float>(value)));
+    }
+    return x;
+}
+
 } // namespace
 
 void add_layout_operators(std::map<std::string, DeviceOperator>& table) {
@@ -167,6 +217,7 @@ void add_layout_operators(std::map<std::string, DeviceOperator>& table) {
     table["cast"] = {{1, 1}, cast};
     table["permute"] = {{1, 1, {"perm"}}, permute};
     table["slice"] = {{1, 1, {"dim", "start"}}, slice};
+    table["pad"] = {{1, 1, {"pads", "value"}}, pad};
     table["concat"] = {{1, any_number, {"dim"}}, concat};
 }
 

@@ -94,89 +94,12 @@ ggml_tensor* embedding(GraphBuilder& graph, const Instruction& instruction) {
     return graph.reshaped(rows, ggml_extents(instruction.shape));
 }
 
-struct Convolution {
-    int stride[2], padding[2], dilation[2]; // [height, width]
-    int64_t groups;
-};
-
-Convolution convolution(const Instruction& instruction) {
-    Convolution result = {};
-    auto read = [&](const char* key, int* values) {
-        Shape list = instruction.integers(key);
-        if (list.size() != 2) {
-            instruction.fail(std::string(key) + " must be [height,width]");
-        }
-        values[0] = static_cast<int>(list[0]);
-        values[1] = static_cast<int>(list[1]);
-    };
-    read("stride", result.stride);
-    read("pad", result.padding);
-    read("dil", result.dilation);
-    result.groups = instruction.has("groups") ? instruction.integer("groups") : 1;
-    return result;
-}
-
-void check_convolution(const Instruction& instruction, const Shape& x, const Shape& w,
-                       const Convolution& conv) {
-    bool fits = x.size() == 4 && w.size() == 4 && conv.groups >= 1 && x[1] == w[1] * conv.groups &&
-                w[0] % conv.groups == 0;
-    Shape expected;
-    if (fits) {
-        expected = {x[0], w[0]};
-        for (int k = 0; k < 2; k++) {
-            int64_t reach = conv.dilation[k] * (w[2 + k] - 1) + 1;
-            int64_t room = x[2 + k] + 2 * conv.padding[k] - reach;
-            fits = fits && conv.stride[k] >= 1 && conv.dilation[k] >= 1 && room >= 0;
-            expected.push_back(fits ? room / conv.stride[k] + 1 : 0);
-        }
-    }
-    if (!fits || expected != instruction.shape) {
-        instruction.fail("the input is " + to_string(x) + ", the weight " + to_string(w));
-    }
-}
-
-// ggml_conv_2d rounds the activations to f16; im2col in f32 and a matrix product do not. The groups
-// are a batch of products.
-ggml_tensor* conv2d(GraphBuilder& graph, const Instruction& instruction) {
-    const Shape& x_shape = graph.shape_of(instruction, 0);
-    const Shape& w_shape = graph.shape_of(instruction, 1);
-    Convolution conv = convolution(instruction);
-    check_convolution(instruction, x_shape, w_shape, conv);
-    int64_t batch = x_shape[0];
-    int64_t groups = conv.groups;
-    int64_t group_in = w_shape[1];
-    int64_t group_out = w_shape[0] / groups;
-    int64_t kernel = w_shape[2] * w_shape[3];
-    int64_t pixels = instruction.shape[2] * instruction.shape[3];
-
-    ggml_tensor* weight = graph.contiguous(graph.tensor(instruction, 1));
-    ggml_tensor* x = graph.contiguous(graph.reshaped(
-        graph.tensor(instruction, 0), {x_shape[3], x_shape[2], group_in, groups * batch}));
-    ggml_tensor* patches =
-        ggml_im2col(graph.ggml, weight, x, conv.stride[1], conv.stride[0], conv.padding[1],
-                    conv.padding[0], conv.dilation[1], conv.dilation[0], true, GGML_TYPE_F32);
-    patches = graph.reshaped(patches, {group_in * kernel, pixels, groups, batch});
-    weight = graph.reshaped(weight, {group_in * kernel, group_out, groups, 1});
-    weight = graph.repeated(weight, {group_in * kernel, group_out, groups, batch});
-    ggml_tensor* y = ggml_mul_mat(graph.ggml, patches, weight);
-    y = graph.reshaped(y, {pixels, w_shape[0], batch, 1});
-    if (instruction.operands.size() > 2) {
-        if (element_count(graph.shape_of(instruction, 2)) != w_shape[0]) {
-            instruction.fail("the bias is " + to_string(graph.shape_of(instruction, 2)));
-        }
-        ggml_tensor* bias = graph.reshaped(graph.tensor(instruction, 2), {1, w_shape[0], 1, 1});
-        y = ggml_add(graph.ggml, y, bias);
-    }
-    return graph.reshaped(y, ggml_extents(instruction.shape));
-}
-
 } // namespace
 
 void add_linear_operators(std::map<std::string, DeviceOperator>& table) {
     table["linear"] = {{2, 3}, linear};
     table["matmul"] = {{2, 2}, matmul};
     table["embedding"] = {{2, 2}, embedding};
-    table["conv2d"] = {{2, 3, {"stride", "pad", "dil"}}, conv2d};
 }
 
 } // namespace actquant

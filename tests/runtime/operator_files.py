@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from actquant_runtime import Runtime
+import torch
+from actquant_runtime import Runtime, dequantize
 from policy_files import CHUNK, EMBEDDING, Packed, write_policy
+
+from actquant.capture import interpret, parse_program
 
 DENOISE = f"%0 = input f32[1,{CHUNK},4] name=x_t\n%1 = sqr f32[1,{CHUNK},4] %0\noutput output %1"
 VISION = (
@@ -18,6 +21,8 @@ VISION = (
         f"%4 = reshape {EMBEDDING} %3 shape=[1,2,8]\noutput embedding %4"
     )
 )
+_ROUNDED = 0.02
+"""How far ggml may be off where it rounds the inputs of a product, relative to the largest."""
 _DTYPES = {np.dtype(np.float32): "f32", np.dtype(np.int64): "i64", np.dtype(np.bool_): "b8"}
 
 
@@ -54,21 +59,46 @@ class OperatorProgram:
         self.lines.append(f"{name} = {operator_and_type} {rest}")
         return name
 
+    def text(self, output: str) -> str:
+        declaration = f"%0 = input {type_of([1, max(self._offset, 3)])} name=state"
+        return "\n".join([declaration, *self.lines, f"output result {output}"])
+
     def write(self, path: Path, output: str, tensors: Mapping[str, np.ndarray | Packed]) -> Path:
         size = max(self._offset, 3)
-        program = [f"%0 = input {type_of([1, size])} name=state", *self.lines]
-        program.append(f"output result {output}")
         keys = {"actquant.state.padded_dim": ("uint32", size)}
-        programs = {"vision": VISION, "prefix": "\n".join(program), "denoise": DENOISE}
+        programs = {"vision": VISION, "prefix": self.text(output), "denoise": DENOISE}
         return write_policy(path, tensors=tensors, programs=programs, keys=keys)
 
     def run(
         self, path: Path, output: str, tensors: Mapping[str, np.ndarray | Packed]
     ) -> np.ndarray:
+        """The runtime's result, which the interpreter's must agree with."""
         state = np.concatenate([*self.state, np.zeros(3, np.float32)])
-        state = state[: max(self._offset, 3)]
+        state = state[None, : max(self._offset, 3)]
         runtime = Runtime(self.write(path, output, tensors), threads=2)
-        return runtime.run_stage("prefix", {"state": state[None]})["result"]
+        result = runtime.run_stage("prefix", {"state": state})["result"]
+        is_rounded = any(not isinstance(t, np.ndarray) or t.dtype == np.float16
+                         for t in tensors.values())  # fmt: skip
+        reference = self.interpret(output, state, tensors)
+        assert (result.shape, result.dtype) == (reference.shape, reference.dtype)
+        finite = np.abs(np.where(np.isfinite(reference), reference, 0)).max(initial=1e-6)
+        tolerance = (_ROUNDED if is_rounded else 1e-5) * float(finite)
+        np.testing.assert_allclose(result, reference, rtol=0, atol=tolerance)
+        return result
+
+    def interpret(
+        self, output: str, state: np.ndarray, tensors: Mapping[str, np.ndarray | Packed]
+    ) -> np.ndarray:
+        plain = {name: torch.from_numpy(_unpacked(t)) for name, t in tensors.items()}
+        graph = parse_program(self.text(output), "prefix", plain)
+        return interpret(graph, {"state": torch.from_numpy(state)})["result"].numpy()
+
+
+def _unpacked(tensor: np.ndarray | Packed) -> np.ndarray:
+    if isinstance(tensor, np.ndarray):
+        return tensor.astype(np.float32) if tensor.dtype == np.float16 else tensor
+    columns = int(np.prod(tensor.shape[1:]))
+    return dequantize(tensor.data, tensor.type.name, columns).reshape(tensor.shape)
 
 
 def run_operator(

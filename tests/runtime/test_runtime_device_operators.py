@@ -40,6 +40,16 @@ UNARY = {
     "sqr": torch.square,
     "sin": torch.sin,
     "cos": torch.cos,
+    "mish": F.mish,
+    "softplus": F.softplus,
+    "elu": F.elu,
+}
+POSITIVE = {"log": torch.log, "sqrt": torch.sqrt}
+WITH_NUMBERS = {
+    "leaky_relu slope=0.01": lambda x: F.leaky_relu(x, 0.01),
+    "clamp min=-1.5 max=0.25": lambda x: x.clamp(-1.5, 0.25),
+    "clamp min=0.5 max=inf": lambda x: x.clamp(min=0.5),
+    "clamp min=-inf max=-0.5": lambda x: x.clamp(max=-0.5),
 }
 
 
@@ -47,6 +57,28 @@ UNARY = {
 def test_unary(path, op):
     x = 3 * normal(1, 4, 7, 5)
     assert_close(run_operator(path, op, x.shape, x), UNARY[op](wide(x)))
+
+
+@pytest.mark.parametrize("op", POSITIVE)
+def test_unary_of_positive_numbers(path, op):
+    x = np.exp(3 * normal(1, 4, 7, 5))
+    assert_close(run_operator(path, op, x.shape, x), POSITIVE[op](wide(x)))
+
+
+@pytest.mark.parametrize("case", WITH_NUMBERS)
+def test_unary_with_numbers(path, case):
+    op, attributes = case.split(" ", 1)
+    x = 3 * normal(1, 4, 7, 5)
+    got = run_operator(path, op, x.shape, x, attributes=attributes)
+    assert_close(got, WITH_NUMBERS[case](wide(x)))
+
+
+@pytest.mark.parametrize("op", ["mish", "softplus", "elu"])
+def test_activations_far_from_zero(path, op):
+    x = np.linspace(-100, 100, 2001, dtype=np.float32)[None]
+    got = run_operator(path, op, x.shape, x)
+    wanted = getattr(F, op)(wide(x)).numpy()
+    assert (np.abs(got - wanted) <= 3e-6 + 1e-6 * np.abs(wanted)).all()
 
 
 @pytest.mark.parametrize("form", ["none", "tanh"])
@@ -212,31 +244,6 @@ def test_matmul(path, a_shape, b_shape):
     assert_close(run_operator(path, "matmul", wanted.shape, a, b), wanted)
 
 
-@pytest.mark.parametrize(
-    ("stride", "pad", "dil", "groups", "batch"),
-    [
-        ((1, 1), (0, 0), (1, 1), 1, 1),
-        ((2, 3), (1, 2), (1, 1), 1, 1),
-        ((1, 1), (2, 2), (2, 1), 1, 1),
-        ((1, 1), (1, 1), (1, 1), 2, 1),
-        ((1, 2), (1, 1), (1, 1), 6, 1),
-        ((2, 1), (1, 0), (1, 1), 3, 2),
-    ],
-)
-def test_conv2d(path, stride, pad, dil, groups, batch):
-    x, w, b = normal(batch, 6, 9, 11), normal(12, 6 // groups, 3, 3, seed=1), normal(12, seed=2)
-    wanted = F.conv2d(wide(x), wide(w), wide(b), stride, pad, dil, groups)
-    text = " ".join(
-        f"{name}=[{value[0]},{value[1]}]"
-        for name, value in (("stride", stride), ("pad", pad), ("dil", dil))
-    )
-    got = run_operator(path, "conv2d", wanted.shape, x, "@w", "@b",
-                       attributes=f"{text} groups={groups}",
-                       tensors={"w": w, "b": b})  # fmt: skip
-    # Through f16 activations the error would be 1e-3.
-    assert_close(got, wanted, 2e-6)
-
-
 def attention(q, k, v, mask=None, scale=0.3, causal=False):
     k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
     scores = q @ k.transpose(-1, -2) * scale
@@ -359,6 +366,46 @@ def test_layout_operators(path, host):
     got = run_operator(path, f"{host}expand", (5, 2, 3, 4), y, attributes="shape=[5,2,3,4]")
     assert_close(got, wide(y).expand(5, 2, 3, 4), 0)
     assert_close(run_operator(path, f"{host}cast", x.shape, x), wide(x), 0)
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0, 2, 1], [1, 0, 0, 2, 3, 0], [0, 0, 0, 0, 0, 0]])
+@pytest.mark.parametrize("value", [0.0, -1.25, -np.inf])
+def test_pad(path, pads, value):
+    x = normal(2, 3, 5)
+    wanted = F.pad(wide(x), [*pads[4:], *pads[2:4], *pads[:2]], value=value)
+    text = f"pads={pads} value={value}".replace(", ", ",")
+    got = run_operator(path, "pad", wanted.shape, x, attributes=text)
+    np.testing.assert_array_equal(got, wanted.float().numpy())
+
+
+@pytest.mark.parametrize("op", ["sum", "mean"])
+@pytest.mark.parametrize("dims", [(3,), (-1, -2), (1,), (0, 2), (1, 3), (0, 1, 2, 3)])
+@pytest.mark.parametrize("keep", [0, 1])
+def test_sum_and_mean(path, op, dims, keep):
+    x = 1 + normal(2, 3, 5, 7)
+    wanted = getattr(wide(x), op)(dims, keepdim=bool(keep))
+    text = f"dims={list(dims)} keep={keep}".replace(", ", ",")
+    assert_close(run_operator(path, op, wanted.shape, x, attributes=text), wanted)
+
+
+def test_mean_over_a_unit_dimension_of_rank_5(path):
+    x = normal(2, 1, 3, 4, 5)
+    got = run_operator(path, "mean", (2, 3, 5), x, attributes="dims=[1,3] keep=0")
+    assert_close(got, wide(x).mean((1, 3)))
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 5), (2, 6, 1, 7), (3, 6, 5, 4)])
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+@pytest.mark.parametrize(("w", "b"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_group_norm(path, shape, groups, w, b):
+    x, weight, bias = 3 + normal(*shape), normal(6, seed=1), normal(6, seed=2)
+    got = run_operator(path, "group_norm", x.shape, x, *["@w"] * w, *["@b"] * b,
+                       attributes=f"groups={groups} eps=1e-05 w={w} b={b}",
+                       tensors={"w": weight, "b": bias})  # fmt: skip
+    wanted = F.group_norm(
+        wide(x), groups, wide(weight) if w else None, wide(bias) if b else None, 1e-5
+    )
+    assert_close(got, wanted)
 
 
 @pytest.mark.parametrize("perm", [(0, 2, 1, 3), (3, 2, 1, 0), (1, 0, 3, 2), (0, 1, 3, 2)])

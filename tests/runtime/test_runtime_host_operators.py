@@ -46,6 +46,12 @@ def test_logic_and_selection(path):
     np.testing.assert_array_equal(got, a <= b)
     p, q = a > 0, b > 0
     np.testing.assert_array_equal(run_operator(path, "host.and", (3, 4), p, q, dtype="b8"), p & q)
+    np.testing.assert_array_equal(run_operator(path, "host.or", (3, 4), p, q, dtype="b8"), p | q)
+    np.testing.assert_array_equal(run_operator(path, "host.not", (3, 4), p, dtype="b8"), ~p)
+    np.testing.assert_array_equal(run_operator(path, "host.lt", (3, 4), a, b, dtype="b8"), a < b)
+    np.testing.assert_array_equal(run_operator(path, "host.eq", (3, 4), a, b, dtype="b8"), a == b)
+    got = run_operator(path, "host.select", (3, 4), p, a, b, dtype="i64")
+    np.testing.assert_array_equal(got, np.where(p, a, b))
     got = run_operator(path, "host.select_s", (3, 4), p, attributes="a=0.0 b=-inf")
     np.testing.assert_array_equal(got, np.where(p, 0, -np.inf))
 
@@ -59,13 +65,25 @@ def test_cumsum(path, dim):
 
 @pytest.mark.parametrize("dims", [(0,), (1,), (-1,), (0, 2), (0, 1, 2)])
 @pytest.mark.parametrize("keep", [0, 1])
-@pytest.mark.parametrize("op", ["sum", "min"])
+@pytest.mark.parametrize("op", ["sum", "min", "max"])
 def test_reductions(path, op, dims, keep):
     a = integers(2, 3, 4)
     wanted = np.asarray(getattr(a, op)(axis=dims, keepdims=bool(keep)))
     got = run_operator(path, f"host.{op}", wanted.shape, a, dtype="i64",
                        attributes=f"dims=[{','.join(map(str, dims))}] keep={keep}")  # fmt: skip
     np.testing.assert_array_equal(got, wanted)
+
+
+def test_full(path):
+    got = run_operator(path, "host.full", (2, 3), attributes="shape=[2,3] value=7", dtype="i64")
+    np.testing.assert_array_equal(got, np.full((2, 3), 7))
+    got = run_operator(path, "host.full", (4,), attributes="shape=[4] value=-2.5")
+    np.testing.assert_array_equal(got, np.full(4, -2.5, np.float32))
+
+
+def test_exponential(path):
+    x = np.linspace(-20, 20, 31, dtype=np.float32)
+    np.testing.assert_allclose(run_operator(path, "host.exp", x.shape, x), np.exp(x), rtol=1e-6)
 
 
 def test_sine_and_cosine(path):

@@ -1,4 +1,4 @@
-#include "gelu.h"
+#include "activations.h"
 
 #include <ggml.h>
 
@@ -33,6 +33,13 @@ inline float gelu_tanh_element(float x) {
     return x / (1.0f + exponential(-u2));
 }
 
+// tanh(log(1 + e)) = (e² + 2e) / (e² + 2e + 2); above 20 it is 1 in f32, and e² would overflow.
+inline float mish_element(float x) {
+    float e = exponential(std::min(x, 20.0f));
+    float n = e * (e + 2.0f);
+    return x * (n / (n + 2.0f));
+}
+
 struct Part {
     int64_t first;
     int64_t end;
@@ -63,6 +70,15 @@ void gelu_tanh_times(ggml_tensor* result, const ggml_tensor* x, const ggml_tenso
     Part part = part_of(result, thread, threads);
     for (int64_t k = part.first; k < part.end; k++) {
         out[k] = gelu_tanh_element(in[k]) * factor[k];
+    }
+}
+
+void mish(ggml_tensor* result, const ggml_tensor* x, int thread, int threads, void*) {
+    const float* in = static_cast<const float*>(x->data);
+    float* out = static_cast<float*>(result->data);
+    Part part = part_of(result, thread, threads);
+    for (int64_t k = part.first; k < part.end; k++) {
+        out[k] = mish_element(in[k]);
     }
 }
 
