@@ -67,7 +67,9 @@ class Assembly:
         """The matrices that no recipe chooses a type for, in FIXED_TYPE."""
         weights = {n: self.captured.params[n].detach() for n in matrices_of_fixed_type(self.loaded)}
         return {
-            name: encode(name, weight.reshape(matrix_shape(weight.shape)).numpy(), FIXED_TYPE).tensor
+            name: encode(
+                name, weight.reshape(matrix_shape(weight.shape)).numpy(), FIXED_TYPE
+            ).tensor
             for name, weight in weights.items()
         }
 

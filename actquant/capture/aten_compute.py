@@ -14,10 +14,14 @@ from actquant.capture.aten_registry import (
     Handler,
     dtype_of,
     handles,
+    number,
     shape_of,
 )
-from actquant.capture.ir import Node, affine, cast, node
+from actquant.capture.ir import Node, affine, cast, node, reshape
 from actquant.errors import UnsupportedOperatorError
+
+
+MAX_POWER = 8
 
 
 def _same(op: str) -> Handler:
@@ -26,11 +30,17 @@ def _same(op: str) -> Handler:
 
 for _name in PASS_THROUGH:
     HANDLERS[_name] = lambda meta, x, *_, **__: x
-for _name in ("sin", "cos", "exp", "rsqrt", "sqrt", "silu", "relu", "tanh", "sigmoid"):
+UNARY = ("sin", "cos", "exp", "log", "rsqrt", "sqrt", "silu", "relu", "tanh", "sigmoid", "mish")
+for _name in UNARY:
     HANDLERS[f"aten.{_name}.default"] = _same(_name)
 HANDLERS["aten.square.default"] = _same("sqr")
 HANDLERS["aten.neg.default"] = lambda meta, x: affine(x, -1, 0)
 HANDLERS["aten.rsub.Scalar"] = lambda meta, x, y, alpha=1: affine(x, -alpha, y)
+HANDLERS["aten.reciprocal.default"] = lambda meta, x: _reciprocal(cast(x, dtype_of(meta)))
+
+
+def _reciprocal(x: Node, numerator: float = 1.0) -> Node:
+    return node("div", [number(float(numerator)), x], x.shape, x.dtype)
 
 
 @handles("aten._to_copy.default", "aten.to.dtype", "aten.type_as.default", "aten.to.dtype_layout")
@@ -45,9 +55,7 @@ def _scalar_binary(op: str, x: Node, y: float, reverse: bool) -> Node:
         return affine(x, y, 0)
     if op == "sub":
         return affine(x, -1, y) if reverse else affine(x, 1, -y)
-    if op == "div" and not reverse:
-        return affine(x, 1.0 / y, 0)
-    raise UnsupportedOperatorError(f"scalar {op} tensor")
+    return _reciprocal(x, y) if reverse else affine(x, 1.0 / y, 0)
 
 
 def _binary(op: str) -> Handler:
@@ -72,27 +80,75 @@ for _name in ("add", "sub", "mul", "div"):
     HANDLERS[f"aten.{_name}.Tensor"] = _binary(_name)
 
 
-def _compare(op: str) -> Handler:
-    return lambda meta, x, y: node(op, [x, y], shape_of(meta), dtype_of(meta))
-
-
-HANDLERS["aten.le.Tensor"] = _compare("le")
-HANDLERS["aten.ge.Tensor"] = lambda meta, x, y: node("le", [y, x], shape_of(meta), "b8")
-for _name in ("__and__.Tensor", "bitwise_and.Tensor", "logical_and.default"):
-    HANDLERS[f"aten.{_name}"] = _compare("and")
-
-
 @handles("aten.pow.Tensor_Scalar")
 def _power(meta: Tensor, x: Node, exponent: float) -> Node:
-    ops = {2: "sqr", 0.5: "sqrt", -0.5: "rsqrt"}
-    if exponent not in ops:
+    roots = {0.5: "sqrt", -0.5: "rsqrt"}
+    x = cast(x, dtype_of(meta))
+    if exponent in roots:
+        return node(roots[exponent], [x], shape_of(meta), dtype_of(meta))
+    if exponent != int(exponent) or not 1 <= abs(exponent) <= MAX_POWER:
         raise UnsupportedOperatorError(f"pow with exponent {exponent}")
-    return node(ops[exponent], [x], shape_of(meta), dtype_of(meta))
+    result, square, rest = None, x, int(abs(exponent))
+    while rest:
+        if rest % 2:
+            both = (result, square)
+            result = square if result is None else node("mul", both, x.shape, x.dtype)
+        rest //= 2
+        if rest:
+            square = node("sqr", [square], x.shape, x.dtype)
+    return result if exponent > 0 else _reciprocal(result)
 
 
 @handles("aten.gelu.default")
 def _gelu(meta: Tensor, x: Node, approximate: str = "none") -> Node:
     return node("gelu", [x], shape_of(meta), dtype_of(meta), approx=approximate)
+
+
+@handles("aten.softplus.default")
+def _softplus(meta: Tensor, x: Node, beta: float = 1, *_: Any) -> Node:
+    x = x if beta == 1 else affine(x, beta, 0)
+    y = node("softplus", [x], shape_of(meta), dtype_of(meta))
+    return y if beta == 1 else affine(y, 1 / beta, 0)
+
+
+@handles("aten.elu.default")
+def _elu(meta: Tensor, x: Node, *factors: float) -> Node:
+    if any(factor != 1 for factor in factors):
+        raise UnsupportedOperatorError(f"elu with the factors {factors}")
+    return node("elu", [x], shape_of(meta), dtype_of(meta))
+
+
+@handles("aten.leaky_relu.default")
+def _leaky_relu(meta: Tensor, x: Node, slope: float = 0.01) -> Node:
+    return node("leaky_relu", [x], shape_of(meta), dtype_of(meta), slope=float(slope))
+
+
+@handles("aten.clamp.default", "aten.hardtanh.default")
+def _clamp(meta: Tensor, x: Node, low: float | None = None, high: float | None = None) -> Node:
+    is_hardtanh = low is None and high is None
+    low = -1.0 if is_hardtanh else -math.inf if low is None else float(low)
+    high = 1.0 if is_hardtanh else math.inf if high is None else float(high)
+    if dtype_of(meta) == "f32":
+        return node("clamp", [x], shape_of(meta), dtype_of(meta), min=low, max=high)
+    # Integers are clamped on the host.
+    for bound, below in ((low, True), (high, False)):
+        if math.isfinite(bound):
+            limit = number(int(bound))
+            pair = [x, limit] if below else [limit, x]
+            outside = node("lt", pair, x.shape, "b8")
+            x = node("select", [outside, limit, x], x.shape, x.dtype)
+    return x
+
+
+HANDLERS["aten.clamp_min.default"] = lambda meta, x, low: _clamp(meta, x, low)
+HANDLERS["aten.clamp_max.default"] = lambda meta, x, high: _clamp(meta, x, None, high)
+HANDLERS["aten.relu6.default"] = lambda meta, x: _clamp(meta, x, 0, 6)
+
+
+@handles("aten.abs.default")
+def _absolute(meta: Tensor, x: Node) -> Node:
+    sides = [node("relu", [side], x.shape, x.dtype) for side in (x, affine(x, -1, 0))]
+    return node("add", sides, x.shape, x.dtype)
 
 
 def _reduction(op: str) -> Handler:
@@ -119,6 +175,36 @@ def _reduction(op: str) -> Handler:
 HANDLERS["aten.mean.dim"] = _reduction("mean")
 HANDLERS["aten.sum.dim_IntList"] = _reduction("sum")
 HANDLERS["aten.min.dim"] = _reduction("min")
+HANDLERS["aten.max.dim"] = _reduction("max")
+for _name in ("sum", "mean", "min", "max"):
+    HANDLERS[f"aten.{_name}.default"] = lambda meta, x, op=_name, **_: _reduction(op)(meta, x)
+for _name in ("min", "max"):
+    HANDLERS[f"aten.a{_name}.default"] = _reduction(_name)
+
+
+@handles("aten.var.correction")
+def _variance(
+    meta: Tensor, x: Node, dims: Any = None, *, correction: Any = 1, keepdim: bool = False
+) -> Node:
+    rank = len(x.shape)
+    dims = tuple(d % rank for d in ([dims] if isinstance(dims, int) else dims or range(rank)))
+    count = math.prod(x.shape[d] for d in dims)
+    kept = [1 if d in dims else size for d, size in enumerate(x.shape)]
+    mean = node("mean", [x], kept, x.dtype, dims=dims, keep=True)
+    square = node("sqr", [node("sub", [x, mean], x.shape, x.dtype)], x.shape, x.dtype)
+    y = node("mean", [square], shape_of(meta), x.dtype, dims=dims, keep=bool(keepdim))
+    divisor = count - (1 if correction is None else correction)
+    return y if divisor == count else affine(y, count / divisor, 0)
+
+
+@handles("aten.linalg_vector_norm.default")
+def _vector_norm(
+    meta: Tensor, x: Node, order: float = 2, dims: Any = None, keepdim: bool = False, **_: Any
+) -> Node:
+    if order != 2:
+        raise UnsupportedOperatorError(f"vector norm of order {order}")
+    square = node("sqr", [x], x.shape, x.dtype)
+    return node("sqrt", [_reduction("sum")(meta, square, dims, keepdim)], shape_of(meta), x.dtype)
 
 
 @handles("aten.cumsum.default")
@@ -126,27 +212,10 @@ def _cumsum(meta: Tensor, x: Node, dim: int, dtype: Any = None) -> Node:
     return node("cumsum", [x], shape_of(meta), dtype_of(meta), dim=dim % len(x.shape))
 
 
-@handles("aten.softmax.int", "aten._softmax.default")
+@handles("aten.softmax.int", "aten._softmax.default", "aten._safe_softmax.default")
 def _softmax(meta: Tensor, x: Node, dim: int, *_: Any) -> Node:
     x = cast(x, dtype_of(meta))
     return node("softmax", [x], shape_of(meta), dtype_of(meta), dim=dim % len(x.shape))
-
-
-@handles("aten.where.ScalarOther")
-def _where_scalar(meta: Tensor, condition: Node, x: Node, value: float) -> Node:
-    return node("where_s", [condition, x], shape_of(meta), dtype_of(meta), v=float(value))
-
-
-@handles("aten.where.Scalar")
-def _select_scalars(meta: Tensor, condition: Node, a: float, b: float) -> Node:
-    return node("select_s", [condition], shape_of(meta), dtype_of(meta), a=float(a), b=float(b))
-
-
-@handles("aten.where.self")
-def _where(meta: Tensor, condition: Node, x: Node, y: Node) -> Node:
-    if y.op == "const" and y.tensor.numel() == 1:
-        return _where_scalar(meta, condition, x, float(y.tensor))
-    return node("where", [condition, x, y], shape_of(meta), dtype_of(meta))
 
 
 @handles("aten.matmul.default", "aten.bmm.default", "aten.mm.default")
@@ -156,9 +225,13 @@ def _matmul(meta: Tensor, x: Node, y: Node) -> Node:
 
 @handles("aten.addmm.default", "aten.baddbmm.default")
 def _addmm(meta: Tensor, c: Node, x: Node, y: Node, *, beta: float = 1, alpha: float = 1) -> Node:
-    if beta != 1 or alpha != 1:
-        raise UnsupportedOperatorError("addmm with factors")
-    return node("add", [_matmul(meta, x, y), c], shape_of(meta), dtype_of(meta))
+    product = _matmul(meta, x, y)
+    if alpha != 1:
+        product = affine(product, alpha, 0)
+    if beta == 0:
+        return product
+    c = c if beta == 1 else affine(c, beta, 0)
+    return node("add", [product, c], shape_of(meta), dtype_of(meta))
 
 
 @handles("aten.linear.default")
@@ -182,18 +255,20 @@ def _layer_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> Node:
-    if len(normalized_shape) != 1:
-        raise UnsupportedOperatorError("layer_norm over more than the last dimension")
+    shape = x.shape
+    if len(normalized_shape) != 1:  # the last dimensions as one
+        size = (math.prod(normalized_shape),)
+        x = reshape(x, shape[: -len(normalized_shape)] + size)
+        weight, bias = (t if t is None else reshape(t, size) for t in (weight, bias))
     operands = [t for t in (x, weight, bias) if t is not None]
-    return node(
-        "layer_norm",
-        operands,
-        shape_of(meta),
-        dtype_of(meta),
-        eps=float(eps),
-        w=weight is not None,
-        b=bias is not None,
-    )
+    has = {"w": weight is not None, "b": bias is not None}
+    y = node("layer_norm", operands, x.shape, dtype_of(meta), eps=float(eps), **has)
+    return reshape(y, shape)
+
+
+@handles("aten.native_layer_norm.default")
+def _native_layer_norm(meta: Any, *arguments: Any) -> tuple[Node, None, None]:
+    return _layer_norm(meta[0], *arguments), None, None
 
 
 @handles("aten.rms_norm.default")
@@ -221,36 +296,4 @@ def _attention(
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     return node(
         "sdpa", operands, shape_of(meta), dtype_of(meta), scale=float(scale), causal=is_causal
-    )
-
-
-@handles("aten.conv2d.default", "aten.conv2d.padding")
-def _conv2d(
-    meta: Tensor,
-    x: Node,
-    weight: Node,
-    bias: Node | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Node:
-    def pair(value: Any) -> tuple[int, int]:
-        values = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-        return values if len(values) == 2 else values * 2
-
-    if isinstance(padding, str):
-        if padding != "valid":
-            raise UnsupportedOperatorError(f"conv2d with padding {padding!r}")
-        padding = 0
-    operands = [x, weight] if bias is None else [x, weight, bias]
-    return node(
-        "conv2d",
-        operands,
-        shape_of(meta),
-        dtype_of(meta),
-        stride=pair(stride),
-        pad=pair(padding),
-        dil=pair(dilation),
-        groups=groups,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from actquant.capture.ir import TORCH_TO_DTYPE
+from actquant.capture.ir import TORCH_TO_DTYPE, Node, const
 
 Handler = Callable[..., Any]
 """`handler(meta, *args, **kwargs)`: meta is the fake result (or a list of them); args: Nodes."""
@@ -52,3 +53,12 @@ def shape_of(meta: Tensor) -> tuple[int, ...]:
 
 def dtype_of(meta: Tensor) -> str:
     return TORCH_TO_DTYPE[meta.dtype]
+
+
+def number(value: float) -> Node:
+    """A constant without dimensions: integers and booleans as i64, floats as exactly as needed."""
+    if isinstance(value, (bool, int)):
+        return const(torch.tensor(int(value)))
+    exact = torch.tensor(value, dtype=torch.float64)
+    single = exact.float()
+    return const(single if bool(single.double() == exact) else exact)

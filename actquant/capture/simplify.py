@@ -19,7 +19,7 @@ from actquant.capture.ir import (
 from actquant.capture.ir import expand as expand_
 from actquant.capture.rewrite import SMALL, Uses, to_fixpoint
 
-ELEMENTWISE = frozenset(("add", "sub", "mul", "div", "and", "le"))
+ELEMENTWISE = frozenset(("add", "sub", "mul", "div", "and", "or", "le", "lt", "eq", "select"))
 
 
 def simplify(graph: Graph) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from actquant.capture.export import export_stage
 from actquant.capture.fuse import fuse
 from actquant.capture.ir import Graph
+from actquant.capture.lower import lower
 from actquant.capture.partition import check_operators, lower_doubles
 from actquant.capture.simplify import simplify
 from actquant.capture.tabulate import tabulate
@@ -42,6 +43,7 @@ def trace(
     if time is not None:
         tabulate(graph, time, timesteps)
     fuse(graph)
+    lower(graph)
     return graph
 
 

@@ -98,7 +98,9 @@ def test_quantized_weights_are_padded_matrices(path, type_name, op, shape, batch
     data = quantize(matrix, type_name, np.ones_like(matrix))
     decoded = dequantize(data, type_name, matrix.shape[1]).reshape(shape)
     wanted = getattr(F, op)(wide(x), wide(decoded), wide(b), 1, 1)
-    text = pairs(stride=(1, 1), pad=(1, 1), dil=(1, 1)) if op == "conv2d" else "stride=1 pad=1 dil=1"
+    text = (
+        pairs(stride=(1, 1), pad=(1, 1), dil=(1, 1)) if op == "conv2d" else "stride=1 pad=1 dil=1"
+    )
     got = run_operator(path, op, wanted.shape, x, "@w", "@b", attributes=f"{text} groups=1",
                        tensors={"w": Packed(data, type_name, shape), "b": b})  # fmt: skip
     # What is left is ggml's 8-bit rounding of the input.
