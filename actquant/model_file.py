@@ -78,9 +78,9 @@ def write_model(
     """Write the file under a temporary name and move it into place; on failure nothing is left.
 
     stages: name -> captured graph; encodings: parameter name -> encoded weight, for parameters
-    that are only read as matrices (`reads_matrix`); metadata: see ModelMetadata; tensor_names: parameter
-    name -> name in the file (the parameter names if absent); float_type: `F32` or `F16`, the type
-    of the matrices that have no encoding (all else is f32).
+    that are only read as matrices (`reads_matrix`); metadata: see ModelMetadata; tensor_names:
+    parameter name -> name in the file (the parameter names if absent); float_type: `F32` or `F16`,
+    the type of the matrices that have no encoding (all else is f32).
 
     Raises ModelFileError if an encoding belongs to no such weight or has the wrong size, or if
     the control rate is unknown.

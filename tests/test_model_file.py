@@ -119,7 +119,7 @@ def test_half_precision_is_for_matrices_only(captured, tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("model.vlm_with_expert.lm_expert.norm.weight", {}, "encodings of what not only"),
+        ("model.vlm_with_expert.lm_expert.norm.weight", {}, "encodings of what is not only"),
         ("model.state_proj.weight", {"type": "Q9_9"}, "ggml has no type Q9_9"),
         ("model.state_proj.weight", {"shape": (64, 7)}, r"wanted \[64, 8\]"),
         ("model.state_proj.weight", {"data": np.zeros((64, 33), np.uint8)}, r"uint8\[64, 34\]"),

@@ -20,7 +20,6 @@ from actquant.capture.aten_registry import (
 from actquant.capture.ir import Node, affine, cast, node, reshape
 from actquant.errors import UnsupportedOperatorError
 
-
 MAX_POWER = 8
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from actquant.capture.ir import DTYPE_TO_TORCH, Graph, Node
 from actquant.errors import CaptureError
 
-
 MAX = 2**63 - 1
 """An open end of a slice."""
 
@@ -228,7 +227,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "permute": lambda n, x: x.permute(n.attrs["perm"]),
     "expand": lambda n, x: x.expand(n.shape),
     "pad": _pad,
-    "full": lambda n: torch.full(n.shape, n.attrs["value"], dtype=torch.float64),
     "cast": lambda n, x: x,
     "full": _full,
     "cumsum": lambda n, x: x.cumsum(n.attrs["dim"]),

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F  # noqa: N812
 from actquant_runtime import dequantize, quantize
 from operator_files import run_operator
