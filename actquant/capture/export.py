@@ -15,6 +15,7 @@ from torch.fx.node import map_arg
 from actquant.capture.aten import CHECKS, FILLS, HANDLERS, PASS_THROUGH
 from actquant.capture.ir import TORCH_TO_DTYPE, Graph, Node, const
 from actquant.errors import CaptureError, UnsupportedOperatorError
+from actquant.parameters import StoredTensor, StreamedWeights, weights_of
 
 
 class _Positional(nn.Module):
@@ -49,23 +50,29 @@ def export_stage(module: nn.Module, inputs: dict[str, Tensor], name: str) -> Gra
             exported = exported.run_decompositions({})
     except Exception as error:
         raise CaptureError(f"stage {name}: torch.export failed: {error}") from error
-    return _Builder(exported, inputs, reports[-1], name).build()
+    return _Builder(exported, inputs, reports[-1], name, weights_of(module)).build()
 
 
 class _Builder:
     """Walks an exported program once; `values` maps its nodes to Nodes or, if constant, to data."""
 
     def __init__(
-        self, exported: Any, inputs: dict[str, Tensor], output_names: list[str], name: str
+        self,
+        exported: Any,
+        inputs: dict[str, Tensor],
+        output_names: list[str],
+        name: str,
+        weights: StreamedWeights | None,
     ) -> None:
         self.exported = exported
         self.inputs = inputs
         self.output_names = output_names
+        self.weights = weights
         self.graph = Graph(name)
         self.values: dict[Any, Any] = {}
         self.dynamic: set[Any] = set()
         self.origins: dict[Any, frozenset[str]] = {}
-        self.tensors: dict[int, tuple[Node, Tensor]] = {}
+        self.tensors: dict[int, tuple[Node, Tensor | StoredTensor]] = {}
 
     def build(self) -> Graph:
         for fx_node in self.exported.graph_module.graph.nodes:
@@ -94,15 +101,16 @@ class _Builder:
             path = parameters[fx_node.name]
             tensor = self.exported.state_dict.get(path)
             tensor = self.exported.constants[path] if tensor is None else tensor
-            tensor = tensor.detach()
+            stored = self.weights.find(tensor) if self.weights else None
+            value = tensor.detach() if stored is None else stored
             name = path.removeprefix("module.")
-            self.values[fx_node] = tensor
+            self.values[fx_node] = value
             self.origins[fx_node] = frozenset((name,))
-            if tensor.dtype in TORCH_TO_DTYPE:
-                dtype = TORCH_TO_DTYPE[tensor.dtype]
-                shape = tuple(tensor.shape)
-                parameter = Node("param", [], {}, shape, dtype, data=tensor, name=name)
-                self.tensors[id(tensor)] = (parameter, tensor)
+            if value.dtype in TORCH_TO_DTYPE:
+                dtype = TORCH_TO_DTYPE[value.dtype]
+                shape = tuple(value.shape)
+                parameter = Node("param", [], {}, shape, dtype, data=value, name=name)
+                self.tensors[id(value)] = (parameter, value)
         else:
             path = signature.inputs_to_lifted_tensor_constants[fx_node.name]
             self.values[fx_node] = self.exported.constants[path]
@@ -147,6 +155,10 @@ class _Builder:
         def value(operand: Any) -> Any:
             return self.values[operand]
 
+        def data(operand: Any) -> Any:
+            found = self.values[operand]
+            return found.read() if isinstance(found, StoredTensor) else found
+
         args = map_arg(fx_node.args, value)
         kwargs = map_arg(fx_node.kwargs, value)
         if target in PASS_THROUGH:
@@ -155,7 +167,7 @@ class _Builder:
             return args[0]
         if target == "aten.view.default":
             return args[0].reshape(args[1])
-        return fx_node.target(*args, **kwargs)
+        return fx_node.target(*map_arg(fx_node.args, data), **map_arg(fx_node.kwargs, data))
 
     def _operand(self, argument: Any) -> Any:
         if isinstance(argument, torch.fx.Node):
@@ -169,7 +181,7 @@ class _Builder:
         return argument
 
     def _node(self, value: Any, origin: frozenset[str]) -> Any:
-        if not isinstance(value, Tensor):
+        if not isinstance(value, (Tensor, StoredTensor)):
             return value
         if id(value) not in self.tensors:
             self.tensors[id(value)] = (const(value, origin), value)

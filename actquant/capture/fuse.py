@@ -73,7 +73,7 @@ def rms_norm(n: Node, uses: Uses) -> Node | None:
                 return node("rms_norm", [x], n.shape, n.dtype, eps=eps)
     for x, w in orders(n):
         unweighted = x.op == "rms_norm" and len(x.inputs) == 1 and uses.get(x, 1) == 1
-        if unweighted and w.is_tensor and w.tensor.numel() == x.shape[-1]:
+        if unweighted and w.is_tensor and w.size == x.shape[-1]:
             if len(w.shape) != 1:
                 w = const(w.tensor.reshape(-1), w.origin or frozenset((w.name,)))
             return node("rms_norm", [x.inputs[0], w], n.shape, n.dtype, **x.attrs)
@@ -184,7 +184,7 @@ def _positions_and_frequencies(angles: Node, size: int) -> tuple[Node, Tensor] |
     for x, factor in pairs:
         factor = strip(factor)
         positions = strip(x, ("cast", "reshape", "expand", "permute"))
-        if not factor.is_tensor or factor.tensor.numel() != size or positions.dtype != "i64":
+        if not factor.is_tensor or factor.size != size or positions.dtype != "i64":
             continue
         frequencies = factor.tensor.reshape(-1).double()
         if angles.op == "div":
@@ -304,9 +304,11 @@ def patches(n: Node, uses: Uses) -> Node | None:
     cells = reshape(x, (channels * rows, height, columns, width))
     cells = reshape(permute(cells, (0, 2, 1, 3)), (channels, rows * columns, area))
     flat = reshape(permute(cells, (1, 0, 2)), (1, rows * columns, channels * area))
+    data = weight.data
+    assert data is not None
     matrix = Node(
         "param", [], {}, (out_channels, channels * area), weight.dtype,
-        name=weight.name, data=weight.tensor.reshape(out_channels, -1), origin=weight.origin,
+        name=weight.name, data=data.reshape((out_channels, -1)), origin=weight.origin,
     )  # fmt: skip
     mapped = node("linear", [flat, matrix, *bias], (1, rows * columns, out_channels), n.dtype)
     return reshape(permute(mapped, (0, 2, 1)), n.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from actquant.parameters import StoredTensor
 
 TORCH_TO_DTYPE = {
     torch.float32: "f32",
@@ -35,7 +38,7 @@ class Node:
     attrs: dict[str, Any]
     shape: tuple[int, ...]
     dtype: str
-    data: Tensor | None = None
+    data: Tensor | StoredTensor | None = None
     name: str = ""
     source: str = ""
     """Where in the policy's code it came from."""
@@ -50,9 +53,14 @@ class Node:
 
     @property
     def tensor(self) -> Tensor:
-        """The data of a `param` or `const`."""
+        """The data of a `param` or `const`; what is stored is read, each time anew."""
         assert self.data is not None, f"{self.op} {self.name} has no data"
-        return self.data
+        return self.data.read() if isinstance(self.data, StoredTensor) else self.data
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
 
     def __repr__(self) -> str:
         return f"<{self.op} {self.dtype}{list(self.shape)} {self.name}>"
@@ -126,8 +134,11 @@ def node(
     return Node(op, list(inputs), attrs, tuple(int(d) for d in shape), dtype)
 
 
-def const(value: Tensor, origin: frozenset[str] = frozenset()) -> Node:
+def const(value: Tensor | StoredTensor, origin: frozenset[str] = frozenset()) -> Node:
     """A tensor that is no parameter of the policy."""
+    if isinstance(value, StoredTensor):
+        dtype = TORCH_TO_DTYPE[value.dtype]
+        return Node("const", [], {}, value.shape, dtype, data=value, origin=origin)
     value = value.detach().contiguous()
     if value.dtype == torch.int32:
         value = value.long()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 import actquant
 from actquant.capture.fuse import fusion_report
-from actquant.capture.ir import Graph
+from actquant.capture.ir import Graph, Node
 from actquant.capture.stages import capture_stages
 from actquant.errors import CaptureError
 from actquant.model_file import matrix_weights, write_model
@@ -35,12 +36,32 @@ ABBREVIATIONS = (
 )
 
 
+class Parameters(Mapping[str, Tensor]):
+    """Parameters by name, float32; those that are on disk are read each time they are asked for."""
+
+    def __init__(self, nodes: Mapping[str, Node]) -> None:
+        self._nodes = dict(nodes)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._nodes[name].tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Known without reading."""
+        return self._nodes[name].shape
+
+
 @dataclass(frozen=True)
 class CapturedPolicy:
     """Programs and parameters of a policy, ready for `write_model`."""
 
     stages: dict[str, Graph]
-    params: dict[str, Tensor]
+    params: Parameters
     """Every parameter that a program reads, by its name in the policy, float32."""
     dropped: tuple[str, ...]
     """Parameters that inference never reads; they are not written and not counted."""
@@ -65,7 +86,7 @@ def capture_policy(loaded: LoadedPolicy) -> CapturedPolicy:
 
 def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
     stages = capture_stages(loaded)
-    params: dict[str, Tensor] = {}
+    params: dict[str, Node] = {}
     read: set[str] = set()
     for graph in stages.values():
         for n in graph.nodes():
@@ -73,7 +94,7 @@ def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
             n.origin = frozenset(name.removeprefix("policy.") for name in n.origin)
             read |= n.origin
             if n.op == "param":
-                params[n.name] = n.tensor
+                params[n.name] = n
         report = fusion_report(graph)
         unfused = any(count for key, count in report.items() if key.startswith("unfused"))
         log = logger.warning if unfused else logger.info
@@ -83,7 +104,7 @@ def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
     dropped = tuple(name for name in everything if name not in read)
     return CapturedPolicy(
         stages=stages,
-        params=params,
+        params=Parameters(params),
         dropped=dropped,
         tensor_names=short_names(list(params), loaded.family.short_names),
         metadata=ModelMetadata(
@@ -129,15 +150,15 @@ def quantizable(loaded: LoadedPolicy) -> list[QuantizableTensor]:
     Each is the parameter of one `nn.Linear`, used as a `linear` weight and as nothing else.
     """
     captured = capture_policy(loaded)
-    shapes = {name: p.shape for name, p in loaded.policy.named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in loaded.policy.named_parameters()}
     tensors = []
     for name in linear_weights(captured.stages):
-        if captured.params[name].shape != shapes[name]:
+        if captured.params.shape(name) != shapes[name]:
             continue  # a convolution that became a `linear`
         module = name.removesuffix(".weight")
         if module == name:
             raise CaptureError(f"{name} is the weight of a linear operator but of no nn.Linear")
-        rows, columns = captured.params[name].shape
+        rows, columns = captured.params.shape(name)
         group, layer = loaded.family.group_of(name)
         tensors.append(QuantizableTensor(name, module, layer, group, (rows, columns)))
     return tensors

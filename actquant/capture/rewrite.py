@@ -67,7 +67,7 @@ def merge_equal(graph: Graph) -> int:
         if n.op in ("input", "param"):
             return None
         if n.op == "const":
-            if n.tensor.numel() > SMALL:
+            if n.size > SMALL:
                 return None
             key = ("const", n.shape, n.dtype, n.tensor.cpu().numpy().tobytes())
         else:

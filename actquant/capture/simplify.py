@@ -37,7 +37,7 @@ def _fold(n: Node) -> Node | None:
     """An operator on constants only is a constant."""
     if not n.inputs or any(x.op != "const" for x in n.inputs):
         return None
-    if sum(x.tensor.numel() for x in n.inputs) > SMALL or n.op == "expand":
+    if sum(x.size for x in n.inputs) > SMALL or n.op == "expand":
         return None
     origin = frozenset().union(*(x.origin for x in n.inputs))
     return const(evaluate(n, [x.tensor for x in n.inputs]), origin)
@@ -53,8 +53,8 @@ def _reshape(n: Node, _: Uses) -> Node | None:
         return x
     if x.op == "reshape":
         return reshape(x.inputs[0], n.shape)
-    if x.op == "const":
-        return const(x.tensor.reshape(n.shape), x.origin)
+    if x.op == "const" and x.data is not None:
+        return const(x.data.reshape(n.shape), x.origin)
     return None
 
 
@@ -131,13 +131,13 @@ def _affine(n: Node, uses: Uses) -> Node | None:
 def _arithmetic(n: Node, _: Uses) -> Node | None:
     """Arithmetic with a one-element constant is `affine`."""
     x, y = n.inputs
-    if y.op == "const" and y.tensor.numel() == 1 and x.shape == n.shape and x.dtype == n.dtype:
+    if y.op == "const" and y.size == 1 and x.shape == n.shape and x.dtype == n.dtype:
         value = float(y.tensor)
         if n.op == "div" and value == 0:
             return None
         factors = {"mul": (value, 0.0), "add": (1.0, value), "sub": (1.0, -value)}
         return affine(x, *(factors[n.op] if n.op != "div" else (1 / value, 0.0)))
-    if x.op == "const" and x.tensor.numel() == 1 and y.shape == n.shape and y.dtype == n.dtype:
+    if x.op == "const" and x.size == 1 and y.shape == n.shape and y.dtype == n.dtype:
         value = float(x.tensor)
         factors = {"mul": (value, 0.0), "add": (1.0, value), "sub": (-1.0, value)}
         return affine(y, *factors[n.op]) if n.op in factors else None

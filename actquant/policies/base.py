@@ -11,6 +11,7 @@ import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from actquant.errors import CheckpointError
 from actquant.model_schema import PolicyInterface
+from actquant.parameters import StreamedWeights, total_memory, weights_of
 
 Group = Literal["vision", "language", "expert", "projection"]
 
@@ -68,7 +70,10 @@ class QuantizableTensor:
 
 @dataclass
 class LoadedPolicy:
-    """A policy in float32 on the CPU, its own processors, and what a model file says of it."""
+    """A policy in float32 on the CPU, its own processors, and what a model file says of it.
+
+    Its weights are in memory or `streamed`: read from the checkpoint when they are needed.
+    """
 
     family: PolicyFamily
     policy: nn.Module
@@ -81,6 +86,18 @@ class LoadedPolicy:
     interface: PolicyInterface
     """Cameras, tokenizer, normalisation, layout, rates: what becomes the keys of the file."""
     cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def streamed(self) -> StreamedWeights | None:
+        """The weights that are not in memory; None if all are."""
+        weights = weights_of(self.policy)
+        return weights if weights is not None and weights.bytes else None
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Where PyTorch runs the policy: streamed weights are there, one at a time, without
+        gradients."""
+        weights = self.streamed
+        return nullcontext() if weights is None else weights.computing()
 
     @property
     def control_rate_hz(self) -> float | None:
@@ -182,7 +199,7 @@ class PolicyFamily(ABC):
     ) -> np.ndarray:
         """PyTorch's answer in robot units: noise [B, *noise_shape] -> float32 [B, H, A]."""
         policy: Any = loaded.policy
-        with torch.no_grad():
+        with torch.no_grad(), loaded.computing():
             policy.reset()
             chunk = self.predict_chunk(loaded, self.batch(loaded, observations), noise)
             return loaded.postprocessor(chunk).float().numpy()
@@ -257,6 +274,7 @@ def load_policy(
     state_names: Sequence[str] | None = None,
     action_names: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    streamed: bool | None = None,
 ) -> LoadedPolicy:
     """Load any supported checkpoint folder in float32.
 
@@ -265,7 +283,11 @@ def load_policy(
     to `state_0`, … and `action_0`, …. options: what the family's `options` name, e.g. which of
     several datasets' statistics apply. No parameter requires a gradient.
 
-    Raises CheckpointError if the folder is incomplete or its policy type is not supported.
+    streamed: leave the weights on disk (see `LoadedPolicy`); None does so where they would take
+    more than half of the machine's memory.
+
+    Raises CheckpointError if the folder is incomplete, its policy type is not supported, or its
+    weights are to be in memory and do not fit.
     """
     folder = Path(folder)
     config_file = folder / "config.json"
@@ -289,10 +311,21 @@ def load_policy(
             f"{family.policy_type} has no option {', '.join(unknown)}; "
             f"its options: {', '.join(family.options) or 'none'}"
         )
-    return family().load(
+    loaded = family().load(
         folder,
         control_rate_hz=control_rate_hz,
         state_names=state_names,
         action_names=action_names,
         **given,
     )
+    if loaded.streamed is not None:
+        size, memory = loaded.streamed.bytes, total_memory()
+        if streamed is False and size > memory:
+            raise CheckpointError(
+                f"{folder}: as float32 the weights take {size / 1e9:.1f} GB, this machine has "
+                f"{memory / 1e9:.1f} GB; what needs PyTorch's gradients cannot be done here, a "
+                "recipe without a dataset can"
+            )
+        if streamed is False or (streamed is None and size <= memory / 2):
+            loaded.streamed.load()
+    return loaded

@@ -23,12 +23,17 @@ from lerobot.processor.converters import (
     transition_to_batch,
     transition_to_policy_action,
 )
-from safetensors import safe_open
-from safetensors.torch import load_model
 from torch import Tensor, nn
 from transformers.utils import cached_file  # pyright: ignore[reportPrivateImportUsage]
 
 from actquant.errors import CheckpointError
+from actquant.parameters import (
+    ParameterStore,
+    StreamedWeights,
+    add_placeholders,
+    attach,
+    without_data,
+)
 
 STATE, ACTION = "observation.state", "action"
 ParameterNames = Callable[[list[str]], Mapping[str, str]]
@@ -52,61 +57,94 @@ def resolve(folder: Path, reference: str) -> str:
 
 
 def build(make: Callable[[], nn.Module], folder: Path) -> nn.Module:
-    """Construct a policy with random weights, float32, in evaluation mode, without its prints."""
+    """Construct a policy in float32 and evaluation mode, without its prints.
+
+    Its parameters have no data yet (`actquant.parameters`): `load_weights` says where it is.
+    """
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), without_data():
             policy = make()
     except OSError as error:
         raise CheckpointError(
             f"{folder}: the backbone's configuration or tokenizer is missing; put it in a folder "
             f"of the checkpoint and name that folder in config.json: {error}"
         ) from error
-    except (ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{folder}/config.json: {error}") from error
-    return policy.float().eval().requires_grad_(False)
+    policy = policy.float().eval().requires_grad_(False)
+    add_placeholders(policy)
+    return policy
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """`model.safetensors`, or the shards that its index names, in order.
+
+    Raises CheckpointError for files that are not there.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise CheckpointError(f"{folder} has no model.safetensors")
+    try:
+        names_of_files = json.loads(index.read_text())["weight_map"].values()
+        files = [folder / name for name in sorted(set(names_of_files))]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index} is no index of shards: {error}") from error
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise CheckpointError(f"{folder} lacks {', '.join(absent)}")
+    return files
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash of the weights' only file, or of the hashes of its shards in order."""
+    hashes = [sha256(file) for file in weight_files(folder)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def load_weights(
-    policy: nn.Module, folder: Path, parameter_names: ParameterNames | None = None
+    policy: nn.Module,
+    folder: Path,
+    parameter_names: ParameterNames | None = None,
+    *,
+    store: ParameterStore | None = None,
 ) -> None:
-    """Load `model.safetensors` as float32. Raises CheckpointError listing all keys that differ.
+    """Say where the parameters of a policy that `build` made are, and load its buffers.
 
-    parameter_names: the file's keys -> {key: name of the parameter}, for files whose keys are not
-    the policy's names; keys left out are not loaded.
+    parameter_names: the files' keys -> {key: name of the parameter}, for files whose keys are not
+    the policy's names; keys left out are not loaded. store: the tensors, where they are not simply
+    those of `weight_files`. `load_policy` decides whether the data is read now or tensor by tensor
+    when it is needed.
+
+    Raises CheckpointError listing all keys and shapes that differ.
     """
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise CheckpointError(f"{folder} has no model.safetensors")
-    try:
-        if parameter_names is None:
-            missing, unexpected = load_model(policy, str(file), strict=False)
-        else:
-            missing, unexpected = _load_renamed(policy, file, parameter_names)
-    except Exception as error:
-        raise CheckpointError(f"{file} cannot be loaded: {error}") from error
-    if missing or unexpected:
+    if store is None:
+        store = ParameterStore.open(weight_files(folder))
+    if parameter_names is not None:
+        store = ParameterStore({name: store[key] for key, name in parameter_names(list(store)).items()})
+    _check_keys(policy, store, folder)
+    parameters = {name for name, _ in policy.named_parameters(remove_duplicate=False)}
+    buffers = {name: store[name].read() for name in store if name not in parameters}
+    policy.load_state_dict(buffers, strict=False)
+    attach(policy, StreamedWeights(policy, store))
+
+
+def _check_keys(policy: nn.Module, store: ParameterStore, folder: Path) -> None:
+    wanted = policy.state_dict(keep_vars=True)
+    present = {id(tensor) for name, tensor in wanted.items() if name in store}
+    missing = [name for name, tensor in wanted.items() if id(tensor) not in present]
+    unexpected = [name for name in store if name not in wanted]
+    shapes = [
+        f"{name} is {list(store[name].shape)}, wanted {list(wanted[name].shape)}"
+        for name in store
+        if name in wanted and store[name].shape != tuple(wanted[name].shape)
+    ]
+    if missing or unexpected or shapes:
         raise CheckpointError(
-            f"{file} does not fit config.json\n"
+            f"the weights in {folder} do not fit config.json\n"
             f"  missing ({len(missing)}): {', '.join(sorted(missing)) or 'none'}\n"
-            f"  unexpected ({len(unexpected)}): {', '.join(sorted(unexpected)) or 'none'}"
+            f"  unexpected ({len(unexpected)}): {', '.join(sorted(unexpected)) or 'none'}\n"
+            f"  of another shape ({len(shapes)}): {', '.join(sorted(shapes)) or 'none'}"
         )
-
-
-def _load_renamed(
-    policy: nn.Module, file: Path, parameter_names: ParameterNames
-) -> tuple[set[str], set[str]]:
-    """(missing, unexpected) names; one tensor is in memory at a time."""
-    tensors = policy.state_dict()
-    with safe_open(file, framework="pt") as stored:
-        names = parameter_names(list(stored.keys()))
-        for key, name in names.items():
-            if name in tensors:
-                tensor = stored.get_tensor(key)
-                if tensor.shape != tensors[name].shape:
-                    raise ValueError(f"{key} {list(tensor.shape)} is {list(tensors[name].shape)}")
-                tensors[name].copy_(tensor)
-    found = set(names.values())
-    return set(tensors) - found, found - set(tensors)
 
 
 def tokenizer_source(folder: Path) -> str:

@@ -179,7 +179,7 @@ class SmolVLA(PolicyFamily):
             preprocessor=pre,
             postprocessor=post,
             folder=folder,
-            checkpoint_sha256=checkpoint.sha256(folder / "model.safetensors"),
+            checkpoint_sha256=checkpoint.weights_sha256(folder),
             interface=self._interface(
                 config,
                 checkpoint.Normalization.read(pre, post, config, folder),
