@@ -40,8 +40,17 @@ def measure(model: Path, *, n: int = 100, threads: int = 0) -> Measurement:
 
 def peak_rss_bytes() -> int:
     """This program's peak so far. (getrusage's also counts the parent's, from before exec.)"""
+    return _status_bytes("VmHWM")
+
+
+def resident_bytes() -> int:
+    """What this program has in memory now."""
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(field: str) -> int:
     status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024
 
 

@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from actquant.errors import CheckpointError
 from actquant.model_schema import PolicyInterface
-from actquant.parameters import StreamedWeights, total_memory, weights_of
+from actquant.parameters import StreamedWeights, example_outputs, total_memory, weights_of
 
 Group = Literal["vision", "language", "expert", "projection"]
 
@@ -212,7 +212,8 @@ class PolicyFamily(ABC):
     def act(self, loaded: LoadedPolicy, observation: Observation, noise: np.ndarray) -> np.ndarray:
         """The same for one observation: noise float32 [*noise_shape] -> float32 [H, A]."""
         batched = torch.from_numpy(np.ascontiguousarray(noise, np.float32))[None]
-        return self.predict(loaded, [observation], batched)[0]
+        with loaded.computing():
+            return self.predict(loaded, [observation], batched)[0]
 
 
 def example_stages(
@@ -231,19 +232,18 @@ def example_stages(
 
     image = random(1, 3, interface.image_height, interface.image_width)
     inputs: dict[str, dict[str, Tensor]] = {"vision": {"image": image}}
-    with torch.no_grad():
-        embedding = modules["vision"](**inputs["vision"])["embedding"]
-        given: dict[str, Tensor] = {
-            "tokens": torch.ones(1, prompt_length, dtype=torch.long),
-            "token_mask": torch.arange(prompt_length)[None] < max(1, prompt_length - 2),
-            "state": random(interface.observation_steps, interface.state_padded_dim),
-        }
-        named = inspect.signature(modules["prefix"].forward).parameters
-        inputs["prefix"] = {name: value for name, value in given.items() if name in named}
-        for index in range(interface.observation_steps * len(interface.cameras)):
-            inputs["prefix"][f"image_embedding_{index}"] = random(*embedding.shape)
-            inputs["prefix"][f"image_mask_{index}"] = torch.ones(1, dtype=torch.bool)
-        outputs = modules["prefix"](**inputs["prefix"])
+    embedding = example_outputs(modules["vision"], inputs["vision"])["embedding"]
+    given: dict[str, Tensor] = {
+        "tokens": torch.ones(1, prompt_length, dtype=torch.long),
+        "token_mask": torch.arange(prompt_length)[None] < max(1, prompt_length - 2),
+        "state": random(interface.observation_steps, interface.state_padded_dim),
+    }
+    named = inspect.signature(modules["prefix"].forward).parameters
+    inputs["prefix"] = {name: value for name, value in given.items() if name in named}
+    for index in range(interface.observation_steps * len(interface.cameras)):
+        inputs["prefix"][f"image_embedding_{index}"] = random(*embedding.shape)
+        inputs["prefix"][f"image_mask_{index}"] = torch.ones(1, dtype=torch.bool)
+    outputs = example_outputs(modules["prefix"], inputs["prefix"])
     x = random(1, interface.noise_rows, interface.noise_dim)
     cached = {name: value.clone() for name, value in outputs.items()}
     inputs["denoise"] = {"x_t": x, "timestep": torch.full((1,), 0.7), **cached}

@@ -109,7 +109,7 @@ class LeRobotFamily(PolicyFamily):
             preprocessor=pre,
             postprocessor=post,
             folder=folder,
-            checkpoint_sha256=checkpoint.sha256(folder / "model.safetensors"),
+            checkpoint_sha256=checkpoint.weights_sha256(folder),
             interface=PolicyInterface(**fields),
             cache={} if visual is None else {"visual": visual},
         )

@@ -208,7 +208,7 @@ class XVLA(LeRobotFamily):
     ) -> np.ndarray:
         policy: Any = loaded.policy
         inputs = self._inputs(loaded, self.batch(loaded, observations))
-        with torch.no_grad(), given_noise(noise):
+        with torch.no_grad(), loaded.computing(), given_noise(noise):
             chunk = policy.model.generate_actions(**inputs, steps=policy.config.num_denoising_steps)
             return loaded.postprocessor(chunk).float().numpy()
 
