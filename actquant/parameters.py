@@ -249,6 +249,13 @@ def attach(module: nn.Module, weights: StreamedWeights) -> None:
     module.__dict__["streamed_weights"] = weights
 
 
+def load_now(module: nn.Module) -> None:
+    """Read all streamed weights of a module into memory."""
+    weights = weights_of(module)
+    if weights is not None:
+        weights.load()
+
+
 def weights_of(module: nn.Module) -> StreamedWeights | None:
     """What was attached to this module or to one within it."""
     found = (each.__dict__.get("streamed_weights") for each in module.modules())

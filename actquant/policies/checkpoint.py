@@ -120,7 +120,8 @@ def load_weights(
     if store is None:
         store = ParameterStore.open(weight_files(folder))
     if parameter_names is not None:
-        store = ParameterStore({name: store[key] for key, name in parameter_names(list(store)).items()})
+        names_of_keys = parameter_names(list(store))
+        store = ParameterStore({name: store[key] for key, name in names_of_keys.items()})
     _check_keys(policy, store, folder)
     parameters = {name for name, _ in policy.named_parameters(remove_duplicate=False)}
     buffers = {name: store[name].read() for name in store if name not in parameters}

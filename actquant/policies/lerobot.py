@@ -12,6 +12,7 @@ from torch import nn
 
 from actquant.errors import CheckpointError
 from actquant.model_schema import PolicyInterface
+from actquant.parameters import load_now
 from actquant.policies import checkpoint
 from actquant.policies.base import (
     Group,
@@ -87,7 +88,9 @@ class LeRobotFamily(PolicyFamily):
         self.prepare(config, folder)
         policy = checkpoint.build(lambda: self.make(config), folder)
         self.load_weights(policy, folder)
-        self.finish(policy)
+        if type(self).finish is not LeRobotFamily.finish:
+            load_now(policy)
+            self.finish(policy)
         tokenizer = self.tokenizer(config, folder)
         pre, post = checkpoint.load_processors(folder, tokenizer=tokenizer)
         visual = VisualNormalization.read(pre, config, folder) if self.normalizes_images else None

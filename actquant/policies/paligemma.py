@@ -215,7 +215,7 @@ class PaliGemmaFamily(LeRobotFamily):
         so this enters one call below `predict_action_chunk`."""
         policy: Any = loaded.policy
         inputs = self.model_inputs(policy, self.batch(loaded, observations))
-        with torch.no_grad():
+        with torch.no_grad(), loaded.computing():
             chunk = policy.model.sample_actions(*inputs, noise=noise)
             chunk = chunk[:, :, : len(loaded.interface.action_names)]
             return loaded.postprocessor(chunk).float().numpy()
