@@ -105,20 +105,25 @@ def _float32(tensor: Tensor) -> Tensor:
 def without_data() -> Iterator[None]:
     """Parameters registered inside the block are on the device `meta`; buffers are computed.
 
-    Unlike `accelerate.init_empty_weights`, parameters that are tied stay tied.
+    Unlike under `accelerate.init_empty_weights`, parameters that are tied stay tied, and a module
+    that moves itself to a device while it is constructed only changes its type.
     """
-    register = nn.Module.register_parameter
+    register, to = nn.Module.register_parameter, nn.Module.to
 
     def register_empty(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
         if param is not None and param.device.type != "meta":
             param = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
         register(module, name, param)
 
-    nn.Module.register_parameter = register_empty
+    def to_type(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        types = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
+        return to(module, *types) if types else module
+
+    nn.Module.register_parameter, nn.Module.to = register_empty, to_type  # pyright: ignore
     try:
         yield
     finally:
-        nn.Module.register_parameter = register
+        nn.Module.register_parameter, nn.Module.to = register, to
 
 
 def add_placeholders(module: nn.Module) -> None:
