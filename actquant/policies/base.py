@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from actquant.errors import CheckpointError
 from actquant.model_schema import PolicyInterface
@@ -252,14 +251,6 @@ def example_stages(
     return [
         Stage(name, module, inputs[name], *step.get(name, ())) for name, module in modules.items()
     ]
-
-
-def example_outputs(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Zeros of the shapes that `module(**inputs)` gives, found without computing anything."""
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        given = {name: mode.from_tensor(value) for name, value in inputs.items()}
-        shapes = {name: (x.shape, x.dtype) for name, x in module(**given).items()}
-    return {name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
 
 
 def supported_policies() -> list[str]:
