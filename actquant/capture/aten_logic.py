@@ -97,9 +97,9 @@ def _select_scalars(meta: Tensor, condition: Node, a: float, b: float) -> Node:
 
 @handles("aten.where.self")
 def _where(meta: Tensor, condition: Node, x: Node, y: Node) -> Node:
-    if y.op == "const" and y.tensor.numel() == 1:
+    if y.op == "const" and y.size == 1:
         return _where_scalar(meta, condition, x, float(y.tensor))
-    if x.op == "const" and x.tensor.numel() == 1:
+    if x.op == "const" and x.size == 1:
         return _where_scalar(meta, _not(meta, condition), y, float(x.tensor))
     branches = [cast(t, dtype_of(meta)) for t in (x, y)]
     return node("select", [condition, *branches], shape_of(meta), dtype_of(meta))
