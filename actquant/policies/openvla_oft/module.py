@@ -284,7 +284,7 @@ class OpenVLAOFT(nn.Module):
         inserted = list(images)
         if self.proprio_projector is not None:
             inserted.append(self.proprio_projector(state)[:, None])
-        empty = torch.zeros(len(text), self.slots, text.shape[2], device=text.device)
+        empty = torch.zeros(len(text), self.slots, text.shape[2]).to(text)
         embeddings = torch.cat([text[:, :1], *inserted, text[:, 1:-1], empty, text[:, -1:]], dim=1)
         present = [torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) for x in inserted]
         after = torch.ones(len(text), self.slots + 1, dtype=torch.bool, device=token_mask.device)

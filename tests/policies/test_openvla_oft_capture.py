@@ -1,0 +1,100 @@
+"""The captured OpenVLA-OFT is the policy, for prompts of every length, also in the runtime."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from openvla_oft_checkpoint import Sizes, build_openvla_oft
+from torch import nn
+
+from actquant.capture import fusion_report
+from actquant.capture.policy import CapturedPolicy, capture_policy, convert_f32, quantizable
+from actquant.model_file import write_model
+from actquant.parity import golden_observations, measure_parity
+from actquant.policies import LoadedPolicy, load_policy
+from actquant.reference_runner import ReferenceRunner
+
+TOLERANCE = 2e-5
+PROMPTS = ("lift", "Put the black cup on the tray", "put the bowl on the plate " * 4, "Ünknown_x")
+
+
+@pytest.fixture(scope="module")
+def oft(tmp_path_factory: pytest.TempPathFactory) -> LoadedPolicy:
+    return load_policy(build_openvla_oft(tmp_path_factory.mktemp("policy") / "oft"))
+
+
+@pytest.fixture(scope="module")
+def program(oft) -> CapturedPolicy:
+    return capture_policy(oft)
+
+
+def test_one_program_serves_every_prompt(oft, program):
+    runner = ReferenceRunner(oft.interface, program.stages)
+    inputs = golden_observations(oft, PROMPTS, n=4)
+    assert len({oft.batch([x.observation])["tokens"].shape for x in inputs}) == 4
+    chunks = []
+    for x in inputs:
+        expected = oft.family.act(oft, x.observation, x.noise)
+        got = runner.act(x.observation, noise=x.noise)
+        np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
+        chunks.append(expected)
+    assert np.abs(chunks[0] - chunks[1]).max() > 1000 * TOLERANCE
+
+
+def test_nothing_is_left_unfused(program):
+    vision, prefix = (fusion_report(program.stages[name]) for name in ("vision", "prefix"))
+    assert not [k for k, v in (vision | prefix).items() if k.startswith("unfused") and v]
+    assert (vision["layer_norm"], vision["sdpa"], prefix["layer_norm"]) == (8, 4, 4)
+    assert (prefix["rms_norm"], prefix["rope"], prefix["sdpa"], prefix["glu"]) == (5, 4, 2, 2)
+
+
+def test_every_linear_weight_of_the_policy_may_be_quantized(oft, program):
+    tensors = quantizable(oft)
+    linear = {name for name, m in oft.policy.named_modules() if isinstance(m, nn.Linear)}
+    assert {t.module for t in tensors} == linear and not program.dropped
+    assert {t.layer for t in tensors} == {
+        *("vision.dinov2.0", "vision.dinov2.1", "vision.siglip.0", "vision.siglip.1"),
+        *("language.0", "language.1", "expert.head", "projection"),
+    }
+    parameters = sum(p.numel() for p in oft.policy.parameters())
+    assert program.metadata.parameter_count == parameters
+
+
+@pytest.mark.parametrize("variant", ["two cameras and a state", "one camera"])
+def test_the_runtime_answers_as_pytorch(oft, tmp_path: Path, variant):
+    pytest.importorskip("actquant_runtime")
+    loaded = oft
+    if variant == "one camera":
+        config = {"num_images_in_input": 1, "center_crop": False}
+        loaded = load_policy(build_openvla_oft(tmp_path / "oft", Sizes(state_dim=None), **config))
+    file = convert_f32(loaded, tmp_path / "oft.gguf")
+    report = measure_parity(file, loaded, prompts=PROMPTS, n=4)
+    assert report.worst_rms < 1e-5
+
+
+def test_half_precision_is_nearer_than_pytorchs(oft, program, tmp_path: Path):
+    """The checkpoints are published in bfloat16 and run in it."""
+    pytest.importorskip("actquant_runtime")
+    file = write_model(
+        tmp_path / "f16.gguf",
+        stages=program.stages,
+        encodings={},
+        metadata=program.metadata,
+        tensor_names=program.tensor_names,
+        float_type="F16",
+    )
+    report = measure_parity(file, oft, prompts=PROMPTS, n=4)
+    half = copy.deepcopy(oft.policy).bfloat16()
+    errors = []
+    for x in golden_observations(oft, PROMPTS, n=4):
+        batch = oft.batch([x.observation])
+        inputs = (batch["images"], batch["tokens"], batch["token_mask"], batch["state"])
+        with torch.no_grad():
+            expected = oft.policy(*inputs)
+            rounded = [i.bfloat16() if i.is_floating_point() else i for i in inputs]
+            error = half(*rounded).float() - expected
+        std = torch.tensor(oft.interface.action_std)
+        errors.append((error * std).square().mean().sqrt().item())
+    assert 0 < report.worst_rms * report.reference_rms < max(errors)
