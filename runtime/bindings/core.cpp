@@ -4,6 +4,7 @@
 #include "images.h"
 #include "quantization.h"
 #include "session.h"
+#include "tokenization.h"
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
@@ -147,4 +148,5 @@ NB_MODULE(_core, module) {
     module.def("build_info", actquant::build_info);
     bind_images(module);
     bind_quantization(module);
+    bind_tokenization(module);
 }

@@ -1,7 +1,8 @@
-# ggml as a static library, from the source inside the sdist of llama-cpp-python.
+# ggml as a static library, and the headers of nlohmann/json and stb_image that come with it
+# (ACTQUANT_VENDOR_DIR), from the source of llama.cpp inside the sdist of llama-cpp-python.
 #
 # The sdist is fetched once by pip, kept in the user's cache and checked by its hash. With
-# -DGGML_SOURCE_DIR=<folder with ggml's CMakeLists.txt> nothing is fetched.
+# -DGGML_SOURCE_DIR=<llama.cpp's folder ggml> nothing is fetched.
 
 set(GGML_SOURCE_DIR "" CACHE PATH "Use this ggml source tree instead of fetching one")
 set(sdist_version 0.3.36)
@@ -70,7 +71,8 @@ if(NOT GGML_SOURCE_DIR)
         set(cache_dir "$ENV{HOME}/.cache/actquant")
     endif()
     set(extract_dir "${CMAKE_BINARY_DIR}/ggml-source")
-    set(stamp "${extract_dir}/${sdist_sha256}")
+    # The digit changes with what is extracted.
+    set(stamp "${extract_dir}/${sdist_sha256}-2")
     if(NOT EXISTS "${stamp}")
         file(MAKE_DIRECTORY "${cache_dir}")
         set(sdist "${cache_dir}/${sdist_name}")
@@ -80,15 +82,26 @@ if(NOT GGML_SOURCE_DIR)
         endif()
         file(REMOVE_RECURSE "${extract_dir}")
         file(ARCHIVE_EXTRACT INPUT "${sdist}" DESTINATION "${extract_dir}"
-            PATTERNS "*/vendor/llama.cpp/ggml/*" "*/vendor/llama.cpp/LICENSE")
+            PATTERNS "*/vendor/llama.cpp/ggml/*" "*/vendor/llama.cpp/LICENSE"
+                "*/vendor/llama.cpp/vendor/nlohmann/*" "*/vendor/llama.cpp/vendor/stb/*"
+                "*/vendor/llama.cpp/licenses/*")
         file(TOUCH "${stamp}")
     endif()
     set(ggml_dir "${extract_dir}/llama_cpp_python-${sdist_version}/vendor/llama.cpp/ggml")
     set(ACTQUANT_GGML_LICENSE "${ggml_dir}/../LICENSE")
+    set(ACTQUANT_JSON_LICENSE "${ggml_dir}/../licenses/LICENSE-jsonhpp")
 else()
     set(ggml_dir "${GGML_SOURCE_DIR}")
     set(ACTQUANT_GGML_LICENSE "")
 endif()
+
+get_filename_component(ACTQUANT_VENDOR_DIR "${ggml_dir}/../vendor" ABSOLUTE)
+foreach(header IN ITEMS nlohmann/json.hpp stb/stb_image.h)
+    if(NOT EXISTS "${ACTQUANT_VENDOR_DIR}/${header}")
+        message(FATAL_ERROR "${ACTQUANT_VENDOR_DIR} has no ${header}. GGML_SOURCE_DIR must be the "
+            "folder ggml of a llama.cpp source tree, with llama.cpp's folder vendor beside it.")
+    endif()
+endforeach()
 
 set(BUILD_SHARED_LIBS OFF)
 # ggml's own thread pool: a wheel then needs no OpenMP runtime.
