@@ -137,9 +137,10 @@ def load_for_dataset(checkpoint: str | Path, dataset: str | Path) -> LoadedPolic
     info = read_dataset_info(dataset)
     loaded = load_policy(checkpoint, control_rate_hz=info.fps)
     check_features(info, loaded)
+    face = loaded.interface
     loaded.interface = replace(
-        loaded.interface,
-        state_names=tuple(info.names(STATE) or loaded.interface.state_names),
-        action_names=tuple(info.names(ACTION) or loaded.interface.action_names),
+        face,
+        state_names=tuple(face.state_names and (info.names(STATE) or face.state_names)),
+        action_names=tuple(info.names(ACTION) or face.action_names),
     )
     return loaded

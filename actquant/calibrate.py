@@ -130,7 +130,7 @@ def check_features(info: DatasetInfo, loaded: LoadedPolicy) -> None:
     for key, names in ((STATE, interface.state_names), (ACTION, interface.action_names)):
         feature = info.features.get(key)
         found = None if feature is None else tuple(feature["shape"])
-        if found != (len(names),):
+        if names and found != (len(names),):
             problems.append(f"{key}: expected shape {(len(names),)}, found {found or 'nothing'}")
     if problems:
         raise DatasetError(
@@ -163,10 +163,12 @@ class Frames(Sequence[Sample]):
     def __getitem__(self, position: int) -> Sample:  # pyright: ignore[reportIncompatibleMethodOverride]
         frame = self.frames[position]
         item = self._dataset[frame.index]
-        state, actions = (_finite(item[key], key, frame) for key in (STATE, ACTION))
+        actions = _finite(item[ACTION], ACTION, frame)
         cameras = [c for c in self.loaded.interface.cameras if c in item]
         observation: dict[str, Any] = {c: _to_pixels(item[c], c, frame) for c in cameras}
-        observation |= {STATE: state, TASK: str(item[TASK])}
+        observation[TASK] = str(item[TASK])
+        if self.loaded.interface.state_names:
+            observation[STATE] = _finite(item[STATE], STATE, frame)
         is_pad = item[ACTION_IS_PAD].numpy().astype(bool)
         window = self.loaded.family.action_window(self.loaded)
         return Sample(frame, observation, actions, is_pad, window.index(0))
