@@ -36,6 +36,12 @@ from actquant.parameters import (
 )
 
 STATE, ACTION = "observation.state", "action"
+RANGES = {
+    NormalizationMode.MIN_MAX: ("min", "max"),
+    NormalizationMode.QUANTILES: ("q01", "q99"),
+    NormalizationMode.QUANTILE10: ("q10", "q90"),
+}
+"""Modes that map a range to [-1, 1], with the names of its ends."""
 ParameterNames = Callable[[list[str]], Mapping[str, str]]
 
 
@@ -300,7 +306,27 @@ class Normalization:
             raise CheckpointError(
                 f"{folder}: normalisation statistics are missing: {', '.join(missing)}"
             )
-        return cls(*found[STATE], *found[ACTION], eps=float(steps[STATE].eps))
+        eps = float(steps[STATE].eps)
+        if mode(steps[STATE], features[STATE]) in RANGES:
+            found[STATE] = _from_lower_end(*found[STATE], eps)
+        return cls(*found[STATE], *found[ACTION], eps=eps)
+
+
+def _from_lower_end(
+    mean: Sequence[float], std: Sequence[float], eps: float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """A range of states [mean − std, mean + std] as single-precision numbers that make its lower
+    end −1, as LeRobot does: pi0.5 counts bins from there, and resting joints and grippers are there
+    exactly. An element that never varied is all lower end; what differs from it is far outside.
+    """
+    low = (np.array(mean) - np.array(std)).astype(np.float32).astype(np.float64)
+    narrow = 2.0**-16 * np.maximum(1, np.abs(low))
+    half = np.where(np.array(std) <= eps, narrow, std)
+    centre = (low + half).astype(np.float32)
+    wanted = centre - low - np.float64(np.float32(eps))
+    rounded = wanted.astype(np.float32)
+    rounded = np.where(rounded < wanted, np.nextafter(rounded, np.float32(np.inf)), rounded)
+    return tuple(centre.tolist()), tuple(rounded.tolist())
 
 
 def mode(step: Any, feature: Any) -> NormalizationMode:
@@ -319,12 +345,7 @@ def statistics(
     size = feature.shape[0]
     if kind == NormalizationMode.IDENTITY:
         return (0.0,) * size, (1.0,) * size
-    wanted = {
-        NormalizationMode.MEAN_STD: ("mean", "std"),
-        NormalizationMode.MIN_MAX: ("min", "max"),
-        NormalizationMode.QUANTILES: ("q01", "q99"),
-        NormalizationMode.QUANTILE10: ("q10", "q90"),
-    }[kind]
+    wanted = RANGES.get(kind, ("mean", "std"))
     statistics = step.state_dict()
     lacking = [f"{key}.{name}" for name in wanted if f"{key}.{name}" not in statistics]
     if lacking:
@@ -334,7 +355,7 @@ def statistics(
     if len(first) != size or len(second) != size or not torch.isfinite(first + second).all():
         missing.append(f"{key} ({len(first)} finite values of {size})")
         return (), ()
-    if kind != NormalizationMode.MEAN_STD:
+    if kind in RANGES:
         width = second - first
         width = torch.where(width == 0, step.eps, width)
         first, second = first + width / 2, width / 2

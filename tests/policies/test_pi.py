@@ -190,6 +190,30 @@ def test_the_interface_says_what_the_checkpoint_says(tmp_path: Path):
     torch.testing.assert_close(low + 2 * torch.tensor(pi05.interface.state_std), high)
 
 
+def test_the_lower_end_of_the_states_range_is_minus_one_also_where_nothing_varied(tmp_path: Path):
+    """LeRobot makes it -1 exactly, which is bin 0; the least below would be the text `-1`."""
+    folder = build_tiny_pi(tmp_path / "policy", "pi05")
+    (file,) = folder.glob("policy_preprocessor_step_*.safetensors")
+    random = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        low = torch.randn(6, generator=random) * torch.logspace(-3, 3, 6)
+        width = torch.rand(6, generator=random) * torch.tensor([1, 1e-3, 1, 1e-2, 1, 0])
+        stats = load_file(file)
+        stats |= {"observation.state.q01": low, "observation.state.q99": low + width}
+        save_file(stats, file)
+        loaded = load(folder)
+        face = loaded.interface
+        batch = loaded.batch([{**observation("push"), "observation.state": low.numpy()}])
+        assert batch["task"] == ["Task: push, State: 0 0 0 0 0 0;\nAction: "]
+        mean, std = np.float32(face.state_mean), np.float32(face.state_std)
+        for dtype in (np.float32, np.float64):
+            normalised = (low.numpy() - mean.astype(dtype)) / (
+                std.astype(dtype) + dtype(np.float32(face.normalization_eps))
+            )
+            assert ((normalised >= -1) & (normalised < -1 + 2**-7)).all()
+        assert normalised == pytest.approx(-np.ones(6), abs=1e-6)
+
+
 def test_cameras_may_differ_in_size(folder: Path, tmp_path: Path):
     other = copy(folder, tmp_path / "other")
     edit(
