@@ -101,9 +101,9 @@ def _is_counting(index: Node, size: int) -> bool:
 def _index(meta: Tensor, x: Node, indices: list[Node | None]) -> Node:
     dims = [d for d, i in enumerate(indices) if i is not None]
     given = [i for i in indices if i is not None]
-    shape = shape_of(meta)
     if any(i.dtype == "b8" for i in given):
-        given = _positions_of(given)
+        raise UnsupportedOperatorError("indexing with a mask")
+    shape = shape_of(meta)
     if all(i.op == "const" for i in given):
         return reshape(_take_constant(x, dims, [i.tensor for i in given]), shape)
     if len(given) == 1:
@@ -117,12 +117,6 @@ def _index(meta: Tensor, x: Node, indices: list[Node | None]) -> Node:
         rows = reshape(x, (batch, length, math.prod(x.shape[2:])))
         return reshape(node("matmul", [matrix, rows], (batch, 1, rows.shape[2])), shape)
     raise UnsupportedOperatorError("indexing with several tensors that are no constants")
-
-
-def _positions_of(masks: list[Node]) -> list[Node]:
-    if len(masks) > 1 or masks[0].op != "const" or len(masks[0].shape) != 1:
-        raise UnsupportedOperatorError("indexing with a mask that is no constant of one dimension")
-    return [const(masks[0].tensor.nonzero().reshape(-1))]
 
 
 def _take_constant(x: Node, dims: list[int], given: list[Tensor]) -> Node:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,6 +36,21 @@ class _Positional(nn.Module):
         return tuple(outputs.values())
 
 
+CREATES = frozenset(("arange", "linspace", "logspace", "eye", "full", "ones", "zeros"))
+"""What depends on no tensor is computed as PyTorch does it."""
+
+
+@cache
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """PyTorch's own ways to say the operators that have no handler."""
+    known = HANDLERS.keys() | FILLS.keys() | PASS_THROUGH | CHECKS
+    return {
+        operator: decomposition
+        for operator, decomposition in torch.export.default_decompositions().materialize().items()
+        if str(operator) not in known and str(operator).split(".")[1] not in CREATES
+    }
+
+
 def export_stage(module: nn.Module, inputs: dict[str, Tensor], name: str) -> Graph:
     """Trace `module(**inputs)` into a graph whose parameters are named as in `module`.
 
@@ -47,7 +63,7 @@ def export_stage(module: nn.Module, inputs: dict[str, Tensor], name: str) -> Gra
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.export.export(positional, tuple(inputs.values()), strict=False)
-            exported = exported.run_decompositions({})
+            exported = exported.run_decompositions(_decompositions())
     except Exception as error:
         raise CaptureError(f"stage {name}: torch.export failed: {error}") from error
     return _Builder(exported, inputs, reports[-1], name, weights_of(module)).build()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from actquant.capture.ir import Graph, Node, const, node, permute, reshape
+from actquant.capture.rank import limit_rank
 from actquant.capture.rewrite import Uses, to_fixpoint
-from actquant.capture.simplify import limit_rank, simplify_rule
+from actquant.capture.simplify import simplify_rule
 
 MASKED = -1e30
 """A score below this is a mask, not a number."""

@@ -167,31 +167,3 @@ RULES = {
     "mul": _arithmetic,
     "div": _arithmetic,
 }
-
-
-def limit_rank(graph: Graph) -> None:
-    """Drop unit dimensions around layout operators on more than four dimensions."""
-    to_fixpoint(graph, [simplify_rule, _limit_rank])
-
-
-def _limit_rank(n: Node, _: Uses) -> Node | None:
-    if n.op not in ("permute", "slice", "concat") or len(n.shape) <= 4:
-        return None
-    x = n.inputs[0]
-    dim = n.attrs.get("dim", -1)
-    kept = [i for i in range(len(x.shape)) if x.shape[i] != 1 or i == dim]
-    if len(kept) > 4:
-        return None
-
-    def squeeze(t: Node) -> Node:
-        return reshape(t, [t.shape[i] for i in kept])
-
-    index = {old: new for new, old in enumerate(kept)}
-    if n.op == "permute":
-        y = permute(squeeze(x), [index[p] for p in n.attrs["perm"] if p in index])
-    elif n.op == "slice":
-        bounds = (n.attrs[k] for k in ("start", "end", "step"))
-        y = slice_(squeeze(x), index[dim], *bounds)
-    else:
-        y = concat([squeeze(t) for t in n.inputs], index[dim])
-    return reshape(y, n.shape)
