@@ -5,91 +5,112 @@ Reading needs no torch; writing stages and reading them back as graphs does.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFReader
+from rich.progress import Progress
 
+from actquant.encoding import DeferredEncoding, EncodedTensor, Encoding, matrix_shape, planned
 from actquant.errors import ModelFileError
-from actquant.model_schema import (
-    COEFFICIENTS,
-    FORMAT_VERSION,
-    INTERFACE_KEYS,
-    MODEL_KEYS,
-    OPTIONAL_FIELDS,
-    SAMPLER_KEYS,
-    ModelMetadata,
-    PolicyInterface,
-    Sampler,
-)
+from actquant.gguf_file import Key, PlannedTensor, file_bytes, replace_keys, write_gguf
+from actquant.model_keys import decode_metadata, key_values, missing_keys
+from actquant.model_schema import FORMAT_VERSION, MODEL_KEYS, ModelMetadata
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from actquant.capture.ir import Graph, Node
+    from actquant.parameters import StoredTensor
+
+__all__ = [
+    "DeferredEncoding",
+    "EncodedTensor",
+    "ModelFile",
+    "TensorInfo",
+    "matrix_shape",
+    "matrix_weights",
+    "model_bytes",
+    "read_model",
+    "reads_matrix",
+    "with_golden",
+    "with_metadata",
+    "write_model",
+]
 
 ARCHITECTURE = "actquant"
-MAX_RANK = 4
-MAX_NAME = 63
-
-
 STAGES_KEY, SHAPES_KEY, GRAPH_KEY = "actquant.stages", "actquant.shapes", "actquant.graph."
-
-
-@dataclass(frozen=True)
-class EncodedTensor:
-    """A weight in a ggml type.
-
-    type: ggml's name, e.g. `Q4_K`, `Q8_0`, `F16`; data: uint8 [rows, row_bytes], rows padded with
-    zeros to the type's block; shape: the logical [rows, columns] before padding.
-    """
-
-    type: str
-    data: np.ndarray
-    shape: tuple[int, ...]
 
 
 @dataclass
 class _Contents:
-    """What is written: arrays are float32, float16, int64, int8, or uint8 rows with a ggml type."""
-
     metadata: ModelMetadata
     programs: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    arrays: dict[str, tuple[np.ndarray, GGMLQuantizationType | None]] = field(default_factory=dict)
+    tensors: dict[str, PlannedTensor] = field(default_factory=dict)
+    room: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_model(
     path: str | Path,
     *,
     stages: Mapping[str, Graph],
-    encodings: Mapping[str, EncodedTensor],
+    encodings: Mapping[str, Encoding],
     metadata: ModelMetadata,
     tensor_names: Mapping[str, str] | None = None,
     float_type: str = "F32",
+    room: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the file under a temporary name and move it into place; on failure nothing is left.
 
-    stages: name -> captured graph; encodings: parameter name -> encoded weight, for parameters
-    that are only read as matrices (`reads_matrix`); metadata: see ModelMetadata; tensor_names:
-    parameter name -> name in the file (the parameter names if absent); float_type: `F32` or `F16`,
-    the type of the matrices that have no encoding (all else is f32).
+    One tensor is in memory at a time. stages: name -> captured graph; encodings: parameter name ->
+    encoded weight, for parameters that are only read as matrices (`reads_matrix`); metadata: see
+    ModelMetadata; tensor_names: parameter name -> name in the file (the parameter names if absent);
+    float_type: `F32`, `F16` or `BF16`, the type of the matrices that have no encoding (all else is
+    f32); room: bytes that the JSON of `golden`, `allocation` or `provenance` takes at least, so
+    that `with_metadata` can exchange them in place.
 
     Raises ModelFileError if an encoding belongs to no such weight or has the wrong size, or if
     the control rate is unknown.
     """
+    path = Path(path)
+    contents = _contents(stages, encodings, metadata, tensor_names, float_type, room)
+    return write_gguf(path, ARCHITECTURE, _keys(contents), contents.tensors, progress)
+
+
+def model_bytes(
+    *,
+    stages: Mapping[str, Graph],
+    encodings: Mapping[str, Encoding],
+    metadata: ModelMetadata,
+    tensor_names: Mapping[str, str] | None = None,
+    float_type: str = "F32",
+    room: Mapping[str, int] | None = None,
+) -> int:
+    """The size of the file that `write_model` would write; nothing is encoded."""
+    contents = _contents(stages, encodings, metadata, tensor_names, float_type, room)
+    return file_bytes(ARCHITECTURE, _keys(contents), contents.tensors)
+
+
+def _contents(
+    stages: Mapping[str, Graph],
+    encodings: Mapping[str, Encoding],
+    metadata: ModelMetadata,
+    tensor_names: Mapping[str, str] | None,
+    float_type: str,
+    room: Mapping[str, int] | None,
+) -> _Contents:
     from actquant.capture.program import emit_program
 
     names = dict(tensor_names or {})
     provenance = {**metadata.provenance, "tensor_names": {v: k for k, v in names.items()}}
-    contents = _Contents(_replaced(metadata, provenance=provenance))
+    contents = _Contents(replace(metadata, provenance=provenance), room=dict(room or {}))
     matrices = set(matrix_weights(stages))
     foreign = sorted(set(encodings) - matrices)
     if foreign:
@@ -100,39 +121,47 @@ def write_model(
 
     def add(n: Node) -> str:
         if n.op == "const":
-            array = _array(n.tensor)
+            array = n.tensor.contiguous().numpy()
             key = (array.shape, array.dtype.str, array.tobytes())
             name = constants.setdefault(key, n.name or f"const.{len(constants)}")
         else:
             name = names.get(n.name, n.name)
         if name not in contents.shapes:
             contents.shapes[name] = n.shape
-            if n.name in encodings:
-                contents.arrays[name] = _encoded(n, encodings[n.name])
-            else:
-                half = float_type == "F16" and n.name in matrices
-                contents.arrays[name] = (_array(n.tensor, half), None)
+            wanted = float_type if n.op == "param" and n.name in matrices else "F32"
+            contents.tensors[name] = planned(n, encodings.get(n.name), wanted)
         return name
 
     for stage, graph in stages.items():
         contents.programs[stage] = emit_program(graph, add)
-    return _write(Path(path), contents)
+    return contents
 
 
 def with_golden(path: str | Path, golden: list[dict[str, Any]]) -> Path:
-    """Rewrite a file with other golden outputs (see ModelMetadata); all else stays, bit for bit."""
+    """Give a file other golden outputs (see ModelMetadata); all else stays, bit for bit."""
+    return with_metadata(path, golden=golden)
+
+
+def with_metadata(path: str | Path, **changes: Any) -> Path:
+    """Give a file other values of fields of ModelMetadata; all else stays, bit for bit.
+
+    Where the new ones need no more room than the old ones had, they are written in place; the room
+    stays, as blanks at the end of the JSON. Otherwise the file is written anew.
+    """
     model = read_model(path)
-    arrays = {
-        t.name: (np.array(t.data), t.tensor_type if t.data.dtype == np.uint8 else None)
-        for t in model.reader.tensors
+    room = {
+        attribute: len(model.reader.fields[key].contents())
+        for attribute, (key, kind) in MODEL_KEYS.items()
+        if kind == "json"
     }
-    metadata = _replaced(model.metadata, golden=golden)
-    return _write(Path(path), _Contents(metadata, model.programs, model.shapes, arrays))
-
-
-def _replaced(metadata: ModelMetadata, **changes: Any) -> ModelMetadata:
-    values = {f.name: getattr(metadata, f.name) for f in fields(metadata)}
-    return ModelMetadata(**{**values, **changes})
+    contents = _Contents(
+        replace(model.metadata, **changes), model.programs, model.shapes, room=room
+    )
+    for t in model.reader.tensors:
+        kind = t.tensor_type if t.data.dtype == np.uint8 else None
+        contents.tensors[t.name] = PlannedTensor(t.data.shape, t.data.dtype, t.data.copy, kind)
+    keys, offset = _keys(contents), model.reader.data_offset
+    return replace_keys(model.path, ARCHITECTURE, keys, contents.tensors, offset)
 
 
 def reads_matrix(n: Node, position: int) -> bool:
@@ -140,11 +169,6 @@ def reads_matrix(n: Node, position: int) -> bool:
     if n.op in ("conv1d", "conv2d"):
         return position == 1 and n.attrs["groups"] == 1
     return (n.op, position) in (("linear", 1), ("embedding", 0))
-
-
-def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """[rows, columns] of a weight as a matrix: [out, in·kernel] of a convolution's."""
-    return shape[0], math.prod(shape[1:])
 
 
 def matrix_weights(
@@ -160,101 +184,16 @@ def matrix_weights(
     return [name for name, fits in only.items() if fits]
 
 
-def _array(tensor: Tensor, half: bool = False) -> np.ndarray:
-    """At most four dimensions, in a type that a GGUF has."""
-    array = tensor.detach().cpu().contiguous().numpy()
-    if array.dtype == np.bool_:
-        array = array.astype(np.int8)
-    elif array.dtype.kind == "f":
-        array = array.astype(np.float16 if half else np.float32)
-    shape = array.shape
-    if len(shape) > MAX_RANK:
-        shape = tuple(d for d in shape if d != 1)
-    if len(shape) > MAX_RANK:
-        raise ModelFileError(f"a tensor of shape {list(array.shape)} has too many dimensions")
-    return np.ascontiguousarray(array.reshape(shape or (1,)))
-
-
-def _encoded(n: Node, encoding: EncodedTensor) -> tuple[np.ndarray, GGMLQuantizationType]:
-    try:
-        kind = GGMLQuantizationType[encoding.type]
-    except KeyError as error:
-        raise ModelFileError(f"{n.name}: ggml has no type {encoding.type}") from error
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    rows, columns = matrix_shape(n.shape)
-    wanted = (rows, math.ceil(columns / block) * size)
-    data = np.ascontiguousarray(encoding.data)
-    if tuple(encoding.shape) != (rows, columns) or data.dtype != np.uint8 or data.shape != wanted:
-        raise ModelFileError(
-            f"{n.name}: {encoding.type} of {list(encoding.shape)} in "
-            f"{data.dtype}{list(data.shape)}; wanted {[rows, columns]} in uint8{list(wanted)}"
-        )
-    return data, kind
-
-
-def _write(path: Path, contents: _Contents) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    writer = GGUFWriter(temporary, ARCHITECTURE)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for key, kind, value in _key_values(path, contents.metadata):
-            _add_key(writer, key, kind, value)
-        writer.add_array(STAGES_KEY, list(contents.programs))
-        for stage, program in contents.programs.items():
-            writer.add_string(GRAPH_KEY + stage, program)
-        lines = [f"{n} [{','.join(map(str, s))}]" for n, s in contents.shapes.items()]
-        writer.add_string(SHAPES_KEY, "\n".join(lines))
-        for name, (array, kind) in contents.arrays.items():
-            if len(name) > MAX_NAME:
-                raise ModelFileError(f"tensor name {name!r} is longer than {MAX_NAME} characters")
-            writer.add_tensor(name, array, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be written: {error}") from error
-    finally:
-        writer.close()
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def _key_values(path: Path, metadata: ModelMetadata) -> Iterator[tuple[str, str, Any]]:
-    """(key, kind, value) of all that is written. Raises ModelFileError for what is unknown."""
-    interface = metadata.interface
-    for keys, source in ((MODEL_KEYS, metadata), (INTERFACE_KEYS, interface)):
-        for attribute, (key, kind) in keys.items():
-            value = getattr(source, attribute)
-            if value is not None:
-                yield key, kind, value
-            elif attribute not in OPTIONAL_FIELDS:
-                raise ModelFileError(f"{path} cannot be written: {attribute} is unknown")
-    if interface.sampler is not None:
-        rows = interface.sampler.coefficients
-        values = {
-            "timesteps": interface.sampler.timesteps,
-            "coefficients": tuple(value for row in rows for value in row),
-        }
-        for attribute, (key, kind) in SAMPLER_KEYS.items():
-            yield key, kind, values[attribute]
-
-
-def _add_key(writer: GGUFWriter, key: str, kind: str, value: Any) -> None:
-    if kind == "str":  # `add_string` leaves out an empty one
-        writer.add_key_value(key, value, GGUFValueType.STRING)
-    elif kind == "json":
-        writer.add_string(key, json.dumps(value))
-    elif kind == "u32":
-        writer.add_uint32(key, value)
-    elif kind == "u64":
-        writer.add_uint64(key, value)
-    elif kind == "f32":
-        writer.add_float32(key, value)
-    elif value:  # an empty list is not written
-        element = {"u32[]": GGUFValueType.UINT32, "f32[]": GGUFValueType.FLOAT32}.get(kind)
-        writer.add_key_value(key, list(value), GGUFValueType.ARRAY, sub_type=element)
+def _keys(contents: _Contents) -> list[Key]:
+    """All that is written beside the tensors. Raises ModelFileError for what is unknown."""
+    lines = [f"{n} [{','.join(map(str, s))}]" for n, s in contents.shapes.items()]
+    programs = contents.programs.items()
+    return [
+        *key_values(contents.metadata, contents.room),
+        (STAGES_KEY, "str[]", list(contents.programs)),
+        *((GRAPH_KEY + stage, "str", program) for stage, program in programs),
+        (SHAPES_KEY, "str", "\n".join(lines)),
+    ]
 
 
 @dataclass(frozen=True)
@@ -271,16 +210,22 @@ class TensorInfo:
         return gguf.GGML_QUANT_SIZES[GGMLQuantizationType[self.type]][0] > 1
 
 
-class _Tensors(Mapping[str, "Tensor"]):
-    """Dequantized tensors by name, read from the file when asked for."""
+class _Tensors(Mapping[str, "StoredTensor"]):
+    """Dequantized tensors by name, each read from the file when it is needed."""
 
     def __init__(self, model: ModelFile) -> None:
         self.model = model
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> StoredTensor:
         import torch
 
-        return torch.from_numpy(self.model.load(name))
+        from actquant.parameters import StoredTensor
+
+        types = {"I64": torch.int64, "I8": torch.bool}
+        dtype = types.get(self.model.tensors[name].type, torch.float32)
+        return StoredTensor(
+            self.model.shapes[name], lambda: torch.from_numpy(self.model.load(name)), dtype
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.model.tensors)
@@ -340,7 +285,7 @@ class ModelFile:
         self,
         stage: str,
         length: int | None = None,
-        tensors: Mapping[str, Tensor] | None = None,
+        tensors: Mapping[str, Tensor | StoredTensor] | None = None,
     ) -> Graph:
         """The graph of a stage for prompts of `length` tokens, with dequantized tensors.
 
@@ -372,23 +317,15 @@ def read_model(path: str | Path) -> ModelFile:
         raise ModelFileError(f"{path} is no GGUF, or is truncated: {error}") from error
     _check_identity(path, reader)
     values = {key: f.contents() for key, f in reader.fields.items()}
-    wanted = [
-        key
-        for keys in (MODEL_KEYS, INTERFACE_KEYS)
-        for attribute, (key, kind) in keys.items()
-        if attribute not in OPTIONAL_FIELDS and not kind.endswith("[]")
-    ]
-    if values.get(INTERFACE_KEYS["driver"][0]) == "sampling":
-        wanted += [key for key, _ in SAMPLER_KEYS.values()]
-    missing = [key for key in (*wanted, STAGES_KEY, SHAPES_KEY) if key not in values]
+    missing = missing_keys(values)
+    missing += [key for key in (STAGES_KEY, SHAPES_KEY) if key not in values]
     missing += [
         GRAPH_KEY + stage for stage in values.get(STAGES_KEY, ()) if GRAPH_KEY + stage not in values
     ]
     if missing:
         raise ModelFileError(f"{path} lacks the keys {', '.join(missing)}")
     try:
-        interface = PolicyInterface(**_decoded(INTERFACE_KEYS, values), sampler=_sampler(values))
-        metadata = ModelMetadata(interface=interface, **_decoded(MODEL_KEYS, values))
+        metadata = decode_metadata(values)
         shapes = {
             name: tuple(int(d) for d in shape.strip("[]").split(",") if d)
             for name, shape in (line.split(" ") for line in values[SHAPES_KEY].split("\n"))
@@ -418,30 +355,6 @@ def _check_identity(path: Path, reader: GGUFReader) -> None:
             f"{path} has format version {version.contents()}; this actquant reads "
             f"{FORMAT_VERSION}: {remedy}"
         )
-
-
-def _decoded(keys: Mapping[str, tuple[str, str]], values: Mapping[str, Any]) -> dict[str, Any]:
-    result = {}
-    for attribute, (key, kind) in keys.items():
-        if kind.endswith("[]"):
-            result[attribute] = tuple(values.get(key, ()))
-        elif key in values or attribute not in OPTIONAL_FIELDS:
-            result[attribute] = json.loads(values[key]) if kind == "json" else values[key]
-    return result
-
-
-def _sampler(values: Mapping[str, Any]) -> Sampler | None:
-    """Raises ValueError if the table does not fit the steps."""
-    timesteps, numbers = (tuple(values.get(key, ())) for key, _ in SAMPLER_KEYS.values())
-    if not timesteps:
-        return None
-    if len(numbers) != COEFFICIENTS * len(timesteps):
-        raise ValueError(
-            f"{len(numbers)} sampler coefficients for {len(timesteps)} steps; "
-            f"{COEFFICIENTS} a step are needed"
-        )
-    rows = (numbers[i : i + COEFFICIENTS] for i in range(0, len(numbers), COEFFICIENTS))
-    return Sampler(timesteps, tuple(rows))
 
 
 def _tensor_table(

@@ -117,7 +117,7 @@ def without_data() -> Iterator[None]:
 
     def to_type(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         types = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
-        return to(module, *types) if types else module
+        return to(module, dtype=types[0]) if types else module
 
     nn.Module.register_parameter, nn.Module.to = register_empty, to_type  # pyright: ignore
     try:

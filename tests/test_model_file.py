@@ -11,7 +11,14 @@ from actquant.capture import emit_program, interpret
 from actquant.capture.policy import convert_f32, quantizable
 from actquant.capture.size import at_length
 from actquant.errors import ModelFileError
-from actquant.model_file import EncodedTensor, read_model, with_golden, write_model
+from actquant.model_file import (
+    EncodedTensor,
+    model_bytes,
+    read_model,
+    with_golden,
+    with_metadata,
+    write_model,
+)
 
 
 def encode(weight: torch.Tensor, kind: str) -> EncodedTensor:
@@ -162,6 +169,31 @@ def test_golden_outputs_are_replaced_and_nothing_else(file, tmp_path):
     assert new.programs == old.programs and new.tensors == old.tensors
     for name in old.tensors:
         assert np.array_equal(new.load(name), old.load(name))
+
+
+def test_metadata_with_room_is_exchanged_in_place(captured, tmp_path):
+    given = dict(
+        stages=captured.stages,
+        encodings={},
+        metadata=captured.metadata,
+        tensor_names=captured.tensor_names,
+        float_type="BF16",
+        room={"golden": 5000, "allocation": 100},
+    )
+    path = write_model(tmp_path / "m.gguf", **given)
+    size, inode = path.stat().st_size, path.stat().st_ino
+    assert model_bytes(**given) == size
+    golden = [{"seed": 1, "prompt": "p", "masked_cameras": [], "actions": [[0.5] * 99]}]
+    with_metadata(path, golden=golden, allocation={"x": 1})
+    model = read_model(path)
+    assert model.metadata.golden == golden and model.metadata.allocation == {"x": 1}
+    assert (path.stat().st_size, path.stat().st_ino) == (size, inode)
+    name = "state_proj.w"
+    assert model.tensors[name].type == "BF16"
+    stored = captured.params["model.state_proj.weight"].bfloat16().float()
+    assert np.array_equal(model.load(name), stored.numpy())
+    with_golden(path, golden * 20)
+    assert path.stat().st_size > size and read_model(path).metadata.golden == golden * 20
 
 
 def test_every_truncation_is_detected(file, tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor
 from actquant.capture.ir import TORCH_TO_DTYPE, Graph, Node
 from actquant.capture.size import parse_size
 from actquant.errors import ModelFileError
+from actquant.parameters import StoredTensor
 
 INSTRUCTION = re.compile(
     r"(?P<id>%\d+) = (?P<host>host\.)?(?P<op>[a-z_0-9]+) (?P<dtype>f32|i64|b8)"
@@ -46,7 +47,7 @@ def emit_program(graph: Graph, tensor_name: Callable[[Node], str]) -> str:
 
 
 def parse_program(
-    text: str, name: str, tensors: Mapping[str, Tensor], length: int | None = None
+    text: str, name: str, tensors: Mapping[str, Tensor | StoredTensor], length: int | None = None
 ) -> Graph:
     """The graph of a program for prompts of `length` tokens.
 
@@ -68,7 +69,7 @@ def _parse_line(
     line: str,
     graph: Graph,
     values: dict[str, Node],
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor | StoredTensor],
     length: int | None,
 ) -> None:
     def reference(word: str) -> Node:
