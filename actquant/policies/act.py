@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from actquant.policies.base import LoadedPolicy
 from actquant.policies.lerobot import LeRobotFamily
 from actquant.policies.losses import chunk_mean
-from actquant.policies.split import split_attention
+from actquant.policies.surgery import fold_batch_norms, split_attention
 from actquant.policies.visual import ImagePrefix, Vision, VisualNormalization
 
 
@@ -90,6 +90,7 @@ class ACT(LeRobotFamily):
             )
 
     def finish(self, policy: Any) -> None:
+        fold_batch_norms(policy.model.backbone)
         split_attention(policy.model.encoder)
         split_attention(policy.model.decoder)
 

@@ -75,6 +75,8 @@ def build(make: Callable[[], nn.Module], folder: Path) -> nn.Module:
             f"{folder}: the backbone's configuration or tokenizer is missing; put it in a folder "
             f"of the checkpoint and name that folder in config.json: {error}"
         ) from error
+    except (ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"{folder}/config.json: {error}") from error
     policy = policy.float().eval().requires_grad_(False)
     add_placeholders(policy)
     return policy

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+import torch
+from lerobot.policies.diffusion import modeling_diffusion as lerobot_diffusion
 from torch import Tensor, nn
 
 from actquant.policies.action_diffusion import ActionDiffusionFamily, image_steps
 from actquant.policies.base import LoadedPolicy
+from actquant.policies.lerobot import replaced
 from actquant.policies.losses import chunk_mean, noised
 from actquant.policies.noise_schedule import sampler
-from actquant.policies.split import split_conditioning
+from actquant.policies.surgery import fold_batch_norms, split_conditioning
 
 ENCODER = r"diffusion\.rgb_encoder\."
 UNET = r"diffusion\.unet\."
@@ -25,6 +28,11 @@ def encode_image(policy: Any, camera: int, image: Tensor) -> Tensor:
         encoder = encoder[camera]
     keypoints = encoder.pool(encoder.backbone(image)).flatten(1)
     return encoder.relu(encoder.out(keypoints))[:, None]
+
+
+def output_shape(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    empty = copy.deepcopy(module).to_empty(device="meta")
+    return tuple(empty(torch.zeros(shape, device="meta")).shape)
 
 
 class Denoise(nn.Module):
@@ -40,7 +48,7 @@ class Denoise(nn.Module):
 
 class Diffusion(ActionDiffusionFamily):
     policy_type = "diffusion"
-    policy_class = DiffusionPolicy
+    policy_class = lerobot_diffusion.DiffusionPolicy
     unsupported: ClassVar = {"env_state_feature": None}
     layer_groups = (
         (rf"{ENCODER}(\d+)\.backbone\.(\d+)\.", "vision", "vision.{}.{}"),
@@ -60,9 +68,15 @@ class Diffusion(ActionDiffusionFamily):
         super().prepare(config, folder)
         config.pretrained_backbone_weights = None
 
+    def make(self, config: Any) -> nn.Module:
+        """LeRobot runs the backbone to know the size of its feature map; it has no weights yet."""
+        with replaced(lerobot_diffusion, get_output_shape=output_shape):
+            return self.policy_class(config)
+
     def finish(self, policy: Any) -> None:
         model = policy.diffusion
         model.unet = getattr(model.unet, "_orig_mod", model.unet)  # of torch.compile
+        fold_batch_norms(model.rgb_encoder)
         split_conditioning(model.unet, "cond_encoder", policy.config.diffusion_step_embed_dim)
 
     def interface(self, policy: Any, config: Any) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 from torch import nn
@@ -136,6 +138,18 @@ class LeRobotFamily(PolicyFamily):
 
     def stages(self, loaded: LoadedPolicy, prompt_length: int) -> list[Stage]:
         return example_stages(self.modules(loaded), loaded.interface, prompt_length)
+
+
+@contextmanager
+def replaced(module: ModuleType, **attributes: Any) -> Iterator[None]:
+    """Inside, a module of LeRobot has other attributes: where it computes or reads what a
+    checkpoint is built without."""
+    originals = {name: getattr(module, name) for name in attributes}
+    vars(module).update(attributes)
+    try:
+        yield
+    finally:
+        vars(module).update(originals)
 
 
 def cameras(config: Any) -> list[str]:

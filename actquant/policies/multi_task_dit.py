@@ -15,9 +15,10 @@ from actquant.model_schema import Sampler
 from actquant.policies import checkpoint
 from actquant.policies.action_diffusion import ActionDiffusionFamily, Prefix, image_steps
 from actquant.policies.base import LoadedPolicy
+from actquant.policies.lerobot import replaced
 from actquant.policies.losses import chunk_mean, noised
 from actquant.policies.noise_schedule import sampler
-from actquant.policies.split import split_attention, split_conditioning
+from actquant.policies.surgery import split_attention, split_conditioning
 
 VISION = r"observation_encoder\.vision_encoder"
 TEXT = r"observation_encoder\.text_encoder\."
@@ -38,10 +39,13 @@ class TextPrefix(Prefix):
     changes nothing.
     """
 
-    def forward(self, tokens: Tensor, state: Tensor, **images: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, tokens: Tensor, token_mask: Tensor, state: Tensor, **images: Tensor
+    ) -> dict[str, Tensor]:
         encoder = self.policy.observation_encoder.text_encoder
         text = encoder.text_encoder.text_model
-        hidden = text.embeddings(input_ids=tokens)
+        positions = token_mask.long().cumsum(1) - 1
+        hidden = text.embeddings(input_ids=tokens, position_ids=positions)
         hidden = text.encoder(inputs_embeds=hidden, attention_mask=None, is_causal=True)[0]
         # Configurations older than the fix of transformers have 2 here and mean the highest id.
         end = tokens.amax(1, keepdim=True) if text.eos_token_id == 2 else text.eos_token_id
@@ -98,16 +102,12 @@ class MultiTaskDiT(ActionDiffusionFamily):
 
     def make(self, config: Any) -> nn.Module:
         """LeRobot loads CLIP's own weights first; its configuration is enough."""
-        replaced = {
-            "CLIPVisionModel": FromConfiguration(CLIPVisionModel, CLIPVisionConfig),
-            "CLIPTextModel": FromConfiguration(CLIPTextModel, CLIPTextConfig),
-        }
-        originals = {name: getattr(lerobot_dit, name) for name in replaced}
-        try:
-            vars(lerobot_dit).update(replaced)
+        with replaced(
+            lerobot_dit,
+            CLIPVisionModel=FromConfiguration(CLIPVisionModel, CLIPVisionConfig),
+            CLIPTextModel=FromConfiguration(CLIPTextModel, CLIPTextConfig),
+        ):
             return self.policy_class(config)
-        finally:
-            vars(lerobot_dit).update(originals)
 
     def finish(self, policy: Any) -> None:
         split_attention(policy.noise_predictor)

@@ -1,11 +1,14 @@
-"""Layers taken apart: into weights that can be quantized, into work that need not be repeated."""
+"""Layers taken apart and put together: weights that can be quantized, work that is done once."""
 
 from __future__ import annotations
 
+import copy
+import itertools
 from typing import Any
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -74,3 +77,28 @@ def split_conditioning(module: nn.Module, name: str, time_features: int) -> None
         child = getattr(parent, name, None)
         if isinstance(child, nn.Sequential):
             setattr(parent, name, SplitConditioning(child, time_features))
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Give every convolution the batch norm that is registered right after it, as torchvision's
+    ResNets have them."""
+    for parent in list(module.modules()):
+        for (name, layer), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):
+            if isinstance(layer, nn.Conv2d) and isinstance(
+                norm, nn.BatchNorm2d | FrozenBatchNorm2d
+            ):
+                setattr(parent, name, _with_norm(layer, norm))
+                setattr(parent, norm_name, nn.Identity())
+
+
+def _with_norm(layer: nn.Conv2d, norm: Any) -> nn.Conv2d:
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    bias = 0.0 if layer.bias is None else layer.bias.double()
+    bias = norm.bias.double() + (bias - norm.running_mean.double()) * scale
+    weight = layer.weight.double() * scale[:, None, None, None]
+    folded = copy.copy(layer)
+    folded._parameters = {
+        "weight": nn.Parameter(weight.float(), requires_grad=False),
+        "bias": nn.Parameter(bias.float(), requires_grad=False),
+    }
+    return folded
