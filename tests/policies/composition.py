@@ -9,6 +9,7 @@ import numpy as np
 import tokenizers
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from actquant.model_schema import PolicyInterface
@@ -68,7 +69,8 @@ def act(loaded: LoadedPolicy, observation: dict[str, Any], noise: np.ndarray) ->
     steps = face.observation_steps
     state = torch.from_numpy(observation["observation.state"]).reshape(steps, -1)
     mean, std = torch.tensor(face.state_mean), torch.tensor(face.state_std)
-    inputs = {"state": (state - mean) / (std + face.normalization_eps)}
+    state = (state - mean) / (std + face.normalization_eps)
+    inputs = {"state": pad(state, (0, face.state_padded_dim - state.shape[1]))}
     if face.tokenizer_json is not None:
         given = tokenize(face, observation["task"])
         named = inspect.signature(stages["prefix"].forward).parameters
