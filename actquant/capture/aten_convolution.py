@@ -258,6 +258,15 @@ def _constant_pad(meta: Tensor, x: Node, pads: list[int], value: float = 0) -> N
     return pad(x, wanted, value) if any(wanted) else x
 
 
+@handles("aten.pad.default")
+def _pad(
+    meta: Tensor, x: Node, pads: list[int], mode: str = "constant", value: float | None = None
+) -> Node:
+    if mode != "constant":
+        raise UnsupportedOperatorError(f"padding by {mode}")
+    return _constant_pad(meta, x, pads, value or 0.0)
+
+
 @handles("aten.upsample_nearest2d.vec", "aten.upsample_nearest2d.default")
 def _upsample_nearest(meta: Tensor, x: Node, *_: Any) -> Node:
     batch, channels, height, width = x.shape

@@ -192,6 +192,21 @@ class XVLA(LeRobotFamily):
         ]
         return torch.stack(losses)
 
+    def batch(self, loaded: LoadedPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
+        """X-VLA's preprocessor takes everything under `observation.images` for an image, so an
+        absent camera is black until it is through, and its mask comes after."""
+        face, whole = loaded.interface, []
+        for observation in observations:
+            seen = [observation[key] for key in face.cameras if observation.get(key) is not None]
+            black = np.zeros_like(seen[0]) if seen else None
+            whole.append({**dict.fromkeys(face.cameras, black), **observation})
+        batch = super().batch(loaded, whole)
+        keys = {raw: key for key, raw in checkpoint.raw_keys(loaded.preprocessor).items()}
+        for camera in face.cameras:
+            mask = [observation.get(camera) is not None for observation in observations]
+            batch[f"{keys.get(camera, camera)}_padding_mask"] = torch.tensor(mask)
+        return batch
+
     def _inputs(self, loaded: LoadedPolicy, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The model's inputs; an absent camera is a view that the model masks, in its place."""
         policy: Any = loaded.policy
