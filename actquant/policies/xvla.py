@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
+from lerobot.policies.xvla import modeling_xvla
 from lerobot.utils.constants import IMAGENET_STATS
 from torch import Tensor, nn
 
 from actquant.model_schema import Sampler
+from actquant.parameters import ParameterStore, StoredTensor
 from actquant.policies import checkpoint
 from actquant.policies.base import LoadedPolicy, Observation
 from actquant.policies.given_noise import given_noise
 from actquant.policies.lerobot import LeRobotFamily, cameras
 
 VLM = "model.vlm."
+OLD_PROJECTION = f"{VLM}image_projection"
 
 
 class ActionSpace:
@@ -118,7 +121,7 @@ def sampler(steps: int) -> Sampler:
 
 class XVLA(LeRobotFamily):
     policy_type = "xvla"
-    policy_class = XVLAPolicy
+    policy_class = modeling_xvla.XVLAPolicy
     layer_groups = (
         (rf"{VLM}vision_tower\.convs\.(\d+)\.", "vision", "vision.{}.embedding"),
         (rf"{VLM}vision_tower\.blocks\.(\d+)\.(\d+)\.", "vision", "vision.{}.{}"),
@@ -135,6 +138,10 @@ class XVLA(LeRobotFamily):
         ("model.transformer.blocks.", "expert.blk."),
         ("model.transformer.", "expert."),
     )
+
+    def load_weights(self, policy: nn.Module, folder: Path) -> None:
+        store = ParameterStore.open(checkpoint.weight_files(folder))
+        checkpoint.load_weights(policy, folder, store=native_layout(store))
 
     def interface(self, policy: Any, config: Any) -> dict[str, Any]:
         space = ActionSpace(policy)
@@ -226,6 +233,25 @@ class XVLA(LeRobotFamily):
         with torch.no_grad(), loaded.computing(), given_noise(noise):
             chunk = policy.model.generate_actions(**inputs, steps=policy.config.num_denoising_steps)
             return loaded.postprocessor(chunk).float().numpy()
+
+
+def native_layout(store: ParameterStore) -> ParameterStore:
+    """Weights of published checkpoints under the names that transformers' Florence-2 has.
+
+    The rules are LeRobot's own; the one matrix that was stored transposed is turned here.
+    """
+    names = dict.fromkeys(store)
+    if not modeling_xvla._is_vendored_florence_state_dict(names):
+        return store
+    keys: Any = {key: key for key in names if key != OLD_PROJECTION}
+    renamed = modeling_xvla._remap_vendored_florence_state_dict(keys)
+    tensors = {name: store[key] for name, key in renamed.items()}
+    if OLD_PROJECTION in store:
+        turned = store[OLD_PROJECTION]
+        tensors[f"{VLM}multi_modal_projector.image_projection.weight"] = StoredTensor(
+            turned.shape[::-1], lambda: turned.read().T.contiguous()
+        )
+    return ParameterStore(tensors)
 
 
 def domain_id(preprocessor: Any) -> int:
