@@ -148,15 +148,20 @@ class ReferenceRunner:
         if self.tokenizer is None:
             return {}, 0
         prompt = render_prompt(face, task, state[-1, : len(face.state_mean)].tolist())
-        ids = self.tokenizer.encode(prompt).ids
+        ids = self._encode(prompt, face.tokenizer_max_length)
         ending = list(face.tokenizer_suffix_ids)
         if ending and ids[-len(ending) :] != ending:
-            ids += ending
-        ids = ids[: face.tokenizer_max_length]
+            ids = self._encode(prompt, face.tokenizer_max_length - len(ending)) + ending
         length = max(len(ids), face.tokenizer_min_length)
         tokens = torch.full((1, length), face.tokenizer_pad_id)
         tokens[0, : len(ids)] = torch.tensor(ids, dtype=torch.long)
         return {"tokens": tokens, "token_mask": torch.arange(length)[None] < len(ids)}, length
+
+    def _encode(self, prompt: str, max_length: int) -> list[int]:
+        """At most max_length tokens; those that the tokenizer adds to every prompt stay."""
+        assert self.tokenizer is not None
+        self.tokenizer.enable_truncation(max_length)
+        return self.tokenizer.encode(prompt).ids
 
 
 def render_prompt(face: PolicyInterface, task: str, state: Iterable[float]) -> str:
