@@ -98,3 +98,15 @@ def test_half_precision_is_nearer_than_pytorchs(oft, program, tmp_path: Path):
         std = torch.tensor(oft.interface.action_std)
         errors.append((error * std).square().mean().sqrt().item())
     assert 0 < report.worst_rms * report.reference_rms < max(errors)
+
+
+def test_weights_that_stay_on_disk_give_the_same(oft, program):
+    streamed = load_policy(oft.folder, streamed=True)
+    assert streamed.streamed is not None and oft.streamed is None
+    (x,) = golden_observations(oft, PROMPTS[:1], n=1)
+    expected = oft.family.act(oft, x.observation, x.noise)
+    np.testing.assert_array_equal(streamed.family.act(streamed, x.observation, x.noise), expected)
+    captured = capture_policy(streamed)
+    assert captured.tensor_names == program.tensor_names
+    for name in captured.params:
+        assert torch.equal(captured.params[name], program.params[name])

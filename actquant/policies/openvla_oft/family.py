@@ -209,7 +209,7 @@ class OpenVLAOFTFamily(PolicyFamily):
         self, loaded: LoadedPolicy, observations: Sequence[Observation], noise: Tensor
     ) -> np.ndarray:
         face = loaded.interface
-        with torch.no_grad():
+        with torch.no_grad(), loaded.computing():
             chunk = self._forward(loaded, self.batch(loaded, observations))
         return (chunk * torch.tensor(face.action_std) + torch.tensor(face.action_mean)).numpy()
 
