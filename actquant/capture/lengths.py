@@ -43,8 +43,13 @@ def check_length(graph: Graph, length: int) -> None:
         inputs = {
             n.name: torch.empty(n.shape, dtype=DTYPE_TO_TORCH[n.dtype]) for n in concrete.inputs
         }
+        params = {  # those that are on disk stay unread
+            n.name: torch.empty(n.shape, dtype=DTYPE_TO_TORCH[n.dtype])
+            for n in concrete.nodes()
+            if n.op == "param"
+        }
         try:
-            interpret(concrete, inputs)
+            interpret(concrete, inputs, params)
         except (CaptureError, RuntimeError) as error:
             raise CaptureError(
                 f"stage {graph.name} is not the same for every prompt length: at {length} tokens: "
