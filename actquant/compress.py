@@ -23,6 +23,7 @@ from actquant.artifacts import Artifact, WorkFolder, atomic_path, hash_json, has
 from actquant.assemble import Assembly, TensorReport
 from actquant.calibrate import CalibrationData, calibrate
 from actquant.capture.policy import capture_policy, convert_f32, quantizable
+from actquant.capture.report import CaptureReport
 from actquant.curvature import PARTIAL_STAGE, curvature
 from actquant.errors import BudgetError, ModelFileError
 from actquant.model_file import EncodedTensor, read_model
@@ -57,9 +58,9 @@ class CompressionReport(BaseModel):
 
     Bits per weight come in two kinds: whole_file_bpw is 8 x file bytes / all parameters of the
     policy, quantized_tensor_bpw counts the quantized tensors alone. parity: errors of the f32
-    program relative to the actions' root mean square. held_out: see ActionError. unreached: tensors
-    whose curvature is zero throughout (no gradient came to them), encoded as if all weights counted
-    the same.
+    program relative to the actions' root mean square. capture: the programs, and what the file does
+    without. held_out: see ActionError. unreached: tensors whose curvature is zero throughout (no
+    gradient came to them), encoded as if all weights counted the same.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -75,6 +76,7 @@ class CompressionReport(BaseModel):
     fixed_bytes: int
     held_out: ActionError | None
     parity: dict[str, Any]
+    capture: CaptureReport
     tensors: list[TensorReport]
     timings_s: dict[str, float]
     reused: list[str]
@@ -209,6 +211,7 @@ class _Job:
             fixed_bytes=size - allocation.file_bytes,
             held_out=held_out,
             parity={k: v for k, v in asdict(self.assembly.parity).items() if k != "golden"},
+            capture=self.assembly.captured.report,
             tensors=self.assembly.reports(sizes, allocation.types, encoded),
             timings_s=self.clock.timings_s,
             reused=self.reused,

@@ -66,9 +66,20 @@ def compression(report: "CompressionReport") -> list[Any]:
             f"(n {error.n_frames})",
         )
     shown.add_row("time", f"{sum(report.timings_s.values()):.1f} s")
+    shown.add_row(
+        "read by no program",
+        _bytes_of(report.capture.dropped_parameters, report.capture.dropped_bytes),
+    )
+    if report.capture.tabulated_parameters:
+        shown.add_row(
+            "replaced by tables per step",
+            _bytes_of(report.capture.tabulated_parameters, report.capture.tabulated_bytes)
+            + f" by {megabytes(report.capture.table_bytes)}",
+        )
     if report.reused:
         shown.add_row("taken from the work folder", ", ".join(report.reused))
-    parts: list[Any] = [shown, _types(report)]
+    parts: list[Any] = [shown, _types(report), _programs(report)]
+    parts += [f"[yellow]not fused[/] {line}" for line in report.capture.warnings]
     if report.unreached:
         parts.append(
             "[yellow]no gradient came to[/] "
@@ -76,6 +87,19 @@ def compression(report: "CompressionReport") -> list[Any]:
             + ": encoded as if all their weights counted the same"
         )
     return parts
+
+
+def _bytes_of(parameters: int, size: int) -> str:
+    return f"{parameters} parameter tensors, {megabytes(size)} in f32"
+
+
+def _programs(report: "CompressionReport") -> Table:
+    """The operators of each stage, the frequent ones first."""
+    shown = table("Programs", "stage", "device operators", ">host operators", ">tables")
+    for stage in report.capture.stages:
+        operators = ", ".join(f"{count} × {op}" for op, count in stage.device_operators.items())
+        shown.add_row(stage.name, operators, str(stage.host_operators), str(stage.tables))
+    return shown
 
 
 def _types(report: "CompressionReport") -> Table:

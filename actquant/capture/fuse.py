@@ -33,7 +33,7 @@ def fusion_report(graph: Graph) -> dict[str, int]:
             counts[n.op] += 1
     return {
         **counts,
-        "unfused_rms_norm": sum(n.op == "rsqrt" for n in operations),
+        "unfused_rms_norm": sum(_is_reciprocal_root(n) for n in operations),
         "unfused_rope": sum(_is_rotated_half(n) or _is_split_rotation(n) for n in operations),
         "unfused_sdpa": sum(
             n.op == "matmul" and strip(n.inputs[0]).op == "softmax" for n in operations
@@ -42,6 +42,11 @@ def fusion_report(graph: Graph) -> dict[str, int]:
             n.op == "mul" and any(x.op in ("silu", "gelu") for x in n.inputs) for n in operations
         ),
     }
+
+
+def _is_reciprocal_root(n: Node) -> bool:
+    """1 / sqrt(x), as it is before and after it is spelled out for the runtime."""
+    return n.op == "rsqrt" or (n.op == "div" and n.inputs[1].op == "sqrt")
 
 
 def strip(n: Node, ops: tuple[str, ...] = ("cast", "reshape", "expand")) -> Node:

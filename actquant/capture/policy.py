@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 import actquant
-from actquant.capture.fuse import fusion_report
 from actquant.capture.ir import Graph, Node
+from actquant.capture.report import CaptureReport, capture_report
 from actquant.capture.stages import capture_stages
 from actquant.errors import CaptureError
 from actquant.model_file import matrix_weights, write_model
@@ -68,6 +68,7 @@ class CapturedPolicy:
     tensor_names: dict[str, str]
     """Parameter name -> name of the tensor in the file."""
     metadata: ModelMetadata
+    report: CaptureReport
 
 
 def capture_policy(loaded: LoadedPolicy) -> CapturedPolicy:
@@ -95,13 +96,12 @@ def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
             read |= n.origin
             if n.op == "param":
                 params[n.name] = n
-        report = fusion_report(graph)
-        unfused = any(count for key, count in report.items() if key.startswith("unfused"))
-        log = logger.warning if unfused else logger.info
-        log("captured stage %s: %s", graph.name, report)
     read |= set(params)
     everything = dict(loaded.policy.named_parameters())
     dropped = tuple(name for name in everything if name not in read)
+    report = capture_report(stages, {name: p.numel() for name, p in everything.items()})
+    for warning in report.warnings:
+        logger.warning(warning)
     return CapturedPolicy(
         stages=stages,
         params=Parameters(params),
@@ -114,6 +114,7 @@ def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
             interface=loaded.interface,
             provenance=_provenance(loaded, dropped),
         ),
+        report=report,
     )
 
 

@@ -11,6 +11,7 @@ from actquant.capture.fuse import fuse
 from actquant.capture.ir import Graph
 from actquant.capture.lower import lower
 from actquant.capture.partition import check_operators, lower_doubles
+from actquant.capture.rows import keep_read_rows
 from actquant.capture.simplify import simplify
 from actquant.capture.tabulate import tabulate
 
@@ -43,6 +44,7 @@ def trace(
     if time is not None:
         tabulate(graph, time, timesteps)
     fuse(graph)
+    keep_read_rows(graph)
     lower(graph)
     return graph
 
