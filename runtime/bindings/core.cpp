@@ -21,7 +21,6 @@ namespace {
 
 using Image = nb::ndarray<const uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using IntVector = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
 // Hands a vector's memory to NumPy.
@@ -73,7 +72,7 @@ nb::object to_numpy(actquant::Array& array) {
 
 nb::ndarray<nb::numpy, float> act(actquant::Session& session,
                                   const std::vector<std::optional<Image>>& images,
-                                  const Floats& state, const std::optional<IntVector>& tokens,
+                                  const Floats& state, const std::optional<std::string>& task,
                                   const std::optional<Floats>& noise,
                                   std::optional<uint64_t> seed) {
     actquant::Observation observation;
@@ -84,9 +83,7 @@ nb::ndarray<nb::numpy, float> act(actquant::Session& session,
                   : actquant::ImageView{});
     }
     observation.state = to_vector(state.data(), state.size());
-    if (tokens) {
-        observation.tokens = to_vector(tokens->data(), tokens->size());
-    }
+    observation.task = task;
     std::vector<float> noise_values;
     if (noise) {
         noise_values = to_vector(noise->data(), noise->size());
@@ -99,6 +96,13 @@ nb::ndarray<nb::numpy, float> act(actquant::Session& session,
     const actquant::PolicySpec& policy = session.policy();
     return to_numpy(std::move(actions), {static_cast<size_t>(policy.chunk_length),
                                          static_cast<size_t>(policy.action.dim())});
+}
+
+nb::ndarray<nb::numpy, int64_t> tokenize(const actquant::Session& session, const std::string& task,
+                                         const Floats& state) {
+    std::vector<int64_t> tokens = session.tokenize(task, to_vector(state.data(), state.size()));
+    std::vector<size_t> shape = {tokens.size()};
+    return to_numpy(std::move(tokens), shape);
 }
 
 nb::dict run_stage(actquant::Session& session, const std::string& stage,
@@ -137,12 +141,8 @@ NB_MODULE(_core, module) {
         .def(nb::init<const std::string&, int>(), "path"_a, "threads"_a,
              nb::call_guard<nb::gil_scoped_release>())
         .def("describe", &actquant::Session::describe)
-        .def("tokenizer_json",
-             [](const actquant::Session& session) {
-                 return std::string(session.policy().tokenizer_json);
-             })
-        .def("act", act, "images"_a, "state"_a, "tokens"_a.none(), "noise"_a.none(),
-             "seed"_a.none())
+        .def("tokenize", tokenize, "task"_a, "state"_a)
+        .def("act", act, "images"_a, "state"_a, "task"_a.none(), "noise"_a.none(), "seed"_a.none())
         .def("run_stage", run_stage, "stage"_a, "inputs"_a)
         .def("timings_ms", timings_ms);
     module.def("build_info", actquant::build_info);

@@ -44,8 +44,6 @@ AQ_API void aq_close(aq_session* session);
 
 /* JSON: the policy's metadata, stages and tensors. Valid until aq_close. */
 AQ_API const char* aq_describe(const aq_session* session);
-/* The Hugging Face tokenizer.json. Valid until aq_close. */
-AQ_API const char* aq_tokenizer_json(const aq_session* session);
 
 /* 8-bit RGB, [height, width, 3]; pixels = NULL: the camera is absent. */
 typedef struct aq_image {
@@ -59,7 +57,8 @@ typedef struct aq_observation {
     size_t image_count;
     const float* state; /* [observation steps, state dimension], in the robot's units */
     size_t state_count;
-    const int64_t* tokens; /* the prompt, without padding */
+    const char* task;      /* UTF-8; NULL for a policy without language */
+    const int64_t* tokens; /* the prompt without padding; NULL: made from task and state */
     size_t token_count;
 } aq_observation;
 
@@ -70,6 +69,13 @@ typedef struct aq_noise {
     uint64_t seed; /* used when values is NULL and has_seed is not 0 */
     int has_seed;
 } aq_noise;
+
+/*
+ * The prompt of a task and a state, as aq_act makes it, without padding. Sets *count to its length,
+ * and fills `tokens` if its capacity suffices; else gives AQ_ERROR_ARGUMENT.
+ */
+AQ_API aq_status aq_tokenize(const aq_session* session, const char* task, const float* state,
+                             size_t state_count, int64_t* tokens, size_t capacity, size_t* count);
 
 /* Fills actions [chunk length, action dimension], in the robot's units. noise may be NULL. */
 AQ_API aq_status aq_act(aq_session* session, const aq_observation* observation,

@@ -37,13 +37,20 @@ template <typename Function> aq_status guarded(Function function) {
     }
 }
 
+std::vector<float> floats(const float* values, size_t count) {
+    return values == nullptr ? std::vector<float>() : std::vector<float>(values, values + count);
+}
+
 actquant::Observation copy_observation(const aq_observation& source) {
     actquant::Observation observation;
-    for (size_t k = 0; k < source.image_count; k++) {
+    for (size_t k = 0; source.images != nullptr && k < source.image_count; k++) {
         const aq_image& image = source.images[k];
         observation.images.push_back({image.pixels, image.height, image.width});
     }
-    observation.state.assign(source.state, source.state + source.state_count);
+    observation.state = floats(source.state, source.state_count);
+    if (source.task != nullptr) {
+        observation.task = source.task;
+    }
     if (source.tokens != nullptr) {
         observation.tokens.emplace(source.tokens, source.tokens + source.token_count);
     }
@@ -76,8 +83,22 @@ const char* aq_describe(const aq_session* session) {
     return session->description.c_str();
 }
 
-const char* aq_tokenizer_json(const aq_session* session) {
-    return session->session.policy().tokenizer_json.data(); // a C string in the file's header
+aq_status aq_tokenize(const aq_session* session, const char* task, const float* state,
+                      size_t state_count, int64_t* tokens, size_t capacity, size_t* count) {
+    return guarded([&] {
+        if (session == nullptr || task == nullptr || count == nullptr) {
+            throw actquant::ArgumentError("aq_tokenize: session, task and count must not be NULL");
+        }
+        std::vector<int64_t> prompt = session->session.tokenize(task, floats(state, state_count));
+        *count = prompt.size();
+        if (tokens == nullptr || capacity < prompt.size()) {
+            throw actquant::ArgumentError("aq_tokenize: there is room for " +
+                                          std::to_string(tokens == nullptr ? 0 : capacity) +
+                                          " tokens, the prompt has " +
+                                          std::to_string(prompt.size()));
+        }
+        std::copy(prompt.begin(), prompt.end(), tokens);
+    });
 }
 
 aq_status aq_act(aq_session* session, const aq_observation* observation, const aq_noise* noise,

@@ -147,12 +147,17 @@ void check_stage_names(const PolicySpec& spec, Problems& problems) {
     }
 }
 
-void check_prompt(const PolicySpec& spec, Problems& problems) {
+void check_language(const PolicySpec& spec, Problems& problems) {
     const PromptSpec& prompt = spec.prompt;
     if (spec.has_language && (prompt.max_length < 1 || prompt.min_length > prompt.max_length)) {
         problems.add("actquant.tokenizer.min_length and .max_length are " +
                      std::to_string(prompt.min_length) + " and " +
                      std::to_string(prompt.max_length));
+    }
+    try {
+        check_prompt(prompt);
+    } catch (const FileError& error) {
+        problems.add(error.what());
     }
     if (!spec.has_language && prompt.max_length > 0) {
         problems.add("actquant.tokenizer.max_length is " + std::to_string(prompt.max_length) +
@@ -242,7 +247,7 @@ PolicySpec read_policy_spec(const ModelFile& file) {
     if (problems.empty()) {
         check_driver(spec, problems);
         check_stage_names(spec, problems);
-        check_prompt(spec, problems);
+        check_language(spec, problems);
         check_values(spec, problems);
     }
     problems.throw_if_any("'" + file.path() + "' is not a valid policy:");

@@ -55,6 +55,19 @@ std::vector<float> unnormalize(const VectorSpec& layout, const std::vector<float
     return result;
 }
 
+std::unique_ptr<const Tokenizer> read_tokenizer(const ModelFile& file, const PolicySpec& spec) {
+    if (!spec.has_language) {
+        return nullptr;
+    }
+    try {
+        return std::make_unique<const Tokenizer>(spec.tokenizer_json);
+    } catch (const FileError& error) {
+        throw FileError("'" + file.path() +
+                        "' is not a valid policy:\n  - actquant.tokenizer.json cannot be read: " +
+                        error.what());
+    }
+}
+
 uint64_t random_seed() {
     std::random_device source;
     return (static_cast<uint64_t>(source()) << 32) | source();
@@ -64,7 +77,8 @@ uint64_t random_seed() {
 
 Session::Session(const std::string& path, int threads)
     : file(path), spec(read_policy_spec(file)), device(threads, spec.parameter_count),
-      stages(spec, file, device), driver(make_driver(spec, stages)) {}
+      stages(spec, file, device), driver(make_driver(spec, stages)),
+      tokenizer(read_tokenizer(file, spec)) {}
 
 void Session::check_images(const Observation& observation) const {
     check_count("the list of images", observation.images.size(), spec.image_count());
@@ -91,6 +105,42 @@ void Session::check_images(const Observation& observation) const {
     }
 }
 
+std::vector<float> Session::normalized_state(const std::vector<float>& state) const {
+    check_count("observation.state", state.size(), spec.observation_steps * spec.state.dim());
+    check_finite("observation.state", state);
+    std::vector<float> normalized = normalize(spec, state);
+    check_finite("the normalised observation.state", normalized);
+    return normalized;
+}
+
+// The state in a prompt is that of the newest observation step.
+PromptTokens Session::prompt_of(const std::string& task,
+                                const std::vector<float>& normalized) const {
+    auto newest = normalized.end() - spec.state.padded_dim;
+    std::vector<float> state(newest, newest + spec.state.dim());
+    return prompt_tokens(spec.prompt, *tokenizer, task, state);
+}
+
+PromptTokens Session::padded(const std::vector<int64_t>& tokens) const {
+    PromptTokens prompt{tokens, static_cast<int64_t>(tokens.size())};
+    if (prompt.count < 1 || prompt.count > spec.prompt.max_length) {
+        throw ArgumentError("there are " + std::to_string(prompt.count) +
+                            " tokens, expected 1 to " + std::to_string(spec.prompt.max_length));
+    }
+    prompt.ids.resize(std::max(prompt.count, spec.prompt.min_length), spec.prompt.pad_id);
+    return prompt;
+}
+
+std::vector<int64_t> Session::tokenize(const std::string& task,
+                                       const std::vector<float>& state) const {
+    if (!spec.has_language) {
+        throw ArgumentError("this policy takes no language");
+    }
+    PromptTokens prompt = prompt_of(task, normalized_state(state));
+    prompt.ids.resize(prompt.count);
+    return prompt.ids;
+}
+
 void Session::set_tokens(const Observation& observation, PolicyInput& input) const {
     if (!spec.has_language) {
         if (observation.tokens && !observation.tokens->empty()) {
@@ -98,19 +148,14 @@ void Session::set_tokens(const Observation& observation, PolicyInput& input) con
         }
         return;
     }
-    if (!observation.tokens) {
-        throw ArgumentError("the observation has no tokens");
+    if (!observation.tokens && !observation.task) {
+        throw ArgumentError("the observation lacks the task");
     }
-    input.tokens = *observation.tokens;
-    int64_t count = static_cast<int64_t>(input.tokens.size());
-    if (count < 1 || count > spec.prompt.max_length) {
-        throw ArgumentError("there are " + std::to_string(count) + " tokens, expected 1 to " +
-                            std::to_string(spec.prompt.max_length));
-    }
-    input.token_mask.assign(input.tokens.size(), 1);
-    size_t padded = std::max(count, spec.min_prompt_length());
-    input.tokens.resize(padded, spec.prompt.pad_id);
-    input.token_mask.resize(padded, 0);
+    PromptTokens prompt = observation.tokens ? padded(*observation.tokens)
+                                             : prompt_of(*observation.task, input.state);
+    input.tokens = std::move(prompt.ids);
+    input.token_mask.assign(input.tokens.size(), 0);
+    std::fill_n(input.token_mask.begin(), prompt.count, 1);
 }
 
 std::vector<float> Session::checked_noise(std::vector<float> noise,
@@ -138,13 +183,9 @@ void Session::check_actions(const std::vector<float>& actions) const {
 std::vector<float> Session::act(const Observation& observation, std::vector<float> noise,
                                 std::optional<uint64_t> seed) {
     check_images(observation);
-    check_count("observation.state", observation.state.size(),
-                spec.observation_steps * spec.state.dim());
-    check_finite("observation.state", observation.state);
     PolicyInput input;
     input.images = observation.images;
-    input.state = normalize(spec, observation.state);
-    check_finite("the normalised observation.state", input.state);
+    input.state = normalized_state(observation.state);
     set_tokens(observation, input);
     input.noise = checked_noise(std::move(noise), seed);
 

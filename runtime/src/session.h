@@ -1,6 +1,7 @@
 #pragma once
 
 #include "driver.h"
+#include "tokenizer.h"
 
 #include <mutex>
 #include <optional>
@@ -12,8 +13,10 @@ struct Observation {
     // Observation steps × cameras of the policy, oldest step first. An image without pixels is an
     // absent camera, which is then absent in every step.
     std::vector<ImageView> images;
-    std::vector<float> state; // [observation steps, state dimension], in the robot's units
-    std::optional<std::vector<int64_t>> tokens; // the prompt, without padding
+    std::vector<float> state;        // [observation steps, state dimension], in the robot's units
+    std::optional<std::string> task; // UTF-8
+    // The prompt without padding, instead of the one made of task and state.
+    std::optional<std::vector<int64_t>> tokens;
 };
 
 // A policy loaded and ready to act. Every method may be called from any thread; calls on one
@@ -30,6 +33,8 @@ class Session {
     // SamplerSpec::noise_shape, or is empty to draw it from `seed` (or at random without one).
     std::vector<float> act(const Observation& observation, std::vector<float> noise,
                            std::optional<uint64_t> seed);
+    // The prompt without padding. Throws ArgumentError for a policy without language.
+    std::vector<int64_t> tokenize(const std::string& task, const std::vector<float>& state) const;
     std::map<std::string, Array> run_stage(const std::string& stage,
                                            const std::map<std::string, ArrayView>& inputs);
     Timings timings() const;
@@ -38,6 +43,9 @@ class Session {
 
   private:
     void check_images(const Observation& observation) const;
+    std::vector<float> normalized_state(const std::vector<float>& state) const;
+    PromptTokens prompt_of(const std::string& task, const std::vector<float>& normalized) const;
+    PromptTokens padded(const std::vector<int64_t>& tokens) const;
     void set_tokens(const Observation& observation, PolicyInput& input) const;
     std::vector<float> checked_noise(std::vector<float> noise, std::optional<uint64_t> seed) const;
     void check_actions(const std::vector<float>& actions) const;
@@ -47,6 +55,7 @@ class Session {
     Device device;
     Stages stages;
     std::unique_ptr<Driver> driver;
+    std::unique_ptr<const Tokenizer> tokenizer; // null for a policy without language
     mutable std::mutex mutex;
     Timings last_timings;
 };

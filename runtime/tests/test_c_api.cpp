@@ -25,7 +25,8 @@ static void add_strings_of(gguf_context* file) {
         {"actquant.policy.family", "test"},
         {"actquant.driver", "sampling"},
         {"actquant.prompt.template", "{task}"},
-        {"actquant.tokenizer.json", "{}"},
+        {"actquant.tokenizer.json",
+         R"({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}})"},
         {"actquant.tokenizer.suffix", ""},
         {"actquant.provenance", "{}"},
         {"actquant.allocation", "{}"},
@@ -35,7 +36,11 @@ static void add_strings_of(gguf_context* file) {
                                   "%1 = slice f32[1,1,1,2] %0 dim=1 start=0 end=1\n"
                                   "%2 = reshape f32[1,1,2] %1\noutput embedding %2"},
         {"actquant.graph.prefix", "%0 = input f32[1,1,2] name=image_embedding_0\n"
-                                  "%1 = linear f32[1,1,2] %0 @w\noutput context %1"},
+                                  "%1 = linear f32[1,1,2] %0 @w\n"
+                                  "%2 = input i64[1,L] name=tokens\n"
+                                  "%3 = embedding f32[1,L,2] @w %2\n"
+                                  "%4 = mean f32[1,1,2] %3 dims=[1] keep=1\n"
+                                  "%5 = add f32[1,1,2] %1 %4\noutput context %5"},
         {"actquant.graph.denoise", "%0 = input f32[1,1,2] name=x_t\n"
                                    "%1 = input f32[1,1,2] name=context\n"
                                    "%2 = sub f32[1,1,2] %0 %1\noutput output %2"},
@@ -58,7 +63,7 @@ static void add_numbers(gguf_context* file) {
         {"actquant.image.source_width", 2},
         {"actquant.prompt.state_bins", 0},
         {"actquant.tokenizer.min_length", 1},
-        {"actquant.tokenizer.max_length", 1},
+        {"actquant.tokenizer.max_length", 3},
         {"actquant.tokenizer.pad_id", 0},
         {"actquant.state.padded_dim", 1},
         {"actquant.action.padded_dim", 2},
@@ -83,7 +88,8 @@ static void add_numbers(gguf_context* file) {
     add_floats(file, "actquant.action.std", {1, 2});
 }
 
-// Vision passes the red channel on, the prefix multiplies it by w, the flow goes half way twice.
+// Vision passes the red channel on, the prefix multiplies it by w and adds the mean of the tokens'
+// rows of w, the flow goes half way twice.
 static void write_policy() {
     gguf_context* file = gguf_init_empty();
     add_strings_of(file);
@@ -107,23 +113,39 @@ struct Scene {
     uint8_t pixels[6] = {51, 0, 0, 102, 0, 0};
     aq_image image = {pixels, 1, 2};
     float state = 0.5f;
-    int64_t token = 0;
+    const char* task = "a";
 
-    aq_observation observation() const { return {&image, 1, &state, 1, &token, 1}; }
+    aq_observation observation() const { return {&image, 1, &state, 1, task, nullptr, 0}; }
 };
 
-static void acts(aq_session* session) {
-    Scene scene;
-    aq_observation observation = scene.observation();
+// The distance to the context (x, y) is halved twice; then ·std + mean.
+static bool reaches(aq_session* session, const aq_observation& observation, float x, float y) {
     float start[2] = {4, -8};
     aq_noise noise = {start, 2, 0, 0};
     float actions[2] = {};
     CHECK(aq_act(session, &observation, &noise, actions, 2) == AQ_OK);
-    // The distance to (0.2, 3·0.4) is halved twice; then ·std + mean.
-    CHECK(std::abs(actions[0] - (0.2f + 3.8f / 4)) < 1e-6f);
-    CHECK(std::abs(actions[1] - (2 * (1.2f - 9.2f / 4) + 1)) < 1e-5f);
-    CHECK(aq_last_timings(session).total_ms > 0);
+    float ends[2] = {x + (4 - x) / 4, 2 * (y + (-8 - y) / 4) + 1};
+    return std::abs(actions[0] - ends[0]) < 1e-6f && std::abs(actions[1] - ends[1]) < 1e-5f;
+}
 
+static void acts(aq_session* session) {
+    Scene scene;
+    aq_observation observation = scene.observation();
+    CHECK(reaches(session, observation, 0.2f + 1, 1.2f));
+    CHECK(aq_last_timings(session).total_ms > 0);
+    observation.task = "ab";
+    CHECK(reaches(session, observation, 0.2f + 0.5f, 1.2f + 1.5f));
+    observation.task = nullptr;
+    int64_t tokens[3] = {1, 1, 0};
+    observation.tokens = tokens;
+    observation.token_count = 3;
+    CHECK(reaches(session, observation, 0.2f + 1.0f / 3, 1.2f + 2));
+    CHECK(reaches(session, scene.observation(), 0.2f + 1, 1.2f));
+}
+
+static void draws_noise(aq_session* session) {
+    Scene scene;
+    aq_observation observation = scene.observation();
     float first[2], second[2];
     aq_noise seeded = {nullptr, 0, 7, 1};
     CHECK(aq_act(session, &observation, &seeded, first, 2) == AQ_OK);
@@ -131,6 +153,19 @@ static void acts(aq_session* session) {
     CHECK(first[0] == second[0] && first[1] == second[1]);
     CHECK(aq_act(session, &observation, nullptr, second, 2) == AQ_OK);
     CHECK(first[0] != second[0]);
+}
+
+static void tokenizes(aq_session* session) {
+    float state = 0.5f;
+    int64_t tokens[3] = {9, 9, 9};
+    size_t count = 0;
+    CHECK(aq_tokenize(session, "ba", &state, 1, tokens, 3, &count) == AQ_OK);
+    CHECK(count == 2 && tokens[0] == 1 && tokens[1] == 0 && tokens[2] == 9);
+    CHECK(aq_tokenize(session, "bab", &state, 1, tokens, 2, &count) == AQ_ERROR_ARGUMENT);
+    CHECK(count == 3 && contains(aq_last_error(), "room for 2 tokens, the prompt has 3"));
+    CHECK(aq_tokenize(session, "a", nullptr, 0, tokens, 3, &count) == AQ_ERROR_ARGUMENT);
+    CHECK(contains(aq_last_error(), "observation.state has 0 elements, expected 1"));
+    CHECK(aq_tokenize(session, nullptr, &state, 1, tokens, 3, &count) == AQ_ERROR_ARGUMENT);
 }
 
 static void explains_what_is_wrong(aq_session* session) {
@@ -147,6 +182,20 @@ static void explains_what_is_wrong(aq_session* session) {
     scene.image.pixels = nullptr;
     CHECK(aq_act(session, &observation, nullptr, actions, 2) == AQ_ERROR_ARGUMENT);
     CHECK(contains(aq_last_error(), "lacks observation.images.scene"));
+    Scene whole;
+    observation = whole.observation();
+    observation.task = nullptr;
+    CHECK(aq_act(session, &observation, nullptr, actions, 2) == AQ_ERROR_ARGUMENT);
+    CHECK(contains(aq_last_error(), "lacks the task"));
+    int64_t tokens[4] = {};
+    observation.tokens = tokens;
+    observation.token_count = 4;
+    CHECK(aq_act(session, &observation, nullptr, actions, 2) == AQ_ERROR_ARGUMENT);
+    CHECK(contains(aq_last_error(), "4 tokens, expected 1 to 3"));
+    observation = whole.observation();
+    observation.images = nullptr;
+    CHECK(aq_act(session, &observation, nullptr, actions, 2) == AQ_ERROR_ARGUMENT);
+    CHECK(contains(aq_last_error(), "list of images has 0 elements, expected 1"));
 
     aq_session* none = nullptr;
     CHECK(aq_open("absent.gguf", 0, &none) == AQ_ERROR_FILE && none == nullptr);
@@ -160,8 +209,9 @@ int main() {
     aq_session* session = nullptr;
     CHECK(aq_open(path, 2, &session) == AQ_OK);
     CHECK(contains(aq_describe(session), "\"chunk_length\":1"));
-    CHECK(std::string(aq_tokenizer_json(session)) == "{}");
     acts(session);
+    draws_noise(session);
+    tokenizes(session);
     explains_what_is_wrong(session);
     aq_close(session);
     aq_close(nullptr);

@@ -18,8 +18,9 @@ STATE_DIM, STATE_PADDED = 3, 5
 VOCABULARY = {"[UNK]": 0, "[BOS]": 1, "push": 2, "the": 3, "red": 4, "cube": 5, "\n": 6, "[PAD]": 7}
 
 
-def tokenizer_json() -> str:
-    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
+def tokenizer_json(vocabulary: dict[str, int] = VOCABULARY) -> str:
+    model = models.BPE(vocabulary, [], unk_token="[UNK]", ignore_merges=True)
+    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[BOS] $A", special_tokens=[("[BOS]", 1)]

@@ -75,6 +75,30 @@ def test_prompt_changes_actions_and_suffix_is_added_once(runtime):
     assert np.abs(actions - other).max() > 1e-3
 
 
+def test_tokens_of_an_observation(runtime):
+    seen = {**observation(), "task": "push the cube"}
+    tokens = runtime.tokenize(seen)
+    assert tokens.dtype == np.int64 and tokens.tolist() == [1, 2, 3, 5, 6]
+    assert runtime.tokenize({**seen, "task": "push " * 9}).tolist() == [1, 2, 2, 2, 2, 2]
+    with pytest.raises(ArgumentError, match="lacks 'task'"):
+        runtime.tokenize(observation() | {"task": None})
+
+
+def test_state_in_the_prompt(tmp_path):
+    """Normalised, then the number of the bin."""
+    vocabulary = {"[UNK]": 0, "[BOS]": 1, "push": 2, "0": 3, "1": 4, "-1": 5, "\n": 6, "[PAD]": 7}
+    keys = {
+        "actquant.prompt.template": ("string", "{task} {state}"),
+        "actquant.prompt.state_bins": ("uint32", 2),
+        "actquant.tokenizer.json": ("string", policy_files.tokenizer_json(vocabulary)),
+    }
+    runtime = Runtime(write_policy(tmp_path / "state.gguf", keys=keys))
+    mean, std = np.array([0.1, -0.2, 0.3]), np.array([0.5, 1.5, 2.5])
+    seen = {**observation(), "task": "push", "observation.state": mean + std * [0.5, -0.5, -2]}
+    assert runtime.tokenize(seen).tolist() == [1, 2, 4, 3, 5, 6]
+    assert runtime.act(seen, noise=noise()).shape == (3, 2)
+
+
 def test_long_prompt_is_truncated(runtime):
     long = {**observation(), "task": "push the red cube " * 9}
     assert np.isfinite(runtime.act(long, noise=noise())).all()

@@ -102,6 +102,9 @@ def test_each_key_is_required(tmp_path, key):
         ({"actquant.tokenizer.json": None}, "max_length is 6 but there is no actquant.tokenizer"),
         ({"actquant.tokenizer.min_length": ("uint32", 7)}, ".max_length are 7 and 6"),
         ({"actquant.tokenizer.max_length": ("uint32", 0)}, ".max_length are 2 and 0"),
+        ({"actquant.prompt.task_steps": ("array", ["upper"])}, "task_steps has 'upper'; there are"),
+        ({"actquant.prompt.template": ("string", "{state}")}, "has {state} but actquant.prompt"),
+        ({"actquant.image.steps": ("array", ["shear height=6"])}, "shear"),
         ({"actquant.state.clip": ("float32", 0.0)}, "state.clip must be positive"),
         ({"actquant.action.steps_per_chunk": ("uint32", 4)}, "from 1 to chunk_length"),
         ({"actquant.cameras": ("array", ["observation.images.scene"])},
@@ -173,7 +176,7 @@ def with_line(stage: str, old: str, new: str) -> dict[str, str]:
          "token_mask is b8[1,3], expected b8[1,2]"),
         (WITH_A_LONGER_TOKEN_MASK,
          "key_mask is b8[1,7], expected b8[1,8]"),
-        (with_line("vision", "pad=[0,0]", "pad=[0]"), "pad must be [height,width]"),
+        (with_line("vision", "pad=[0,0]", "pad=[0]"), "the weight [8,3,6,6]"),
         (with_line("vision", "groups=1", "groups=2"), "the weight [8,3,6,6]"),
     ],
 )  # fmt: skip

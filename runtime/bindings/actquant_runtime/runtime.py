@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from actquant_runtime import _core
 from actquant_runtime.golden import golden_observation
-from actquant_runtime.prompt import PromptTokenizer
 
 STATE_KEY = "observation.state"
 TASK_KEY = "task"
@@ -25,8 +24,6 @@ class Runtime:
         """threads = 0: as many as a model of this size has work for."""
         self._session = _core.Session(str(path), threads)
         self._description = self._read_description()
-        prompt = self._description["prompt"]
-        self._tokenize = prompt and PromptTokenizer(self._session.tokenizer_json(), prompt)
 
     def describe(self) -> dict[str, Any]:
         """What the file says: layout, statistics, provenance, allocation, stages, tensors."""
@@ -51,14 +48,20 @@ class Runtime:
         [T, H, W, 3] and the state is [T, S], oldest step first. `noise` (of `noise_shape`) is what
         the policy samples from; without it, it is drawn from `seed`, or at random.
         """
-        state = self._state_of(observation)
         return self._session.act(
             self._images_of(observation),
-            state,
-            self._tokens_of(observation, state),
+            self._state_of(observation),
+            self._task_of(observation),
             None if noise is None else self._checked_noise(noise),
             seed,
         )
+
+    def tokenize(self, observation: Mapping[str, Any]) -> NDArray[np.int64]:
+        """The prompt of an observation's task and state, without padding."""
+        task = self._task_of(observation)
+        if task is None:
+            raise _core.ArgumentError("this policy takes no language")
+        return self._session.tokenize(task, self._state_of(observation))
 
     def run_stage(self, name: str, inputs: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
         """Runs one stage alone, to compare it with a reference."""
@@ -123,30 +126,25 @@ class Runtime:
                 raise _core.ModelFileError(f"actquant.{key} is no JSON: {error}") from error
         return description
 
+    @property
+    def _takes_language(self) -> bool:
+        return self._description["prompt"] is not None
+
     def _expected_keys(self) -> str:
         keys = list(self._description["cameras"])
         keys += [STATE_KEY] if self._description["state"]["names"] else []
-        keys += [TASK_KEY] if self._tokenize else []
+        keys += [TASK_KEY] if self._takes_language else []
         return ", ".join(keys)
 
-    def _tokens_of(
-        self, observation: Mapping[str, Any], state: NDArray[np.float32]
-    ) -> NDArray[np.int64] | None:
-        if self._tokenize is None:
+    def _task_of(self, observation: Mapping[str, Any]) -> str | None:
+        if not self._takes_language:
             return None
         task = observation.get(TASK_KEY)
         if not isinstance(task, str):
             raise _core.ArgumentError(
                 f"the observation lacks '{TASK_KEY}' (a str); expected {self._expected_keys()}"
             )
-        return self._tokenize(task, self._normalised(state[-1]))
-
-    def _normalised(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
-        layout = self._description["state"]
-        scale = np.array(layout["std"]) + self._description["normalization_eps"]
-        x = (state.astype(np.float64) - layout["mean"]) / scale
-        clip = layout["clip"]
-        return (x if clip is None else np.clip(x, -clip, clip)).astype(np.float32)
+        return task
 
     def _checked_noise(self, noise: ArrayLike) -> NDArray[np.float32]:
         values = np.ascontiguousarray(noise, np.float32)
