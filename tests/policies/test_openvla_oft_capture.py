@@ -18,6 +18,7 @@ from actquant.reference_runner import ReferenceRunner
 
 TOLERANCE = 2e-5
 PROMPTS = ("lift", "Put the black cup on the tray", "put the bowl on the plate " * 4, "Ünknown_x")
+TOO_LONG = "zigzag " * 60
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,17 @@ def test_one_program_serves_every_prompt(oft, program):
         np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
         chunks.append(expected)
     assert np.abs(chunks[0] - chunks[1]).max() > 1000 * TOLERANCE
+
+
+def test_a_prompt_that_is_too_long_ends_as_every_other(oft, program):
+    (x,) = golden_observations(oft, (TOO_LONG,), n=1)
+    tokens = oft.batch([x.observation])["tokens"]
+    assert tokens.shape == (1, oft.interface.tokenizer_max_length)
+    assert tokens[0, -1:].tolist() == list(oft.interface.tokenizer_suffix_ids)
+    runner = ReferenceRunner(oft.interface, program.stages)
+    expected = oft.family.act(oft, x.observation, x.noise)
+    got = runner.act(x.observation, noise=x.noise)
+    np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
 
 
 def test_nothing_is_left_unfused(program):

@@ -16,6 +16,8 @@ from actquant.policies import load_policy, supported_policies
 HEAD = f"action_head--{STEP}_checkpoint.pt"
 STATE = f"proprio_projector--{STEP}_checkpoint.pt"
 SHARD = "model-00002-of-00003.safetensors"
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_openvla_oft(tmp_path_factory.mktemp("policy") / "oft")
@@ -44,7 +46,7 @@ def test_a_published_folder_is_recognised_without_a_policy_type(folder):
     face = loaded.interface
     assert loaded.family.policy_type == "openvla_oft" and "openvla_oft" in supported_policies()
     assert (face.driver, face.chunk_length, face.steps_per_chunk) == ("one_shot", 8, 8)
-    assert (len(face.state_names), face.action_names[6]) == (8, "a6")
+    assert (len(face.state_names), face.state_names[0], face.action_names[6]) == (8, "x.m", "a6")
     assert (
         face.control_rate_hz == 20 and load_policy(folder, control_rate_hz=10).control_rate_hz == 10
     )
@@ -155,7 +157,7 @@ def test_settings_of_another_architecture_are_all_listed(copy):
 def test_the_dataset_is_chosen_by_name(tmp_path):
     names = ("libero_goal_no_noops", "libero_object_no_noops")
     folder = build_openvla_oft(tmp_path / "oft", datasets=names)
-    with pytest.raises(CheckpointError, match=f"choose unnorm_key of: {', '.join(names)}"):
+    with pytest.raises(CheckpointError, match=f"set unnorm_key.* one of: {', '.join(names)}"):
         load_policy(folder)
     with pytest.raises(
         CheckpointError, match=f"no dataset 'bridge'; unnorm_key is one of: {names[0]}"
@@ -166,6 +168,8 @@ def test_the_dataset_is_chosen_by_name(tmp_path):
     assert (
         load_policy(folder, options={"unnorm_key": "libero_goal"}).interface.action_mean == means[0]
     )
+    edit(folder / "config.json", unnorm_key=names[1])
+    assert load_policy(folder).interface.action_mean == means[1]
     with pytest.raises(CheckpointError, match="has no option speed; its options: unnorm_key"):
         load_policy(folder, options={"speed": 1})
 

@@ -107,7 +107,8 @@ class OpenVLAOFTFamily(PolicyFamily):
         policy.vision_backbone.set_normalization(*_image_statistics(folder))
         size = round(shape.towers[0].positions ** 0.5) * shape.towers[0].patch
         rate = checkpoint.control_rate(folder, control_rate_hz)
-        state_dim = shape.proprio_dim or 0
+        names = known.platform.state_names if shape.proprio_dim else ()
+        state_dim = len(names)
         return LoadedPolicy(
             family=self,
             policy=policy,
@@ -128,8 +129,10 @@ class OpenVLAOFTFamily(PolicyFamily):
                 image_steps=images.steps(size, known.center_crop),
                 image_scale=1.0,
                 image_offset=0.0,
-                state_names=checkpoint.names("state", state_dim, state_names),
-                action_names=checkpoint.names("action", shape.action_dim, action_names),
+                state_names=checkpoint.names("state", state_dim, state_names or names),
+                action_names=checkpoint.names(
+                    "action", shape.action_dim, action_names or known.platform.action_names
+                ),
                 state_padded_dim=state_dim,
                 action_padded_dim=shape.action_dim,
                 state_mean=known.state.mean,

@@ -61,7 +61,8 @@ class Prompt:
         rows = []
         for task in tasks:
             ids = tokenizer.encode(TEMPLATE.replace("{task}", task.lower())).ids[:MAX_LENGTH]
-            rows.append(ids if ids[-1] == self.empty_id else [*ids, self.empty_id])
+            ends = ids[-1] == self.empty_id
+            rows.append(ids if ends else [*ids[: MAX_LENGTH - 1], self.empty_id])
         length = max(len(row) for row in rows)
         tokens = torch.full((len(rows), length), self.pad_id)
         mask = torch.zeros(len(rows), length, dtype=torch.bool)

@@ -28,11 +28,22 @@ class Platform:
     bounds: tuple[str, str]
     """The statistics that become -1 and 1."""
     cameras: tuple[str, ...]
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
     control_rate_hz: float
     source_size: int
     """Height and width of the training images."""
 
 
+def _arms(*joints: str) -> tuple[str, ...]:
+    return tuple(f"{side}_{joint}" for side in ("left", "right") for joint in joints)
+
+
+ALOHA_JOINTS = _arms(
+    *("waist.rad", "shoulder.rad", "elbow.rad", "forearm_roll.rad", "wrist_angle.rad"),
+    *("wrist_rotate.rad", "gripper"),
+)
+POSE_CHANGE = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 PLATFORMS = (
     Platform(
         "LIBERO",
@@ -41,6 +52,11 @@ PLATFORMS = (
         chunk_length=8,
         bounds=("q01", "q99"),
         cameras=("observation.images.image", "observation.images.image2"),
+        state_names=(
+            *("x.m", "y.m", "z.m", "rotation_x.rad", "rotation_y.rad", "rotation_z.rad"),
+            *("left_finger.m", "right_finger.m"),
+        ),
+        action_names=POSE_CHANGE,
         control_rate_hz=20.0,
         source_size=256,
     ),
@@ -55,6 +71,8 @@ PLATFORMS = (
             "observation.images.cam_left_wrist",
             "observation.images.cam_right_wrist",
         ),
+        state_names=ALOHA_JOINTS,
+        action_names=ALOHA_JOINTS,
         control_rate_hz=25.0,
         source_size=256,
     ),
@@ -65,6 +83,8 @@ PLATFORMS = (
         chunk_length=5,
         bounds=("q01", "q99"),
         cameras=("observation.images.image_0",),
+        state_names=("x.m", "y.m", "z.m", "roll.rad", "pitch.rad", "yaw.rad", "gripper"),
+        action_names=POSE_CHANGE,
         control_rate_hz=5.0,
         source_size=256,
     ),
@@ -157,7 +177,10 @@ def _dataset(folder: Path, wanted: str | None) -> tuple[str, dict[str, Any]]:
     listed = ", ".join(sorted(datasets))
     if wanted is None:
         if len(datasets) != 1:
-            raise CheckpointError(f"{file} has several datasets, choose unnorm_key of: {listed}")
+            raise CheckpointError(
+                f"{file} has several datasets; set unnorm_key, an option or a key of config.json, "
+                f"to one of: {listed}"
+            )
         wanted = next(iter(datasets))
     # The published evaluation takes the name of a LIBERO suite for that of its dataset.
     found = next((key for key in (wanted, f"{wanted}_no_noops") if key in datasets), None)
