@@ -105,11 +105,7 @@ class PaliGemmaFamily(LeRobotFamily):
 
     unsupported = {"use_relative_actions": False, "n_obs_steps": 1}
     layer_groups = (
-        (
-            rf"{PALIGEMMA}vision_tower\.vision_model\.encoder\.layers\.(\d+)\.",
-            "vision",
-            "vision.{}",
-        ),
+        (rf"{VISION}encoder\.layers\.(\d+)\.", "vision", "vision.{}"),
         (rf"{PALIGEMMA}multi_modal_projector\.", "projection", "projection"),
         (rf"{PALIGEMMA}language_model\.layers\.(\d+)\.", "language", "language.{}"),
         (rf"{EXPERT}layers\.(\d+)\.", "expert", "expert.{}"),
