@@ -144,6 +144,7 @@ void write_stages(JsonWriter& json, const PolicySpec& spec, const Stages& stages
 void write_memory(JsonWriter& json, const MemoryUse& memory) {
     json.key("memory");
     json.begin_object();
+    json.member("header_bytes", memory.header_bytes);
     json.member("weights_bytes", memory.weights_bytes);
     json.member("tables_bytes", memory.tables_bytes);
     json.member("compute_bytes", memory.compute_bytes);

@@ -138,6 +138,7 @@ void Stages::measure_memory() {
         work_bytes = std::max(work_bytes, stage->work_bytes());
     }
     memory_use.compute_bytes += work_bytes;
+    memory_use.header_bytes = gguf_get_data_offset(file.gguf());
 
     std::set<std::string> looked_up, read_whole;
     for (const auto& [name, stage_program] : spec.programs) {

@@ -17,8 +17,10 @@ struct StageValue {
     std::vector<Size> sizes;
 };
 
-// How much memory the actions need beside the mapped file's header, at the longest prompt.
+// How much memory the actions need, at the longest prompt. All but the tables is resident after the
+// first action.
 struct MemoryUse {
+    size_t header_bytes = 0;  // keys and programs
     size_t weights_bytes = 0; // tensors of the file that are read whole
     size_t tables_bytes = 0;  // tensors of which single rows are looked up
     size_t compute_bytes = 0; // graphs, host values, ggml's work buffer

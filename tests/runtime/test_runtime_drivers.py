@@ -1,5 +1,9 @@
 """What happens around the stages: the drivers, observation steps, prompt lengths."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import policy_files
 import pytest
@@ -284,3 +288,44 @@ def test_memory_is_foretold(tmp_path):
     assert memory["tables_bytes"] == looked_up
     assert memory["weights_bytes"] == sum(w.nbytes for w in weights.values()) - looked_up
     assert memory["compute_bytes"] > 4 * 3 * 6 * 12
+
+
+WIDTH = 4096
+BIG_PREFIX = f"""
+%0 = input f32[1,5] name=state
+%1 = linear f32[512,{WIDTH}] @rows @big.w
+%2 = tanh f32[512,{WIDTH}] %1
+%3 = linear f32[512,{WIDTH}] %2 @big.w
+%4 = slice f32[3,{WIDTH}] %3 dim=0 start=0 end=3
+%5 = slice f32[3,4] %4 dim=1 start=0 end=4
+%6 = reshape f32[1,3,4] %5 shape=[1,3,4]
+output actions %6
+"""
+PEAK = """
+import sys, numpy as np
+from actquant_runtime import Runtime, golden_observation
+
+def kilobytes(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
+
+before = kilobytes("VmRSS")
+runtime = Runtime(sys.argv[1], threads=1)
+observation, _ = golden_observation(runtime.describe(), 1, "push")
+runtime.act(observation)
+memory = runtime.describe()["memory"]
+foretold = sum(size for name, size in memory.items() if name != "tables_bytes")
+print((kilobytes("VmHWM") - before) * 1024 / foretold)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the peak memory")
+def test_peak_memory_is_what_was_foretold(tmp_path):
+    tensors = {
+        "big.w": np.full((WIDTH, WIDTH), 1e-4, np.float32),
+        "rows": np.ones((512, WIDTH), np.float32),
+    }
+    programs = {"prefix": BIG_PREFIX, "denoise": None}
+    path = write_policy(tmp_path / "big.gguf", programs=programs, keys=ONE_SHOT, tensors=tensors)
+    command = [sys.executable, "-c", PEAK, str(path)]
+    ratio = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert ratio == pytest.approx(1, abs=0.05)
