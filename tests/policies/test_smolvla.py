@@ -11,6 +11,7 @@ from torch import nn
 from actquant.capture import fusion_report, interpret
 from actquant.capture.policy import capture_policy, quantizable
 from actquant.capture.size import at_length
+from actquant.golden import golden_input
 from actquant.parity import ReferenceRunner, golden_observations
 from actquant.policies import load_policy
 
@@ -78,6 +79,41 @@ def test_whole_chunks_agree_with_other_prompts_and_masked_cameras(loaded):
     assert {len(x.masked_cameras) for x in observations} == {0, 1}
     chunks = check_chunks(loaded, observations)
     assert np.abs(chunks[0] - chunks[1]).max() > 1000 * TOLERANCE
+
+
+def test_every_prompt_length_and_subset_of_cameras_agrees_with_the_padded_policy(loaded):
+    """PyTorch pads every prompt to the full length and masks the padding."""
+    limit = loaded.interface.tokenizer_max_length
+    prompts = ("", "ab", "put the cup", "the cup " * 40)
+    runner = ReferenceRunner(loaded.interface, capture_policy(loaded).stages)
+    lengths = set()
+    for seed, prompt in enumerate(prompts, 1):
+        for masked in ((), CAMERAS[:1], CAMERAS[1:]):
+            x = golden_input(loaded.interface, seed, prompt, masked)
+            batch = loaded.batch([x.observation])
+            used = int(batch["observation.language.attention_mask"].sum())
+            assert batch["observation.language.tokens"].shape[1] >= used
+            lengths.add(used)
+            expected = loaded.family.act(loaded, x.observation, x.noise)
+            got = runner.act(x.observation, noise=x.noise)
+            np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
+    assert {1, 3, limit} <= lengths and len(lengths) == 4
+
+
+def test_the_last_layer_of_the_prefix_computes_keys_and_values_only(captured):
+    last = "model.vlm_with_expert.vlm.model.text_model.layers.1."
+    read = {name for name in captured.stages["prefix"].params() if name.startswith(last)}
+    parts = ("input_layernorm", "self_attn.k_proj", "self_attn.v_proj")
+    assert read == {f"{last}{part}.weight" for part in parts}
+
+
+def test_the_time_of_a_step_is_a_table(loaded, captured):
+    denoise = captured.stages["denoise"]
+    assert {n.name for n in denoise.inputs} >= {"x_t", "step"}
+    assert not any(n.name == "timestep" for n in denoise.inputs)
+    (table,) = (n for n in denoise.nodes() if n.op == "const" and n.name)
+    assert table.shape[0] == len(loaded.interface.sampler.timesteps)
+    assert captured.report.stages[2].tables == 1
 
 
 def test_prompt_state_image_and_camera_mask_all_matter(loaded):
