@@ -6,6 +6,9 @@
 namespace actquant {
 namespace {
 
+// No policy's prompt is nearly as long; the graphs of a damaged file's would fill the memory.
+constexpr int64_t longest_prompt = 1 << 16;
+
 VectorSpec read_vector(KeyReader& keys, const std::string& prefix, Problems& problems) {
     VectorSpec spec;
     spec.names = keys.strings(prefix + ".names");
@@ -153,6 +156,10 @@ void check_language(const PolicySpec& spec, Problems& problems) {
         problems.add("actquant.tokenizer.min_length and .max_length are " +
                      std::to_string(prompt.min_length) + " and " +
                      std::to_string(prompt.max_length));
+    }
+    if (prompt.max_length > longest_prompt) {
+        problems.add("actquant.tokenizer.max_length is " + std::to_string(prompt.max_length) +
+                     ", more than this runtime's " + std::to_string(longest_prompt));
     }
     try {
         check_prompt(prompt);

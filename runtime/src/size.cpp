@@ -6,6 +6,13 @@
 namespace actquant {
 namespace {
 
+// Far above any real size, and low enough that no prompt length makes it overflow.
+constexpr int64_t largest_symbolic = int64_t(1) << 30;
+
+bool is_sane(int64_t value) {
+    return value >= -largest_symbolic && value <= largest_symbolic;
+}
+
 // Takes a decimal integer off the front of the text.
 bool take_integer(std::string_view& text, int64_t& value) {
     auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -19,7 +26,7 @@ bool take_integer(std::string_view& text, int64_t& value) {
 // Parses `L` or `b*L`.
 bool parse_slope(std::string_view text, int64_t& per_token) {
     per_token = 1;
-    return text == "L" || (take_integer(text, per_token) && text == "*L");
+    return text == "L" || (take_integer(text, per_token) && text == "*L" && is_sane(per_token));
 }
 
 } // namespace
@@ -33,7 +40,8 @@ bool parse_size(std::string_view text, Size& size) {
     if (!take_integer(text, size.fixed)) {
         return false;
     }
-    return text.empty() || (text[0] == '+' && parse_slope(text.substr(1), size.per_token));
+    return text.empty() ||
+           (text[0] == '+' && is_sane(size.fixed) && parse_slope(text.substr(1), size.per_token));
 }
 
 bool parse_sizes(std::string_view text, std::vector<Size>& sizes) {

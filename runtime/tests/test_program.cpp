@@ -70,8 +70,8 @@ static void parses_sizes() {
     CHECK(parse_size("5+-1*L", size) && size.at(7) == -2 && to_string(size) == "5+-1*L");
     CHECK(parse_size("-3+L", size) && size.at(7) == 4 && to_string(size) == "-3+L");
     CHECK(parse_size("12", size) && size.at(7) == 12 && to_string(size) == "12");
-    for (const char* text :
-         {"", "l", "L+1", "2L", "1+", "1+2", "2*", "L*2", "1-L", "1.5", "2*L+1"}) {
+    for (const char* text : {"", "l", "L+1", "2L", "1+", "1+2", "2*", "L*2", "1-L", "1.5", "2*L+1",
+                             "9000000000*L", "9000000000+L"}) {
         CHECK(!parse_size(text, size));
     }
     std::vector<Size> sizes;

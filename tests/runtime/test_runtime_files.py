@@ -105,6 +105,7 @@ def test_each_key_is_required(tmp_path, key):
         ({"actquant.prompt.task_steps": ("array", ["upper"])}, "task_steps has 'upper'; there are"),
         ({"actquant.prompt.template": ("string", "{state}")}, "has {state} but actquant.prompt"),
         ({"actquant.image.steps": ("array", ["shear height=6"])}, "shear"),
+        ({"actquant.tokenizer.max_length": ("uint32", 1 << 20)}, "more than this runtime's 65536"),
         ({"actquant.state.clip": ("float32", 0.0)}, "state.clip must be positive"),
         ({"actquant.action.steps_per_chunk": ("uint32", 4)}, "from 1 to chunk_length"),
         ({"actquant.cameras": ("array", ["observation.images.scene"])},
