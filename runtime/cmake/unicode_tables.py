@@ -4,9 +4,6 @@ import sys
 import unicodedata
 from pathlib import Path
 
-CATEGORIES = (
-    "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Cs Co Cn"
-).split()
 CODE_POINTS = range(0x110000)
 HANGUL = range(0xAC00, 0xD7A4)  # composed by arithmetic
 CASED, CASE_IGNORABLE = 1, 2
@@ -58,9 +55,11 @@ def table(name: str, row_type: str, rows) -> str:
 
 def main(path: Path) -> None:
     characters = [chr(code_point) for code_point in CODE_POINTS]
-    categories = (CATEGORIES.index(unicodedata.category(c)) for c in characters)
+    categories = [unicodedata.category(c) for c in characters]
+    names = sorted(set(categories))
     tables = [
-        table("category_runs", "Run", runs(categories)),
+        table("category_names", "const char*", ([f'"{name}"'] for name in names)),
+        table("category_runs", "Run", runs(map(names.index, categories))),
         table("combining_class_runs", "Run", runs(map(unicodedata.combining, characters))),
         table("case_flag_runs", "Run", runs(map(case_flags, characters))),
         table("lowercase_rows", "Lowercase", lowercase()),

@@ -7,15 +7,6 @@
 #include <algorithm>
 
 namespace actquant {
-namespace {
-
-// As in Rust's \w, which counts the joiners.
-bool is_word_or_joiner(char32_t c) {
-    return is_word(c) || c == 0x200c || c == 0x200d;
-}
-
-} // namespace
-
 AddedTokens::AddedTokens(const nlohmann::json& description, const Vocabulary& vocabulary,
                          const Normalizer& normalizer) {
     std::map<int32_t, nlohmann::json> by_id; // of two with one id, the last counts
@@ -105,8 +96,8 @@ void AddedTokens::split_at(const Patterns& patterns, const Piece& piece,
         }
         size_t begin = place;
         size_t end = place = begin + token->content.size();
-        bool is_in_word = (begin > 0 && is_word_or_joiner(text[begin - 1])) ||
-                          (end < text.size() && is_word_or_joiner(text[end]));
+        bool is_in_word =
+            (begin > 0 && is_word(text[begin - 1])) || (end < text.size() && is_word(text[end]));
         if (token->single_word && is_in_word) {
             continue;
         }

@@ -171,11 +171,22 @@ PreTokenizer read_metaspace(const Json& description) {
     };
 }
 
-// Its \w is Rust's, which counts the joiners.
+// Runs of word characters and runs of others, without white space.
 PreTokenizer read_whitespace() {
-    return [words = Regex("[\\w\\u200c\\u200d]+|[^\\w\\s\\u200c\\u200d]+")](
-               const Piece& piece, std::vector<Piece>& pieces) {
-        append_pieces(piece, words.find_all(piece.text), pieces);
+    return [](const Piece& piece, std::vector<Piece>& pieces) {
+        auto kind = [](char32_t c) { return is_word(c) ? 1 : is_white_space(c) ? 0 : 2; };
+        std::vector<Span> spans;
+        int last = 0;
+        for (size_t k = 0; k < piece.text.size(); k++) {
+            int current = kind(piece.text[k]);
+            if (current != 0 && current == last) {
+                spans.back().end++;
+            } else if (current != 0) {
+                spans.push_back({k, k + 1});
+            }
+            last = current;
+        }
+        append_pieces(piece, spans, pieces);
     };
 }
 

@@ -6,6 +6,16 @@
 #include <algorithm>
 
 namespace actquant {
+namespace {
+
+// Oniguruma's \w has no joiners, and the numbers among Latin-1's symbols.
+bool is_regex_word(char32_t c) {
+    bool is_joiner = c == 0x200c || c == 0x200d;
+    bool is_latin_number = c < 0x100 && is_numeric(c);
+    return (is_word(c) && !is_joiner) || is_latin_number;
+}
+
+} // namespace
 
 void CodePointSet::ignore_case() {
     auto add_other_case = [this](char32_t first, char32_t last, int32_t shift) {
@@ -45,7 +55,7 @@ bool CodePointSet::has_uninverted(char32_t c) const {
     if ((white_space || not_white_space) && (is_white_space(c) ? white_space : not_white_space)) {
         return true;
     }
-    return (words || not_words) && (is_word(c) ? words : not_words);
+    return (words || not_words) && (is_regex_word(c) ? words : not_words);
 }
 
 Regex::Regex(const std::string& pattern) {
@@ -79,8 +89,8 @@ bool Regex::holds(const Instruction& assertion, std::u32string_view text, size_t
     case Op::line_end:
         return place == text.size() || text[place] == '\n';
     default: {
-        bool before = place > 0 && is_word(text[place - 1]);
-        bool after = place < text.size() && is_word(text[place]);
+        bool before = place > 0 && is_regex_word(text[place - 1]);
+        bool after = place < text.size() && is_regex_word(text[place]);
         return (before != after) != assertion.inverted;
     }
     }

@@ -230,7 +230,8 @@ bool is_word(char32_t c) {
     // Circled and squared letters are alphabetic though no letters by category.
     bool is_enclosed_letter = (c >= 0x24b6 && c <= 0x24e9) || (c >= 0x1f130 && c <= 0x1f149) ||
                               (c >= 0x1f150 && c <= 0x1f169) || (c >= 0x1f170 && c <= 0x1f189);
-    return (category_bit(c) & mask) != 0 || is_enclosed_letter;
+    bool is_joiner = c == 0x200c || c == 0x200d;
+    return (category_bit(c) & mask) != 0 || is_enclosed_letter || is_joiner;
 }
 
 bool is_numeric(char32_t c) {

@@ -11,16 +11,13 @@ std::u32string from_utf8(std::string_view text);
 std::string to_utf8(std::u32string_view text);
 void append_utf8(std::string& text, char32_t c);
 
-// General categories, in the order of the bits of `category_bit`.
-inline constexpr const char* category_names[] = {
-    "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe",
-    "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"};
+// General categories as sets of bits.
 uint32_t category_bit(char32_t c);
 // Of a name like "Lu", or a first letter like "L"; 0 if there is none.
 uint32_t category_mask(std::string_view name);
 
 bool is_white_space(char32_t c); // the property White_Space
-bool is_word(char32_t c);        // \w: letters, marks, decimal digits, connectors
+bool is_word(char32_t c);        // \w: letters, marks, decimal digits, connectors, joiners
 bool is_numeric(char32_t c);     // any kind of number
 
 void append_lowercase(std::u32string& text, char32_t c);

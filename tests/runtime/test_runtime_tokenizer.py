@@ -108,6 +108,7 @@ def test_split_behaviors_equal_the_library(behavior, invert):
     "pattern",
     [
         r"\w+|\d+|\W",
+        r"\w+",
         r"\bthe\b|\Bo",
         r"^t|e$",
         r".+?e|.{2}",

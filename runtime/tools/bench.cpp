@@ -1,0 +1,125 @@
+// actquant-bench: how long a policy takes to load and to act, and how much memory.
+#include "arguments.h"
+#include "golden.h"
+#include "policy.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+
+using namespace actquant::tools;
+
+namespace {
+
+constexpr const char* usage = R"(actquant-bench MODEL [options]: latency and memory.
+
+  --runs N     how often to act, 20 by default, on the golden inputs in turn
+  --warmup N   how often to act before, 2 by default
+  --threads N  0 (default): as many as the model has work for
+  --json       prints JSON
+)";
+
+// Percentile by linear interpolation, as numpy.percentile.
+double percentile(std::vector<double> values, double percent) {
+    std::sort(values.begin(), values.end());
+    double place = percent / 100 * static_cast<double>(values.size() - 1);
+    size_t low = static_cast<size_t>(place);
+    size_t high = std::min(low + 1, values.size() - 1);
+    return values[low] + (values[high] - values[low]) * (place - std::floor(place));
+}
+
+// The most memory this process has held so far, or null where the system does not tell.
+Json peak_memory_mib() {
+    std::ifstream status("/proc/self/status");
+    for (std::string word; status >> word;) {
+        if (word == "VmHWM:") {
+            double kib = 0;
+            status >> kib;
+            return kib / 1024;
+        }
+    }
+    return nullptr;
+}
+
+Json percentiles(const std::vector<double>& values) {
+    return {{"p50", percentile(values, 50)},
+            {"p90", percentile(values, 90)},
+            {"p99", percentile(values, 99)},
+            {"max", percentile(values, 100)}};
+}
+
+std::vector<GoldenInputs> inputs_of(const Policy& policy) {
+    std::vector<GoldenInputs> inputs;
+    for (const Json& golden_case : policy.description()["golden"]) {
+        inputs.push_back(golden_inputs(policy.description(), golden_case));
+    }
+    if (inputs.empty()) {
+        inputs.push_back(golden_inputs(policy.description(), {{"seed", 0}}));
+    }
+    return inputs;
+}
+
+Json measure(Policy& policy, int warmup, int runs) {
+    std::vector<GoldenInputs> inputs = inputs_of(policy);
+    std::vector<double> vision, prefix, denoise, total;
+    for (int k = 0; k < warmup + runs; k++) {
+        const GoldenInputs& input = inputs[k % inputs.size()];
+        policy.act(input.observation, input.noise);
+        if (k >= warmup) {
+            aq_timings timings = policy.timings();
+            vision.push_back(timings.vision_ms);
+            prefix.push_back(timings.prefix_ms);
+            denoise.push_back(timings.denoise_ms);
+            total.push_back(timings.total_ms);
+        }
+    }
+    return {{"vision", percentiles(vision)},
+            {"prefix", percentiles(prefix)},
+            {"denoise", percentiles(denoise)},
+            {"total", percentiles(total)}};
+}
+
+void print(const Json& result) {
+    std::printf("%s: %d threads, %d runs\n", result["name"].get<std::string>().c_str(),
+                result["threads"].get<int>(), result["runs"].get<int>());
+    std::printf("load        %9.1f ms\n", result["load_ms"].get<double>());
+    for (const char* stage : {"vision", "prefix", "denoise", "total"}) {
+        const Json& latency = result["latency_ms"][stage];
+        std::printf("%-10s", stage);
+        for (const char* key : {"p50", "p90", "p99", "max"}) {
+            std::printf("  %s %9.2f", key, latency[key].get<double>());
+        }
+        std::printf(" ms\n");
+    }
+    if (!result["peak_memory_mib"].is_null()) {
+        std::printf("peak memory %9.1f MiB\n", result["peak_memory_mib"].get<double>());
+    }
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    return run_main(argc, argv, "actquant-bench", usage, [&] {
+        Arguments arguments(argc, argv, {"runs", "warmup", "threads"}, {"json"});
+        int runs = arguments.whole_number("runs", 20, 1);
+        int warmup = arguments.whole_number("warmup", 2, 0);
+        auto start = std::chrono::steady_clock::now();
+        Policy policy(arguments.model(), arguments.whole_number("threads", 0, 0));
+        std::chrono::duration<double, std::milli> load = std::chrono::steady_clock::now() - start;
+        Json result = {{"name", policy.description()["name"]},
+                       {"threads", policy.description()["threads"]},
+                       {"runs", runs},
+                       {"load_ms", load.count()},
+                       {"latency_ms", measure(policy, warmup, runs)}};
+        result["peak_memory_mib"] = peak_memory_mib();
+        if (arguments.has("json")) {
+            std::cout << result.dump() << "\n";
+        } else {
+            print(result);
+        }
+        return 0;
+    });
+}

@@ -1,0 +1,56 @@
+#include "policy.h"
+
+#include <stdexcept>
+
+namespace actquant::tools {
+namespace {
+
+void check(aq_status status) {
+    if (status != AQ_OK) {
+        throw std::runtime_error(aq_last_error());
+    }
+}
+
+} // namespace
+
+Policy::Policy(const std::string& path, int threads) {
+    aq_session* opened = nullptr;
+    check(aq_open(path.c_str(), threads, &opened));
+    session.reset(opened);
+    parsed = Json::parse(aq_describe(opened));
+    for (const char* key : {"provenance", "allocation", "golden"}) {
+        parsed[key] = Json::parse(parsed[key].get<std::string>());
+    }
+}
+
+Actions Policy::act(const Observation& observation, const Noise& noise) {
+    std::vector<aq_image> images;
+    for (const std::optional<Image>& image : observation.images) {
+        images.push_back(image ? aq_image{image->pixels.data(), image->height, image->width}
+                               : aq_image{});
+    }
+    aq_observation input{};
+    input.images = images.data();
+    input.image_count = images.size();
+    input.state = observation.state.data();
+    input.state_count = observation.state.size();
+    input.task = has_language() ? observation.task.c_str() : nullptr;
+    aq_noise start{};
+    start.values = noise.values.empty() ? nullptr : noise.values.data();
+    start.count = noise.values.size();
+    start.seed = noise.seed.value_or(0);
+    start.has_seed = noise.seed.has_value();
+
+    size_t rows = parsed["action"]["chunk_length"];
+    size_t columns = parsed["action"]["names"].size();
+    std::vector<float> values(rows * columns);
+    check(aq_act(session.get(), &input, &start, values.data(), values.size()));
+    Actions actions(rows);
+    for (size_t k = 0; k < rows; k++) {
+        auto row = values.begin() + static_cast<std::ptrdiff_t>(k * columns);
+        actions[k].assign(row, row + static_cast<std::ptrdiff_t>(columns));
+    }
+    return actions;
+}
+
+} // namespace actquant::tools

@@ -1,0 +1,55 @@
+#pragma once
+
+#include "image_file.h"
+
+#include <actquant.h>
+#include <nlohmann/json.hpp>
+
+#include <memory>
+#include <optional>
+
+namespace actquant::tools {
+
+using Json = nlohmann::json;
+
+// Observation steps × cameras; an absent camera has no image.
+struct Observation {
+    std::vector<std::optional<Image>> images;
+    std::vector<float> state; // of all steps
+    std::string task;
+};
+
+// What the policy samples from: the values, or a seed, or neither.
+struct Noise {
+    std::vector<float> values;
+    std::optional<uint64_t> seed;
+};
+
+// [chunk length][action dimension], in the robot's units.
+using Actions = std::vector<std::vector<float>>;
+
+// A policy file behind the C interface. Failures are thrown as std::runtime_error.
+class Policy {
+  public:
+    Policy(const std::string& path, int threads);
+
+    // What aq_describe says, its JSON texts parsed.
+    const Json& description() const { return parsed; }
+    std::vector<std::string> cameras() const { return parsed["cameras"]; }
+    size_t observation_steps() const { return parsed["observation_steps"]; }
+    size_t state_dim() const { return parsed["state"]["names"].size(); }
+    bool has_language() const { return !parsed["prompt"].is_null(); }
+
+    Actions act(const Observation& observation, const Noise& noise);
+    aq_timings timings() const { return aq_last_timings(session.get()); }
+
+  private:
+    struct Closer {
+        void operator()(aq_session* session) const { aq_close(session); }
+    };
+
+    std::unique_ptr<aq_session, Closer> session;
+    Json parsed;
+};
+
+} // namespace actquant::tools
