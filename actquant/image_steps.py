@@ -47,14 +47,14 @@ def _target(options: Options) -> tuple[int, int]:
 
 
 def _scale(pixels: Tensor, size: tuple[int, int], options: Options) -> Tensor:
-    kind = options["filter"]
+    kind, (height, width) = options["filter"], size
     if options["antialias"] == "1":
         if options["round"] == "2":
             whole = Image.fromarray(pixels.round().byte().permute(1, 2, 0).numpy())
-            scaled = np.asarray(whole.resize(size[::-1], KERNELS[kind]))
+            scaled = np.asarray(whole.resize((width, height), KERNELS[kind]))
             return torch.from_numpy(scaled.copy()).permute(2, 0, 1).float()
         scaled = [
-            np.asarray(Image.fromarray(channel.numpy()).resize(size[::-1], KERNELS[kind]))
+            np.asarray(Image.fromarray(channel.numpy()).resize((width, height), KERNELS[kind]))
             for channel in pixels.contiguous()
         ]
         return torch.from_numpy(np.stack(scaled))

@@ -94,11 +94,11 @@ class _Join:
             return tuple(self._join(n, other, x, y) for x, y in zip(a, b, strict=True))
         if a == b:
             return a
-        integers = isinstance(a, int) and isinstance(b, int)
-        size = fit_size((a, b), self.lengths) if integers else None
-        if size is None:
-            self._fail(n, a, b)
-        return size
+        if isinstance(a, int) and isinstance(b, int):
+            size = fit_size((a, b), self.lengths)
+            if size is not None:
+                return size
+        self._fail(n, a, b)
 
     def _pattern(self, n: Node, other: Node) -> Node:
         made = Pattern(self.lengths).node(n.tensor, other.tensor)

@@ -55,10 +55,10 @@ class Pattern:
     def _progression(self, a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Node | None:
         dtype = TORCH_TO_DTYPE[a.dtype]
         for dim in range(a.ndim):
-            found = [_progression_along(x, dim) for x in (a, b)]
-            if found[0] is None or found[1] is None:
+            first, second = _progression_along(a, dim), _progression_along(b, dim)
+            if first is None or second is None:
                 continue
-            (start_a, step_a), (start_b, step_b) = found
+            (start_a, step_a), (start_b, step_b) = first, second
             offset = self._value(start_a - step_a, start_b - step_b)
             if not bool(step_a == step_b) or offset is None:
                 return None

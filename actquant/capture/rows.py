@@ -38,9 +38,9 @@ def _push(n: Node, uses: Uses) -> Node | None:
 def _sliced_operands(n: Node, x: Node, dim: int) -> list[Node] | None:
     """The operands of x, of which only what the slice n reads is kept; None if x needs them all."""
     bounds = n.attrs["start"], n.attrs["end"]
-    first, *others = x.inputs or [None]
-    if first is None:
+    if not x.inputs:
         return None
+    first, *others = x.inputs
     if x.op in ELEMENTWISE:
         return [_aligned(y, dim - len(n.shape), *bounds) for y in x.inputs]
     if x.op in ROWWISE:

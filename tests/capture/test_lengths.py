@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from actquant.capture import capture_stage, emit_program, interpret, parse_program
+from actquant.capture.ir import Graph
 from actquant.capture.lengths import check_length, join_lengths
 from actquant.capture.pattern import Pattern
 from actquant.capture.size import at_length
@@ -40,8 +41,8 @@ def inputs_of(length):
 
 
 def joined(module):
-    graphs = [capture_stage(module, inputs_of(length)) for length in LENGTHS]
-    return join_lengths(*graphs, LENGTHS)
+    first, second = (capture_stage(module, inputs_of(length)) for length in LENGTHS)
+    return join_lengths(first, second, LENGTHS)
 
 
 def test_a_program_holds_for_every_length():
@@ -80,8 +81,7 @@ def test_a_program_holds_for_every_length():
 )
 def test_constants_that_follow_the_length_become_host_operators(make):
     made = Pattern(LENGTHS).node(make(LENGTHS[0]), make(LENGTHS[1]))
-    from actquant.capture.ir import Graph
-
+    assert made is not None
     graph = Graph("", [], {"y": made})
     assert not any(n.is_tensor for n in graph.nodes()) and all(n.host for n in graph.nodes())
     for length in (*LENGTHS, 5, 30):
