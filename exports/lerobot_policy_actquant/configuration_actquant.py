@@ -45,7 +45,7 @@ class ActquantConfig(PreTrainedConfig):
             (OBS_STATE, state, self.robot_state_feature),
             (ACTION, action, self.action_feature),
         ):
-            if given is not None and tuple(given.shape) != own.shape:
+            if own.shape != (0,) and given is not None and tuple(given.shape) != own.shape:
                 raise ValueError(
                     f"'{key}' has the shape {own.shape} in {self.model}, "
                     f"but {tuple(given.shape)} in the environment, dataset or config.json"
@@ -53,7 +53,8 @@ class ActquantConfig(PreTrainedConfig):
         image = description["image"]
         visual = PolicyFeature(FeatureType.VISUAL, (3, image["height"], image["width"]))
         self.input_features = {camera: visual for camera in description["cameras"]}
-        self.input_features[OBS_STATE] = state
+        if state.shape != (0,):
+            self.input_features[OBS_STATE] = state
         self.output_features = {ACTION: action}
         self.n_obs_steps = description["observation_steps"]
         length = description["action"]["chunk_length"]

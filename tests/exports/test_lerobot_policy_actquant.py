@@ -225,6 +225,13 @@ def test_observations_that_cannot_be_used(policy, batch, noise):
     assert torch.equal(policy.predict_action_chunk(extra, noise=noise), want)
 
 
+def test_a_policy_that_reads_no_state_does_not_ask_for_one(policy, model):
+    config = ActquantConfig(model=str(model))
+    config.input_features = {"observation.state": PolicyFeature(FeatureType.STATE, (5,))}
+    config.complete({**policy._description, "state": {"names": []}})
+    assert set(config.input_features) == set(CAMERAS)
+
+
 def test_training_is_refused(policy, batch):
     with pytest.raises(NotImplementedError, match="cannot be trained"):
         policy.forward(batch)
