@@ -5,7 +5,7 @@ E_l of a layer the sum of score x noise over its tensors; sum_l E_l^2 is minimis
 improvement per added bit, a layer's other tensors being scored again after each upgrade.
 Recipe `rtn`: the highest type that all tensors can have, then the next one in forward order; no
 type that needs importance.
-Recipe `f16`: every tensor in half precision, no budget.
+Recipes `f32`, `f16`, `bf16` and `q8_0`: that type for every tensor, no budget.
 """
 
 import math
@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from actquant.errors import BudgetError
 from actquant.formats import Format, file_bytes, get_format, menu, resolve, tensor_bytes
 
-RECIPES = ("paper", "rtn", "f16")
+UNIFORM = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
+"""Recipes that give every tensor one type, and need no budget."""
+RECIPES = ("paper", "rtn", *UNIFORM)
 PAPER_BASE = "IQ2_XXS"
 PAPER_MAXIMUM = "Q6_K"
 CEILING = "Q8_0"
@@ -126,7 +128,7 @@ def _ladder(tensor: TensorSize, types: Sequence[Format]) -> list[Format]:
 
 
 def allocate(tensors: Sequence[TensorSize], recipe: str, budget: Budget | None) -> Allocation:
-    """Choose the types by a recipe: `paper`, `rtn` or `f16` (which needs no budget).
+    """Choose the types by a recipe of RECIPES; those of UNIFORM need no budget.
 
     tensors: in forward order. The result never exceeds the budget, and no further upgrade of one
     tensor by one level would fit.
@@ -137,8 +139,8 @@ def allocate(tensors: Sequence[TensorSize], recipe: str, budget: Budget | None) 
         raise BudgetError(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
     if not tensors:
         raise BudgetError("the policy has no quantizable tensor")
-    if recipe == "f16":
-        return _report(tensors, ["F16"] * len(tensors), recipe)
+    if recipe in UNIFORM:
+        return _report(tensors, [UNIFORM[recipe]] * len(tensors), recipe)
     if budget is None:
         raise BudgetError(f"recipe {recipe} needs a budget in bits per weight")
     if not (math.isfinite(budget.bpw) and budget.bpw > 0):

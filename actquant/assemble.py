@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from actquant.allocate import Allocation, Budget, TensorSize, allocate
+from actquant.allocate import UNIFORM, Allocation, Budget, TensorSize, allocate
 from actquant.capture.policy import CapturedPolicy, matrices_of_fixed_type
 from actquant.errors import BudgetError
 from actquant.formats import file_bytes, get_format, row_bytes
@@ -109,8 +109,10 @@ class Assembly:
         for attempt in range(1, ATTEMPTS + 1):
             allocation = allocate(sizes, recipe, budget)
             encoded = encode(allocation, encoded)
-            fixed = {} if budget is None else self.fixed
-            self.write(path, sizes, allocation.types, encoded, fixed)
+            plain = get_format(UNIFORM.get(recipe, FIXED_TYPE)).grid == "float"
+            fixed = {} if plain else self.fixed
+            float_type = UNIFORM[recipe] if plain else "F16"
+            self.write(path, sizes, allocation.types, encoded, fixed, float_type)
             own = measure_parity(path, self.loaded, n=GOLDEN_INPUTS)
             with_golden(path, compact_golden(own))
             if budget is None:
@@ -130,8 +132,10 @@ class Assembly:
         types: Mapping[str, str],
         encoded: Mapping[str, Encoded],
         fixed: Mapping[str, EncodedTensor],
+        float_type: str = "F16",
     ) -> None:
-        """Write the file with the f32 program's golden outputs; matrices in neither are f16."""
+        """Write the file with the f32 program's golden outputs; matrices in neither mapping have
+        the float type."""
         shown = {"type", "bits", "score", "error"}
         reports = self.reports(sizes, types, encoded)
         write_model(
@@ -145,7 +149,7 @@ class Assembly:
                 golden=compact_golden(self.parity),
             ),
             tensor_names=self.captured.tensor_names,
-            float_type="F16",
+            float_type=float_type,
         )
 
     def reports(
@@ -154,20 +158,31 @@ class Assembly:
         types: Mapping[str, str],
         encoded: Mapping[str, Encoded],
     ) -> list[TensorReport]:
-        return [
-            TensorReport(
-                name=tensor.name,
-                type=types[tensor.name],
-                bits=get_format(types[tensor.name]).bits_per_weight,
-                rows=size.rows,
-                columns=size.columns,
-                layer=tensor.layer,
-                group=tensor.group,
-                score=float(f"{size.score:.6g}"),
-                error=float(f"{encoded[tensor.name].error:.6g}"),
-            )
-            for tensor, size in zip(self.tensors, sizes, strict=True)
-        ]
+        errors = {name: item.error for name, item in encoded.items()}
+        return tensor_reports(self.tensors, sizes, types, errors)
+
+
+def tensor_reports(
+    tensors: Sequence[QuantizableTensor],
+    sizes: Sequence[TensorSize],
+    types: Mapping[str, str],
+    errors: Mapping[str, float],
+) -> list[TensorReport]:
+    """One report a tensor; a tensor without an error was stored as it is, or rounded to a float."""
+    return [
+        TensorReport(
+            name=tensor.name,
+            type=types[tensor.name],
+            bits=get_format(types[tensor.name]).bits_per_weight,
+            rows=size.rows,
+            columns=size.columns,
+            layer=tensor.layer,
+            group=tensor.group,
+            score=float(f"{size.score:.6g}"),
+            error=float(f"{errors.get(tensor.name, 0.0):.6g}"),
+        )
+        for tensor, size in zip(tensors, sizes, strict=True)
+    ]
 
 
 def compact_golden(parity: ParityReport) -> list[dict[str, Any]]:

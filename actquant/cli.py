@@ -81,13 +81,42 @@ def _print(result: BaseModel, as_json: bool, *renderables: Any) -> None:
 
 @app.command()
 def compress(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder as LeRobot's save_pretrained writes.")],
-    dataset: Annotated[
-        Path, typer.Option(help="LeRobotDataset folder with the target robot's episodes.")
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="Checkpoint folder, or organisation/name[@revision] on the Hugging Face hub."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The GGUF to write.")],
-    bpw: Annotated[float, typer.Option(help="Whole-file bits per weight.")] = 3.0,
-    recipe: Annotated[str, typer.Option(help="paper, rtn or f16.")] = "paper",
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="LeRobotDataset folder with the target robot's episodes."),
+    ] = None,
+    bpw: Annotated[float, typer.Option(help="Whole-file bits per weight (paper, rtn).")] = 3.0,
+    recipe: Annotated[
+        str,
+        typer.Option(help="paper (needs a dataset), rtn, q8_0, f16, bf16 or f32."),
+    ] = "paper",
+    verify: Annotated[
+        str,
+        typer.Option(
+            help="Without a dataset: compare with PyTorch on no, one or 16 inputs: none, quick, full."
+        ),
+    ] = "quick",
+    control_rate_hz: Annotated[
+        float | None, typer.Option(help="Without a dataset, where the checkpoint does not say.")
+    ] = None,
+    state_names: Annotated[
+        str, typer.Option(help="Comma-separated, without a dataset: names of the state's elements.")
+    ] = "",
+    action_names: Annotated[
+        str,
+        typer.Option(help="Comma-separated, without a dataset: names of the action's elements."),
+    ] = "",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE for what a policy family leaves open; may be repeated."),
+    ] = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder for resumable work; default OUT.work.")
     ] = None,
@@ -97,20 +126,48 @@ def compress(
     """Compress a checkpoint into one GGUF."""
     with _told_plainly(as_json):
         from actquant.compress import compress as run
+        from actquant.convert import convert
 
-        work = work or out.with_name(out.name + ".work")
         with _progress() as progress:
-            report = run(
-                checkpoint,
-                dataset,
-                bpw,
-                out,
-                recipe=recipe,
-                work=work,
-                seed=seed,
-                progress=progress,
-            )
+            if dataset is None:
+                report = convert(
+                    checkpoint,
+                    out,
+                    recipe=recipe,
+                    bpw=bpw,
+                    verify=verify,
+                    control_rate_hz=control_rate_hz,
+                    state_names=state_names.split(",") if state_names else None,
+                    action_names=action_names.split(",") if action_names else None,
+                    options=_options(option or []),
+                    progress=progress,
+                )
+            else:
+                report = run(
+                    checkpoint,
+                    dataset,
+                    bpw,
+                    out,
+                    recipe=recipe,
+                    work=work or out.with_name(out.name + ".work"),
+                    seed=seed,
+                    progress=progress,
+                )
         _print(report, as_json, *tables.compression(report))
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE; a value that is JSON is what it says, e.g. a number."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"--option {pair}: wanted KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
 
 
 @app.command()

@@ -1,8 +1,6 @@
 """From a LeRobot checkpoint and episodes of its robot to one model file: all stages in order."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,18 @@ from actquant.action_error import (
     measure_action_error,
     runtime_act,
 )
-from actquant.allocate import RECIPES, Allocation, Budget, TensorSize, allocate
+from actquant.allocate import RECIPES, UNIFORM, Allocation, Budget, TensorSize, allocate
 from actquant.artifacts import Artifact, WorkFolder, atomic_path, hash_json, hash_path
 from actquant.assemble import Assembly, TensorReport
 from actquant.calibrate import CalibrationData, calibrate
 from actquant.capture.policy import capture_policy, convert_f32, quantizable
 from actquant.capture.report import CaptureReport
+from actquant.clock import Clock
 from actquant.curvature import PARTIAL_STAGE, curvature
 from actquant.errors import BudgetError, ModelFileError
 from actquant.model_file import EncodedTensor, read_model
 from actquant.parity import check_parity
 from actquant.policies.base import LoadedPolicy
-from actquant.progress import bar
 from actquant.quantize import Encoded, quantize
 from actquant.sensitivity import DEFAULT_SCORE, SIGMA, Score, TensorScore, sensitivity
 
@@ -58,7 +56,8 @@ class CompressionReport(BaseModel):
 
     Bits per weight come in two kinds: whole_file_bpw is 8 x file bytes / all parameters of the
     policy, quantized_tensor_bpw counts the quantized tensors alone. parity: errors of the f32
-    program relative to the actions' root mean square. capture: the programs, and what the file does
+    program relative to the actions' root mean square. file_error: the file's own error in the worst
+    chunk, in the same unit, on golden inputs. capture: the programs, and what the file does
     without. held_out: see ActionError. unreached: tensors whose curvature is zero throughout (no
     gradient came to them), encoded as if all weights counted the same.
     """
@@ -82,6 +81,7 @@ class CompressionReport(BaseModel):
     reused: list[str]
     unreached: list[str]
     provenance: dict[str, Any]
+    file_error: float | None = None
 
     @property
     def held_out_action_error(self) -> float | None:
@@ -102,7 +102,7 @@ def compress(
 ) -> CompressionReport:
     """Compress a checkpoint into the GGUF `out`, at most `bpw` bits per weight of the whole file.
 
-    bpw: 8 x file bytes / parameters (no meaning for recipe `f16`); recipe: `paper`, `rtn` or `f16`;
+    bpw: 8 x file bytes / parameters (no meaning for recipes of UNIFORM); recipe: of RECIPES;
     work: folder of resumable artefacts (default `out` with `.work` appended), which may be shared
     between recipes and budgets; progress: a rich Progress. An existing file is replaced at the very
     end, when the new one is whole and within the budget.
@@ -114,11 +114,11 @@ def compress(
     out = Path(out)
     if recipe not in RECIPES:
         raise BudgetError(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
-    if recipe != "f16" and bpw is None:
+    if recipe not in UNIFORM and bpw is None:
         raise BudgetError(f"recipe {recipe} needs a budget in bits per weight")
     if out.is_dir():
         raise ModelFileError(f"{out} is a folder; give the path of the file to write")
-    settings, clock = settings or Settings(), _Clock(progress)
+    settings, clock = settings or Settings(), Clock(progress)
     with clock("load"):
         loaded = load_for_dataset(checkpoint, dataset)
         data = calibrate(
@@ -129,7 +129,7 @@ def compress(
     folder = WorkFolder(Path(work) if work else out.with_name(out.name + ".work"))
     with clock("parity"), folder.scratch("f32.gguf") as f32:
         parity = check_parity(convert_f32(loaded, f32), loaded)
-    chosen = {"seed": seed, "bpw": None if recipe == "f16" else bpw, **asdict(settings)}
+    chosen = {"seed": seed, "bpw": None if recipe in UNIFORM else bpw, **asdict(settings)}
     provenance = {
         **captured.metadata.provenance,
         "dataset": data.info.folder.resolve().name,
@@ -145,22 +145,6 @@ def compress(
 
 
 @dataclass
-class _Clock:
-    """Times the stages and shows those that have no bar of their own."""
-
-    progress: Progress | None
-    timings_s: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str, *, shown: bool = True) -> Iterator[None]:
-        begin = time.perf_counter()
-        with bar(self.progress if shown else None, stage, None):
-            yield
-        spent = time.perf_counter() - begin + self.timings_s.get(stage, 0.0)
-        self.timings_s[stage] = round(spent, 3)
-
-
-@dataclass
 class _Job:
     """One compression after loading: its stages, each with its artefact in the work folder."""
 
@@ -172,7 +156,7 @@ class _Job:
     seed: int
     recipe: str
     bpw: float | None
-    clock: _Clock
+    clock: Clock
     reused: list[str] = field(default_factory=list)
 
     def run(self, out: Path) -> CompressionReport:
@@ -226,7 +210,7 @@ class _Job:
         ]
 
     def _budget(self, sizes: list[TensorSize]) -> Budget | None:
-        if self.recipe == "f16" or self.bpw is None:
+        if self.recipe in UNIFORM or self.bpw is None:
             return None
         with self.work.scratch("empty.gguf") as path:
             fixed = self.assembly.fixed_bytes(sizes, path)
@@ -318,7 +302,7 @@ class _Job:
 
         sources = self._sources("draws", "batch_size") if fisher is not None else self._sources()
         sources["types"] = hash_json(allocation.types)
-        suffix = "" if self.recipe == "f16" else f"-{self.bpw:g}"
+        suffix = "" if self.recipe in UNIFORM else f"-{self.bpw:g}"
         stored = self._stage(f"encoded-{self.recipe}{suffix}", sources, make)
         return {
             name: Encoded(

@@ -56,6 +56,7 @@ _TABLE = (
     Format("Q6_K", 256, 210, "linear", fallback="Q8_0"),
     Format("Q8_0", 32, 34, "linear"),
     Format("F16", 1, 2, "float"),
+    Format("BF16", 1, 2, "float"),
     Format("F32", 1, 4, "float"),
 )
 

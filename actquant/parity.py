@@ -109,12 +109,17 @@ def measure_parity(
     n: int = 16,
     threshold: float = F32_THRESHOLD,
     runner: Runner | None = None,
+    reference: np.ndarray | None = None,
 ) -> ParityReport:
-    """As `check_parity`, without raising: for quantized files, whose error is what it is."""
+    """As `check_parity`, without raising: for quantized files, whose error is what it is.
+
+    reference: the result of `reference_actions`, where it is already known.
+    """
     runner = runner or runtime(model_path)
     inputs = golden_observations(loaded, prompts, n)
     actions = np.stack([runner.act(x.observation, noise=x.noise) for x in inputs])
-    reference = np.stack([loaded.family.act(loaded, dict(x.observation), x.noise) for x in inputs])
+    if reference is None:
+        reference = reference_actions(loaded, prompts, n)
     reference_rms = float(np.sqrt(np.mean(np.square(reference, dtype=np.float64))))
     error = actions.astype(np.float64) - reference
     if not np.isfinite(error).all():
@@ -137,6 +142,14 @@ def measure_parity(
             for x, a, r in zip(inputs, actions, reference, strict=True)
         ],
     )
+
+
+def reference_actions(
+    loaded: LoadedPolicy, prompts: Sequence[str] = PROMPTS, n: int = 16
+) -> np.ndarray:
+    """PyTorch's chunks [n, H, A] for `golden_observations`."""
+    inputs = golden_observations(loaded, prompts, n)
+    return np.stack([loaded.family.act(loaded, dict(x.observation), x.noise) for x in inputs])
 
 
 def runtime(model_path: str | Path) -> Runner:

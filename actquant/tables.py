@@ -55,9 +55,12 @@ def compression(report: "CompressionReport") -> list[Any]:
     shown.add_row("quantized-tensor bpw", f"{report.quantized_tensor_bpw:.3f}")
     shown.add_row("parameters", f"{report.parameter_count:,}")
     shown.add_row("of them quantized", f"{report.quantized_parameter_count:,}")
-    shown.add_row(
-        "parity of the f32 program", f"{report.parity['worst_rms']:.1e} of the actions' rms"
-    )
+    if report.parity:
+        shown.add_row(
+            "parity of the f32 program", f"{report.parity['worst_rms']:.1e} of the actions' rms"
+        )
+    if report.file_error is not None:
+        shown.add_row("error of the file", f"{report.file_error:.1e} of the actions' rms")
     if report.held_out:
         error = report.held_out
         shown.add_row(

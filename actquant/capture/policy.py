@@ -108,7 +108,7 @@ def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
         dropped=dropped,
         tensor_names=short_names(list(params), loaded.family.short_names),
         metadata=ModelMetadata(
-            name=loaded.folder.resolve().name,
+            name=(loaded.name or loaded.folder.resolve().name).split("/")[-1],
             family=loaded.family.policy_type,
             parameter_count=sum(p.numel() for name, p in everything.items() if name in read),
             interface=loaded.interface,
@@ -120,7 +120,8 @@ def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
 
 def _provenance(loaded: LoadedPolicy, dropped: tuple[str, ...]) -> dict[str, Any]:
     return {
-        "checkpoint": loaded.folder.resolve().name,
+        "checkpoint": loaded.name or loaded.folder.resolve().name,
+        **({} if loaded.revision is None else {"checkpoint_revision": loaded.revision}),
         "checkpoint_sha256": loaded.checkpoint_sha256,
         "tool": f"actquant {actquant.__version__}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from actquant.errors import CheckpointError
+from actquant.hub import find_checkpoint
 from actquant.model_schema import PolicyInterface
 from actquant.parameters import StreamedWeights, example_outputs, total_memory, weights_of
 
@@ -85,6 +86,10 @@ class LoadedPolicy:
     interface: PolicyInterface
     """Cameras, tokenizer, normalisation, layout, rates: what becomes the keys of the file."""
     cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    name: str = ""
+    """Of the folder, or `organisation/name` on the hub."""
+    revision: str | None = None
+    """The hub's commit."""
 
     @property
     def streamed(self) -> StreamedWeights | None:
@@ -267,7 +272,8 @@ def load_policy(
     options: Mapping[str, Any] | None = None,
     streamed: bool | None = None,
 ) -> LoadedPolicy:
-    """Load any supported checkpoint folder in float32.
+    """Load any supported checkpoint in float32: a folder, or a repository of the hub
+    (`organisation/name`, `organisation/name@revision`).
 
     control_rate_hz, state_names and action_names come from the dataset the policy was trained on;
     the rate defaults to the one in the checkpoint's `train_config.json` or stays unknown, the names
@@ -280,7 +286,8 @@ def load_policy(
     Raises CheckpointError if the folder is incomplete, its policy type is not supported, or its
     weights are to be in memory and do not fit.
     """
-    folder = Path(folder)
+    source = find_checkpoint(folder)
+    folder = source.folder
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise CheckpointError(f"{folder} is no LeRobot checkpoint: it has no config.json")
@@ -309,6 +316,7 @@ def load_policy(
         action_names=action_names,
         **given,
     )
+    loaded.name, loaded.revision = source.name, source.revision
     if loaded.streamed is not None:
         size, memory = loaded.streamed.bytes, total_memory()
         if streamed is False and size > memory:

@@ -147,5 +147,5 @@ def test_a_budget_must_be_a_positive_number(bpw: float):
 
 
 def test_unknown_recipes_are_listed():
-    with pytest.raises(BudgetError, match="paper, rtn, f16"):
+    with pytest.raises(BudgetError, match="paper, rtn, f32, f16, bf16, q8_0"):
         allocate(make_tensors(2), "best", None)
