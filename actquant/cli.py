@@ -100,18 +100,18 @@ def compress(
     verify: Annotated[
         str,
         typer.Option(
-            help="Without a dataset: compare with PyTorch on no, one or 16 inputs: none, quick, full."
+            help="Without a dataset, compare with PyTorch: none, quick (1 input), full (16)."
         ),
     ] = "quick",
     control_rate_hz: Annotated[
         float | None, typer.Option(help="Without a dataset, where the checkpoint does not say.")
     ] = None,
     state_names: Annotated[
-        str, typer.Option(help="Comma-separated, without a dataset: names of the state's elements.")
+        str, typer.Option(help="Without a dataset: names of the state, with commas.")
     ] = "",
     action_names: Annotated[
         str,
-        typer.Option(help="Comma-separated, without a dataset: names of the action's elements."),
+        typer.Option(help="Without a dataset: names of the action, with commas."),
     ] = "",
     option: Annotated[
         list[str] | None,

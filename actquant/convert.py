@@ -154,6 +154,7 @@ class _Conversion:
             quantized_parameter_count=sum(s.rows * s.columns for s in sizes),
             fixed_bytes=size - allocation.file_bytes,
             held_out=None,
+            capture=self.captured.report,
             parity={} if program is None else without_golden(program),
             file_error=None if file is None else file.worst_rms,
             tensors=reports,

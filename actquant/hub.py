@@ -57,16 +57,23 @@ def _fetch(repository: str, revision: str | None) -> Path:
     )
 
     named = repository if revision is None else f"{repository}@{revision}"
-    try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=list(WANTED),
-                ignore_patterns=list(UNWANTED),
-            )
+
+    def snapshot(local_files_only: bool) -> Path:
+        folder = snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=list(WANTED),
+            ignore_patterns=list(UNWANTED),
+            local_files_only=local_files_only,
         )
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        return Path(folder)
+
+    try:
+        try:
+            return snapshot(local_files_only=False)
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+            return snapshot(local_files_only=True)
+    except LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"{named} is no folder here, not in the hub's cache, and the hub cannot be reached"
         ) from error

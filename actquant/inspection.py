@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from actquant.errors import EvaluationError
+from actquant.measure import MemoryPrediction, predict_memory
 from actquant.model_file import read_model
 
 
@@ -57,10 +59,12 @@ class Inspection(BaseModel):
     action: dict[str, tuple[float, float]]
     golden_inputs: int
     provenance: dict[str, Any]
+    memory: MemoryPrediction | None
 
 
 def inspect_model(path: Path) -> Inspection:
-    """Reads a file's metadata and its table of tensors.
+    """Reads a file's metadata and its table of tensors, and foretells the memory it will need if
+    the runtime is installed and can run it.
 
     Raises ModelFileError as `read_model` does.
     """
@@ -90,7 +94,15 @@ def inspect_model(path: Path) -> Inspection:
         action=_statistics(face.action_names, face.action_mean, face.action_std),
         golden_inputs=len(about.golden),
         provenance=provenance,
+        memory=_memory(model.path),
     )
+
+
+def _memory(path: Path) -> MemoryPrediction | None:
+    try:
+        return predict_memory(path)
+    except EvaluationError:
+        return None
 
 
 def _groups(model: Any) -> list[TensorGroup]:

@@ -1,13 +1,12 @@
 """Latency and peak memory of a model in a process of its own, without a simulator beside it."""
 
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from actquant.errors import EvaluationError
 
@@ -38,6 +37,48 @@ def measure(model: Path, *, n: int = 100, threads: int = 0) -> Measurement:
     return Measurement.model_validate_json(done.stdout.strip().splitlines()[-1])
 
 
+class MemoryPrediction(BaseModel):
+    """Peak memory of a process of `actquant bench` that loads a file and acts, in bytes.
+
+    base: Python, numpy and the runtime before a file is opened; header: keys and programs; weights:
+    tensors that are read whole (tables, of which single rows are read, hardly count); compute:
+    graphs and buffers at the longest prompt.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_bytes: int
+    header_bytes: int
+    weights_bytes: int
+    compute_bytes: int
+
+    @computed_field
+    @property
+    def peak_rss_bytes(self) -> int:
+        return self.base_bytes + self.header_bytes + self.weights_bytes + self.compute_bytes
+
+
+def predict_memory(model: Path) -> MemoryPrediction:
+    """What `measure` will find, without running the model.
+
+    Raises EvaluationError if the runtime cannot open it.
+    """
+    command = [sys.executable, "-m", "actquant.measure", str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise EvaluationError(f"{model} cannot be opened: {done.stderr.strip()[-2000:]}")
+    return MemoryPrediction.model_validate_json(done.stdout.strip().splitlines()[-1])
+
+
+def _predict_here(model: Path) -> MemoryPrediction:
+    from actquant_runtime import Runtime
+
+    base = peak_rss_bytes()
+    memory = Runtime(str(model)).describe()["memory"]
+    parts = {name: memory[name] for name in ("header_bytes", "weights_bytes", "compute_bytes")}
+    return MemoryPrediction(base_bytes=base, **parts)
+
+
 def peak_rss_bytes() -> int:
     """This program's peak so far. (getrusage's also counts the parent's, from before exec.)"""
     return _status_bytes("VmHWM")
@@ -63,11 +104,12 @@ def _measure_here(model: Path, n: int, threads: int) -> Measurement:
     load_ms = (time.perf_counter() - begin) * 1e3
     observation, noise = golden_observation(runtime.describe(), seed=1)
     latencies_ms = []
-    for _ in range(n + 5):
+    warm_up = 5 if n >= 20 else 1
+    for _ in range(n + warm_up):
         begin = time.perf_counter()
         runtime.act(observation, noise=noise)
         latencies_ms.append((time.perf_counter() - begin) * 1e3)
-    p50, p95 = np.percentile(latencies_ms[5:], [50, 95])
+    p50, p95 = np.percentile(latencies_ms[warm_up:], [50, 95])
     return Measurement(
         load_ms=load_ms,
         p50_ms=p50,
@@ -80,4 +122,9 @@ def _measure_here(model: Path, n: int, threads: int) -> Measurement:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure_here(Path(sys.argv[1]), *map(int, sys.argv[2:4])).model_dump()))
+    path, *numbers = sys.argv[1:]
+    if numbers:
+        result: BaseModel = _measure_here(Path(path), *map(int, numbers))
+    else:
+        result = _predict_here(Path(path))
+    print(result.model_dump_json(exclude={"peak_rss_bytes"} if not numbers else None))

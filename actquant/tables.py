@@ -134,6 +134,14 @@ def inspection(report: "Inspection") -> list[Any]:
     policy.add_row("image", f"{report.image_size[0]} × {report.image_size[1]}")
     policy.add_row("prompt", f"at most {report.prompt_max_tokens} tokens")
     policy.add_row("golden inputs", str(report.golden_inputs))
+    if report.memory is not None:
+        memory = report.memory
+        policy.add_row(
+            "peak memory of bench",
+            f"{megabytes(memory.peak_rss_bytes)} (weights {megabytes(memory.weights_bytes)}, "
+            f"buffers {megabytes(memory.compute_bytes)}, the process itself "
+            f"{megabytes(memory.base_bytes)})",
+        )
     tensors = table("Tensors", "part", "type", ">tensors", ">weights", ">size", ">bpw")
     for group in report.groups:
         tensors.add_row(
