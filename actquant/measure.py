@@ -40,22 +40,21 @@ def measure(model: Path, *, n: int = 100, threads: int = 0) -> Measurement:
 class MemoryPrediction(BaseModel):
     """Peak memory of a process of `actquant bench` that loads a file and acts, in bytes.
 
-    base: Python, numpy and the runtime before a file is opened; header: keys and programs; weights:
-    tensors that are read whole (tables, of which single rows are read, hardly count); compute:
-    graphs and buffers at the longest prompt.
+    opened: measured: Python, numpy and the runtime with the file opened, its programs checked and its
+    tokenizer built; weights: tensors that are read whole by the first action (tables, of which
+    single rows are read, hardly count); compute: graphs and buffers at the longest prompt.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    base_bytes: int
-    header_bytes: int
+    opened_bytes: int
     weights_bytes: int
     compute_bytes: int
 
     @computed_field
     @property
     def peak_rss_bytes(self) -> int:
-        return self.base_bytes + self.header_bytes + self.weights_bytes + self.compute_bytes
+        return self.opened_bytes + self.weights_bytes + self.compute_bytes
 
 
 def predict_memory(model: Path) -> MemoryPrediction:
@@ -71,12 +70,17 @@ def predict_memory(model: Path) -> MemoryPrediction:
 
 
 def _predict_here(model: Path) -> MemoryPrediction:
-    from actquant_runtime import Runtime
+    from actquant_runtime import Runtime, golden_observation
 
-    base = peak_rss_bytes()
-    memory = Runtime(str(model)).describe()["memory"]
-    parts = {name: memory[name] for name in ("header_bytes", "weights_bytes", "compute_bytes")}
-    return MemoryPrediction(base_bytes=base, **parts)
+    runtime = Runtime(str(model))
+    description = runtime.describe()
+    golden_observation(description, seed=1)
+    memory = description["memory"]
+    return MemoryPrediction(
+        opened_bytes=peak_rss_bytes(),
+        weights_bytes=memory["weights_bytes"],
+        compute_bytes=memory["compute_bytes"],
+    )
 
 
 def peak_rss_bytes() -> int:

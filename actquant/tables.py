@@ -140,7 +140,7 @@ def inspection(report: "Inspection") -> list[Any]:
             "peak memory of bench",
             f"{megabytes(memory.peak_rss_bytes)} (weights {megabytes(memory.weights_bytes)}, "
             f"buffers {megabytes(memory.compute_bytes)}, the process itself "
-            f"{megabytes(memory.base_bytes)})",
+            f"{megabytes(memory.opened_bytes)})",
         )
     tensors = table("Tensors", "part", "type", ">tensors", ">weights", ">size", ">bpw")
     for group in report.groups:
