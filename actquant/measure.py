@@ -40,8 +40,8 @@ def measure(model: Path, *, n: int = 100, threads: int = 0) -> Measurement:
 class MemoryPrediction(BaseModel):
     """Peak memory of a process of `actquant bench` that loads a file and acts, in bytes.
 
-    opened: measured: Python, numpy and the runtime with the file opened, its programs checked and its
-    tokenizer built; weights: tensors that are read whole by the first action (tables, of which
+    opened: measured: Python, numpy and the runtime with the file opened, its programs checked and
+    its tokenizer built; weights: tensors that are read whole by the first action (tables, of which
     single rows are read, hardly count); compute: graphs and buffers at the longest prompt.
     """
 

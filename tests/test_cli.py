@@ -138,7 +138,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(model: Path, folder: Path) -
         (["verify", "{truncated}"], "truncated"),
         (
             ["compress", "nowhere", "--dataset", "{dataset}", "--out", "{out}"],
-            "nowhere is no LeRobot checkpoint",
+            "nowhere is no folder, and no repository of the hub",
         ),
         (
             ["compress", "{checkpoint}", "--dataset", "{dataset}", "--bpw", "1", "--recipe", "rtn",
@@ -161,3 +161,22 @@ def test_bad_input_is_told_plainly(words: list[str], told: str, model: Path, fol
     answer = run(*(word.format(**names) for word in words), fails=True)
     assert told in answer["message"]
     assert not (folder / "never").exists()
+
+
+def test_a_checkpoint_alone_is_converted(tmp_path: Path) -> None:
+    out = tmp_path / "m.gguf"
+    answer = run(
+        "compress",
+        str(CHECKPOINT),
+        "--out",
+        str(out),
+        "--recipe",
+        "q8_0",
+        "--control-rate-hz",
+        "20",
+    )
+    assert answer["file_bytes"] == out.stat().st_size
+    assert answer["file_error"] < 0.1 and answer["parity"]["worst_rms"] < 1e-4
+    assert run("verify", str(out))["passed"]
+    memory = run("inspect", str(out))["memory"]
+    assert memory["peak_rss_bytes"] > memory["weights_bytes"] > 0
