@@ -35,13 +35,18 @@ def fusion_report(graph: Graph) -> dict[str, int]:
         **counts,
         "unfused_rms_norm": sum(_is_reciprocal_root(n) for n in operations),
         "unfused_rope": sum(_is_rotated_half(n) or _is_split_rotation(n) for n in operations),
-        "unfused_sdpa": sum(
-            n.op == "matmul" and strip(n.inputs[0]).op == "softmax" for n in operations
-        ),
+        "unfused_sdpa": sum(_is_attention(n) for n in operations),
         "unfused_glu": sum(
             n.op == "mul" and any(x.op in ("silu", "gelu") for x in n.inputs) for n in operations
         ),
     }
+
+
+def _is_attention(n: Node) -> bool:
+    """softmax(…)·v; with a tensor of the file in the place of v it is a mean over fixed points."""
+    if n.op != "matmul" or strip(n.inputs[0]).op != "softmax":
+        return False
+    return not strip(n.inputs[1], ("cast", "reshape", "expand", "permute")).is_tensor
 
 
 def _is_reciprocal_root(n: Node) -> bool:

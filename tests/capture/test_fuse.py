@@ -173,3 +173,17 @@ def test_the_report_counts_what_was_not_fused():
     inputs = {"x": torch.randn(2, 4), "angle": torch.randn(2, 2)}
     report = fusion_report(capture_stage(HalfFused(), inputs))
     assert report["unfused_rope"] == 1 and report["rope"] == 0
+
+
+class SpatialSoftmax(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("grid", torch.rand(9, 2))
+
+    def forward(self, x):
+        return {"y": x.softmax(-1) @ self.grid}
+
+
+def test_a_mean_over_fixed_points_is_no_attention_that_was_missed():
+    graph = capture_stage(SpatialSoftmax(), {"x": torch.randn(1, 4, 9)})
+    assert "matmul" in graph.histogram() and fusion_report(graph)["unfused_sdpa"] == 0
