@@ -15,13 +15,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from . import rotations
-from .arm import JOINT_LIMIT, JOINTS
+from .arm import JOINT_LIMIT
 from .control import CONTROL_PERIOD, STRAIGHT_DOWN, Command, Controller
 from .expert import expert_action
-from .scene import FINGER_STROKE, HALF, OBJECT_MASS, OBJECTS, PARKING, PHYSICS_STEP
+from .scene import FINGER_STROKE, OBJECTS, PHYSICS_STEP
 from .simulator import CAMERAS, Simulator, shared_simulator
 from .starts import FIRST_TRAINING_START, make_start
-from .tasks import PUSH_CEILING, Start, State, find_task, goal_position, is_success
+from .tasks import Start, State, find_task, goal_position, is_success
+from .world import World
 
 Array = NDArray[np.float64]
 Observation = dict[str, Any]
@@ -90,21 +91,11 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.render_images = render_images
         self._max_episode_steps = max_episode_steps or self.task_spec.limit
         self._simulator = simulator or shared_simulator()
-        self._model = self._simulator.model
-        self._data = mujoco.MjData(self._model)
+        self._world = World(self._simulator.model)
         self._controller = Controller(self._simulator.kinematics)
-        self._find_addresses()
         self.observation_space = _observation_space(image_size, render_images)
         self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
         self._place(make_start(self.task_spec, 0))
-
-    def _find_addresses(self) -> None:
-        model = self._model
-        self._joints = [model.joint(j).qposadr[0] for j in JOINTS]
-        self._fingers = [model.joint(f).qposadr[0] for f in ("finger_left", "finger_right")]
-        self._free = [model.joint(o).qposadr[0] for o in OBJECTS]
-        self._bodies = [model.body(o).id for o in OBJECTS]
-        self._tool = model.site("tool").id
 
     # -- the Gymnasium interface ---------------------------------------------------------------
 
@@ -125,7 +116,7 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         self._act(_checked(action))
         self._steps += 1
-        self._lifted |= bool(self._data.qpos[self._free[self._start.target] + 2] > PUSH_CEILING)
+        self._lifted |= self._world.is_lifted(self._start)
         success = self.is_success()
         truncated = not success and self._steps >= self._max_episode_steps
         info = {"is_success": success, "start": self.start}
@@ -133,7 +124,7 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
         """Picture uint8 [render_size, render_size, 3] from the scene camera."""
-        return self._simulator.image(self._data, "scene", self.render_size)
+        return self._simulator.image(self._world.data, "scene", self.render_size)
 
     # -- what a learner or an evaluator needs beyond it ----------------------------------------
 
@@ -178,8 +169,8 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     def snapshot(self) -> Snapshot:
         """The present state; `restore` of it continues bit for bit."""
-        physics = np.empty(mujoco.mj_stateSize(self._model, _FULL_STATE))
-        mujoco.mj_getState(self._model, self._data, physics, _FULL_STATE)
+        physics = np.empty(mujoco.mj_stateSize(self._world.model, _FULL_STATE))
+        mujoco.mj_getState(self._world.model, self._world.data, physics, _FULL_STATE)
         return Snapshot(physics, self._command.copy(), self._start, self._steps, self._lifted)
 
     def restore(self, snapshot: Snapshot) -> Observation:
@@ -188,76 +179,48 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
             raise ValueError(
                 f"the snapshot is of task {snapshot.start.task.name!r}, this is {self.task!r}"
             )
-        mujoco.mj_setState(self._model, self._data, snapshot.physics, _FULL_STATE)
+        mujoco.mj_setState(self._world.model, self._world.data, snapshot.physics, _FULL_STATE)
         self._start, self._command = snapshot.start, snapshot.command.copy()
         self._steps, self._lifted = snapshot.steps, snapshot.lifted
-        self._refresh()
+        self._world.refresh()
         return self._observe()
 
     # -- inside --------------------------------------------------------------------------------
 
     def _place(self, start: Start) -> None:
         """Put the robot and the objects where a start has them."""
-        model, data = self._model, self._data
-        mujoco.mj_resetData(model, data)
         self._start, self._steps, self._lifted = start, 0, False
         self._command = self._controller.start_at(start.tool)
         # Rounded, so that the last bits of inverse kinematics do not differ between machines.
         self._command.joints = np.round(self._command.joints, 6)
-        data.qpos[self._joints] = data.ctrl[:6] = self._command.joints
-        data.qpos[self._fingers] = data.ctrl[6] = FINGER_STROKE
-        weight = -OBJECT_MASS * float(model.opt.gravity[2])
-        for i in set(range(len(OBJECTS))) - set(start.present):
-            data.qpos[self._free[i] : self._free[i] + 3] = PARKING[i]
-            data.xfrc_applied[self._bodies[i], 2] = weight  # so that it floats
-        for i, xy, yaw in zip(start.present, start.positions, start.yaws, strict=True):
-            pose = [*xy, HALF, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
-            data.qpos[self._free[i] : self._free[i] + 7] = pose
-        self._refresh()
+        self._world.place(start, self._command.joints)
 
     def _act(self, action: Array) -> None:
         """One control period of physics under an action [7]."""
-        data, old = self._data, self._command.joints
+        world, old = self._world, self._command.joints
+        data = world.data
         self._command = self._controller.advance(self._command, action[:6])
         change = self._command.joints - old
         data.ctrl[6] = -0.01 if action[6] > 0 else FINGER_STROKE
         for i in range(1, _RAMP + 1):
             data.ctrl[:6] = old + change * (i / _RAMP)
-            mujoco.mj_step(self._model, data)
-        mujoco.mj_step(self._model, data, _SUBSTEPS - _RAMP)
-        self._refresh()
-
-    def _refresh(self) -> None:
-        """Bring positions derived from the joints up to date (mj_step leaves them one step old).
-
-        Not mj_forward: that would also replace the solver's warm start, and snapshots would no
-        longer continue bit for bit.
-        """
-        mujoco.mj_kinematics(self._model, self._data)
-        mujoco.mj_comPos(self._model, self._data)
-        mujoco.mj_camlight(self._model, self._data)
-
-    def _opening(self) -> float:
-        return float(self._data.qpos[self._fingers].sum())
+            mujoco.mj_step(world.model, data)
+        mujoco.mj_step(world.model, data, _SUBSTEPS - _RAMP)
+        self._world.refresh()
 
     def _state(self) -> State:
-        data, present = self._data, list(self._start.present)
-        objects = np.zeros((len(OBJECTS), 3))
-        objects[present] = data.xpos[[self._bodies[i] for i in present]]
-        return State(
-            tool=data.site_xpos[self._tool].copy(),
-            opening=self._opening(),
-            objects=objects,
+        return self._world.state(
+            self._start,
             command=self._command.position,
             command_rotation=self._command.rotation_vector,
             lifted=self._lifted,
         )
 
     def _observe(self) -> Observation:
-        data = self._data
-        rotation = data.site_xmat[self._tool].reshape(3, 3) @ STRAIGHT_DOWN.T
-        joints, tool = data.qpos[self._joints], data.site_xpos[self._tool]
-        agent_pos = np.concatenate([joints, [self._opening()], tool, rotations.log(rotation)])
+        world, data = self._world, self._world.data
+        rotation = data.site_xmat[world.tool].reshape(3, 3) @ STRAIGHT_DOWN.T
+        joints, tool = data.qpos[world.joints], data.site_xpos[world.tool]
+        agent_pos = np.concatenate([joints, [world.opening()], tool, rotations.log(rotation)])
         observation: Observation = {"agent_pos": agent_pos.astype(np.float32)}
         if self.render_images:
             observation["pixels"] = {

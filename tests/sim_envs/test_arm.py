@@ -69,9 +69,10 @@ def test_limits_hold_under_stubborn_random_actions(blind_env, seed):
         speed = np.abs(command.joints - before) / CONTROL_PERIOD
         assert np.all(speed <= np.array(MAX_SPEED) + 1e-6)
         assert np.all(np.abs(command.joints) <= np.array(JOINT_LIMIT))
-        measured = env._data.qpos[env._joints]  # the servo may swing a little past its command
+        # The servo may swing a little past its command.
+        measured = env._world.data.qpos[env._world.joints]
         assert np.all(np.abs(measured) <= np.array(JOINT_LIMIT) + 0.01)
-        assert env._data.site_xpos[env._tool][2] > 0.0
+        assert env._world.data.site_xpos[env._world.tool][2] > 0.0
         before = command.joints
 
 

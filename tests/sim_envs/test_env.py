@@ -58,10 +58,10 @@ def test_gymnasium_accepts_it():
 def test_impossible_actions_are_refused_and_change_nothing(blind_env, action, message):
     env = blind_env("pick_cube")
     env.reset(options={"start": 0})
-    before = env._data.qpos.copy()
+    before = env._world.data.qpos.copy()
     with pytest.raises(ValueError, match=message):
         env.step(np.array(action, np.float32))
-    assert np.array_equal(before, env._data.qpos) and env.steps == 0
+    assert np.array_equal(before, env._world.data.qpos) and env.steps == 0
 
 
 def test_snapshot_continues_bit_for_bit():
@@ -128,9 +128,9 @@ def test_expert_is_a_function_of_the_state(blind_env):
 
 
 def _put(env: UR3eEnv, position: np.ndarray) -> None:
-    address = env._free[env._start.target]
-    env._data.qpos[address : address + 3] = position
-    env._refresh()
+    address = env._world.free[env._start.target]
+    env._world.data.qpos[address : address + 3] = position
+    env._world.refresh()
 
 
 def test_placing_needs_release_and_the_right_tray(blind_env):
@@ -142,7 +142,7 @@ def test_placing_needs_release_and_the_right_tray(blind_env):
     assert not env.is_success()
     _put(env, np.array([*TRAY[right_side], 0.02]))
     assert env.is_success()
-    env._data.qpos[env._fingers] = 0.02
+    env._world.data.qpos[env._world.fingers] = 0.02
     assert not env.is_success()
 
 
@@ -172,11 +172,11 @@ def test_absent_objects_stay_parked(blind_env):
     env = blind_env("pick_cube")
     env.reset(options={"start": 1})
     absent = set(range(6)) - set(env._start.present)
-    before = {i: env._data.xpos[env._bodies[i]].copy() for i in absent}
+    before = {i: env._world.data.xpos[env._world.bodies[i]].copy() for i in absent}
     for _ in range(40):
         env.step(np.zeros(7, np.float32))
     for i in absent:
-        np.testing.assert_allclose(env._data.xpos[env._bodies[i]], before[i], atol=1e-9)
+        np.testing.assert_allclose(env._world.data.xpos[env._world.bodies[i]], before[i], atol=1e-9)
 
 
 def test_check_expert_tool(capsys):

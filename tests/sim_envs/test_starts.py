@@ -44,7 +44,7 @@ def test_starts_are_the_golden_ones(task):
 def test_the_robot_starts_in_the_golden_configuration(blind_env):
     env = blind_env("pick_cube")
     env.reset(options={"start": 0})
-    np.testing.assert_allclose(env._data.qpos[env._joints], GOLDEN_JOINTS, atol=2e-6)
+    np.testing.assert_allclose(env._world.data.qpos[env._world.joints], GOLDEN_JOINTS, atol=2e-6)
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)

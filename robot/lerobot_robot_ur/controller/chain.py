@@ -1,0 +1,136 @@
+"""Kinematics of the arm: tool poses, Jacobian, inverse kinematics.
+
+A pose is what UR calls one: position [3] (m) and rotation vector [3] (rad) in the base frame.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled module carries no type information.)
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+from lerobot_env_ur3e.scene import kinematics_xml
+from numpy.typing import ArrayLike, NDArray
+
+from .models import RobotModel
+
+Array = NDArray[np.float64]
+Frame = tuple[Array, Array]  # position [3], rotation [3, 3]
+
+_DAMPING = 1e-6
+_ITERATIONS = 60
+_LARGEST_STEP = 0.4  # rad of one joint in one iteration
+
+
+def fit(model: mujoco.MjModel, robot: RobotModel) -> None:
+    """Give the scene's UR3e the link lengths of another arm."""
+    a, d = robot.dh_a, robot.dh_d
+    offsets = {
+        "shoulder_link": (0.0, 0.0, d[0]),
+        "forearm_link": (a[1], 0.0, 0.0),
+        "wrist_1_link": (a[2], 0.0, d[3]),
+        "wrist_2_link": (0.0, -d[4], 0.0),
+        "wrist_3_link": (0.0, d[5], 0.0),
+    }
+    for body, offset in offsets.items():
+        model.body(body).pos[:] = offset
+    mujoco.mj_setConst(model, mujoco.MjData(model))
+
+
+def rotation_matrix(rotation_vector: ArrayLike) -> Array:
+    """Rotation matrix [3, 3] of a rotation vector [3] (rad)."""
+    vector = np.asarray(rotation_vector, np.float64)
+    angle = float(np.linalg.norm(vector))
+    quaternion, matrix = np.array([1.0, 0.0, 0.0, 0.0]), np.empty(9)
+    if angle > 0:
+        mujoco.mju_axisAngle2Quat(quaternion, vector / angle, angle)
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    return matrix.reshape(3, 3)
+
+
+def rotation_vector(matrix: Array) -> Array:
+    """Rotation vector [3] (rad, at most pi long) of a rotation matrix [3, 3]."""
+    quaternion, vector = np.empty(4), np.empty(3)
+    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(matrix).reshape(9))
+    mujoco.mju_quat2Vel(vector, quaternion, 1.0)
+    return vector
+
+
+def frame(pose: ArrayLike) -> Frame:
+    values = np.asarray(pose, np.float64)
+    return values[:3].copy(), rotation_matrix(values[3:])
+
+
+def pose(of: Frame) -> Array:
+    return np.concatenate([of[0], rotation_vector(of[1])])
+
+
+def compose(first: Frame, second: Frame) -> Frame:
+    return first[0] + first[1] @ second[0], first[1] @ second[1]
+
+
+def inverse(of: Frame) -> Frame:
+    return -of[1].T @ of[0], of[1].T
+
+
+class Chain:
+    """Forward and inverse kinematics of one arm with its tool centre point."""
+
+    def __init__(self, robot: RobotModel, tcp: ArrayLike):
+        self.model = mujoco.MjModel.from_xml_string(kinematics_xml())
+        fit(self.model, robot)
+        self._data = mujoco.MjData(self.model)
+        self._flange = int(self.model.site("flange").id)
+        self._body = int(self.model.body("wrist_3_link").id)
+        self._limits = np.asarray(robot.position_limits)
+        self._jacobian = np.empty((6, 6))
+        self.set_tcp(tcp)
+
+    def set_tcp(self, tcp: ArrayLike) -> None:
+        """Set the pose [6] of the tool centre point in the flange frame."""
+        self.tcp = np.asarray(tcp, np.float64).copy()
+        self._tcp = frame(self.tcp)
+
+    def flange(self, joints: ArrayLike) -> Frame:
+        """Flange frame at joint positions [6] (rad)."""
+        data = self._data
+        data.qpos[:] = joints
+        mujoco.mj_kinematics(self.model, data)
+        return (
+            data.site_xpos[self._flange].copy(),
+            data.site_xmat[self._flange].reshape(3, 3).copy(),
+        )
+
+    def tool(self, joints: ArrayLike) -> Frame:
+        """Frame of the tool centre point at joint positions [6] (rad)."""
+        return compose(self.flange(joints), self._tcp)
+
+    def jacobian(self, joints: ArrayLike) -> tuple[Frame, Array]:
+        """Tool frame, and [6, 6] from joint speeds (rad/s) to tool velocity (m/s, rad/s)."""
+        tool = self.tool(joints)
+        mujoco.mj_comPos(self.model, self._data)
+        jacobian = self._jacobian
+        mujoco.mj_jac(self.model, self._data, jacobian[:3], jacobian[3:], tool[0], self._body)
+        return tool, jacobian.copy()
+
+    def solve(self, target: Frame, near: ArrayLike, iterations: int = _ITERATIONS) -> Array | None:
+        """Joints [6] near `near` that bring the tool to `target`; None where there are none.
+
+        Damped Gauss-Newton: unlike the controller's closed form it finds the branch nearest to
+        where it starts, or nothing.
+        """
+        joints = np.asarray(near, np.float64).copy()
+        for _ in range(iterations):
+            tool, jacobian = self.jacobian(joints)
+            error = np.concatenate([target[0] - tool[0], rotation_vector(target[1] @ tool[1].T)])
+            if np.abs(error).max() < 1e-9:
+                break
+            square = jacobian @ jacobian.T + _DAMPING * np.eye(6)
+            step = jacobian.T @ np.linalg.solve(square, error)
+            joints += step * min(1.0, _LARGEST_STEP / max(float(np.abs(step).max()), 1e-12))
+        else:
+            tool = self.tool(joints)
+            error = np.concatenate([target[0] - tool[0], rotation_vector(target[1] @ tool[1].T)])
+        inside = bool(np.all(np.abs(joints) <= self._limits))
+        return joints if inside and float(np.abs(error).max()) < 1e-5 else None

@@ -1,0 +1,214 @@
+"""Running a fake controller as a process of its own, and talking to it.
+
+It has to be one: ur-rtde's constructors hold Python's interpreter lock while they wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+CONTROL_PORT = 30099
+_START_TIMEOUT = 120.0  # s; importing MuJoCo alone can take many on a busy machine
+_ANSWER_TIMEOUT = 30.0  # s
+
+
+class ControllerError(RuntimeError):
+    """The fake controller did not start, ended, or refused a request."""
+
+
+class Faults:
+    """Causes faults in a running controller; `clear` ends them."""
+
+    def __init__(self, controller: FakeController):
+        self._request = controller.request
+
+    def freeze_output(self) -> None:
+        """Keep RTDE's connections open and send nothing more through them."""
+        self._request("freeze_output")
+
+    def drop_rtde(self, abort: bool = False) -> None:
+        """Close all RTDE connections; with a reset where `abort`. New ones are accepted."""
+        self._request("drop", service="rtde", abort=abort)
+
+    def drop(self, service: str, abort: bool = False) -> None:
+        """Close all connections of rtde, dashboard, script or gripper."""
+        self._request("drop", service=service, abort=abort)
+
+    def delay(self, seconds: float) -> None:
+        """Send everything of RTDE `seconds` later."""
+        self._request("delay", seconds=seconds)
+
+    def slow(self, factor: float) -> None:
+        """Let the controller take `factor` seconds for each of its own."""
+        self._request("slow", factor=factor)
+
+    def refuse(self, *names: str) -> None:
+        """Refuse new connections of rtde, dashboard, script or gripper, or remote_control."""
+        self._request("refuse", names=list(names))
+
+    def protective_stop(self) -> None:
+        """Stop as after a collision; until unlocked through the dashboard."""
+        self._request("protective_stop")
+
+    def emergency_stop(self) -> None:
+        """Press the emergency stop button; `clear` releases it, power stays off."""
+        self._request("emergency_stop")
+
+    def safeguard_stop(self) -> None:
+        """Open the safeguard input; `clear` closes it, the program stays paused."""
+        self._request("safeguard_stop")
+
+    def disconnect_gripper(self) -> None:
+        """Let the gripper's port answer `?`, as where the gripper has no power."""
+        self._request("disconnect_gripper")
+
+    def gripper_fault(self, code: int) -> None:
+        """Let the gripper report a fault code in FLT."""
+        self._request("gripper_fault", code=code)
+
+    def freeze_cameras(self) -> None:
+        """Publish no more pictures."""
+        self._request("freeze_cameras")
+
+    def clear(self) -> None:
+        """End all of these, as far as nobody has to confirm it at the robot."""
+        self._request("clear")
+
+
+class FakeController:
+    """A fake controller in a process of its own; a context manager.
+
+    Args:
+        host: loopback address (127.0.0.N) whose ports it takes; ur-rtde's ports are fixed, so
+            two controllers need two addresses.
+        model: "ur3e" (e-Series, 500 Hz) or "ur3" (CB3, 125 Hz).
+        task, start: the simulated task and the number of its start.
+        unlock_delay: s after a protective stop before it can be unlocked.
+        cameras: whether to publish the cameras `scene` and `wrist`, on port 5555.
+        image_size: height and width of the pictures, in pixels.
+        camera_rate_hz: pictures of each camera in a second.
+
+    Raises:
+        ControllerError: it did not start; the message holds what it wrote.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        *,
+        model: str = "ur3e",
+        task: str = "pick_cube",
+        start: int = 0,
+        unlock_delay: float = 5.0,
+        cameras: bool = False,
+        image_size: int = 256,
+        camera_rate_hz: float = 30.0,
+    ):
+        self.host = host
+        options = {
+            "model": model,
+            "host": host,
+            "task": task,
+            "start": start,
+            "unlock-delay": unlock_delay,
+            "image-size": image_size,
+            "camera-rate": camera_rate_hz,
+        }
+        self._arguments = [f"--{name}={value}" for name, value in options.items()]
+        self._arguments += ["--cameras"] if cameras else []
+        self.faults = Faults(self)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+
+    def __enter__(self) -> FakeController:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the process and wait until its ports accept."""
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __package__ or "", *self._arguments, "--lifeline"],
+            stdin=subprocess.PIPE,  # ends with this process, and the controller with it
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
+        )
+        deadline = time.monotonic() + _START_TIMEOUT
+        while self._socket is None:
+            try:
+                address = (self.host, CONTROL_PORT)
+                self._socket = socket.create_connection(address, timeout=_ANSWER_TIMEOUT)
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    written = self._read_output()
+                    self.stop()
+                    raise ControllerError(
+                        f"the fake controller on {self.host} did not start:\n{written}"
+                    ) from None
+                time.sleep(0.05)
+        self._lines = self._socket.makefile("rb")
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+            self._output.close()
+
+    def state(self) -> dict[str, Any]:
+        """What is true in the simulation: joints, tool, objects (m), success, modes, log, …"""
+        return self.request("state")
+
+    def reset(self, task: str | None = None, start: int | None = None) -> None:
+        """Put world and arm where a start has them, at once; by default where they began."""
+        self.request("reset", task=task, start=start)
+
+    def request(self, action: str, **arguments: Any) -> Any:
+        """The answer of the controller's control port."""
+        if self._socket is None:
+            raise ControllerError("the fake controller is not running")
+        try:
+            self._socket.sendall(json.dumps({"do": action, "with": arguments}).encode() + b"\n")
+            line = self._lines.readline()
+        except OSError:
+            line = b""
+        if not line:
+            raise ControllerError(f"the fake controller has ended:\n{self._read_output()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ControllerError(answer["error"])
+        return answer["result"]
+
+    def _read_output(self) -> str:
+        """The end of what the process has written."""
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, size - 4000))
+        return self._output.read().decode("utf-8", "replace")
+
+
+def _import_path() -> Iterable[str]:
+    """Where this process imports from, so that the controller finds the same packages."""
+    here = str(Path(__file__).parents[2])
+    return dict.fromkeys([here, *(p for p in sys.path if p)])

@@ -1,0 +1,133 @@
+"""The arm's measured side: the MuJoCo scene that the targets drive."""
+
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled module carries no type information.)
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+from lerobot_env_ur3e.arm import DAMPING, SERVO_DAMPING, SERVO_STIFFNESS
+from lerobot_env_ur3e.control import Controller
+from lerobot_env_ur3e.scene import FINGER_STROKE, OBJECTS, scene_xml
+from lerobot_env_ur3e.starts import make_start
+from lerobot_env_ur3e.tasks import find_task, is_success
+from lerobot_env_ur3e.world import World
+from numpy.typing import NDArray
+
+from .chain import Chain, fit
+from .models import RobotModel
+
+Array = NDArray[np.float64]
+
+STEP = 0.002  # s, of physics and of the servo; a CB3 reports every fourth
+#: The scene's servos damp the joints' speed, not its error, so a moving joint would lag behind
+#: its target by this many seconds; the target is advanced by as much.
+_LEAD = (np.asarray(SERVO_DAMPING) + np.asarray(DAMPING)) / np.asarray(SERVO_STIFFNESS)
+_CONTACT = 0.05  # Nm: joint torques from contact below this are taken for none
+
+
+class ArmWorld:
+    """The scene with the arm in it, stepped in real time.
+
+    Attributes:
+        q, qd: measured joint positions [6] (rad) and speeds (rad/s).
+        was_successful: whether the task has been fulfilled at any time since `place`.
+    """
+
+    def __init__(self, robot: RobotModel, chain: Chain, task: str, start: int):
+        model = mujoco.MjModel.from_xml_string(scene_xml())
+        fit(model, robot)
+        model.opt.timestep = STEP
+        self._world, self._chain = World(model), chain
+        self._solver = Controller(chain.model)
+        self._speeds = [int(model.joint(j).dofadr[0]) for j in range(6)]
+        self.place(task, start)
+
+    def place(self, task: str, start: int) -> Array:
+        """Put everything where start number `start` of `task` has it; the joints [6] there."""
+        self._start = make_start(find_task(task), start)
+        joints = self._solver.start_at(self._start.tool).joints
+        self._world.place(self._start, joints)
+        self._lifted = self.was_successful = False
+        self.finger_target = FINGER_STROKE
+        self._read()
+        return joints
+
+    def step(self, q: Array, qd: Array) -> None:
+        """One `STEP` of physics with the joints driven to `q` [6] at `qd`."""
+        data = self._world.data
+        data.ctrl[:6] = q + _LEAD * qd
+        data.ctrl[6] = self.finger_target
+        mujoco.mj_step(self._world.model, data)
+        self._lifted |= self._world.is_lifted(self._start)
+        self._read()
+
+    def _read(self) -> None:
+        data = self._world.data
+        self.q, self.qd = data.qpos[self._world.joints], data.qvel[self._speeds]
+
+    @property
+    def configuration(self) -> Array:
+        """All positions of the scene, for drawing it elsewhere."""
+        return self._world.data.qpos
+
+    def motor_torques(self) -> Array:
+        """Torques [6] (Nm) of the joint servos."""
+        return self._world.data.actuator_force[:6].copy()
+
+    def contact_torques(self) -> Array:
+        """Torques [6] (Nm) on the joints from contact (and from the ends of their travel)."""
+        return self._world.data.qfrc_constraint[self._speeds]
+
+    def tool_force(self) -> Array:
+        """Force and torque [6] (N, Nm, base axes) at the tool that contact amounts to."""
+        torques = self.contact_torques()
+        if float(np.abs(torques).max()) < _CONTACT:
+            return np.zeros(6)
+        _, jacobian = self._chain.jacobian(self.q)
+        square = jacobian @ jacobian.T + 1e-4 * np.eye(6)
+        return np.asarray(np.linalg.solve(square, jacobian @ torques), np.float64)
+
+    def finger_opening(self) -> float:
+        """Distance between the finger pads (m)."""
+        return self._world.opening()
+
+    def finger_speed(self) -> float:
+        """Speed of the pads from each other (m/s)."""
+        model, data = self._world.model, self._world.data
+        return float(sum(data.qvel[model.joint(f).dofadr[0]] for f in _FINGERS))
+
+    def check_success(self) -> bool:
+        """Whether the task is fulfilled now."""
+        self._world.refresh()
+        tool = self._world.data.site_xpos[self._world.tool]
+        state = self._world.state(
+            self._start, command=tool, command_rotation=np.zeros(3), lifted=self._lifted
+        )
+        success = is_success(self._start, state)
+        self.was_successful |= success
+        return success
+
+    def report(self) -> dict[str, Any]:
+        """Task, objects (m), tool point (m), gripper opening (m) and success, as plain values."""
+        success = self.check_success()
+        data, start = self._world.data, self._start
+        return {
+            "task": start.task.name,
+            "start": start.number,
+            "instruction": start.instruction,
+            "target": OBJECTS[start.target],
+            "tool": data.site_xpos[self._world.tool].tolist(),
+            "gripper_opening": self.finger_opening(),
+            "objects": {
+                OBJECTS[i]: data.xpos[self._world.bodies[i]].tolist() for i in start.present
+            },
+            "success": success,
+            "was_successful": self.was_successful,
+        }
+
+
+_FINGERS = ("finger_left", "finger_right")
