@@ -65,13 +65,14 @@ class Assembly:
     @cached_property
     def fixed(self) -> dict[str, EncodedTensor]:
         """The matrices that no recipe chooses a type for, in FIXED_TYPE."""
-        weights = {n: self.captured.params[n].detach() for n in matrices_of_fixed_type(self.loaded)}
         return {
-            name: encode(
-                name, weight.reshape(matrix_shape(weight.shape)).numpy(), FIXED_TYPE
-            ).tensor
-            for name, weight in weights.items()
+            name: encode(name, self._matrix(name), FIXED_TYPE).tensor
+            for name in matrices_of_fixed_type(self.loaded)
         }
+
+    def _matrix(self, name: str) -> np.ndarray:
+        weight = self.captured.params[name].detach()
+        return weight.reshape(matrix_shape(weight.shape)).numpy()
 
     def fixed_bytes(self, sizes: Sequence[TensorSize], scratch: Path) -> int:
         """The bytes that are no choice, found by writing a file of empty tensors to `scratch`."""

@@ -223,7 +223,7 @@ def _batch_norm(
     statistics = [t for t in (weight, bias, mean, variance) if t is not None]
     if training or mean is None or variance is None or any(not t.is_tensor for t in statistics):
         raise UnsupportedOperatorError("batch_norm with statistics of the batch")
-    origin = frozenset().union(*(t.origin or {t.name} for t in statistics))
+    origin = frozenset().union(*(t.origin or {t.name} - {""} for t in statistics))
     scale = torch.rsqrt(variance.tensor.double() + eps)
     scale = scale if weight is None else scale * weight.tensor.double()
     shift = -mean.tensor.double() * scale

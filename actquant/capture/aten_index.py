@@ -81,12 +81,13 @@ def _table_rows(table: Node, index: Node) -> Node:
     """Rows of a tensor of the file."""
     rows = table.shape[0]
     shape = (rows, math.prod(table.shape[1:]))
-    matrix = Node(
-        table.op, [], {}, shape, table.dtype,
-        name=table.name, data=table.tensor.reshape(shape), origin=table.origin,
-    )  # fmt: skip
-    matrix = table if table.shape == shape else matrix
-    return node("embedding", [matrix, index], (*index.shape, shape[1]), table.dtype)
+    if table.shape != shape:
+        assert table.data is not None
+        data = table.data.reshape(shape)
+        table = Node(
+            table.op, [], {}, shape, table.dtype, name=table.name, data=data, origin=table.origin
+        )
+    return node("embedding", [table, index], (*index.shape, shape[1]), table.dtype)
 
 
 def _is_counting(index: Node, size: int) -> bool:

@@ -1,25 +1,33 @@
-"""Patterns become one operator: RMSNorm, RoPE, eager attention, gated MLP, patch embedding."""
+"""Patterns become one operator: norms, RoPE, eager attention, gated MLP, folded convolutions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from actquant.capture.fuse_attention import attention, grouped_heads, trivial_mask
+from actquant.capture.fuse_norm import layer_norm, rms_norm
+from actquant.capture.fuse_products import (
+    channel_constants,
+    constant_factor,
+    patches,
+    transposed,
+)
 from actquant.capture.ir import Graph, Node, const, node, permute, reshape
+from actquant.capture.match import orders, strip
 from actquant.capture.rank import limit_rank
 from actquant.capture.rewrite import Uses, to_fixpoint
 from actquant.capture.simplify import simplify_rule
 
-MASKED = -1e30
-"""A score below this is a mask, not a number."""
+GATES = frozenset(("silu", "gelu", "relu", "sigmoid"))
 
 
 def fuse(graph: Graph) -> None:
     """Fuse all known patterns, in the order in which they depend on each other."""
-    for rule in (rms_norm, rope, attention, grouped_heads, gate, trivial_mask, patches):
+    rules = (layer_norm, rms_norm, rope, attention, grouped_heads, gate, trivial_mask)
+    for rule in (*rules, channel_constants, patches, transposed, constant_factor):
         to_fixpoint(graph, [simplify_rule, rule])
     limit_rank(graph)
 
@@ -37,7 +45,8 @@ def fusion_report(graph: Graph) -> dict[str, int]:
         "unfused_rope": sum(_is_rotated_half(n) or _is_split_rotation(n) for n in operations),
         "unfused_sdpa": sum(_is_attention(n) for n in operations),
         "unfused_glu": sum(
-            n.op == "mul" and any(x.op in ("silu", "gelu") for x in n.inputs) for n in operations
+            n.op == "mul" and any(x.op in GATES and x.shape == n.shape for x in n.inputs)
+            for n in operations
         ),
     }
 
@@ -52,43 +61,6 @@ def _is_attention(n: Node) -> bool:
 def _is_reciprocal_root(n: Node) -> bool:
     """1 / sqrt(x), as it is before and after it is spelled out for the runtime."""
     return n.op == "rsqrt" or (n.op == "div" and n.inputs[1].op == "sqrt")
-
-
-def strip(n: Node, ops: tuple[str, ...] = ("cast", "reshape", "expand")) -> Node:
-    """The value beneath operators that only change its form."""
-    while n.op in ops:
-        n = n.inputs[0]
-    return n
-
-
-def orders(n: Node) -> Iterator[tuple[Node, Node]]:
-    """Both orders of the operands of a commutative operator."""
-    x, y = n.inputs
-    yield x, y
-    yield y, x
-
-
-def rms_norm(n: Node, uses: Uses) -> Node | None:
-    """x · rsqrt(mean(x²) + eps), and the weight that follows."""
-    if n.op != "mul":
-        return None
-    for x, r in orders(n):
-        if r.op == "rsqrt" and r.inputs[0].op == "affine" and r.inputs[0].attrs["a"] == 1:
-            mean = r.inputs[0].inputs[0]
-            square = mean.inputs[0] if mean.op == "mean" else mean
-            last = (len(x.shape) - 1,)
-            if mean.op == "mean" and mean.attrs["dims"] == last and square.op == "sqr":
-                if strip(square.inputs[0], ("cast",)) is not strip(x, ("cast",)):
-                    continue
-                eps = r.inputs[0].attrs["b"]
-                return node("rms_norm", [x], n.shape, n.dtype, eps=eps)
-    for x, w in orders(n):
-        unweighted = x.op == "rms_norm" and len(x.inputs) == 1 and uses.get(x, 1) == 1
-        if unweighted and w.is_tensor and w.size == x.shape[-1]:
-            if len(w.shape) != 1:
-                w = const(w.tensor.reshape(-1), w.origin or frozenset((w.name,)))
-            return node("rms_norm", [x.inputs[0], w], n.shape, n.dtype, **x.attrs)
-    return None
 
 
 def _half(n: Node, first: bool) -> Node | None:
@@ -204,122 +176,12 @@ def _positions_and_frequencies(angles: Node, size: int) -> tuple[Node, Tensor] |
     return None
 
 
-def attention(n: Node, uses: Uses) -> Node | None:
-    """matmul(softmax(scale · q·kᵀ, masked), v)."""
-    if n.op != "matmul" or len(n.shape) not in (3, 4):
-        return None
-    softmax, v = n.inputs
-    if softmax.op != "softmax" or softmax.attrs["dim"] != len(softmax.shape) - 1:
-        return None
-    scores, mask = _split_mask(softmax.inputs[0])
-    scale = 1.0
-    if scores.op == "affine" and scores.attrs["b"] == 0:
-        scale, scores = scores.attrs["a"], scores.inputs[0]
-    if scores.op != "matmul":
-        return None
-    q, transposed = scores.inputs
-    if q.op == "affine" and q.attrs["b"] == 0:
-        scale, q = scale * q.attrs["a"], q.inputs[0]
-    rank = len(n.shape)
-    k = permute(transposed, (*range(rank - 2), rank - 1, rank - 2))
-    if rank == 3:
-        q, k, v = (reshape(t, (1, *t.shape)) for t in (q, k, v))
-    operands = [q, k, v] if mask is None else [q, k, v, mask]
-    shape = (*q.shape[:-1], v.shape[-1])
-    fused = node("sdpa", operands, shape, n.dtype, scale=scale, causal=False)
-    return reshape(fused, n.shape)
-
-
-def _split_mask(scores: Node) -> tuple[Node, Node | None]:
-    if scores.op == "where_s" and scores.attrs["v"] < MASKED:
-        mask, scores = scores.inputs
-        return scores, strip(mask, ("expand",))
-    if scores.op == "add":
-        for x, mask in orders(scores):
-            if x.op in ("affine", "matmul"):
-                return x, mask
-    return scores, None
-
-
-def grouped_heads(n: Node, uses: Uses) -> Node | None:
-    """Keys and values repeated for each group of query heads need no repetition."""
-    if n.op != "sdpa":
-        return None
-    k, v = (_without_repeat(t) for t in n.inputs[1:3])
-    if k is None or v is None:
-        return None
-    return node("sdpa", [n.inputs[0], k, v, *n.inputs[3:]], n.shape, n.dtype, **n.attrs)
-
-
-def _without_repeat(n: Node) -> Node | None:
-    """[B, Hk, L, D] of which n repeats each head, or None."""
-    permuted = n.op == "permute" and n.attrs["perm"] == (0, 2, 1, 3)
-    y = n.inputs[0] if permuted else n
-    if y.op != "reshape" or len(y.shape) != 4 or y.inputs[0].op != "expand":
-        return None
-    wide = y.inputs[0]
-    narrow = wide.inputs[0]
-    if len(wide.shape) != 5:
-        return None
-    head = 2 if permuted else 1
-    repeats = tuple(w for i, w in enumerate(wide.shape) if i != head + 1)
-    plain = tuple(d for i, d in enumerate(narrow.shape) if i != head + 1)
-    merged = y.shape[head] == wide.shape[head] * wide.shape[head + 1]
-    if narrow.shape[head + 1] != 1 or repeats != plain or not merged:
-        return None
-    x = reshape(narrow, plain)
-    return permute(x, (0, 2, 1, 3)) if permuted else x
-
-
 def gate(n: Node, uses: Uses) -> Node | None:
     """act(a) · b."""
     if n.op != "mul" or n.inputs[0].shape != n.inputs[1].shape:
         return None
     for a, b in orders(n):
-        if a.op in ("silu", "gelu") and uses.get(a, 1) == 1 and not b.is_tensor:
+        if a.op in GATES and uses.get(a, 1) == 1 and not b.is_tensor:
             operands = [a.inputs[0], b]
             return node("glu", operands, n.shape, n.dtype, act=a.op, **a.attrs)
     return None
-
-
-def trivial_mask(n: Node, uses: Uses) -> Node | None:
-    """A constant mask that masks nothing is dropped."""
-    if n.op != "sdpa" or len(n.inputs) != 4:
-        return None
-    mask = strip(n.inputs[3])
-    if mask.op != "const":
-        return None
-    passes = mask.tensor.all() if mask.dtype == "b8" else (mask.tensor == 0).all()
-    if not bool(passes):
-        return None
-    return node("sdpa", n.inputs[:3], n.shape, n.dtype, **n.attrs)
-
-
-def patches(n: Node, uses: Uses) -> Node | None:
-    """A convolution whose windows do not overlap is a `linear` on patches.
-
-    So its weight can be stored in any type, and needs no unfolding at run time.
-    """
-    if n.op != "conv2d" or n.attrs["groups"] != 1 or any(n.attrs["pad"]) or n.shape[0] != 1:
-        return None
-    x, weight, *bias = n.inputs
-    window = weight.shape[2:]
-    fits = all(size % step == 0 for size, step in zip(x.shape[2:], window, strict=True))
-    if tuple(n.attrs["stride"]) != window or tuple(n.attrs["dil"]) != (1, 1) or not fits:
-        return None
-    if weight.op != "param" or uses.get(weight, 1) != 1:
-        return None
-    (_, out_channels, rows, columns), (height, width) = n.shape, window
-    channels, area = x.shape[1], height * width
-    # At most four dimensions at a time: windows first, then channels into the windows.
-    cells = reshape(x, (channels * rows, height, columns, width))
-    cells = reshape(permute(cells, (0, 2, 1, 3)), (channels, rows * columns, area))
-    flat = reshape(permute(cells, (1, 0, 2)), (1, rows * columns, channels * area))
-    data = weight.data
-    assert data is not None
-    matrix = Node(
-        "param", [], {}, (out_channels, channels * area), weight.dtype,
-        name=weight.name, data=data.reshape((out_channels, -1)), origin=weight.origin,
-    )  # fmt: skip
-    mapped = node("linear", [flat, matrix, *bias], (1, rows * columns, out_channels), n.dtype)
-    return reshape(permute(mapped, (0, 2, 1)), n.shape)

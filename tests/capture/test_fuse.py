@@ -155,7 +155,9 @@ class Gated(nn.Module):
         return {"y": self.down(self.activation(self.gate(x)) * self.up(x))}
 
 
-@pytest.mark.parametrize("activation", [nn.SiLU(), nn.GELU(), nn.GELU(approximate="tanh")])
+@pytest.mark.parametrize(
+    "activation", [nn.SiLU(), nn.GELU(), nn.GELU(approximate="tanh"), nn.ReLU(), nn.Sigmoid()]
+)
 def test_gated_mlp(activation):
     check(Gated(activation), lambda: {"x": torch.randn(2, 4)}, {"glu": 1, "linear": 3})
 
@@ -186,4 +188,190 @@ class SpatialSoftmax(nn.Module):
 
 def test_a_mean_over_fixed_points_is_no_attention_that_was_missed():
     graph = capture_stage(SpatialSoftmax(), {"x": torch.randn(1, 4, 9)})
-    assert "matmul" in graph.histogram() and fusion_report(graph)["unfused_sdpa"] == 0
+    assert graph.histogram()["linear"] == 1 and fusion_report(graph)["unfused_sdpa"] == 0
+
+
+class QuickGelu(nn.Module):
+    def forward(self, x):
+        return {"y": x * torch.sigmoid(1.702 * x)}
+
+
+def test_quick_gelu_is_a_gate():
+    check(QuickGelu(), lambda: {"x": torch.randn(2, 4)}, {"glu": 1})
+
+
+class SpelledLayerNorm(nn.Module):
+    def __init__(self, form: str):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+        self.form = form
+
+    def forward(self, x):
+        mean = x.mean(-1, keepdim=True)
+        if self.form == "variance":
+            y = (x - mean) / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + 1e-3)
+        else:
+            y = (x - mean) * torch.rsqrt((x - mean).pow(2).mean(-1, keepdim=True) + 1e-3)
+        return {"y": y * self.weight + self.bias}
+
+
+@pytest.mark.parametrize("form", ["variance", "squares"])
+def test_layer_norm_spelled_out(form):
+    graph = check(SpelledLayerNorm(form), lambda: {"x": torch.randn(1, 3, 8)}, {"layer_norm": 1})
+    (norm,) = graph.operations()
+    assert norm.attrs == {"eps": pytest.approx(1e-3), "w": True, "b": True}
+    assert [x.name for x in norm.inputs[1:]] == ["weight", "bias"]
+
+
+class Attention(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, **inputs):
+        return {"y": self.function(**inputs)}
+
+
+def einsum_attention(q, k, v):
+    scores = torch.einsum("bhid,bhjd->bhij", q, k) / 8**0.5
+    return torch.einsum("bhij,bhjd->bhid", scores.softmax(-1), v)
+
+
+def both_scaled_attention(q, k, v):
+    return ((q * 0.6) @ (k * 0.6).transpose(2, 3)).softmax(-1) @ v
+
+
+def baddbmm_attention(q, k, v, mask):
+    q, k, v = (t.flatten(0, 1) for t in (q, k, v))
+    bias = torch.zeros(mask.shape).masked_fill(mask, -math.inf).repeat(2, 1, 1)
+    scores = torch.baddbmm(bias, q * 0.4, k.transpose(1, 2))
+    return torch.bmm(scores.softmax(-1), v)
+
+
+def float_mask_attention(q, k, v, mask):
+    bias = mask[:, None].float() * -1e9
+    return (q @ k.transpose(2, 3) * 0.3 + bias).softmax(-1) @ v
+
+
+def low_fill_attention(q, k, v, mask):
+    scores = (q @ k.transpose(2, 3) * 0.3).masked_fill(mask[:, None], -1e9)
+    return scores.softmax(-1) @ v
+
+
+def additive_sdpa(q, k, v, mask):
+    bias = torch.where(mask, -2.0, 0.0)[:, None]
+    return nn.functional.scaled_dot_product_attention(q, k, v, bias)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        einsum_attention,
+        both_scaled_attention,
+        baddbmm_attention,
+        float_mask_attention,
+        low_fill_attention,
+        additive_sdpa,
+    ],
+    ids=lambda f: f.__name__,
+)
+def test_spellings_of_attention(function):
+    def make():
+        inputs = {name: torch.randn(1, 2, 5, 8) for name in ("q", "k", "v")}
+        mask = torch.rand(1, 5, 5) > 0.6
+        mask[..., 0] = False
+        return {**inputs, "mask": mask} if "mask" in function.__code__.co_varnames else inputs
+
+    check(Attention(function), make, {"sdpa": 1})
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_multihead_attention(need_weights, masked):
+    class Cross(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2)
+
+        def forward(self, q, k, padding):
+            return {
+                "y": self.attention(
+                    q, k, k, padding if masked else None, need_weights=need_weights
+                )[0]
+            }
+
+    def make():
+        padding = torch.tensor([[False, True, False, False, True, True, False]])
+        return {"q": torch.randn(5, 1, 16), "k": torch.randn(7, 1, 16), "padding": padding}
+
+    check(Cross().eval(), make, {"sdpa": 1, "linear": 3})
+
+
+def normed_convolution(kind: str, bias: bool) -> nn.Module:
+    conv, norm = {
+        "2d": (nn.Conv2d(3, 6, 3, padding=1, bias=bias), nn.BatchNorm2d(6)),
+        "1d": (nn.Conv1d(3, 6, 3, bias=bias), nn.BatchNorm1d(6)),
+    }[kind]
+    for name in ("running_mean", "running_var", "weight", "bias"):
+        getattr(norm, name).data.uniform_(0.5, 1.5)
+    return nn.Sequential(conv, norm, nn.ReLU()).eval()
+
+
+class Sequential(nn.Module):
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x):
+        return {"y": self.layers(x)}
+
+
+@pytest.mark.parametrize("kind", ["1d", "2d"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_batch_norm_is_folded_into_the_convolution_before(kind, bias):
+    shape = (2, 3, 7, 5) if kind == "2d" else (2, 3, 7)
+    graph = check(Sequential(normed_convolution(kind, bias)), lambda: {"x": torch.randn(shape)}, {})
+    conv, _ = graph.operations()
+    assert conv.op == f"conv{kind}" and graph.histogram().total() == 2
+    weight, shift = conv.inputs[1:]
+    assert weight.op == "param" and weight.name == "layers.0.weight"
+    assert {"layers.1.weight", "layers.1.running_var"} <= weight.origin
+    assert (shift.name if bias else shift.op) == ("layers.0.bias" if bias else "const")
+    assert "layers.1.bias" in shift.origin
+
+
+def test_a_convolution_that_is_read_twice_is_not_folded():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 3)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return {"y": y, "scaled": y * torch.arange(6).view(1, 6, 1, 1)}
+
+    graph = check(Twice(), lambda: {"x": torch.randn(1, 3, 5, 5)}, {})
+    assert graph.histogram() == {"conv2d": 1, "mul": 1}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "output_padding"),
+    [(4, 2, 1, 0), (3, 2, 0, 1), (5, 3, 2, 0), (2, 4, 0, 0), (3, 1, 1, 0)],
+)
+def test_a_transposed_convolution_is_a_linear(kernel, stride, padding, output_padding):
+    layer = nn.ConvTranspose1d(3, 6, kernel, stride, padding, output_padding)
+    graph = check(Sequential(layer), lambda: {"x": torch.randn(2, 3, 7)}, {"linear": 1})
+    assert set(graph.params()) == {"layers.weight", "layers.bias"}
+
+
+def test_a_product_with_a_parameter_is_a_linear():
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 6))
+
+        def forward(self, x):
+            return {"y": x @ self.weight}
+
+    graph = check(Product(), lambda: {"x": torch.randn(2, 3, 4)}, {"linear": 1})
+    assert graph.params()["weight"].shape == (6, 4)
