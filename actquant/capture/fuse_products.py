@@ -9,7 +9,7 @@ from torch import Tensor
 
 from actquant.capture.ir import Node, const, node, permute, reshape, slice_
 from actquant.capture.match import orders
-from actquant.capture.rewrite import Uses
+from actquant.capture.rewrite import SMALL, Uses
 from actquant.parameters import StoredTensor
 
 
@@ -162,8 +162,10 @@ def constant_factor(n: Node, uses: Uses) -> Node | None:
     def transpose(data: Tensor) -> Tensor:
         return data.reshape(rows, columns).T.contiguous()
 
-    if factor.op == "const":
-        weight = const(transpose(factor.tensor), factor.origin)
+    if factor.op == "const" or factor.size <= SMALL:
+        # Of a few numbers, such as the points of a grid, none may be rounded.
+        origin = factor.origin or frozenset((factor.name,)) - {""}
+        weight = const(transpose(factor.tensor), origin)
     elif _alone(factor, uses):
         weight = _derived(factor, (columns, rows), transpose, frozenset())
     else:

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import actquant
 from actquant.capture.ir import Graph, Node
 from actquant.capture.report import CaptureReport, capture_report
 from actquant.capture.stages import capture_stages
-from actquant.errors import CaptureError
 from actquant.model_file import matrix_weights, write_model
 from actquant.model_schema import ModelMetadata
 from actquant.policies.base import LoadedPolicy, QuantizableTensor
@@ -152,15 +151,15 @@ def quantizable(loaded: LoadedPolicy) -> list[QuantizableTensor]:
     Each is the parameter of one `nn.Linear`, used as a `linear` weight and as nothing else.
     """
     captured = capture_policy(loaded)
-    shapes = {name: tuple(p.shape) for name, p in loaded.policy.named_parameters()}
+    modules = dict(loaded.policy.named_modules())
     tensors = []
     for name in linear_weights(captured.stages):
-        if captured.params.shape(name) != shapes[name]:
-            continue  # a convolution that became a `linear`
         module = name.removesuffix(".weight")
-        if module == name:
-            raise CaptureError(f"{name} is the weight of a linear operator but of no nn.Linear")
-        rows, columns = captured.params.shape(name)
+        found = modules.get(module)
+        shape = captured.params.shape(name)
+        if not isinstance(found, nn.Linear) or tuple(found.weight.shape) != shape:
+            continue  # a convolution or a product that became a `linear`
+        rows, columns = shape
         group, layer = loaded.family.group_of(name)
         tensors.append(QuantizableTensor(name, module, layer, group, (rows, columns)))
     return tensors

@@ -364,14 +364,18 @@ def test_a_transposed_convolution_is_a_linear(kernel, stride, padding, output_pa
     assert set(graph.params()) == {"layers.weight", "layers.bias"}
 
 
-def test_a_product_with_a_parameter_is_a_linear():
+@pytest.mark.parametrize("rows", [4, 300])
+def test_a_product_with_a_tensor_is_a_linear(rows):
     class Product(nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = nn.Parameter(torch.randn(4, 6))
+            self.weight = nn.Parameter(torch.randn(rows, 300) / 17)
 
         def forward(self, x):
             return {"y": x @ self.weight}
 
-    graph = check(Product(), lambda: {"x": torch.randn(2, 3, 4)}, {"linear": 1})
-    assert graph.params()["weight"].shape == (6, 4)
+    graph = check(Product(), lambda: {"x": torch.randn(2, 3, rows)}, {"linear": 1})
+    (product,) = graph.operations()
+    weight = product.inputs[1]
+    assert weight.shape == (300, rows) and weight.op == ("const" if rows == 4 else "param")
+    assert (weight.name or weight.origin) == ({"weight"} if rows == 4 else "weight")
