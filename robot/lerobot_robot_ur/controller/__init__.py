@@ -4,6 +4,6 @@ It answers the unmodified ur-rtde client as a UR3e (e-Series) or UR3 (CB3) does.
 runs it as a process of its own; `python -m lerobot_robot_ur.controller` does so in a shell.
 """
 
-from .process import FakeController, Faults
+from .process import ControllerError, FakeController, Faults
 
-__all__ = ["FakeController", "Faults"]
+__all__ = ["ControllerError", "FakeController", "Faults"]

@@ -7,6 +7,7 @@ One JSON object a line: {"do": name, "with": {arguments}} is answered by {"resul
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from socket import socket
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,7 @@ class ControlServer:
             "state": controller.state,
             "reset": controller.reset,
             "quit": controller.quit,
+            "process_id": os.getpid,
         }
         self.service = Service(loop, host, PORT, lambda *args: ControlConnection(self, *args))
 

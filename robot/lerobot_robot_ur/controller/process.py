@@ -147,19 +147,29 @@ class FakeController:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
         )
         deadline = time.monotonic() + _START_TIMEOUT
-        while self._socket is None:
-            try:
-                address = (self.host, CONTROL_PORT)
-                self._socket = socket.create_connection(address, timeout=_ANSWER_TIMEOUT)
-            except OSError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    written = self._read_output()
-                    self.stop()
-                    raise ControllerError(
-                        f"the fake controller on {self.host} did not start:\n{written}"
-                    ) from None
-                time.sleep(0.05)
-        self._lines = self._socket.makefile("rb")
+        while not self._connect():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                written = self._read_output()
+                self.stop()
+                raise ControllerError(
+                    f"the fake controller on {self.host} did not start:\n{written}"
+                )
+            time.sleep(0.05)
+
+    def _connect(self) -> bool:
+        """Whether the control port answers, and it is that of the process started here."""
+        assert self._process is not None
+        try:
+            address = (self.host, CONTROL_PORT)
+            self._socket = socket.create_connection(address, timeout=_ANSWER_TIMEOUT)
+            self._lines = self._socket.makefile("rb")
+            if self.request("process_id") == self._process.pid:
+                return True
+            self._socket.close()
+        except (OSError, ControllerError):
+            pass
+        self._socket = None
+        return False
 
     def stop(self) -> None:
         """End the process."""

@@ -20,7 +20,8 @@ PORT = 30003
 _LARGEST_SCRIPT = 1 << 20
 _END = re.compile(rb"^end\s*\Z|^end[ \t]*\r?\n", re.MULTILINE)
 _CONTROL_SCRIPT = ("def rtde_control():", "def process_cmd(", "read_input_integer_register")
-_OFFSET = re.compile(r"global reg_offset_int\s*=\s*(\d+)")
+# ur-rtde puts the number on the line after a comment that stands in its place.
+_OFFSET = re.compile(r"global reg_offset_int\s*=\s*(?:#.*\n)?\s*(\d+)")
 _PATH = re.compile(r"def exec_move_path\(\):(.*?)^\s*end$", re.DOTALL | re.MULTILINE)
 _NUMBER = r"[-+.\deE]+"
 _WAYPOINT = re.compile(
