@@ -1,0 +1,200 @@
+"""How near are the files to PyTorch? One row a family, written to docs/parity.md and .json.
+
+    python benchmarks/parity_table.py [FAMILY ...]
+
+Every family is a real policy of its library with tiny sizes and random weights. A process of its
+own converts it, so that time and peak memory are of that conversion alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+INPUTS = 16
+TYPES = ("F32", "F16", "Q8_0")
+FAMILIES = (
+    "pi05", "pi0", "smolvla", "openvla_oft", "act", "diffusion", "multi_task_dit", "xvla",
+)  # fmt: skip
+
+
+@dataclass
+class Row:
+    """Errors relative to the root mean square of PyTorch's float32 actions, over all inputs."""
+
+    family: str
+    parameters: int
+    rms: dict[str, float]
+    max: dict[str, float]
+    bfloat16_rms: float
+    """Of PyTorch under autocast to bfloat16."""
+    unfused: int
+    conversion_s: float
+    peak_rss_mb: float
+
+
+def build(family: str, folder: Path) -> AbstractContextManager[Any]:
+    """Write a tiny checkpoint; what must be entered to load it."""
+    if family in ("pi0", "pi05"):
+        from tiny_pi import build_tiny_pi, tiny_backbone
+
+        build_tiny_pi(folder, family)
+        return tiny_backbone(family)
+    builders: dict[str, tuple[str, str]] = {
+        "smolvla": ("tiny_policies", "build_tiny_smolvla"),
+        "openvla_oft": ("benchmarks.openvla_oft_checkpoint", "build_openvla_oft"),
+        "act": ("tiny_cnn_policies", "build_tiny_act"),
+        "diffusion": ("tiny_cnn_policies", "build_tiny_diffusion"),
+        "multi_task_dit": ("tiny_multi_task_dit", "build_tiny_multi_task_dit"),
+        "xvla": ("tiny_xvla", "build_tiny_xvla"),
+    }
+    module, name = builders[family]
+    function: Callable[[Path], Path] = getattr(__import__(module, fromlist=[name]), name)
+    function(folder)
+    return nullcontext()
+
+
+def measure(family: str) -> Row:
+    """Convert one family in this process and compare its files with PyTorch."""
+    import numpy as np
+    import torch
+
+    from actquant.capture import fusion_report
+    from actquant.capture.policy import capture_policy
+    from actquant.parity import golden_observations, measure_parity
+    from actquant.policies import load_policy
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "checkpoint"
+        with build(family, folder):
+            begin = time.perf_counter()
+            loaded = load_policy(folder, control_rate_hz=10)
+        captured = capture_policy(loaded)
+        paths = {kind: Path(scratch) / f"{kind}.gguf" for kind in TYPES}
+        write(loaded, captured, paths["F32"], "F32")
+        conversion_s = time.perf_counter() - begin
+        peak_rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        reports = {}
+        for kind, path in paths.items():
+            if kind != "F32":
+                write(loaded, captured, path, kind)
+            reports[kind] = measure_parity(path, loaded, n=INPUTS)
+        inputs = golden_observations(loaded, n=INPUTS)
+        wanted = np.array([item["actions_reference"] for item in reports["F32"].golden])
+        with torch.autocast("cpu", torch.bfloat16):
+            got = [loaded.family.act(loaded, dict(x.observation), x.noise) for x in inputs]
+        distance = np.sqrt(np.mean((np.stack(got) - wanted) ** 2)) / reports["F32"].reference_rms
+    left = [fusion_report(graph) for graph in captured.stages.values()]
+    return Row(
+        family=family,
+        parameters=captured.metadata.parameter_count,
+        rms={kind: report.rms for kind, report in reports.items()},
+        max={kind: report.max_abs for kind, report in reports.items()},
+        bfloat16_rms=float(distance),
+        unfused=sum(v for report in left for k, v in report.items() if k.startswith("unfused")),
+        conversion_s=conversion_s,
+        peak_rss_mb=peak_rss_mb,
+    )
+
+
+def write(loaded: Any, captured: Any, path: Path, kind: str) -> None:
+    """All matrices in one type, everything else float32."""
+    from actquant.capture.policy import matrices_of_fixed_type, quantizable
+    from actquant.encoding import matrix_shape
+    from actquant.model_file import write_model
+    from actquant.quantize import encode
+
+    encodings = {}
+    if kind == "Q8_0":
+        for name in [*(t.name for t in quantizable(loaded)), *matrices_of_fixed_type(loaded)]:
+            weight = captured.params[name].detach().numpy()
+            matrix = weight.reshape(matrix_shape(weight.shape))
+            encodings[name] = encode(name, matrix, kind).tensor
+    write_model(
+        path,
+        stages=captured.stages,
+        encodings=encodings,
+        metadata=captured.metadata,
+        tensor_names=captured.tensor_names,
+        float_type="F32" if kind == "Q8_0" else kind,
+    )
+
+
+def table(rows: list[Row], about: str) -> str:
+    head = "| family | parameters |"
+    head += "".join(f" {kind} rms | {kind} max |" for kind in TYPES)
+    head += " PyTorch bf16 rms | unfused | conversion | peak RSS |"
+    lines = [
+        "# Parity",
+        "",
+        "Errors of the native runtime against PyTorch in float32, relative to the root mean "
+        "square of PyTorch's actions: over all actions (rms) and the largest single one (max). "
+        "Real policies with tiny sizes and random weights; prompts of several lengths, a third of "
+        "the inputs with an absent camera where the policy allows it. F16 and Q8_0: all matrices "
+        "in that type. PyTorch bf16: the same policy under autocast. Conversion: load, capture "
+        "and write the F32 file, in a process of its own.",
+        "",
+        f"{about}, by `python benchmarks/parity_table.py`.",
+        "",
+        head,
+        "|" + "---|" * (head.count("|") - 1),
+    ]
+    for row in rows:
+        errors = "".join(f" {row.rms[k]:.1e} | {row.max[k]:.1e} |" for k in TYPES)
+        lines.append(
+            f"| `{row.family}` | {row.parameters:,} |{errors} {row.bfloat16_rms:.1e} | "
+            f"{row.unfused} | {row.conversion_s:.0f} s | {row.peak_rss_mb:,.0f} MB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def run_apart(families: list[str]) -> Iterator[Row]:
+    for family in families:
+        print(f"{family} …", file=sys.stderr)
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", family], stdout=subprocess.PIPE, check=True
+        )
+        yield Row(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("families", nargs="*", choices=[*FAMILIES, []], default=[])
+    parser.add_argument("--one", choices=FAMILIES, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "parity.md")
+    options = parser.parse_args()
+    if options.one:
+        with contextlib.redirect_stdout(sys.stderr):
+            row = measure(options.one)
+        print(json.dumps(asdict(row)))
+        return
+    rows = list(run_apart(options.families or list(FAMILIES)))
+    today = datetime.datetime.now(datetime.UTC).date()
+    about = f"Measured {today}, {os.cpu_count()} cores, n = {INPUTS} inputs a family"
+    options.out.with_suffix(".json").write_text(
+        json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
+    )
+    options.out.write_text(table(rows, about))
+    print(options.out.read_text())
+
+
+if __name__ == "__main__":
+    main()
