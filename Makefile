@@ -19,11 +19,11 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml CMakeLists.txt runtime/CMakeLists.txt sim_envs/pyproject.toml exports/pyproject.toml scripts/find_python.sh scripts/system_packages.sh
+$(STAMP): pyproject.toml CMakeLists.txt runtime/CMakeLists.txt sim_envs/pyproject.toml exports/pyproject.toml robot/pyproject.toml scripts/find_python.sh scripts/system_packages.sh
 	scripts/system_packages.sh
 	python=$$(scripts/find_python.sh) && test -x $(BIN)/python || "$$python" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e sim_envs -e '.[compress,sim,dev]' -e exports
+	$(BIN)/python -m pip install --quiet -e sim_envs -e '.[compress,sim,dev]' -e exports -e 'robot[sim,lerobot]'
 	$(BIN)/actquant doctor
 	touch $(STAMP)
 

@@ -87,15 +87,17 @@ def _power(meta: Tensor, x: Node, exponent: float) -> Node:
         return node(roots[exponent], [x], shape_of(meta), dtype_of(meta))
     if exponent != int(exponent) or not 1 <= abs(exponent) <= MAX_POWER:
         raise UnsupportedOperatorError(f"pow with exponent {exponent}")
-    result, square, rest = None, x, int(abs(exponent))
-    while rest:
-        if rest % 2:
-            both = (result, square)
-            result = square if result is None else node("mul", both, x.shape, x.dtype)
-        rest //= 2
-        if rest:
-            square = node("sqr", [square], x.shape, x.dtype)
+    result = _whole_power(x, int(abs(exponent)))
     return result if exponent > 0 else _reciprocal(result)
+
+
+def _whole_power(x: Node, exponent: int) -> Node:
+    """x to a positive integer, by squaring."""
+    if exponent == 1:
+        return x
+    half = _whole_power(x, exponent // 2)
+    square = node("sqr", [half], x.shape, x.dtype)
+    return node("mul", [square, x], x.shape, x.dtype) if exponent % 2 else square
 
 
 @handles("aten.gelu.default")

@@ -252,9 +252,11 @@ def example_stages(
     cached = {name: value.clone() for name, value in outputs.items()}
     inputs["denoise"] = {"x_t": x, "timestep": torch.full((1,), 0.7), **cached}
     inputs["decode"] = {"x": x}
-    step = {"denoise": (("x_t", "timestep"), "timestep")}
     return [
-        Stage(name, module, inputs[name], *step.get(name, ())) for name, module in modules.items()
+        Stage(name, module, inputs[name], ("x_t", "timestep"), "timestep")
+        if name == "denoise"
+        else Stage(name, module, inputs[name])
+        for name, module in modules.items()
     ]
 
 

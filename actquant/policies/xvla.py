@@ -193,7 +193,7 @@ class XVLA(LeRobotFamily):
             t=time,
             **encoded,
         )
-        losses = [
+        losses: list[Any] = [
             sum(model.action_space.compute_loss(a[None], b[None]).values())
             for a, b in zip(chunk, clean, strict=True)
         ]
@@ -240,11 +240,11 @@ def native_layout(store: ParameterStore) -> ParameterStore:
 
     The rules are LeRobot's own; the one matrix that was stored transposed is turned here.
     """
-    names = dict.fromkeys(store)
+    names: Any = dict.fromkeys(store)
     if not modeling_xvla._is_vendored_florence_state_dict(names):
         return store
     keys: Any = {key: key for key in names if key != OLD_PROJECTION}
-    renamed = modeling_xvla._remap_vendored_florence_state_dict(keys)
+    renamed: Any = modeling_xvla._remap_vendored_florence_state_dict(keys)
     tensors = {name: store[key] for name, key in renamed.items()}
     if OLD_PROJECTION in store:
         turned = store[OLD_PROJECTION]
