@@ -15,6 +15,8 @@ from .tasks import PUSH_CEILING, Start, State
 
 Array = NDArray[np.float64]
 
+FINGERS = ("finger_left", "finger_right")  # names of their joints
+
 
 class World:
     """One physical state of a compiled scene, and the addresses of what is in it.
@@ -31,7 +33,7 @@ class World:
         self.model = model
         self.data = mujoco.MjData(model)
         self.joints = [int(model.joint(j).qposadr[0]) for j in JOINTS]
-        self.fingers = [int(model.joint(f).qposadr[0]) for f in ("finger_left", "finger_right")]
+        self.fingers = [int(model.joint(f).qposadr[0]) for f in FINGERS]
         self.free = [int(model.joint(o).qposadr[0]) for o in OBJECTS]
         self.bodies = [int(model.body(o).id) for o in OBJECTS]
         self.tool = int(model.site("tool").id)

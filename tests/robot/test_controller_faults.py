@@ -175,6 +175,7 @@ def test_emergency_stop_and_recovery(fake, control, receive, dashboard):
     assert receive.getRobotMode() == POWER_OFF
     assert not receive.getRobotStatus() & 1
     wait_until(lambda: np.abs(receive.getActualQd()).max() < 0.01, "rest")
+    assert fake.state()["gripper"]["POS"] == "?"
     assert not control.servoJ(receive.getActualQ(), 0, 0, 0.002, 0.1, 300)
     dashboard.powerOn()
     assert receive.getRobotMode() == POWER_OFF  # while the button is pressed

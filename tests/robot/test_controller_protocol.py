@@ -10,7 +10,6 @@ from lerobot_robot_ur.controller import ControllerError, FakeController
 from lerobot_robot_ur.controller.script import parse_control_script
 from rtde_control import RTDEControlInterface
 from rtde_io import RTDEIOInterface
-from rtde_receive import RTDEReceiveInterface
 from waiting import wait_until
 
 
@@ -166,7 +165,8 @@ def test_what_is_read_off_a_control_script():
         "def rtde_control():\n  def process_cmd(cmd):\n  end\n  read_input_integer_register(0)\n"
     )
     path = (
-        "  global reg_offset_int = # int register offset\n24  def exec_move_path():\n    signal_async_progress(0)\n"
+        "  global reg_offset_int = # int register offset\n24  def exec_move_path():\n"
+        "    signal_async_progress(0)\n"
         "    movej([0.1,-2e-1,0,0,0,0],a=1.5,v=0.5,r=0.01)\n"
         "    movel(p[0.1,0.2,0.3,0,0,0],a=1,v=0.1,r=0)\n  end\n"
     )

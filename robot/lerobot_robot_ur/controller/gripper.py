@@ -59,7 +59,7 @@ class Gripper:
     def __init__(self, world: ArmWorld):
         self._world = world
         self.fault = 0
-        self.is_connected = True
+        self.is_connected = self.is_powered = True
         self.reset()
 
     def reset(self) -> None:
@@ -79,9 +79,13 @@ class Gripper:
         self._registers["POS"] = count_of(self._goal)
         self.object = ObjectStatus.AT_TARGET
 
+    @property
+    def _answers(self) -> bool:
+        return self.is_connected and self.is_powered
+
     def get(self, name: str) -> str:
         """A register's value as text; `?` where there is none to be had."""
-        if not self.is_connected:
+        if not self._answers:
             return "?"
         values = {
             **self._registers,
@@ -95,7 +99,7 @@ class Gripper:
 
     def set(self, values: dict[str, int]) -> bool:
         """Write registers; False where a name or a value cannot be."""
-        if not self.is_connected or not set(values) <= set(_SETTABLE):
+        if not self._answers or not set(values) <= set(_SETTABLE):
             return False
         if not all(0 <= v <= 255 for v in values.values()):
             return False
@@ -113,7 +117,7 @@ class Gripper:
 
     def step(self) -> None:
         """One `world.STEP` of the gripper."""
-        if not self.is_connected:
+        if not self._answers:
             return
         is_activating = self.status == Status.ACTIVATING
         if is_activating or (self.status == Status.ACTIVE and self._registers["GTO"]):

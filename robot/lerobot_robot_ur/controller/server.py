@@ -43,7 +43,7 @@ _JOINT_MODES = {True: 253, False: 239}  # running, power off
 
 @dataclass(frozen=True)
 class Settings:
-    """How a controller is started; `version` replaces the model's PolyScope version."""
+    """How a controller is started; `tcp` is the tool centre point [6] (m, rad) it begins with."""
 
     model: str = "ur3e"
     host: str = "127.0.0.1"
@@ -164,6 +164,7 @@ class ControllerServer:
     def _tick(self) -> None:
         self._time += 1.0 / self.model.rate_hz
         self.safety.tick(self._time)
+        self.gripper.is_powered = self.safety.is_powered
         self.program.tick(self._time)
         for _ in range(round(1.0 / (self.model.rate_hz * STEP))):
             self._step()

@@ -9,12 +9,12 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from lerobot_env_ur3e.arm import DAMPING, SERVO_DAMPING, SERVO_STIFFNESS
+from lerobot_env_ur3e.arm import DAMPING, JOINTS, SERVO_DAMPING, SERVO_STIFFNESS
 from lerobot_env_ur3e.control import Controller
 from lerobot_env_ur3e.scene import FINGER_STROKE, OBJECTS, scene_xml
 from lerobot_env_ur3e.starts import make_start
 from lerobot_env_ur3e.tasks import find_task, is_success
-from lerobot_env_ur3e.world import World
+from lerobot_env_ur3e.world import FINGERS, World
 from numpy.typing import NDArray
 
 from .chain import Chain, fit
@@ -43,7 +43,8 @@ class ArmWorld:
         model.opt.timestep = STEP
         self._world, self._chain = World(model), chain
         self._solver = Controller(chain.model)
-        self._speeds = [int(model.joint(j).dofadr[0]) for j in range(6)]
+        self._speeds = [int(model.joint(j).dofadr[0]) for j in JOINTS]
+        self._finger_speeds = [int(model.joint(f).dofadr[0]) for f in FINGERS]
         self.place(task, start)
 
     def place(self, task: str, start: int) -> Array:
@@ -97,8 +98,7 @@ class ArmWorld:
 
     def finger_speed(self) -> float:
         """Speed of the pads from each other (m/s)."""
-        model, data = self._world.model, self._world.data
-        return float(sum(data.qvel[model.joint(f).dofadr[0]] for f in _FINGERS))
+        return float(self._world.data.qvel[self._finger_speeds].sum())
 
     def check_success(self) -> bool:
         """Whether the task is fulfilled now."""
@@ -128,6 +128,3 @@ class ArmWorld:
             "success": success,
             "was_successful": self.was_successful,
         }
-
-
-_FINGERS = ("finger_left", "finger_right")
