@@ -1,0 +1,106 @@
+"""What it takes to convert a policy and to run it: time, memory, size. One command, one JSON.
+
+    python benchmarks/real_size.py CHECKPOINT --recipe rtn --bpw 3 --out p.gguf --json p.json
+
+The conversion runs in a process of its own. Its peak is the largest resident set of that process
+or of one of its children; file pages that are mapped count. Loading is measured with the file in
+the page cache, where it is after the conversion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from actquant.measure import measure, predict_memory
+
+UNITS = 1024
+"""Of ru_maxrss on Linux."""
+
+
+def convert(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Runs `actquant compress`; its report with wall time and peak memory."""
+    command = [sys.executable, "-m", "actquant.cli", "compress", arguments.checkpoint, "--json"]
+    command += ["--recipe", arguments.recipe, "--bpw", str(arguments.bpw)]
+    command += ["--verify", arguments.verify, "--out", str(arguments.out)]
+    if arguments.control_rate_hz is not None:
+        command += ["--control-rate-hz", str(arguments.control_rate_hz)]
+    for pair in arguments.option:
+        command += ["--option", pair]
+    begin = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    seconds = time.perf_counter() - begin
+    if done.returncode != 0:
+        raise SystemExit(f"the conversion failed: {done.stdout.strip()}")
+    report = json.loads(done.stdout)
+    return {
+        "seconds": round(seconds, 1),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * UNITS,
+        **{
+            key: report[key]
+            for key in (
+                "file_bytes",
+                "whole_file_bpw",
+                "quantized_tensor_bpw",
+                "parameter_count",
+                "file_error",
+                "timings_s",
+            )
+        },
+        "program_error": report["parity"].get("worst_rms"),
+    }
+
+
+def run(model: Path, n: int, threads: int) -> dict[str, Any]:
+    """Latency and memory of `actquant bench`, measured and foretold."""
+    foretold = predict_memory(model)
+    measured = measure(model, n=n, threads=threads)
+    return {
+        "load_ms": measured.load_ms,
+        "p50_ms": measured.p50_ms,
+        "n": n,
+        "threads": threads or os.cpu_count(),
+        "peak_rss_bytes": measured.peak_rss_bytes,
+        "foretold_peak_rss_bytes": foretold.peak_rss_bytes,
+        "foretold_error": foretold.peak_rss_bytes / measured.peak_rss_bytes - 1,
+        "weights_bytes": foretold.weights_bytes,
+        "compute_bytes": foretold.compute_bytes,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="folder, or organisation/name on the hub")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--json", type=Path, required=True, help="where the results go")
+    parser.add_argument("--recipe", default="rtn")
+    parser.add_argument("--bpw", type=float, default=3.0)
+    parser.add_argument("--verify", default="quick")
+    parser.add_argument("--control-rate-hz", type=float)
+    parser.add_argument("--option", action="append", default=[])
+    parser.add_argument("-n", type=int, default=3, help="inferences after one to warm up")
+    parser.add_argument("--threads", type=int, default=0)
+    arguments = parser.parse_args()
+    result = {
+        "checkpoint": arguments.checkpoint,
+        "recipe": arguments.recipe,
+        "verify": arguments.verify,
+        "machine": {"cores": os.cpu_count(), "processor": platform.processor()},
+        "conversion": convert(arguments),
+        "run": run(arguments.out, arguments.n, arguments.threads),
+    }
+    text = json.dumps(result, indent=1)
+    arguments.json.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
