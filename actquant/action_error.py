@@ -135,7 +135,7 @@ def load_for_dataset(checkpoint: str | Path, dataset: str | Path) -> LoadedPolic
     from actquant.policies import load_policy
 
     info = read_dataset_info(dataset)
-    loaded = load_policy(checkpoint, control_rate_hz=info.fps)
+    loaded = load_policy(checkpoint, control_rate_hz=info.fps, streamed=False)
     check_features(info, loaded)
     face = loaded.interface
     loaded.interface = replace(

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from actquant.allocate import UNIFORM, Allocation, Budget, TensorSize, allocate
 from actquant.capture.policy import CapturedPolicy, matrices_of_fixed_type
+from actquant.encoding import DeferredEncoding, EncodedTensor, Encoding, matrix_shape
 from actquant.errors import BudgetError
-from actquant.formats import file_bytes, get_format, row_bytes
-from actquant.model_file import EncodedTensor, matrix_shape, with_golden, write_model
+from actquant.formats import file_bytes, get_format
+from actquant.model_file import model_bytes, with_golden, write_model
 from actquant.parity import ParityReport, measure_parity
 from actquant.policies.base import LoadedPolicy, QuantizableTensor
 from actquant.quantize import Encoded, encode
@@ -74,23 +75,25 @@ class Assembly:
         weight = self.captured.params[name].detach()
         return weight.reshape(matrix_shape(weight.shape)).numpy()
 
-    def fixed_bytes(self, sizes: Sequence[TensorSize], scratch: Path) -> int:
-        """The bytes that are no choice, found by writing a file of empty tensors to `scratch`."""
+    def fixed_bytes(self, sizes: Sequence[TensorSize]) -> int:
+        """The bytes that are no choice: what the file takes when all tensors have SMALLEST, without
+        those tensors. Nothing is encoded for it."""
         scored = [replace(size, score=0.123456) for size in sizes]
-        empty = {
-            s.name: Encoded(
-                EncodedTensor(
-                    SMALLEST,
-                    np.zeros((s.rows, row_bytes(s.columns, SMALLEST)), np.uint8),
-                    (s.rows, s.columns),
-                ),
-                error=0.123456,
+        fixed = {
+            name: DeferredEncoding(
+                FIXED_TYPE, matrix_shape(self.captured.params.shape(name)), _never
             )
-            for s in sizes
+            for name in matrices_of_fixed_type(self.loaded)
         }
-        self.write(scratch, scored, dict.fromkeys(empty, SMALLEST), empty, self.fixed)
-        written = sum(file_bytes(s.rows, s.columns, SMALLEST) for s in sizes)
-        return scratch.stat().st_size - written + MARGIN_BYTES
+        smallest = {s.name: DeferredEncoding(SMALLEST, (s.rows, s.columns), _never) for s in sizes}
+        reports = tensor_reports(
+            self.tensors,
+            scored,
+            dict.fromkeys(smallest, SMALLEST),
+            dict.fromkeys(smallest, 0.123456),
+        )
+        whole = model_bytes(**self._contents(reports, {**smallest, **fixed}, "F16"))
+        return whole - sum(file_bytes(s.rows, s.columns, SMALLEST) for s in sizes) + MARGIN_BYTES
 
     def fit(
         self,
@@ -137,21 +140,30 @@ class Assembly:
     ) -> None:
         """Write the file with the f32 program's golden outputs; matrices in neither mapping have
         the float type."""
-        shown = {"type", "bits", "score", "error"}
+        encodings = {name: item.tensor for name, item in encoded.items()} | dict(fixed)
         reports = self.reports(sizes, types, encoded)
-        write_model(
-            path,
-            stages=self.captured.stages,
-            encodings={name: item.tensor for name, item in encoded.items()} | dict(fixed),
-            metadata=replace(
+        write_model(path, **self._contents(reports, encodings, float_type))
+
+    def _contents(
+        self,
+        reports: Sequence[TensorReport],
+        encodings: Mapping[str, Encoding],
+        float_type: str,
+    ) -> dict[str, Any]:
+        """What `write_model` takes, with the f32 program's golden outputs."""
+        shown = {"type", "bits", "score", "error"}
+        return {
+            "stages": self.captured.stages,
+            "encodings": encodings,
+            "metadata": replace(
                 self.captured.metadata,
                 provenance=self.provenance,
                 allocation={r.name: r.model_dump(include=shown) for r in reports},
                 golden=compact_golden(self.parity),
             ),
-            tensor_names=self.captured.tensor_names,
-            float_type=float_type,
-        )
+            "tensor_names": self.captured.tensor_names,
+            "float_type": float_type,
+        }
 
     def reports(
         self,
@@ -184,6 +196,10 @@ def tensor_reports(
         )
         for tensor, size in zip(tensors, sizes, strict=True)
     ]
+
+
+def _never() -> np.ndarray:
+    raise AssertionError("what is only weighed is not encoded")
 
 
 def compact_golden(parity: ParityReport) -> list[dict[str, Any]]:

@@ -212,8 +212,7 @@ class _Job:
     def _budget(self, sizes: list[TensorSize]) -> Budget | None:
         if self.recipe in UNIFORM or self.bpw is None:
             return None
-        with self.work.scratch("empty.gguf") as path:
-            fixed = self.assembly.fixed_bytes(sizes, path)
+        fixed = self.assembly.fixed_bytes(sizes)
         return Budget(self.bpw, self.assembly.captured.metadata.parameter_count, fixed)
 
     def _sources(self, *settings: str) -> dict[str, str]:

@@ -77,7 +77,7 @@ def run(model: Path, n: int, threads: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What converting and running a policy takes")
     parser.add_argument("checkpoint", help="folder, or organisation/name on the hub")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path, required=True, help="where the results go")

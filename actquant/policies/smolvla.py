@@ -282,8 +282,8 @@ class SmolVLA(PolicyFamily):
             "state": random(1, face.state_padded_dim),
         }
         if "image_embedding" not in loaded.cache:
-            with torch.no_grad():
-                loaded.cache["image_embedding"] = vision(image)["embedding"]
+            embedding = example_outputs(vision, {"image": image})["embedding"]
+            loaded.cache["image_embedding"] = embedding
         for index in range(len(face.cameras)):
             prefix_inputs[f"image_embedding_{index}"] = loaded.cache["image_embedding"].clone()
             prefix_inputs[f"image_mask_{index}"] = torch.ones(1, dtype=torch.bool)
