@@ -12,7 +12,8 @@ from actquant.errors import EvaluationError
 
 
 class Measurement(BaseModel):
-    """Latency in ms from observation to action chunk; memory in bytes."""
+    """Latency in ms from observation to action chunk; memory in bytes, its peak with the longest
+    prompt."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -106,13 +107,16 @@ def _measure_here(model: Path, n: int, threads: int) -> Measurement:
     begin = time.perf_counter()
     runtime = Runtime(str(model), threads=threads)
     load_ms = (time.perf_counter() - begin) * 1e3
-    observation, noise = golden_observation(runtime.describe(), seed=1)
+    description = runtime.describe()
+    observation, noise = golden_observation(description, seed=1)
     latencies_ms = []
     warm_up = 5 if n >= 20 else 1
     for _ in range(n + warm_up):
         begin = time.perf_counter()
         runtime.act(observation, noise=noise)
         latencies_ms.append((time.perf_counter() - begin) * 1e3)
+    tokens = (description["prompt"] or {}).get("max_length", 0)
+    runtime.act({**observation, "task": " ".join(["push"] * tokens)}, noise=noise)
     p50, p95 = np.percentile(latencies_ms[warm_up:], [50, 95])
     return Measurement(
         load_ms=load_ms,
