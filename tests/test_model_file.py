@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from actquant.capture import emit_program, interpret
+from actquant.capture import capture_stage, emit_program, interpret
 from actquant.capture.policy import convert_f32, quantizable
 from actquant.capture.size import at_length
 from actquant.errors import ModelFileError
@@ -107,6 +107,42 @@ def test_a_padded_row_is_read_back_without_its_padding(captured, tmp_path):
     assert (info.type, info.shape, info.bytes) == ("Q8_0", (64, 8), 64 * 34)
     read = torch.from_numpy(model.load("state_proj.w"))
     torch.testing.assert_close(read, captured.params[name], atol=0.01, rtol=0)
+
+
+class Convolutions(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.plain = torch.nn.Conv2d(3, 8, 3)
+        self.grouped = torch.nn.Conv2d(8, 8, 3, groups=2)
+        self.flat = torch.nn.Conv1d(8, 4, 5)
+
+    def forward(self, x):
+        return {"y": self.flat(self.grouped(self.plain(x)).flatten(2))}
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "F16", "F32"])
+def test_weights_of_convolutions_are_matrices_of_any_type(captured, tmp_path, kind):
+    torch.manual_seed(0)
+    inputs = {"x": torch.randn(2, 3, 9, 7)}
+    graph = capture_stage(Convolutions(), inputs, "vision")
+    params = {name: n.tensor for name, n in graph.params().items()}
+    matrices = {name: params[name].flatten(1) for name in ("plain.weight", "flat.weight")}
+    path = write_model(
+        tmp_path / "c.gguf",
+        stages={"vision": graph},
+        encodings={name: encode(m, kind) for name, m in matrices.items()} if kind == "Q8_0" else {},
+        metadata=captured.metadata,
+        float_type="F16" if kind == "F16" else "F32",
+    )
+    model = read_model(path)
+    assert {name: model.tensors[name].type for name in params} == {
+        name: kind if name in matrices else "F32" for name in params
+    }
+    for name, tensor in params.items():
+        assert model.load(name).shape == tuple(tensor.shape)
+        torch.testing.assert_close(torch.from_numpy(model.load(name)), tensor, atol=3e-3, rtol=0)
+    got = interpret(model.graph("vision"), inputs)["y"]
+    torch.testing.assert_close(got, interpret(graph, inputs)["y"], atol=2e-2, rtol=0)
 
 
 def test_half_precision_is_for_matrices_only(captured, tmp_path):
