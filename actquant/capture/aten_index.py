@@ -183,7 +183,9 @@ def _repeat(meta: Tensor, x: Node, repeats: list[int]) -> Node:
     counts = [1] * (len(shape) - len(repeats)) + list(repeats)
     for dim, count in enumerate(counts):
         if count > 1 and x.shape[dim] != 1:
-            x = concat([x] * count, dim)
+            before, after = math.prod(x.shape[:dim]), math.prod(x.shape[dim:])
+            copies = expand(reshape(x, (before, 1, after)), (before, count, after))
+            x = reshape(copies, (*x.shape[:dim], count * x.shape[dim], *x.shape[dim + 1 :]))
     return x if x.shape == shape else expand(x, shape)
 
 

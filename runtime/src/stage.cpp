@@ -9,8 +9,9 @@
 namespace actquant {
 namespace {
 
-// Generous: no operator appends more nodes than this.
+// Generous: no operator appends more nodes than this, and as many for each of its operands.
 constexpr size_t nodes_per_instruction = 16;
+constexpr size_t nodes_per_operand = 4;
 
 std::vector<double> widen(const ArrayView& array) {
     int64_t count = element_count(array.shape);
@@ -94,6 +95,9 @@ Stage::Stage(Program parsed, const ModelFile& model, Device& on_device,
              const std::map<std::string, ggml_tensor*>& shared)
     : program(std::move(parsed)), file(model), device(on_device) {
     size_t nodes = 64 + nodes_per_instruction * program.instructions.size();
+    for (const Instruction& instruction : program.instructions) {
+        nodes += nodes_per_operand * instruction.operands.size();
+    }
     ggml.reset(ggml_init({nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(nodes, false),
                           nullptr, true}));
     if (!ggml) {

@@ -343,6 +343,16 @@ SLICES = [(0, 1, 3, 1), (1, 2, 5, 1), (2, 1, 7, 2), (2, 2, 6, 1), (-1, -4, 92233
           (1, 0, 6, 3), (0, 0, -1, 1)]  # fmt: skip
 
 
+def test_concat_of_very_many_parts(path):
+    x = normal(3, 4)
+    turned = [x] * 400
+    program = OperatorProgram()
+    value = program.operand(x, on_host=False)
+    view = program.line("permute f32[4,3]", f"{value} perm=[1,0]")
+    result = program.line("concat f32[4,1200]", f"{' '.join([view] * 400)} dim=1")
+    assert_close(program.run(path, result, {}), torch.cat([wide(t).T for t in turned], 1), 0)
+
+
 @pytest.mark.parametrize(("dim", "start", "end", "step"), SLICES)
 @pytest.mark.parametrize("host", ["", "host."])
 def test_slice(path, dim, start, end, step, host):
