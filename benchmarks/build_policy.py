@@ -17,11 +17,15 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.factory import get_policy_class, make_policy_config
 from openvla_oft_checkpoint import PUBLISHED, build_openvla_oft
 from random_checkpoint import on_meta, save_processors, spread, write_weights
+from smolvlm_folder import write_smolvlm_folder
+from transformers import AutoTokenizer
 
 CAMERAS = ("observation.images.base_0_rgb", "observation.images.left_wrist_0_rgb")
 LEROBOT_DTYPES = {"bf16": "bfloat16", "f32": "float32"}
 TOKENIZER = "tokenizer"
 """Folder of the checkpoint with the tokenizer's files."""
+BACKBONE = "vlm"
+"""Folder of a SmolVLA with its backbone's configuration and tokenizer."""
 
 
 def features(image: int, state: int, action: int) -> dict[str, Any]:
@@ -61,6 +65,21 @@ def build_pi(policy_type: str, folder: Path, dtype: str) -> None:
     save_processors(folder, config, tokenizer, TOKENIZER)
 
 
+def build_smolvla(folder: Path, dtype: str) -> None:
+    """The settings of smolvla_base: 16 layers of SmolVLM2-500M and an expert 3/4 as wide."""
+    backbone = write_smolvlm_folder(folder / BACKBONE)
+    policy_class = get_policy_class("smolvla")
+    config = make_policy_config("smolvla", load_vlm_weights=False, **features(512, 6, 6))
+    config.vlm_model_name = str(backbone)
+    config.device = "meta"
+    policy = on_meta(lambda: policy_class(config))
+    config.vlm_model_name = BACKBONE
+    if dtype == "bf16":
+        policy = policy.bfloat16()
+    save(folder, policy, config)
+    save_processors(folder, config, AutoTokenizer.from_pretrained(str(backbone)), BACKBONE)
+
+
 def build_oft(folder: Path, dtype: str) -> None:
     """DINOv2-L, SigLIP so400m and Llama 2 7B in the published layout, in shards."""
     if dtype != "bf16":
@@ -72,6 +91,7 @@ BUILDERS: dict[str, Callable[[Path, str], None]] = {
     "openvla_oft": build_oft,
     "pi0": lambda folder, dtype: build_pi("pi0", folder, dtype),
     "pi05": lambda folder, dtype: build_pi("pi05", folder, dtype),
+    "smolvla": build_smolvla,
 }
 """Name -> builder of (folder, `bf16` or `f32`)."""
 

@@ -11,8 +11,10 @@ from gemma_tokenizer import gemma_tokenizer
 from random_checkpoint import on_meta, save_processors, write_weights
 from safetensors import safe_open
 from safetensors.torch import load_file
+from smolvlm_folder import TEXT, byte_level_tokenizer, write_smolvlm_folder
 from tiny_pi import VOCABULARY, build_tiny_pi, tiny_backbone
 from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from actquant.policies import load_policy
 
@@ -102,3 +104,15 @@ def test_the_builder_of_a_real_policy_builds_what_loads(tmp_path: Path):
     assert loaded.interface.image_height == 224
     stored = load_file(tmp_path / "model.safetensors")
     assert {x.dtype for x in stored.values()} == {torch.bfloat16, torch.float32}
+
+
+def test_a_smolvlm_folder_has_the_tokenizer_that_its_configuration_says(tmp_path: Path):
+    folder = write_smolvlm_folder(tmp_path / "vlm")
+    config, tokenizer = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert len(tokenizer) == config.text_config.vocab_size == TEXT["vocab_size"]
+    assert tokenizer.convert_tokens_to_ids("<image>") == config.image_token_id
+    assert tokenizer.pad_token_id == config.text_config.pad_token_id
+    ids = tokenizer("put é")["input_ids"]
+    assert tokenizer.decode(ids) == "put é"
+    with pytest.raises(ValueError, match="at least"):
+        byte_level_tokenizer(100)
