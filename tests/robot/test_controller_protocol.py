@@ -207,3 +207,9 @@ def test_state_comes_in_real_time(fake, receive):
 def test_an_address_that_is_taken(fake):
     with pytest.raises(ControllerError, match="in use"):
         FakeController(fake.host).start()
+
+
+def test_who_has_an_address_is_named(fake):
+    owner = fake.request("process_id")
+    with pytest.raises(ControllerError, match=f"did not start: .* in use by process {owner}\n"):
+        FakeController(fake.host).start()

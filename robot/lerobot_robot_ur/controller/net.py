@@ -13,6 +13,7 @@ import selectors
 import socket
 import struct
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 
@@ -57,7 +58,7 @@ class Loop:
                 return
 
 
-class Connection:
+class Connection(ABC):
     """One accepted TCP connection."""
 
     def __init__(self, loop: Loop, sock: socket.socket, on_close: Callable[[Connection], None]):
@@ -68,8 +69,9 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop.watch(sock, selectors.EVENT_READ, self._on_event)
 
+    @abstractmethod
     def on_data(self, data: bytes) -> None:
-        raise NotImplementedError
+        """Take what has arrived; never empty."""
 
     @property
     def is_backed_up(self) -> bool:
@@ -143,8 +145,9 @@ class LineConnection(Connection):
             if self.is_open:
                 self.on_line(line.decode("utf-8", "replace").strip("\r"))
 
+    @abstractmethod
     def on_line(self, line: str) -> None:
-        raise NotImplementedError
+        """Take one line, without its end."""
 
 
 class Service:

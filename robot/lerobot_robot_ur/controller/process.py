@@ -5,6 +5,7 @@ It has to be one: ur-rtde's constructors hold Python's interpreter lock while th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -126,6 +127,7 @@ class FakeController:
         self._arguments = [f"--{name}={value}" for name, value in options.items()]
         self._arguments += ["--cameras"] if cameras else []
         self.faults = Faults(self)
+        self._closing = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
@@ -138,7 +140,7 @@ class FakeController:
 
     def start(self) -> None:
         """Start the process and wait until its ports accept."""
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
+        self._output = self._closing.enter_context(tempfile.TemporaryFile())
         self._process = subprocess.Popen(
             [sys.executable, "-m", __package__ or "", *self._arguments, "--lifeline"],
             stdin=subprocess.PIPE,  # ends with this process, and the controller with it
@@ -147,29 +149,37 @@ class FakeController:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
         )
         deadline = time.monotonic() + _START_TIMEOUT
-        while not self._connect():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                written = self._read_output()
-                self.stop()
-                raise ControllerError(
-                    f"the fake controller on {self.host} did not start:\n{written}"
-                )
+        while not self._is_connected(deadline):
             time.sleep(0.05)
 
-    def _connect(self) -> bool:
-        """Whether the control port answers, and it is that of the process started here."""
+    def _is_connected(self, deadline: float) -> bool:
+        """Try once. Raises ControllerError when there is no more to wait for."""
         assert self._process is not None
         try:
-            address = (self.host, CONTROL_PORT)
-            self._socket = socket.create_connection(address, timeout=_ANSWER_TIMEOUT)
-            self._lines = self._socket.makefile("rb")
-            if self.request("process_id") == self._process.pid:
-                return True
+            self._connect(self._process.pid)
+        except (OSError, ControllerError) as error:
+            if self._process.poll() is None and time.monotonic() < deadline:
+                return False
+            written = self._read_output()
+            self.stop()
+            raise ControllerError(
+                f"the fake controller on {self.host} did not start: {error}\n{written}"
+            ) from error
+        return True
+
+    def _connect(self, process_id: int) -> None:
+        """Raises OSError or ControllerError if the control port does not answer, or for another
+        process than that started here."""
+        address = (self.host, CONTROL_PORT)
+        self._socket = socket.create_connection(address, timeout=_ANSWER_TIMEOUT)
+        self._lines = self._socket.makefile("rb")
+        try:
+            if (other := self.request("process_id")) != process_id:
+                raise ControllerError(f"its ports are in use by process {other}")
+        except ControllerError:
             self._socket.close()
-        except (OSError, ControllerError):
-            pass
-        self._socket = None
-        return False
+            self._socket = None
+            raise
 
     def stop(self) -> None:
         """End the process."""
@@ -185,7 +195,7 @@ class FakeController:
                 self._process.kill()
                 self._process.wait()
             self._process = None
-            self._output.close()
+        self._closing.close()
 
     def state(self) -> dict[str, Any]:
         """What is true in the simulation: joints, tool, objects (m), success, modes, log, …"""
