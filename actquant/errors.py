@@ -43,3 +43,7 @@ class ModelFileError(ActquantError):
 
 class EvaluationError(ActquantError):
     """An evaluation asks for what does not exist, or its results cannot be compared."""
+
+
+class SchedulingError(ActquantError):
+    """Chunks of actions are asked for in a way that the policy does not support."""

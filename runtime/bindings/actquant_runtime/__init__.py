@@ -2,12 +2,14 @@
 
 from actquant_runtime._core import ArgumentError, ModelFileError
 from actquant_runtime.golden import golden_observation
+from actquant_runtime.previous import PreviousChunk
 from actquant_runtime.quantization import build_info, dequantize, quantize, types
 from actquant_runtime.runtime import Runtime
 
 __all__ = [
     "ArgumentError",
     "ModelFileError",
+    "PreviousChunk",
     "Runtime",
     "build_info",
     "dequantize",
