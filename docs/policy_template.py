@@ -12,27 +12,19 @@ from lerobot.policies.act.modeling_act import ACTPolicy  # YOUR POLICY'S CLASS
 from torch import Tensor, nn
 
 from actquant.model_schema import Sampler
-from actquant.policies.base import LoadedPolicy
+from actquant.policies.base import LoadedPolicy, StageModule
 from actquant.policies.lerobot import LeRobotFamily, cameras
 
 
-class Vision(nn.Module):
+class Vision(StageModule):
     """image [1, 3, H, W] in [-1, 1] -> embedding [1, T, D]."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return {"embedding": self.policy.model.embed_image(image)}
 
 
-class Prefix(nn.Module):
+class Prefix(StageModule):
     """Image embeddings, prompt and state -> what every step of `Denoise` reads."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
 
     def forward(
         self, tokens: Tensor, token_mask: Tensor, state: Tensor, **images: Tensor
@@ -42,12 +34,8 @@ class Prefix(nn.Module):
         return {"context": context}
 
 
-class Denoise(nn.Module):
+class Denoise(StageModule):
     """x_t [1, H, A] at time timestep [1] -> output [1, H, A]."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
 
     def forward(self, x_t: Tensor, timestep: Tensor, context: Tensor) -> dict[str, Tensor]:
         return {"output": self.policy.model.velocity(x_t, timestep, context)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -52,6 +53,14 @@ class Stage:
     example_inputs: dict[str, Tensor]
     step_inputs: tuple[str, ...] = ()
     step_time: str | None = None
+
+
+class StageModule(nn.Module):
+    """Base of a stage's module: holds the policy, under whose names the parameters are found."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,8 @@ class PolicyFamily(ABC):
     policy_type: ClassVar[str] = ""
     short_names: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Replacements, in order, that turn a parameter name into the name of a tensor of the file."""
+    layer_groups: ClassVar[tuple[tuple[str, Group, str], ...]] = ()
+    """(pattern of parameter names, group, layer key with the pattern's groups as `{}`)."""
     options: ClassVar[tuple[str, ...]] = ()
     """Further keyword arguments of `load`, for what a checkpoint leaves open."""
 
@@ -177,9 +188,15 @@ class PolicyFamily(ABC):
     def batch(self, loaded: LoadedPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
         """Raw observations to the policy's batch, through its own LeRobot preprocessor."""
 
-    @abstractmethod
     def group_of(self, parameter: str) -> tuple[Group, str]:
-        """(group, layer key) of a linear weight, e.g. `("vision", "vision.3")`."""
+        """(group, layer key) of a linear weight, e.g. `("vision", "vision.3")`.
+
+        Raises CheckpointError for a parameter that no pattern of `layer_groups` fits.
+        """
+        for pattern, group, layer in self.layer_groups:
+            if match := re.match(pattern, parameter):
+                return group, layer.format(*match.groups())
+        raise CheckpointError(f"{parameter} belongs to no group of a {self.policy_type} policy")
 
     def noise_shape(self, loaded: LoadedPolicy) -> tuple[int, ...]:
         """As `PolicyInterface.noise_shape`."""
@@ -240,8 +257,9 @@ def example_stages(
     given: dict[str, Tensor] = {
         "tokens": torch.ones(1, prompt_length, dtype=torch.long),
         "token_mask": torch.arange(prompt_length)[None] < max(1, prompt_length - 2),
-        "state": random(interface.observation_steps, interface.state_padded_dim),
     }
+    if interface.state_names:
+        given["state"] = random(interface.observation_steps, interface.state_padded_dim)
     named = inspect.signature(modules["prefix"].forward).parameters
     inputs["prefix"] = {name: value for name, value in given.items() if name in named}
     for index in range(interface.observation_steps * len(interface.cameras)):

@@ -11,7 +11,7 @@ from lerobot.policies.diffusion import modeling_diffusion as lerobot_diffusion
 from torch import Tensor, nn
 
 from actquant.policies.action_diffusion import ActionDiffusionFamily, image_steps
-from actquant.policies.base import LoadedPolicy
+from actquant.policies.base import LoadedPolicy, StageModule
 from actquant.policies.lerobot import replaced
 from actquant.policies.losses import chunk_mean, noised
 from actquant.policies.noise_schedule import sampler
@@ -35,12 +35,8 @@ def output_shape(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(empty(torch.zeros(shape, device="meta")).shape)
 
 
-class Denoise(nn.Module):
+class Denoise(StageModule):
     """The U-Net: x_t [1, horizon, A], timestep [1], cond [1, D] -> output [1, horizon, A]."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
 
     def forward(self, x_t: Tensor, timestep: Tensor, cond: Tensor) -> dict[str, Tensor]:
         return {"output": self.policy.diffusion.unet(x_t, timestep, global_cond=cond)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from actquant.model_schema import PolicyInterface
 from actquant.parameters import load_now
 from actquant.policies import checkpoint
 from actquant.policies.base import (
-    Group,
     LoadedPolicy,
     Observation,
     PolicyFamily,
@@ -35,8 +33,6 @@ class LeRobotFamily(PolicyFamily):
 
     policy_class: ClassVar[type[Any]]
     """The `PreTrainedPolicy`."""
-    layer_groups: ClassVar[tuple[tuple[str, Group, str], ...]] = ()
-    """(pattern of parameter names, group, layer key with the pattern's groups as `{}`)."""
     unsupported: ClassVar[Mapping[str, Any]] = {}
     """Settings of config.json that cannot be captured unless they have this value."""
     normalizes_images: ClassVar[bool] = False
@@ -60,6 +56,10 @@ class LeRobotFamily(PolicyFamily):
         """The tokenizer's folder, or its name on the hub; None without language."""
         name = getattr(config, "tokenizer_name", None)
         return None if name is None else checkpoint.resolve(folder, name)
+
+    def pads_prompts(self, config: Any) -> bool:
+        """Whether padding changes the answer, so that every prompt is padded to the full length."""
+        return False
 
     @abstractmethod
     def interface(self, policy: Any, config: Any) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class LeRobotFamily(PolicyFamily):
         visual = VisualNormalization.read(pre, config, folder) if self.normalizes_images else None
         fields = _shared_fields(config, folder, pre, post, visual is not None)
         if tokenizer is not None:
-            fields |= _tokenizer_fields(config, pre)
+            fields |= _tokenizer_fields(config, pre, self.pads_prompts(config))
         fields |= self.interface(policy, config)
         sizes = {tuple(config.image_features[key].shape[1:]) for key in cameras(config)}
         if len(sizes) > 1 and not fields["image_steps"]:
@@ -129,12 +129,6 @@ class LeRobotFamily(PolicyFamily):
                     f"{face.optional_cameras} of the policy's cameras may be absent"
                 )
         return checkpoint.batch(loaded.preprocessor, face.cameras, observations)
-
-    def group_of(self, parameter: str) -> tuple[Group, str]:
-        for pattern, group, layer in self.layer_groups:
-            if match := re.match(pattern, parameter):
-                return group, layer.format(*match.groups())
-        raise CheckpointError(f"{parameter} belongs to no group of a {self.policy_type} policy")
 
     def stages(self, loaded: LoadedPolicy, prompt_length: int) -> list[Stage]:
         return example_stages(self.modules(loaded), loaded.interface, prompt_length)
@@ -190,11 +184,11 @@ def _shared_fields(config: Any, folder: Path, pre: Any, post: Any, visual: bool)
     }
 
 
-def _tokenizer_fields(config: Any, pre: Any) -> dict[str, Any]:
+def _tokenizer_fields(config: Any, pre: Any, padded: bool) -> dict[str, Any]:
     found = checkpoint.Tokenizer.read(pre, config.tokenizer_max_length)
     return {
         "tokenizer_json": found.json,
-        "tokenizer_min_length": 1,
+        "tokenizer_min_length": found.max_length if padded else 1,
         "tokenizer_max_length": found.max_length,
         "tokenizer_pad_id": found.pad_id,
     }

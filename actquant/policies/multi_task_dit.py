@@ -14,7 +14,7 @@ from actquant.errors import CheckpointError
 from actquant.model_schema import Sampler
 from actquant.policies import checkpoint
 from actquant.policies.action_diffusion import ActionDiffusionFamily, Prefix, image_steps
-from actquant.policies.base import LoadedPolicy
+from actquant.policies.base import LoadedPolicy, StageModule
 from actquant.policies.lerobot import replaced
 from actquant.policies.losses import chunk_mean, noised
 from actquant.policies.noise_schedule import sampler
@@ -56,12 +56,8 @@ class TextPrefix(Prefix):
         return {"cond": self.condition(state, images, feature)}
 
 
-class Denoise(nn.Module):
+class Denoise(StageModule):
     """The transformer: x_t [1, horizon, A], timestep [1], cond [1, D] -> output like x_t."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
 
     def forward(self, x_t: Tensor, timestep: Tensor, cond: Tensor) -> dict[str, Tensor]:
         return {"output": self.policy.noise_predictor(x_t, timestep, conditioning_vec=cond)}

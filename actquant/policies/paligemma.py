@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from lerobot.policies.common.vla_utils import prepare_attention_masks_4d
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from actquant.errors import CheckpointError
 from actquant.model_schema import Sampler
 from actquant.policies import checkpoint
-from actquant.policies.base import LoadedPolicy, Observation
+from actquant.policies.base import LoadedPolicy, Observation, StageModule
+from actquant.policies.key_values import key_value_cache, key_value_outputs
 from actquant.policies.lerobot import LeRobotFamily, cameras
 
 TOKENS, TOKEN_MASK = "observation.language.tokens", "observation.language.attention_mask"
@@ -28,27 +28,19 @@ HEAD = "model.paligemma_with_expert.paligemma.lm_head.weight"
 EXPERT_HEAD = "model.paligemma_with_expert.gemma_expert.lm_head.weight"
 
 
-class Vision(nn.Module):
+class Vision(StageModule):
     """image [1, 3, H, W] in [-1, 1] -> embedding [1, T, D], after the projector."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return {"embedding": self.policy.model.paligemma_with_expert.embed_image(image)}
 
 
-class Prefix(nn.Module):
+class Prefix(StageModule):
     """Image embeddings and prompt -> the keys and values that the expert attends to.
 
     Follows `sample_actions` up to its first step; the masks come from `token_mask` alone, not from
     lists as long as the prompt.
     """
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
 
     def forward(self, tokens: Tensor, token_mask: Tensor, **images: Tensor) -> dict[str, Tensor]:
         model = self.policy.model.paligemma_with_expert
@@ -69,33 +61,22 @@ class Prefix(nn.Module):
             inputs_embeds=[embedding, None],
             use_cache=True,
         )
-        outputs = {"prefix_mask": mask}
-        for index, layer in enumerate(cache.layers):
-            outputs[f"keys_{index}"] = layer.keys
-            outputs[f"values_{index}"] = layer.values
-        return outputs
+        return {"prefix_mask": mask, **key_value_outputs(cache)}
 
 
-class Denoise(nn.Module):
+class Denoise(StageModule):
     """One velocity of the flow: x_t [1, H, A], timestep [1], the prefix -> output [1, H, A]."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
-        self.layers = language_model(policy).config.num_hidden_layers
 
     def forward(
         self, x_t: Tensor, timestep: Tensor, prefix_mask: Tensor, **cached: Tensor
     ) -> dict[str, Tensor]:
-        cache = DynamicCache()
-        for index in range(self.layers):
-            cache.update(cached.pop(f"keys_{index}"), cached.pop(f"values_{index}"), index)
+        cache, others = key_value_cache(cached)
         velocity = self.policy.model.denoise_step(
             prefix_pad_masks=prefix_mask,
             past_key_values=cache,
             x_t=x_t,
             timestep=timestep,
-            **cached,
+            **others,
         )
         return {"output": velocity}
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from lerobot.configs.types import NormalizationMode
-from torch import Tensor, nn
+from torch import Tensor
 
 from actquant.errors import CheckpointError
 from actquant.model_schema import PolicyInterface
 from actquant.policies import checkpoint
+from actquant.policies.base import StageModule
 
 Encode = Callable[[Any, int, Tensor], Tensor]
 """(policy, index of the camera, normalised images [N, 3, H, W]) -> embeddings [N, T, D]."""
@@ -51,7 +52,7 @@ class VisualNormalization:
         return bool((self.mean == self.mean[:1]).all() and (self.std == self.std[:1]).all())
 
 
-class ImageStage(nn.Module):
+class ImageStage(StageModule):
     """Base of the stages that see images. One stage `vision` serves all cameras; where cameras have
     encoders or statistics of their own (`shared` is false), it hands the pixels on, [1, 3, H·W],
     and the prefix encodes them."""
@@ -62,8 +63,7 @@ class ImageStage(nn.Module):
     def __init__(
         self, policy: Any, encode: Encode, normalization: VisualNormalization, shared: bool
     ) -> None:
-        super().__init__()
-        self.policy = policy
+        super().__init__(policy)
         self.encode = encode
         self.shared = shared
         self.register_buffer("image_mean", normalization.mean, persistent=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from actquant.model_schema import Sampler
 from actquant.parameters import ParameterStore, StoredTensor
 from actquant.policies import checkpoint
-from actquant.policies.base import LoadedPolicy, Observation
+from actquant.policies.base import LoadedPolicy, Observation, StageModule
 from actquant.policies.given_noise import given_noise
 from actquant.policies.lerobot import LeRobotFamily, cameras
 
@@ -40,12 +40,8 @@ class ActionSpace:
         self.real_dim = self.gripper.shape[-1]
 
 
-class Vision(nn.Module):
+class Vision(StageModule):
     """image [1, 3, H, W] in [0, 1] -> embedding [1, T, D]."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         mean, std = (torch.tensor(IMAGENET_STATS[k]).reshape(1, 3, 1, 1) for k in ("mean", "std"))
@@ -53,15 +49,14 @@ class Vision(nn.Module):
         return {"embedding": features.pooler_output}
 
 
-class Prefix(nn.Module):
+class Prefix(StageModule):
     """What the transformer attends to: `XVLAModel.forward_vlm` after the images' stage.
 
     A view that is absent is a run of zeros, and padding tokens are attended to, as in training.
     """
 
     def __init__(self, policy: Any, space: ActionSpace, views: int) -> None:
-        super().__init__()
-        self.policy = policy
+        super().__init__(policy)
         self.space = space
         self.views = views
 
@@ -78,12 +73,11 @@ class Prefix(nn.Module):
         return outputs if state is None else {**outputs, "proprio": state * self.space.seen_state}
 
 
-class Denoise(nn.Module):
+class Denoise(StageModule):
     """The clean chunk as the policy sees it from x_t [1, H, A] at the time timestep [1]."""
 
     def __init__(self, policy: Any, space: ActionSpace, domain: int) -> None:
-        super().__init__()
-        self.policy = policy
+        super().__init__(policy)
         self.space = space
         self.domain = domain
 
@@ -143,13 +137,15 @@ class XVLA(LeRobotFamily):
         store = ParameterStore.open(checkpoint.weight_files(folder))
         checkpoint.load_weights(policy, folder, store=native_layout(store))
 
+    def pads_prompts(self, config: Any) -> bool:
+        return True
+
     def interface(self, policy: Any, config: Any) -> dict[str, Any]:
         space = ActionSpace(policy)
         fields: dict[str, Any] = {
             "driver": "sampling",
             "sampler": sampler(config.num_denoising_steps),
             "optional_cameras": len(cameras(config)) - 1,
-            "tokenizer_min_length": config.tokenizer_max_length,
             "state_padded_dim": config.max_state_dim,
             "action_dim": space.real_dim,
             "action_padded_dim": space.real_dim,

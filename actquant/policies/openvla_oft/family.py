@@ -9,19 +9,25 @@ environment.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from actquant.errors import CheckpointError
 from actquant.model_schema import PolicyInterface
 from actquant.policies import checkpoint
-from actquant.policies.base import Group, LoadedPolicy, Observation, PolicyFamily, Stage
+from actquant.policies.base import (
+    LoadedPolicy,
+    Observation,
+    PolicyFamily,
+    Stage,
+    StageModule,
+    example_stages,
+)
 from actquant.policies.openvla_oft import images, settings
 from actquant.policies.openvla_oft.layout import check_config, read_architecture
 from actquant.policies.openvla_oft.prompt import (
@@ -33,33 +39,21 @@ from actquant.policies.openvla_oft.prompt import (
 )
 from actquant.policies.openvla_oft.weights import Weights
 
-LAYER_GROUPS: tuple[tuple[str, Group, str], ...] = (
-    (r"vision_backbone\.featurizer\.blocks\.(\d+)\.", "vision", "vision.dinov2.{}"),
-    (r"vision_backbone\.fused_featurizer\.blocks\.(\d+)\.", "vision", "vision.siglip.{}"),
-    (r"language_model\.model\.layers\.(\d+)\.", "language", "language.{}"),
-    (r"action_head\.", "expert", "expert.head"),
-    (r"(projector|proprio_projector)\.", "projection", "projection"),
-)
 STATE_CLIP = 1.0
 
 
-class Vision(nn.Module):
+class Vision(StageModule):
     """image [1, 3, H, W] in [0, 1] -> embedding [1, T, D], through the projector."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return {"embedding": self.policy.embed_image(image)}
 
 
-class Prefix(nn.Module):
+class Prefix(StageModule):
     """Image embeddings, prompt and state -> actions [1, H, A], normalised."""
 
     def __init__(self, policy: Any, cameras: int) -> None:
-        super().__init__()
-        self.policy = policy
+        super().__init__(policy)
         self.cameras = cameras
 
     def forward(
@@ -72,6 +66,13 @@ class Prefix(nn.Module):
 class OpenVLAOFTFamily(PolicyFamily):
     policy_type = "openvla_oft"
     options = settings.OPTIONS
+    layer_groups = (
+        (r"vision_backbone\.featurizer\.blocks\.(\d+)\.", "vision", "vision.dinov2.{}"),
+        (r"vision_backbone\.fused_featurizer\.blocks\.(\d+)\.", "vision", "vision.siglip.{}"),
+        (r"language_model\.model\.layers\.(\d+)\.", "language", "language.{}"),
+        (r"action_head\.", "expert", "expert.head"),
+        (r"(projector|proprio_projector)\.", "projection", "projection"),
+    )
     short_names = (
         ("vision_backbone.featurizer.blocks.", "dinov2.blk."),
         ("vision_backbone.featurizer.", "dinov2."),
@@ -156,25 +157,10 @@ class OpenVLAOFTFamily(PolicyFamily):
         )
 
     def stages(self, loaded: LoadedPolicy, prompt_length: int) -> list[Stage]:
-        policy: Any = loaded.policy
         face = loaded.interface
-        generator = torch.Generator().manual_seed(0)
-
-        def random(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator)
-
-        vision, prefix = Vision(policy), Prefix(policy, len(face.cameras))
-        tower = policy.vision_backbone.featurizer
-        embedding = (1, tower.pos_embed.shape[1], policy.projector.fc3.out_features)
-        inputs = {
-            **{f"image_embedding_{i}": random(*embedding) for i in range(len(face.cameras))},
-            "tokens": torch.ones(1, prompt_length, dtype=torch.long),
-            "token_mask": torch.ones(1, prompt_length, dtype=torch.bool),
-        }
-        if face.state_names:
-            inputs["state"] = random(1, face.state_padded_dim).clamp(-STATE_CLIP, STATE_CLIP)
-        image = random(1, 3, face.image_height, face.image_width)
-        return [Stage("vision", vision, {"image": image}), Stage("prefix", prefix, inputs)]
+        prefix = Prefix(loaded.policy, len(face.cameras))
+        modules = {"vision": Vision(loaded.policy), "prefix": prefix}
+        return example_stages(modules, face, prompt_length)
 
     def action_loss(
         self, loaded: LoadedPolicy, batch: dict[str, Tensor], noise: Tensor, time: Tensor
@@ -215,12 +201,6 @@ class OpenVLAOFTFamily(PolicyFamily):
         with torch.no_grad(), loaded.computing():
             chunk = self._forward(loaded, self.batch(loaded, observations))
         return (chunk * torch.tensor(face.action_std) + torch.tensor(face.action_mean)).numpy()
-
-    def group_of(self, parameter: str) -> tuple[Group, str]:
-        for pattern, group, layer in LAYER_GROUPS:
-            if match := re.match(pattern, parameter):
-                return group, layer.format(*match.groups())
-        raise CheckpointError(f"{parameter} belongs to no group of a {self.policy_type} policy")
 
     @staticmethod
     def _forward(loaded: LoadedPolicy, batch: Mapping[str, Tensor]) -> Tensor:
