@@ -9,7 +9,7 @@ import sys
 
 from lerobot_env_ur3e.tasks import TASK_NAMES
 
-from .models import MODELS
+from ..models import MODELS
 from .server import ControllerServer, Settings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .models import RobotModel
+from ..models import RobotModel
 from .motions import Motion, MotionFault, Stop
 
 Array = NDArray[np.float64]

@@ -114,8 +114,8 @@ class _Painter:
         import mujoco
         from lerobot_env_ur3e.simulator import Simulator
 
+        from ..models import MODELS
         from .chain import fit
-        from .models import MODELS
 
         self._mujoco, self._size = mujoco, image_size
         self._simulator = Simulator()

@@ -13,7 +13,7 @@ import numpy as np
 from lerobot_env_ur3e.scene import kinematics_xml
 from numpy.typing import ArrayLike, NDArray
 
-from .models import RobotModel
+from ..models import RobotModel
 
 Array = NDArray[np.float64]
 Frame = tuple[Array, Array]  # position [3], rotation [3, 3]

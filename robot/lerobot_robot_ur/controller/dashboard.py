@@ -7,7 +7,7 @@ from collections.abc import Callable
 from socket import socket
 from typing import Protocol
 
-from .models import RobotModel
+from ..models import RobotModel
 from .net import Connection, LineConnection, Loop, Service
 from .registers import ControlProgram, RuntimeState
 from .safety import Safety, SafetyMode

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models import MODELS
 from .arm import Arm
 from .cameras import CameraProcess
 from .chain import Chain, pose
 from .dashboard import DashboardServer
 from .faults import ControlServer
 from .gripper import Gripper, GripperServer
-from .models import MODELS
 from .motions import MotionFault, ProgramError
 from .net import Loop
 from .pacing import Pacer

@@ -17,8 +17,8 @@ from lerobot_env_ur3e.tasks import find_task, is_success
 from lerobot_env_ur3e.world import FINGERS, World
 from numpy.typing import NDArray
 
+from ..models import RobotModel
 from .chain import Chain, fit
-from .models import RobotModel
 
 Array = NDArray[np.float64]
 

@@ -1,11 +1,16 @@
-"""The two arms that the fake controller can be: geometry, limits and control box."""
+"""The two arms that can be driven: geometry, limits and control box.
+
+Numbers are those of the UniversalRobots ROS 2 description (config/ur3e and config/ur3).
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from lerobot_env_ur3e.arm import DH_A, DH_D, MAX_SPEED
+#: Twists of the DH frames, the same in both arms (rad).
+DH_ALPHA = (math.pi / 2, 0.0, 0.0, math.pi / 2, -math.pi / 2, 0.0)
+JOINT_NAMES = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 
 
 @dataclass(frozen=True)
@@ -37,21 +42,29 @@ class RobotModel:
 
 # The joints turn two full circles; the elbow too, but planning keeps it within half of that.
 _TURNS = (2 * math.pi,) * 6
+_SPEEDS = tuple(math.radians(v) for v in (180, 180, 180, 360, 360, 360))
 
 MODELS = {
     "ur3e": RobotModel(
-        "ur3e", "UR3", DH_A, DH_D, _TURNS, MAX_SPEED, 500, (5, 17, 3, 0), "20205301234"
+        "ur3e",
+        "UR3",
+        (0.0, -0.24355, -0.2132, 0.0, 0.0, 0.0),
+        (0.15185, 0.0, 0.0, 0.13105, 0.08535, 0.0921),
+        _TURNS,
+        _SPEEDS,
+        500,
+        (5, 17, 3, 0),
+        "20205301234",
     ),
-    # DH parameters of the UniversalRobots ROS 2 description (config/ur3).
     "ur3": RobotModel(
         "ur3",
         "UR3",
         (0.0, -0.24365, -0.21325, 0.0, 0.0, 0.0),
         (0.1519, 0.0, 0.0, 0.11235, 0.08535, 0.0819),
         _TURNS,
-        MAX_SPEED,
+        _SPEEDS,
         125,
         (3, 15, 8, 0),
         "20173301234",
     ),
-}  # fmt: skip
+}

@@ -1,0 +1,243 @@
+"""Forward kinematics: where the tool and the outside of every link are.
+
+The outside of the arm is a set of capsules (all points within a radius of a line). They are
+generous: housings are about 5 mm thicker than drawn, and the gripper has the outside of all its
+openings at once. Everything takes one set of joint positions or many, with numpy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import ConfigError
+from .models import DH_ALPHA, RobotModel
+
+Array = NDArray[np.float64]
+
+#: Pose of the tool point in the flange frame (m, rad): between the pads of the Robotiq 2F-85.
+DEFAULT_TCP = (0.0, 0.0, 0.141, 0.0, 0.0, 0.0)
+#: What capsules belong to, from the base on; `base` does not move.
+LINKS = ("base", "shoulder", "upper arm", "forearm", "wrist 1", "wrist 2", "wrist 3", "gripper")
+_FRAME_OF_LINK = (0, 1, 2, 3, 4, 5, 6, 6)  # index into `Kinematics.frames`
+
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Capsule:
+    """All points within `radius` of the line from `start` to `end` (m, in its link's frame)."""
+
+    start: Point
+    end: Point
+    radius: float
+
+
+@dataclass(frozen=True)
+class GripperShape:
+    """Outside of a gripper with two parallel fingers, over all of its openings.
+
+    Lengths in m from the flange's centre: z along the tool, y along the opening, x across.
+
+    Attributes:
+        palm: length, half width along x and half width along y of its body.
+        fingers: where the fingers end, and half widths of the space they move in.
+        knuckles: where the widest part begins and ends, and its half widths; where it is no
+            wider than the fingers, the palm's end, and the fingers' half widths.
+    """
+
+    palm: tuple[float, float, float]
+    fingers: tuple[float, float, float]
+    knuckles: tuple[float, float, float, float]
+
+    def capsules(self) -> list[Capsule]:
+        """Thin rods along the edges, so that the lowest point is exact, and a filled middle."""
+        palm, palm_x, palm_y = self.palm
+        tip, tip_x, tip_y = self.fingers
+        begin, end, knuckle_x, knuckle_y = self.knuckles
+        rods = [
+            Capsule((sx * x, sy * y, low), (sx * x, sy * y, high), _ROD)
+            for x, y, low, high in (
+                (palm_x, palm_y, 0.0, palm),
+                (knuckle_x, knuckle_y, begin, end),
+                (tip_x, tip_y, end, tip),
+            )
+            for sx in (-1, 1)
+            for sy in (-1, 1)
+        ]
+        inside = max(palm_x, palm_y)
+        middle = Capsule((0.0, 0.0, 0.0), (0.0, 0.0, palm - inside / 2), inside)
+        across = [
+            Capsule((0.0, -y, z), (0.0, y, z), x)
+            for x, y, z in (
+                (knuckle_x, knuckle_y - knuckle_x, (begin + end) / 2),
+                (tip_x, tip_y - tip_x, (end + tip) / 2),
+                (tip_x, tip_y - tip_x, tip - tip_x),
+            )
+        ]
+        return [*rods, middle, *across]
+
+
+_ROD = 0.001  # m, radius of the rods along a gripper's edges
+
+# Robotiq 2F-85 (data sheet): 75 mm across its body, 149 mm over the knuckles when open; the
+# fingers as in lerobot_env_ur3e: pads of 22 x 37.5 mm around 141 mm, 101.4 mm outside to outside.
+# OnRobot RG2, RG6 and 2FG7 (data sheets): outside dimensions over all openings, rounded up.
+GRIPPERS: dict[str, GripperShape | None] = {
+    "none": None,
+    "robotiq_2f85": GripperShape(
+        (0.076, 0.0375, 0.05), (0.15975, 0.011, 0.0507), (0.055, 0.11, 0.0135, 0.0745)
+    ),
+    "rg2": GripperShape((0.09, 0.038, 0.05), (0.215, 0.013, 0.075), (0.09, 0.15, 0.02, 0.075)),
+    "rg6": GripperShape((0.11, 0.045, 0.06), (0.275, 0.016, 0.105), (0.11, 0.19, 0.025, 0.105)),
+    "2fg7": GripperShape((0.1, 0.045, 0.072), (0.16, 0.015, 0.06), (0.06, 0.1, 0.045, 0.072)),
+}
+
+
+def _arm_capsules(model: RobotModel) -> dict[str, list[Capsule]]:
+    """Capsules of each link in its frame; offsets of the tubes are 0.12 m and 0.027 m."""
+    a, d = model.dh_a, model.dh_d
+    return {
+        "base": [Capsule((0, 0, 0.03), (0, 0, 0.06), 0.068)],
+        "shoulder": [
+            Capsule((0, 0, -0.06), (0, 0, 0), 0.063),
+            Capsule((0, 0, 0), (0, -0.06, 0), 0.06),
+        ],
+        "upper arm": [
+            Capsule((0, 0, 0.12), (a[1], 0, 0.12), 0.05),
+            Capsule((a[1], 0, 0.06), (a[1], 0, 0.12), 0.055),
+        ],
+        "forearm": [
+            Capsule((0, 0, 0.027), (a[2], 0, 0.027), 0.041),
+            Capsule((a[2], 0, 0.027), (a[2], 0, 0.06), 0.041),
+        ],
+        "wrist 1": [
+            Capsule((0, 0, 0.071 - d[3]), (0, 0, 0), 0.039),
+            Capsule((0, 0, 0), (0, -0.04, 0), 0.039),
+        ],
+        "wrist 2": [
+            Capsule((0, 0, -0.01), (0, 0, 0), 0.039),
+            Capsule((0, 0, 0), (0, 0.04, 0), 0.039),
+        ],
+        "wrist 3": [Capsule((0, 0, -0.03), (0, 0, -0.01), 0.037)],
+    }
+
+
+class Kinematics:
+    """One arm with its tool centre point and gripper.
+
+    Args:
+        model: the arm.
+        tcp: pose [6] of the tool point in the flange frame: m, and a rotation vector in rad.
+        gripper: a name in GRIPPERS.
+
+    Attributes:
+        link: index into LINKS of each capsule, int [C].
+        radius: radius of each capsule [C] (m).
+
+    Raises:
+        ConfigError: the tool point or the gripper's name is no good.
+    """
+
+    def __init__(
+        self, model: RobotModel, tcp: ArrayLike = DEFAULT_TCP, gripper: str = "robotiq_2f85"
+    ):
+        pose = np.asarray(tcp, np.float64)
+        problems = []
+        if pose.shape != (6,) or not np.isfinite(pose).all():
+            problems.append(f"tcp must be 6 numbers (m, m, m, rad, rad, rad), got {tcp!r}")
+        if gripper not in GRIPPERS:
+            problems.append(f"no gripper {gripper!r}; there are {', '.join(GRIPPERS)}")
+        if problems:
+            raise ConfigError(problems)
+        self._tcp = np.eye(4)
+        self._tcp[:3, :3], self._tcp[:3, 3] = rotation_matrix(pose[3:]), pose[:3]
+        self._joints = _joint_transforms(model)
+        shapes = _arm_capsules(model)
+        shape = GRIPPERS[gripper]
+        shapes["gripper"] = [] if shape is None else shape.capsules()
+        capsules = [(LINKS.index(name), c) for name in LINKS for c in shapes[name]]
+        self.link = np.array([link for link, _ in capsules])
+        self.radius = np.array([c.radius for _, c in capsules])
+        self._frame = np.array(_FRAME_OF_LINK)[self.link]
+        self._ends = np.ones((len(capsules), 4, 2))
+        for i, (_, c) in enumerate(capsules):
+            self._ends[i, :3, 0], self._ends[i, :3, 1] = c.start, c.end
+
+    def frames(self, joints: ArrayLike) -> Array:
+        """Frames [..., 7, 4, 4] of the base and the six links (m) at joints [..., 6] (rad).
+
+        The frame of link i has its origin on the axis of joint i and z along that axis, and
+        turns with it; the last is the flange. It follows the DH frame of the joint before by
+        d along z and the joint's angle about z.
+        """
+        q = np.asarray(joints, np.float64)
+        c, s = np.cos(q)[..., None], np.sin(q)[..., None]
+        fixed = self._joints
+        steps = np.empty((*q.shape, 4, 4))
+        steps[..., 0] = c * fixed[:, :, 0] + s * fixed[:, :, 1]
+        steps[..., 1] = c * fixed[:, :, 1] - s * fixed[:, :, 0]
+        steps[..., 2:] = fixed[:, :, 2:]
+        frames = np.empty((*q.shape[:-1], 7, 4, 4))
+        frames[..., 0, :, :] = np.eye(4)
+        frames[..., 1, :, :] = steps[..., 0, :, :]
+        for i in range(1, 6):
+            np.matmul(frames[..., i, :, :], steps[..., i, :, :], out=frames[..., i + 1, :, :])
+        return frames
+
+    def tool_frame(self, joints: ArrayLike) -> Array:
+        """Frame [..., 4, 4] of the tool point (m) at joints [..., 6] (rad)."""
+        return self.frames(joints)[..., 6, :, :] @ self._tcp
+
+    def tool(self, joints: ArrayLike) -> tuple[Array, Array]:
+        """Position [..., 3] (m) and rotation [..., 3, 3] of the tool point in the base frame."""
+        frame = self.tool_frame(joints)
+        return frame[..., :3, 3], frame[..., :3, :3]
+
+    def tool_position(self, frames: Array) -> Array:
+        """Position [..., 3] (m) of the tool point, from `frames`."""
+        flange = frames[..., 6, :3, :]
+        return flange[..., :3] @ self._tcp[:3, 3] + flange[..., 3]
+
+    def jacobian(self, joints: ArrayLike) -> Array:
+        """[..., 6, 6] from joint speeds (rad/s) to the tool point's velocity (m/s, then rad/s)."""
+        frames = self.frames(joints)
+        axes, origins = frames[..., 1:, :3, 2], frames[..., 1:, :3, 3]
+        arms = self.tool_position(frames)[..., None, :] - origins
+        return np.swapaxes(np.concatenate([np.cross(axes, arms), axes], axis=-1), -1, -2)
+
+    def capsule_ends(self, frames: Array) -> Array:
+        """Both ends [..., C, 3, 2] (m, base frame) of all capsules, from `frames`."""
+        return frames[..., self._frame, :3, :] @ self._ends
+
+
+def _joint_transforms(model: RobotModel) -> Array:
+    """[6, 4, 4]: from the frame of a link to that of the next one at angle zero."""
+    a, alpha = (0.0, *model.dh_a[:5]), (0.0, *DH_ALPHA[:5])
+    transforms = np.zeros((6, 4, 4))
+    for i in range(6):
+        c, s = _exact_cosine_sine(alpha[i])
+        transforms[i] = [
+            [1, 0, 0, a[i]],
+            [0, c, -s, -s * model.dh_d[i]],
+            [0, s, c, c * model.dh_d[i]],
+            [0, 0, 0, 1],
+        ]
+    return transforms
+
+
+def _exact_cosine_sine(angle: float) -> tuple[float, float]:
+    """Without the rounding error that pi / 2 brings."""
+    return float(np.round(np.cos(angle), 15)), float(np.round(np.sin(angle), 15))
+
+
+def rotation_matrix(rotation_vector: Sequence[float] | Array) -> Array:
+    """Rotation matrix [3, 3] of a rotation vector [3] (rad), by Rodrigues' formula."""
+    vector = np.asarray(rotation_vector, np.float64)
+    angle = float(np.linalg.norm(vector))
+    x, y, z = vector / angle if angle > 0 else vector
+    k = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + np.sin(angle) * k + (1.0 - np.cos(angle)) * k @ k

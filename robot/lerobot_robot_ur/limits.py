@@ -1,0 +1,210 @@
+"""The limits that motion is held to. They are on by default and can only be made stricter than
+what the arm itself allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import ConfigError
+from .models import JOINT_NAMES, MODELS, RobotModel
+
+Six = tuple[float, float, float, float, float, float]
+Three = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a commanded motion must keep to. `limits_for` gives an arm's defaults.
+
+    Lengths are in the base frame (m), joints in the arm's order, all values are per joint where
+    there are six.
+
+    Attributes:
+        model: the name of the arm they are for.
+        position_low_rad, position_high_rad: joint positions.
+        velocity_rad_s, acceleration_rad_s2, jerk_rad_s3: joint motion, either direction.
+        tool_speed_m_s: speed of the tool point.
+        box_low_m, box_high_m: where the tool point may be.
+        table_height_m: height of the table plane; nothing but the base may be below it.
+        clearance_m: distance that the arm and the gripper keep from the table.
+        max_joint_step_rad: farthest that one waypoint may be from the one before (a jump).
+        max_state_age_s, max_camera_age_s, max_action_age_s: what is older is not acted upon.
+        hold_after_s, stop_after_s: without a new action for so long, the arm holds, then stops
+            for good.
+
+    Raises:
+        ConfigError: values that are no numbers, contradict each other, or go beyond the arm's
+            own limits; lists all of them.
+    """
+
+    model: str
+    position_low_rad: Six
+    position_high_rad: Six
+    velocity_rad_s: Six
+    acceleration_rad_s2: Six
+    jerk_rad_s3: Six
+    tool_speed_m_s: float
+    box_low_m: Three
+    box_high_m: Three
+    table_height_m: float
+    clearance_m: float
+    max_joint_step_rad: float
+    max_state_age_s: float
+    max_camera_age_s: float
+    max_action_age_s: float
+    hold_after_s: float
+    stop_after_s: float
+
+    def __post_init__(self) -> None:
+        problems = _problems(self)
+        if problems:
+            raise ConfigError(problems)
+
+    def scaled(self, speed: float) -> Limits:
+        """The limits of motion that is played at a fraction `speed` (0 to 1] of its pace.
+
+        Velocity scales with it, acceleration with its square and jerk with its cube, as they do
+        in the same motion played slower. Where the arm may be, and ages, stay.
+
+        Raises:
+            ConfigError: `speed` is not in (0, 1].
+        """
+        if not 0.0 < speed <= 1.0:
+            raise ConfigError(f"speed must be above 0 and at most 1, got {speed!r}")
+        return dataclasses.replace(
+            self,
+            velocity_rad_s=_times(self.velocity_rad_s, speed),
+            acceleration_rad_s2=_times(self.acceleration_rad_s2, speed**2),
+            jerk_rad_s3=_times(self.jerk_rad_s3, speed**3),
+            tool_speed_m_s=self.tool_speed_m_s * speed,
+        )
+
+
+def limits_for(model: str) -> Limits:
+    """The default limits of an arm in MODELS, for the table of lerobot_env_ur3e.
+
+    Raises:
+        ConfigError: there is no such arm.
+    """
+    if model not in MODELS:
+        raise ConfigError(f"no arm {model!r}; there are {', '.join(MODELS)}")
+    return DEFAULTS[model]
+
+
+def _times(values: Sequence[float], factor: float) -> Six:
+    a, b, c, d, e, f = (v * factor for v in values)
+    return a, b, c, d, e, f
+
+
+_LENGTHS = {
+    "position_low_rad": 6,
+    "position_high_rad": 6,
+    "velocity_rad_s": 6,
+    "acceleration_rad_s2": 6,
+    "jerk_rad_s3": 6,
+    "box_low_m": 3,
+    "box_high_m": 3,
+}
+_POSITIVE = (
+    "velocity_rad_s",
+    "acceleration_rad_s2",
+    "jerk_rad_s3",
+    "tool_speed_m_s",
+    "max_joint_step_rad",
+    "max_state_age_s",
+    "max_camera_age_s",
+    "max_action_age_s",
+    "hold_after_s",
+    "stop_after_s",
+)
+
+
+def _problems(limits: Limits) -> list[str]:
+    """Everything that is wrong, a sentence each."""
+    if limits.model not in MODELS:
+        return [f"no arm {limits.model!r}; there are {', '.join(MODELS)}"]
+    problems = [p for f in dataclasses.fields(limits)[1:] for p in _field_problems(limits, f.name)]
+    if problems:  # what follows compares numbers that are there
+        return problems
+    problems += _arm_problems(limits, MODELS[limits.model])
+    for axis, low, high in zip("xyz", limits.box_low_m, limits.box_high_m, strict=True):
+        if low >= high:
+            problems.append(f"box_low_m {low:g} must be below box_high_m {high:g} along {axis}")
+    if limits.box_high_m[2] <= limits.table_height_m + limits.clearance_m:
+        problems.append(
+            f"box_high_m {limits.box_high_m[2]:g} along z must be above the table, "
+            f"at {limits.table_height_m:g} with {limits.clearance_m:g} clearance"
+        )
+    if limits.hold_after_s >= limits.stop_after_s:
+        problems.append(
+            f"hold_after_s {limits.hold_after_s:g} must be below "
+            f"stop_after_s {limits.stop_after_s:g}"
+        )
+    return problems
+
+
+def _field_problems(limits: Limits, name: str) -> list[str]:
+    value = getattr(limits, name)
+    length = _LENGTHS.get(name)
+    values = value if length is not None else (value,)
+    if not isinstance(values, tuple) or length is not None and len(values) != length:
+        return [f"{name} must be a tuple of {length} numbers, got {value!r}"]
+    if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
+        return [f"{name} must be finite numbers, got {value!r}"]
+    if name in _POSITIVE and min(values) <= 0:
+        return [f"{name} must be above 0, got {value!r}"]
+    if name == "clearance_m" and value < 0:
+        return [f"clearance_m must not be negative, got {value!r}"]
+    return []
+
+
+def _arm_problems(limits: Limits, model: RobotModel) -> list[str]:
+    problems = []
+    for i, name in enumerate(JOINT_NAMES):
+        low, high = limits.position_low_rad[i], limits.position_high_rad[i]
+        own, speed = model.position_limits[i], limits.velocity_rad_s[i]
+        if low >= high:
+            problems.append(
+                f"{name}: position_low_rad {low:g} must be below position_high_rad {high:g}"
+            )
+        if low < -own or high > own:
+            problems.append(
+                f"{name}: positions {low:g} to {high:g} rad go beyond the arm's "
+                f"own {-own:.4f} to {own:.4f}"
+            )
+        if speed > model.speed_limits[i]:
+            problems.append(
+                f"{name}: velocity_rad_s {speed:g} is above the arm's own "
+                f"{model.speed_limits[i]:.4f}"
+            )
+    return problems
+
+
+def _defaults(model: RobotModel) -> Limits:
+    elbow = 3.1  # of half a turn: planning keeps the elbow within it
+    reach = (6.2, 6.2, elbow, 6.2, 6.2, 6.2)
+    return Limits(
+        model=model.name,
+        position_low_rad=tuple(-r for r in reach),  # type: ignore[arg-type]
+        position_high_rad=reach,
+        velocity_rad_s=(3.0, 3.0, 3.0, 4.0, 4.0, 4.0),
+        acceleration_rad_s2=(30.0, 30.0, 30.0, 40.0, 40.0, 40.0),
+        jerk_rad_s3=(1500.0, 1500.0, 1500.0, 2000.0, 2000.0, 2000.0),
+        tool_speed_m_s=0.6,
+        box_low_m=(-0.43, -0.25, 0.015),
+        box_high_m=(-0.13, 0.25, 0.24),
+        table_height_m=0.0,
+        clearance_m=0.001,
+        max_joint_step_rad=0.35,
+        max_state_age_s=0.1,
+        max_camera_age_s=0.5,
+        max_action_age_s=1.0,
+        hold_after_s=0.3,
+        stop_after_s=2.0,
+    )
+
+
+DEFAULTS = {name: _defaults(model) for name, model in MODELS.items()}
