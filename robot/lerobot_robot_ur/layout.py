@@ -1,0 +1,171 @@
+"""What is measured and what is commanded, by name.
+
+Every quantity has two names: LeRobot's (`shoulder_pan.pos`), whose tools pass on only what ends in
+`.pos` or `.vel`, and that of datasets recorded in lerobot_env_ur3e (`joint_1_rad`). Either is taken
+wherever a name is.
+
+Units, under both names: joints in rad, lengths and the gripper's opening (between its pads) in m,
+the tool's rotation as a rotation vector in rad from straight down. Positions are those of the tool
+point in the arm's base frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import ConfigError, Refused
+from .models import JOINT_NAMES
+
+Array = NDArray[np.float64]
+
+JOINT_POSITIONS = tuple(f"{joint}.pos" for joint in JOINT_NAMES)
+GRIPPER_OPENING = "gripper.pos"
+TOOL_POSE = tuple(f"tool_{kind}{axis}.pos" for kind in ("", "rotation_") for axis in "xyz")
+#: Motion of the commanded tool pose, in parts of the largest step, and the gripper: above 0 closes.
+TOOL_MOTION = tuple(f"{kind}_{axis}.vel" for kind in ("move", "turn") for axis in "xyz")
+TOOL_MOTION = (*TOOL_MOTION, "gripper.vel")
+MEASURED = (*JOINT_POSITIONS, GRIPPER_OPENING, *TOOL_POSE)
+
+_DATASET_NAMES = {
+    **{f"joint_{i}_rad": name for i, name in enumerate(JOINT_POSITIONS, 1)},
+    "gripper_opening_m": GRIPPER_OPENING,
+    **{f"tool_{axis}_m": f"tool_{axis}.pos" for axis in "xyz"},
+    **{f"tool_rotation_{axis}_rad": f"tool_rotation_{axis}.pos" for axis in "xyz"},
+    **{name.removesuffix(".vel"): name for name in TOOL_MOTION},
+}
+_OTHER_NAME = {name: other for other, name in _DATASET_NAMES.items()}
+# Rotation of the tool when it points straight down (tool x along base -x).
+_STRAIGHT_DOWN = np.diag([-1.0, 1.0, -1.0])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which quantities an observation holds and which an action, both in their order."""
+
+    name: str
+    state: tuple[str, ...]
+    action: tuple[str, ...]
+
+
+LAYOUTS = {
+    "joints": Layout(
+        "joints", (*JOINT_POSITIONS, GRIPPER_OPENING), (*JOINT_POSITIONS, GRIPPER_OPENING)
+    ),
+    "tool_motion": Layout("tool_motion", MEASURED, TOOL_MOTION),
+}
+
+
+def find_layout(name: str) -> Layout:
+    """The layout of that name; ConfigError with the valid ones."""
+    if name not in LAYOUTS:
+        raise ConfigError(f"there is no layout {name!r}; valid are {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+def lerobot_names(names: Iterable[str], valid: Sequence[str]) -> list[str]:
+    """LeRobot's names of quantities; ConfigError names all that are not among `valid`."""
+    translated = {name: _DATASET_NAMES.get(name, name) for name in names}
+    if unknown := [name for name, own in translated.items() if own not in valid]:
+        both = ", ".join(f"{name} ({_OTHER_NAME[name]})" for name in valid)
+        raise ConfigError(f"unknown: {', '.join(unknown)}; valid are {both}")
+    return list(translated.values())
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Joints [6] (rad), tool point [3] (m) and rotation [3, 3] in the base frame, opening (m).
+
+    The opening is None where there is no gripper.
+    """
+
+    joints: Array
+    tool_position: Array
+    tool_rotation: Array
+    gripper_opening_m: float | None
+
+    def values(self, names: Iterable[str]) -> Array:
+        """The named quantities [n]; ConfigError for names that measure nothing here."""
+        everything = dict(zip(JOINT_POSITIONS, self.joints, strict=True))
+        if self.gripper_opening_m is not None:
+            everything[GRIPPER_OPENING] = self.gripper_opening_m
+        rotation = rotation_vector(self.tool_rotation @ _STRAIGHT_DOWN.T)
+        everything |= zip(TOOL_POSE, (*self.tool_position, *rotation), strict=True)
+        own = lerobot_names(names, tuple(everything))
+        return np.array([everything[name] for name in own], np.float64)
+
+
+def rotation_vector(matrix: Array) -> Array:
+    """Rotation vector [3] (rad) of a rotation matrix [3, 3], for angles below pi."""
+    axis_sin = 0.5 * np.array(
+        [matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]
+    )
+    sin = float(np.linalg.norm(axis_sin))
+    angle = float(np.arctan2(sin, 0.5 * (float(np.trace(matrix)) - 1.0)))
+    return axis_sin if sin < 1e-9 else axis_sin * (angle / sin)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one action leads: joints [6] (rad), opening (m, None leaves the gripper alone), and
+    the action [A] as far as it could be taken over."""
+
+    joints: Array
+    gripper_opening_m: float | None
+    action: Array
+
+
+class ActionSpace(Protocol):
+    """Turns actions into targets of the joints."""
+
+    names: tuple[str, ...]
+
+    def plan(self, actions: Array, joints: ArrayLike) -> list[Target]:
+        """Targets of actions [n, A], one after the other, for an arm told to be at `joints`."""
+        ...
+
+    def accept(self) -> None:
+        """Take note that the first of the planned targets was sent."""
+        ...
+
+    def forget(self) -> None:
+        """Take note that the arm was told something else since: begin where it is."""
+        ...
+
+
+class JointTargets:
+    """Actions are positions of the joints (rad) and the gripper's opening (m)."""
+
+    def __init__(self, names: tuple[str, ...] = LAYOUTS["joints"].action):
+        self.names = names
+
+    def plan(self, actions: Array, joints: ArrayLike) -> list[Target]:
+        has_gripper = GRIPPER_OPENING in self.names
+        return [Target(a[:6], float(a[6]) if has_gripper else None, a) for a in actions]
+
+    def accept(self) -> None:
+        pass
+
+    def forget(self) -> None:
+        pass
+
+
+def read_action(action: Mapping[str, Any], names: Sequence[str]) -> Array:
+    """The action's values [n] in the order of `names` (LeRobot's).
+
+    Raises:
+        ConfigError: names that are missing or unknown.
+        Refused: values that are not finite numbers.
+    """
+    own = dict(zip(lerobot_names(action, names), action.values(), strict=True))
+    if missing := [name for name in names if name not in own]:
+        raise ConfigError(f"the action lacks {', '.join(missing)}; it has {', '.join(action)}")
+    values = np.array([float(own[name]) for name in names], np.float64)
+    if not np.all(np.isfinite(values)):
+        pairs = zip(names, values, strict=True)
+        raise Refused([f"{name} is {value}" for name, value in pairs if not np.isfinite(value)])
+    return values

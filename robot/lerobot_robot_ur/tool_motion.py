@@ -1,0 +1,92 @@
+"""Actions that move the commanded tool pose, as in lerobot_env_ur3e.
+
+The simulator's own controller turns them into joints, and integrates on what was commanded last,
+not on what is measured: errors of execution do not accumulate, and a policy trained there meets
+here what it was trained on.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled module carries no type information.)
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+from lerobot_env_ur3e.control import (
+    CONTROL_PERIOD,
+    ROTATION_STEP,
+    TRANSLATION_STEP,
+    Command,
+    Controller,
+)
+from lerobot_env_ur3e.scene import kinematics_xml
+from numpy.typing import ArrayLike, NDArray
+
+from .controller.chain import fit
+from .kinematics import Kinematics, rotation_matrix
+from .layout import TOOL_MOTION, Target, rotation_vector
+from .models import RobotModel
+
+Array = NDArray[np.float64]
+
+PERIOD_S = CONTROL_PERIOD  # s of motion that one action stands for
+OPEN_M = 0.085  # between the pads of the open gripper
+
+
+class ToolMotion:
+    """Actions [7] in [-1, 1]: translation (1 = 0.025 m), rotation (1 = 0.1 rad), gripper.
+
+    Values outside are clipped. The gripper closes above 0 and otherwise opens. The tool point
+    stays in the simulator's workspace box and tilt limit.
+
+    Args:
+        robot: the arm.
+        tcp: pose [6] of the tool point in the flange's frame (m, rotation vector in rad).
+    """
+
+    names = TOOL_MOTION
+
+    def __init__(self, robot: RobotModel, tcp: ArrayLike):
+        model = mujoco.MjModel.from_xml_string(kinematics_xml())
+        fit(model, robot)
+        _place_tool(model, np.asarray(tcp, np.float64))
+        self._controller = Controller(model)
+        self._kinematics = Kinematics(robot, tcp)
+        self._last: Command | None = None
+        self._first: Command | None = None
+
+    def plan(self, actions: Array, joints: ArrayLike) -> list[Target]:
+        command = self._last or self._command_at(np.asarray(joints, np.float64))
+        commands, targets = [], []
+        for action in np.clip(actions, -1.0, 1.0):
+            after = self._controller.advance(command, action[:6])
+            opening = 0.0 if action[6] > 0 else OPEN_M
+            targets.append(Target(after.joints, opening, _motion(command, after, action[6])))
+            commands.append(after)
+            command = after
+        self._first = commands[0] if commands else None
+        return targets
+
+    def accept(self) -> None:
+        self._last = self._first
+
+    def forget(self) -> None:
+        self._last = None
+
+    def _command_at(self, joints: Array) -> Command:
+        """The command that holds an arm where its joints [6] (rad) are."""
+        return Command(joints.copy(), *self._kinematics.tool(joints))
+
+
+def _place_tool(model: mujoco.MjModel, tcp: Array) -> None:
+    """Put the tool point of a compiled arm at a pose [6] in the flange's frame."""
+    site = int(model.site("tool").id)
+    model.site_pos[site] = tcp[:3]
+    mujoco.mju_mat2Quat(model.site_quat[site], rotation_matrix(tcp[3:]).reshape(9))
+
+
+def _motion(before: Command, after: Command, gripper: float) -> Array:
+    """The action [7] that leads from one command to the next."""
+    translation = (after.position - before.position) / TRANSLATION_STEP
+    rotation = rotation_vector(after.rotation @ before.rotation.T) / ROTATION_STEP
+    return np.array([*translation, *rotation, gripper])
