@@ -47,3 +47,11 @@ class EvaluationError(ActquantError):
 
 class SchedulingError(ActquantError):
     """Chunks of actions are asked for in a way that the policy does not support."""
+
+
+class DeployError(ActquantError):
+    """A deployment cannot begin, or had to end: what robot and policy lack, or what failed."""
+
+
+class RecordingError(DeployError):
+    """A recording cannot be written or read: a full disk, or a dataset with other features."""

@@ -1,82 +1,13 @@
-"""The `actquant` command."""
+"""Commands on policies: compress, inspect, verify, evaluate, compare, measure."""
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from actquant import tables
-from actquant.errors import ActquantError
-
-app = typer.Typer(
-    help="Compress a Vision-Language-Action policy by what its weights do to the robot's actions.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-# Progress and errors go to stderr: stdout holds the result alone, so that --json can be piped.
-errors = Console(stderr=True)
-# A pipe or a log has no width of its own; 80 columns would break most tables.
-console = Console(width=None if sys.stdout.isatty() else 130)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-
-
-@contextmanager
-def _told_plainly(as_json: bool) -> Iterator[None]:
-    """Turns our own errors, and the runtime's, into one message and exit code 1."""
-    try:
-        yield
-    except (ActquantError, _runtime_error()) as error:
-        if as_json:
-            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
-        else:
-            errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-            errors.print(str(error), markup=False, highlight=False)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        errors.print("Stopped. The same command goes on from what is finished.")
-        raise typer.Exit(130) from error
-
-
-def _runtime_error() -> type[Exception]:
-    try:
-        from actquant_runtime import ModelFileError
-    except ImportError:
-        return ActquantError
-    return ModelFileError
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-    )
-
-
-def _print(result: BaseModel, as_json: bool, *renderables: Any) -> None:
-    if as_json:
-        print(result.model_dump_json(indent=1))
-    else:
-        console.print(*renderables, sep="\n")
+from actquant.cli.output import Json, app, progress_bars, show, told_plainly
 
 
 @app.command()
@@ -124,11 +55,11 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Compress a checkpoint into one GGUF."""
-    with _told_plainly(as_json):
+    with told_plainly(as_json):
         from actquant.compress import compress as run
         from actquant.convert import convert
 
-        with _progress() as progress:
+        with progress_bars() as progress:
             if dataset is None:
                 report = convert(
                     checkpoint,
@@ -153,7 +84,7 @@ def compress(
                     seed=seed,
                     progress=progress,
                 )
-        _print(report, as_json, *tables.compression(report))
+        show(report, as_json, *tables.compression(report))
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -173,11 +104,11 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 @app.command()
 def inspect(model: Annotated[Path, typer.Argument(help="A GGUF.")], as_json: Json = False) -> None:
     """Show what a GGUF holds: policy, bits, tensors, stages, normalisation, provenance."""
-    with _told_plainly(as_json):
+    with told_plainly(as_json):
         from actquant.inspection import inspect_model
 
         report = inspect_model(model)
-        _print(report, as_json, *tables.inspection(report))
+        show(report, as_json, *tables.inspection(report))
 
 
 @app.command()
@@ -190,11 +121,11 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Run the golden self-test of a GGUF on this machine; exit 1 if it fails."""
-    with _told_plainly(as_json):
+    with told_plainly(as_json):
         from actquant.verification import verify as run
 
         report = run(model, against)
-        _print(report, as_json, *tables.verification(report))
+        show(report, as_json, *tables.verification(report))
         if not report.passed:
             raise typer.Exit(1)
 
@@ -222,11 +153,11 @@ def eval_(
     as_json: Json = False,
 ) -> None:
     """Run a model in closed loop from numbered starts."""
-    with _told_plainly(as_json):
+    with told_plainly(as_json):
         from actquant.evaluate import evaluate
         from actquant.simulation import Ablation
 
-        with _progress() as progress:
+        with progress_bars() as progress:
             bar = progress.add_task(f"{model.name} in {env}", total=None)
             result = evaluate(
                 model,
@@ -240,7 +171,7 @@ def eval_(
                 jobs=jobs,
                 on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
             )
-        _print(result, as_json, *tables.evaluation(result))
+        show(result, as_json, *tables.evaluation(result))
 
 
 @app.command()
@@ -250,11 +181,11 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two evaluations start by start (McNemar)."""
-    with _told_plainly(as_json):
+    with told_plainly(as_json):
         from actquant.compare import compare as run
 
         comparison = run(a, b)
-        _print(comparison, as_json, *tables.comparison(comparison))
+        show(comparison, as_json, *tables.comparison(comparison))
 
 
 @app.command()
@@ -265,11 +196,11 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure a GGUF's latency and peak memory in a process of its own."""
-    with _told_plainly(as_json):
+    with told_plainly(as_json):
         from actquant.measure import measure
 
         measurement = measure(model, n=n, threads=threads)
-        _print(measurement, as_json, *tables.measurement(measurement))
+        show(measurement, as_json, *tables.measurement(measurement))
 
 
 @app.command()
@@ -278,7 +209,7 @@ def doctor(as_json: Json = False) -> None:
     from actquant.doctor import diagnose
 
     report = diagnose()
-    _print(report, as_json, *tables.doctor(report))
+    show(report, as_json, *tables.doctor(report))
     if not report.healthy:
         raise typer.Exit(1)
 
@@ -291,13 +222,9 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Compress the embedded reference policy three ways and run all of them in simulation."""
-    with _told_plainly(as_json):
+    with told_plainly(as_json):
         from actquant.demo import run
 
-        with _progress() as progress:
+        with progress_bars() as progress:
             report = run(out, bpw=bpw, starts=starts, progress=progress)
-        _print(report, as_json, *tables.demo(report))
-
-
-if __name__ == "__main__":
-    app()
+        show(report, as_json, *tables.demo(report))

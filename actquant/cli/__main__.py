@@ -1,0 +1,3 @@
+from actquant.cli import app
+
+app(prog_name="actquant")

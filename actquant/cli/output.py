@@ -1,0 +1,77 @@
+"""The command's face: where results and errors go, and how errors end it."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from actquant.errors import ActquantError
+
+app = typer.Typer(
+    help="Compress a Vision-Language-Action policy by what its weights do to the robot's actions.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+# Progress and errors go to stderr: stdout holds the result alone, so that --json can be piped.
+errors = Console(stderr=True)
+# A pipe or a log has no width of its own; 80 columns would break most tables.
+console = Console(width=None if sys.stdout.isatty() else 130)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+@contextmanager
+def told_plainly(as_json: bool) -> Iterator[None]:
+    """Turns our own errors, and the runtime's, into one message and exit code 1."""
+    try:
+        yield
+    except (ActquantError, _runtime_error()) as error:
+        if as_json:
+            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        else:
+            errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+            errors.print(str(error), markup=False, highlight=False)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        errors.print("Stopped. The same command goes on from what is finished.")
+        raise typer.Exit(130) from error
+
+
+def _runtime_error() -> type[Exception]:
+    try:
+        from actquant_runtime import ModelFileError
+    except ImportError:
+        return ActquantError
+    return ModelFileError
+
+
+def progress_bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+    )
+
+
+def show(result: BaseModel, as_json: bool, *renderables: Any) -> None:
+    if as_json:
+        print(result.model_dump_json(indent=1))
+    else:
+        console.print(*renderables, sep="\n")

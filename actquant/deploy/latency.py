@@ -1,0 +1,101 @@
+"""How long each part of the way from a camera's picture to the arm's motion takes."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+MOVED_RAD = 5e-4
+"""A joint that is this far from where it stood has moved; encoders and servo noise are below."""
+AT_REST_RAD_S = 5e-3
+_POLL_S = 0.002
+_GIVE_UP_S = 1.0
+
+Joints = NDArray[np.float64]
+ReadState = Callable[[], tuple[float, Joints, Joints]]
+"""The arm's newest state: when it was measured (time.monotonic), joints [6] rad, speeds rad/s."""
+
+
+class Percentiles(BaseModel):
+    """Of n durations, in ms."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n: int
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Percentiles | None":
+        """None of no durations."""
+        if not len(seconds):
+            return None
+        values = 1e3 * np.asarray(seconds, np.float64)
+        p50, p95, p99 = np.percentile(values, [50, 95, 99])
+        return cls(n=len(values), p50=p50, p95=p95, p99=p99, max=values.max())
+
+
+class Latencies:
+    """Durations in seconds, gathered by the name of what took them."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, list[float]] = {}
+
+    def add(self, name: str, seconds: float) -> None:
+        self._seconds.setdefault(name, []).append(seconds)
+
+    def percentiles(self) -> dict[str, Percentiles]:
+        pairs = ((name, Percentiles.of(values)) for name, values in self._seconds.items())
+        return {name: value for name, value in pairs if value is not None}
+
+
+class MotionWatch:
+    """Sees when the arm begins to move after a command, where it stood before.
+
+    Only from standstill is there a first motion to see: a command to an arm that moves anyway
+    changes its course, and is not measured.
+    """
+
+    def __init__(self, read_state: ReadState, on_motion: Callable[[float, float], None]) -> None:
+        """`on_motion(token, moved_s)`, from a thread of its own: when the command that `sent` was
+        called for moved the arm (time.monotonic)."""
+        self._read, self._on_motion = read_state, on_motion
+        self._watched: tuple[float, float, Joints] | None = None
+        self._wake, self._closed = threading.Event(), False
+        self._thread = threading.Thread(target=self._watch, name="motion watch", daemon=True)
+        self._thread.start()
+
+    def is_at_rest(self) -> bool:
+        _, _, speeds = self._read()
+        return bool(np.abs(speeds).max() < AT_REST_RAD_S)
+
+    def sent(self, token: float, sent_s: float, joints_before: Joints) -> None:
+        """A command was sent at `sent_s` to an arm at rest at `joints_before` [6] (rad)."""
+        self._watched = (token, sent_s, joints_before)
+        self._wake.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._wake.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._closed:
+            self._wake.wait()
+            self._wake.clear()
+            watched = self._watched
+            if watched is not None and not self._closed:
+                self._follow(*watched)
+
+    def _follow(self, token: float, sent_s: float, before: Joints) -> None:
+        while not self._closed and time.monotonic() < sent_s + _GIVE_UP_S:
+            measured_s, joints, _ = self._read()
+            if measured_s >= sent_s and np.abs(joints - before).max() > MOVED_RAD:
+                self._on_motion(token, measured_s)
+                return
+            time.sleep(_POLL_S)

@@ -1,0 +1,89 @@
+"""`actquant robot-sim`: the fake UR controller in the foreground, to try a deployment on."""
+
+import errno
+import logging
+import shlex
+import signal
+from dataclasses import dataclass
+
+from actquant.errors import DeployError
+
+CAMERAS = ("scene", "wrist")
+_LOOPBACK = "127."
+
+
+@dataclass(frozen=True)
+class SimSettings:
+    """What `lerobot_robot_ur.controller` is started with. `image_size` is in pixels."""
+
+    host: str = "127.0.0.2"
+    model: str = "ur3e"
+    task: str = "pick_cube"
+    start: int = 0
+    cameras: bool = True
+    image_size: int = 96
+
+
+def run(settings: SimSettings) -> None:
+    """Serves until Ctrl-C or SIGTERM.
+
+    Raises DeployError if the controller or its simulator is not installed, a setting is wrong, or
+    a port is taken.
+    """
+    try:
+        from lerobot_env_ur3e.tasks import TASK_NAMES
+        from lerobot_robot_ur.controller.models import MODELS
+        from lerobot_robot_ur.controller.server import ControllerServer, Settings
+    except ImportError as error:
+        raise DeployError(
+            f"the fake controller is not installed ({error}); pip install ./sim_envs './robot[sim]'"
+        ) from error
+    wrong = []
+    if settings.model not in MODELS:
+        wrong.append(f"--model {settings.model}; choose one of {', '.join(MODELS)}")
+    if settings.task not in TASK_NAMES:
+        wrong.append(f"--task {settings.task}; choose one of {', '.join(TASK_NAMES)}")
+    if settings.start < 0:
+        wrong.append(f"--start {settings.start}; starts count from 0")
+    if not settings.host.startswith(_LOOPBACK):
+        wrong.append(f"--host {settings.host}; a loopback address: the fake has no password")
+    if wrong:
+        raise DeployError("\n".join(wrong))
+    try:
+        controller = ControllerServer(
+            Settings(
+                model=settings.model,
+                host=settings.host,
+                task=settings.task,
+                start=settings.start,
+                cameras=settings.cameras,
+                image_size=settings.image_size,
+            )
+        )
+    except OSError as error:
+        raise DeployError(_unavailable(settings.host, error)) from error
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: controller.quit())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    instruction = controller.state()["instruction"]
+    print(introduction(settings, instruction), flush=True)
+    controller.run()
+
+
+def _unavailable(host: str, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"a port of the controller is taken on {host}; choose another --host, e.g. 127.0.0.3"
+    return f"the controller's ports cannot be opened on {host}: {error}"
+
+
+def introduction(settings: SimSettings, instruction: str) -> str:
+    """What to type to drive this controller."""
+    words = ["actquant", "deploy", "MODEL.gguf", "--robot", settings.model, "--ip", settings.host]
+    words += ["--task", instruction]
+    if settings.cameras:
+        for camera in CAMERAS:
+            words += ["--camera", f"{camera}=zmq:{settings.host}:5555:{camera}"]
+    return (
+        f"{settings.model} on {settings.host}, start {settings.start} of {settings.task}; "
+        f"Ctrl-C ends it. In another terminal:\n  {shlex.join(words)}"
+    )
