@@ -32,8 +32,8 @@ def run(settings: SimSettings) -> None:
     """
     try:
         from lerobot_env_ur3e.tasks import TASK_NAMES
-        from lerobot_robot_ur.controller.models import MODELS
         from lerobot_robot_ur.controller.server import ControllerServer, Settings
+        from lerobot_robot_ur.models import MODELS
     except ImportError as error:
         raise DeployError(
             f"the fake controller is not installed ({error}); pip install ./sim_envs './robot[sim]'"

@@ -14,6 +14,7 @@ import io
 import json
 import multiprocessing
 import os
+import signal
 import time
 from ctypes import c_double
 from typing import TYPE_CHECKING
@@ -84,6 +85,8 @@ def _read(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
 def _publish(shared, model: str, host: str, rate_hz: float, image_size: int, parent: int) -> None:
     """Draw and publish until the controller ends. Runs in its own process."""
     import zmq
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's, which closes this
 
     values = np.frombuffer(shared, np.float64)
     draw = _Painter(model, image_size)
