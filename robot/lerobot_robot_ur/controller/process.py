@@ -146,6 +146,7 @@ class FakeController:
             stdin=subprocess.PIPE,  # ends with this process, and the controller with it
             stdout=self._output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # for a priority of its own
             env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
         )
         deadline = time.monotonic() + _START_TIMEOUT

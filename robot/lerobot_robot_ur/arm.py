@@ -1,0 +1,409 @@
+"""An arm: connect, look, move through waypoints, hold, stop, recover.
+
+The face of the servo process and the gripper's thread. No method waits for the arm to move except
+`move_to`, and none makes it move that could not be refused first.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import select
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .channel import ChannelClosed
+from .config import ArmConfig
+from .dashboard import ControllerInfo, Dashboard, bring_back, stop_program
+from .errors import ConnectionFailed, Refused, RobotError, StaleState, Stopped
+from .gripper import GripperThread, make_gripper
+from .guard import Guard
+from .messages import Halt, Hold, Move, Report, StopReport
+from .models import MODELS
+from .servo_process import ServoProcess
+from .shared import Jitter, ServoState
+from .stops import StopKind
+from .way import check_way, slow_way
+
+Array = NDArray[np.float64]
+
+_BEAT_S = 0.05
+_REMEMBERED_EVENTS = 10_000
+_NO_JITTER = Jitter(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened, at `time_s` (time.monotonic).
+
+    `kind` is a StopKind, or: connected, realtime, refused, hold, gripper, recovered, disconnected.
+    """
+
+    time_s: float
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class ArmState:
+    """The measured state.
+
+    Attributes:
+        time_s: time.monotonic() at which it was true.
+        timestamp_s: the controller's clock at that time.
+        joints, joint_speeds: measured [6] (rad, rad/s).
+        commanded: joint positions [6] (rad) last sent to the controller.
+        tool_force: force and torque at the tool [6] (N, Nm, base axes), as the controller gives it.
+        gripper_opening_m: between the pads; None without a gripper.
+        gripper_is_holding: whether it says that it holds something.
+        is_moving: whether commanded motion has not ended.
+        speed_scaling: the controller's own, 0 to 1.
+    """
+
+    time_s: float
+    timestamp_s: float
+    joints: Array
+    joint_speeds: Array
+    commanded: Array
+    tool_force: Array
+    gripper_opening_m: float | None
+    gripper_is_holding: bool
+    is_moving: bool
+    speed_scaling: float
+
+
+class Arm:
+    """An arm behind its configuration; a context manager that connects and disconnects.
+
+    Attributes:
+        config, limits: as given; the limits are scaled by the configured speed.
+        guard: the checks that every target passes, here and once more in the servo process.
+        controller: what the controller says of itself; None before `connect`.
+    """
+
+    def __init__(self, config: ArmConfig):
+        self.config = config
+        self.model, self.limits = MODELS[config.model], config.effective_limits
+        self.guard = Guard(self.model, self.limits, config.tcp, config.gripper)
+        self.controller: ControllerInfo | None = None
+        self._process: ServoProcess | None = None
+        self._gripper: GripperThread | None = None
+        self._monitor: threading.Thread | None = None
+        self._is_leaving = threading.Event()
+        self._lock = threading.Lock()
+        self._events: collections.deque[Event] = collections.deque(maxlen=_REMEMBERED_EVENTS)
+        self._stopped: Stopped | None = None
+        self._sequence = 0
+
+    def __enter__(self) -> Arm:
+        self.connect()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.disconnect()
+
+    # -- connection ----------------------------------------------------------------------------
+
+    @property
+    def is_connected(self) -> bool:
+        return self._process is not None
+
+    def connect(self) -> None:
+        """Check the controller, start the servo process and the gripper. Nothing of the arm moves;
+        a gripper that was not active opens and closes once.
+
+        Raises:
+            ConnectionFailed: something does not answer, is another model or not ready to be moved.
+            Stopped: the robot is stopped; `recover` can bring it back with an operator's word.
+        """
+        if self.is_connected:
+            raise ConnectionFailed(f"{self.config.ip}: this arm is connected already")
+        self.controller = self._check_controller()
+        self._start()
+
+    def disconnect(self) -> None:
+        """Stop in a controlled way, end the program on the controller and the process here."""
+        if not self.is_connected:
+            return
+        self._leave("disconnect")
+        self._stopped = None
+        self._note("disconnected", self.config.ip)
+
+    def _check_controller(self) -> ControllerInfo:
+        ip = self.config.ip
+        with Dashboard(ip) as dashboard:
+            info = dashboard.controller()
+            version = ".".join(map(str, info.version))
+            if info.is_e_series != self.model.is_e_series:
+                raise ConnectionFailed(
+                    f"{ip} has PolyScope {version}, which is not that of a {self.model.name}"
+                )
+            if info.version >= (5, 6) and not dashboard.is_in_remote_control():
+                raise ConnectionFailed(f"{ip}: enable remote control at the pendant")
+            status, mode = dashboard.safety_status(), dashboard.robot_mode()
+        if status not in ("NORMAL", "REDUCED") or mode != "RUNNING":
+            kind = StopKind.POWER_OFF if status in ("NORMAL", "REDUCED") else StopKind.SAFETY
+            raise Stopped(
+                kind,
+                f"{ip}: safety status {status}, robot mode {mode}: look what stopped it, then "
+                "recover with an operator's word",
+            )
+        return info
+
+    def _start(self) -> None:
+        gripper = make_gripper(self.config.gripper, self.config.gripper_ip or self.config.ip)
+        self._process = process = ServoProcess(self.config)
+        self._stopped = None
+        self._is_leaving.clear()
+        self._monitor = threading.Thread(target=self._watch, args=(process,), daemon=True)
+        self._monitor.start()
+        self._note("connected", f"{self.config.ip}: {self.controller}")
+        self._note("realtime", "; ".join(process.notes))
+        if gripper is not None:
+            try:
+                self._gripper = GripperThread(gripper, self._note)
+                self._gripper.start()
+            except BaseException:
+                self._gripper = None
+                self._leave("the gripper did not start")
+                raise
+
+    def _leave(self, reason: str) -> None:
+        """End the gripper's thread and the servo process, the arm at rest where it still listens."""
+        if self._gripper is not None:
+            self._gripper.stop()
+            self._gripper = None
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._is_leaving.set()
+        with contextlib.suppress(ChannelClosed):  # it has ended by itself
+            process.channel.send(Halt(reason, leave=True))
+        if self._monitor is not None:
+            self._monitor.join(10.0)
+        process.close()
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def state(self) -> ArmState:
+        """The newest state; never a wait.
+
+        Raises:
+            StaleState: it is older than `limits.max_state_age_s`, or the gripper's older than 1 s.
+            ConnectionFailed: there is no connection.
+        """
+        servo = self._read()
+        now = time.monotonic()
+        age = servo.age_s + (now - servo.time_s)
+        if age > self.limits.max_state_age_s:
+            raise StaleState(
+                f"{self.config.ip}: the state is {age:.3f} s old; "
+                f"{self.limits.max_state_age_s:.3f} s are allowed"
+            )
+        reading = self._gripper.reading() if self._gripper is not None else None
+        return ArmState(
+            time_s=servo.time_s - servo.age_s,
+            timestamp_s=servo.timestamp_s,
+            joints=servo.joints,
+            joint_speeds=servo.speeds,
+            commanded=servo.commanded,
+            tool_force=servo.force,
+            gripper_opening_m=None if reading is None else reading.opening_m,
+            gripper_is_holding=reading is not None and reading.is_holding,
+            is_moving=not servo.at_rest,
+            speed_scaling=servo.speed_scaling,
+        )
+
+    @property
+    def stopped(self) -> Stopped | None:
+        """Why the arm does not move until `recover`; None where it may."""
+        return self._stopped
+
+    def events(self) -> list[Event]:
+        """What has happened since the last call."""
+        with self._lock:
+            events = list(self._events)
+            self._events.clear()
+        return events
+
+    def jitter(self) -> Jitter:
+        """Periods of the servo loop since it was started."""
+        return _NO_JITTER if self._process is None else self._process.shared.jitter()
+
+    @property
+    def servo_pid(self) -> int | None:
+        """Process number of the servo process."""
+        return None if self._process is None else self._process.pid
+
+    # -- moving --------------------------------------------------------------------------------
+
+    def move_through(
+        self,
+        joints: ArrayLike,
+        arrival_times_s: ArrayLike,
+        gripper_openings_m: Sequence[float] | None = None,
+    ) -> None:
+        """Go through joint positions [n, 6] (rad), at times [n] (time.monotonic) where the limits
+        allow it and later where not; in place of whatever has not begun. Returns at once.
+
+        Raises:
+            Refused: with all reasons; the arm goes on with what it had.
+            Stopped: until `recover`.
+            StaleState: nothing recent is known of where the arm is.
+        """
+        self._move(joints, arrival_times_s, gripper_openings_m, is_streamed=True)
+
+    def move_to(self, joints: ArrayLike, timeout_s: float | None = None) -> None:
+        """Go slowly to joint positions [6] (rad) and return when the arm is there, at rest.
+
+        Args:
+            timeout_s: by default twice what the way should take.
+
+        Raises:
+            Refused, Stopped, StaleState: as `move_through`.
+            RobotError: it is not there in time; it holds.
+        """
+        goal = np.asarray(joints, np.float64)
+        start = self.state().commanded
+        way, times = slow_way(self.guard, start, goal)
+        sequence = self._move(way, time.monotonic() + times, None, is_streamed=False)
+        if timeout_s is None:
+            timeout_s = 2.0 * float(times[-1]) + 5.0
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if self._stopped is not None:
+                raise self._stopped
+            servo = self._read()
+            if servo.sequence == sequence and servo.at_rest:
+                break
+            if time.monotonic() > deadline:
+                self.hold()
+                raise RobotError(f"the arm did not reach its goal within {timeout_s:.1f} s")
+            time.sleep(0.01)
+
+    def hold(self) -> None:
+        """Decelerate and stay, arm and gripper."""
+        if self._gripper is not None:
+            self._gripper.hold()
+        self._send(Hold(self._next_sequence()))
+
+    def stop(self, reason: str) -> None:
+        """Controlled stop: decelerate, end the program. Motion needs `recover` then."""
+        if self._gripper is not None:
+            self._gripper.hold()
+        self._send(Halt(reason))
+
+    def recover(self, operator: str) -> None:
+        """Make the arm ready to move again, after a look at why it stopped.
+
+        Unlocks a protective stop, switches power and brakes on where needed, starts a new servo
+        process and makes the gripper active. The arm stands still until it is told to move.
+
+        Args:
+            operator: who says that this is safe; goes into the events.
+
+        Raises:
+            Refused: nobody is named.
+            Stopped: a button or a safeguard still holds the robot.
+            ConnectionFailed: the controller or the gripper did not follow.
+        """
+        if not operator.strip():
+            raise Refused("recovery needs the name of the operator who allows it")
+        before = self._stopped
+        self._leave("recovery")
+        bring_back(self.config.ip)
+        self.controller = self._check_controller()
+        self._start()
+        self._note("recovered", f"from {before} by {operator.strip()}")
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _move(
+        self,
+        joints: ArrayLike,
+        arrival_times_s: ArrayLike,
+        gripper_openings_m: Sequence[float] | None,
+        is_streamed: bool,
+    ) -> int:
+        if self._stopped is not None:
+            raise self._stopped
+        now = time.monotonic()
+        state = self.state()
+        stroke = self._gripper.stroke_m if self._gripper is not None else None
+        try:
+            way = check_way(
+                self.guard, state.commanded, joints, arrival_times_s, gripper_openings_m, stroke, now
+            )
+        except Refused as refused:
+            self._note("refused", str(refused))
+            raise
+        sequence = self._next_sequence()
+        self._send(Move(sequence, way.joints, way.times_s, is_streamed))
+        if way.openings_m is not None and self._gripper is not None:
+            self._gripper.schedule(way.openings_m.tolist(), way.times_s.tolist())
+        return sequence
+
+    def _send(self, message: Move | Hold | Halt) -> None:
+        process = self._process
+        if process is None:
+            raise ConnectionFailed(f"{self.config.ip}: not connected")
+        try:
+            if not process.channel.send(message):
+                raise ConnectionFailed(f"{self.config.ip}: the servo process takes no commands")
+        except ChannelClosed:
+            # The monitor notices too, and tells why.
+            raise self._stopped or Stopped(StopKind.LINK_LOST, "the servo process ended") from None
+
+    def _read(self) -> ServoState:
+        process = self._process
+        if process is None:
+            raise ConnectionFailed(f"{self.config.ip}: not connected")
+        servo = process.shared.read()
+        if servo is None:
+            raise StaleState(f"{self.config.ip}: no state yet")
+        return servo
+
+    def _next_sequence(self) -> int:
+        with self._lock:
+            self._sequence += 1
+            return self._sequence
+
+    def _note(self, kind: str, detail: str, time_s: float | None = None) -> None:
+        event = Event(time.monotonic() if time_s is None else time_s, kind, detail)
+        with self._lock:
+            self._events.append(event)
+
+    # -- the monitor's thread ------------------------------------------------------------------
+
+    def _watch(self, process: ServoProcess) -> None:
+        """Beat the heart, take reports, notice the end of the servo process at once."""
+        poll = select.poll()
+        poll.register(process.channel.fileno(), select.POLLIN)
+        while True:
+            process.shared.beat()
+            if not poll.poll(1000 * _BEAT_S):
+                continue
+            try:
+                for report in process.channel.receive():
+                    self._take(report)
+            except ChannelClosed:
+                break
+        if not self._is_leaving.is_set() and self._stopped is None:
+            # It may have connected anew before it ended, with a program that has no watchdog.
+            told = stop_program(self.config.ip)
+            detail = process.last_words() + ("" if told else "; the dashboard did not answer")
+            self._take(StopReport(time.monotonic(), StopKind.LINK_LOST, detail))
+
+    def _take(self, report: Report) -> None:
+        if isinstance(report, StopReport):
+            if self._is_leaving.is_set() and report.kind == StopKind.REQUESTED:
+                return
+            self._stopped = Stopped(report.kind, report.detail)
+            if self._gripper is not None:
+                self._gripper.hold()
+        self._note(report.kind, report.detail, report.time_s)

@@ -1,0 +1,180 @@
+"""The dashboard server (port 29999): what the robot says of itself, and bringing it back.
+
+One line asks, one line answers (Universal Robots, Dashboard Server e-Series and CB-Series). It is
+spoken here in plain sockets and not through ur-rtde, which must stay in the servo process.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from dataclasses import dataclass
+
+from .errors import ConnectionFailed, Stopped
+from .stops import StopKind
+
+PORT = 29999
+_ANSWER_TIMEOUT_S = 2.5
+_UNLOCK_TIMEOUT_S = 10.0  # a protective stop can be unlocked 5 s after it occurred
+_POWER_TIMEOUT_S = 60.0  # booting the joints of a real arm takes some 20 s
+_POLL_S = 0.1
+_MOVING_STATUS = ("NORMAL", "REDUCED")
+_HELD_BY_A_DEVICE = {
+    "ROBOT_EMERGENCY_STOP": (StopKind.EMERGENCY, "release the emergency stop button"),
+    "SYSTEM_EMERGENCY_STOP": (StopKind.EMERGENCY, "release the system's emergency stop"),
+    "SAFEGUARD_STOP": (StopKind.SAFEGUARD, "close the safeguard and reset it"),
+    "AUTOMATIC_MODE_SAFEGUARD_STOP": (StopKind.SAFEGUARD, "close the safeguard and reset it"),
+}
+
+
+@dataclass(frozen=True)
+class ControllerInfo:
+    """What a controller says of itself; `version` is PolyScope's numbers, major first."""
+
+    version: tuple[int, ...]
+    model: str
+    serial: str
+
+    @property
+    def is_e_series(self) -> bool:
+        return self.version[0] > 3
+
+
+class Dashboard:
+    """A connection to the dashboard server; a context manager.
+
+    Raises:
+        ConnectionFailed: by every method, where the server cannot be reached or does not answer.
+    """
+
+    def __init__(self, host: str, timeout_s: float = _ANSWER_TIMEOUT_S):
+        self._host = host
+        try:
+            self._socket = socket.create_connection((host, PORT), timeout=timeout_s)
+        except OSError as error:
+            raise ConnectionFailed(f"{host}: no dashboard server on port {PORT}: {error}") from error
+        self._lines = self._socket.makefile("rb")
+        self._read("its greeting")
+
+    def __enter__(self) -> Dashboard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+    def ask(self, command: str) -> str:
+        """The answer to one command line."""
+        try:
+            self._socket.sendall(command.encode() + b"\n")
+        except OSError as error:
+            raise ConnectionFailed(f"{self._host}: dashboard `{command}`: {error}") from error
+        return self._read(f"an answer to `{command}`")
+
+    def _read(self, what: str) -> str:
+        try:
+            line = self._lines.readline()
+        except OSError as error:
+            raise ConnectionFailed(f"{self._host}: the dashboard gave not {what}: {error}") from error
+        if not line:
+            raise ConnectionFailed(f"{self._host}: the dashboard closed instead of giving {what}")
+        return line.decode("utf-8", "replace").strip()
+
+    def controller(self) -> ControllerInfo:
+        text = self.ask("PolyscopeVersion")
+        found = re.search(r"\d+(\.\d+)+", text)
+        if found is None:
+            raise ConnectionFailed(f"{self._host}: no version number in {text!r}")
+        version = tuple(int(part) for part in found.group().split("."))
+        has_serial = version[0] > 3 and version >= (5, 6)
+        serial = self.ask("get serial number") if has_serial else "unknown"
+        return ControllerInfo(version, self.ask("get robot model"), serial)
+
+    def is_in_remote_control(self) -> bool:
+        """e-Series from 5.6 only; before that there is no such thing."""
+        return self.ask("is in remote control").lower() == "true"
+
+    def robot_mode(self) -> str:
+        """`RUNNING`, `IDLE`, `POWER_OFF`, …"""
+        return self.ask("robotmode").partition(":")[2].strip()
+
+    def safety_status(self) -> str:
+        """`NORMAL`, `REDUCED`, `PROTECTIVE_STOP`, `SAFEGUARD_STOP`, `ROBOT_EMERGENCY_STOP`, …"""
+        answer = self.ask("safetystatus")
+        if "could not understand" in answer.lower():
+            answer = self.ask("safetymode")
+        return answer.partition(":")[2].strip()
+
+    def stop_program(self) -> None:
+        self.ask("stop")
+
+
+def stop_program(host: str) -> bool:
+    """Have the controller end its program; whether it said that it did."""
+    try:
+        with Dashboard(host, timeout_s=1.0) as dashboard:
+            return dashboard.ask("stop") == "Stopped"
+    except ConnectionFailed:
+        return False
+
+
+def bring_back(host: str) -> None:
+    """Unlock a protective stop, switch power on, release the brakes: as far as each is needed.
+
+    Raises:
+        Stopped: something only a person at the robot can end still holds it.
+        ConnectionFailed: the dashboard cannot be reached, or the robot did not follow in time.
+    """
+    with Dashboard(host) as dashboard:
+        status = dashboard.safety_status()
+        if status in _HELD_BY_A_DEVICE:
+            kind, remedy = _HELD_BY_A_DEVICE[status]
+            raise Stopped(kind, f"the safety status is still {status}: {remedy}, then recover")
+        if status == "PROTECTIVE_STOP":
+            dashboard.ask("close safety popup")
+            _unlock(dashboard)
+        elif status not in _MOVING_STATUS:
+            raise Stopped(
+                StopKind.SAFETY, f"the safety status is {status}: restart the safety at the pendant"
+            )
+        dashboard.ask("close popup")
+        # A program that was only paused would go on towards its old target.
+        dashboard.stop_program()
+        _power_up(dashboard)
+
+
+def _unlock(dashboard: Dashboard) -> None:
+    deadline = time.monotonic() + _UNLOCK_TIMEOUT_S
+    while True:
+        answer = dashboard.ask("unlock protective stop")
+        if answer == "Protective stop releasing":
+            break
+        if time.monotonic() > deadline:
+            raise ConnectionFailed(f"the protective stop was not unlocked: {answer}")
+        time.sleep(_POLL_S)
+    _wait_for(lambda: dashboard.safety_status() in _MOVING_STATUS, "unlock", _UNLOCK_TIMEOUT_S)
+
+
+def _power_up(dashboard: Dashboard) -> None:
+    if dashboard.robot_mode() == "RUNNING":
+        return
+    if dashboard.robot_mode() != "IDLE":
+        dashboard.ask("power on")
+        _wait_for(
+            lambda: dashboard.robot_mode() in ("IDLE", "RUNNING"), "power on", _POWER_TIMEOUT_S
+        )
+    if dashboard.robot_mode() != "RUNNING":
+        dashboard.ask("brake release")
+        _wait_for(lambda: dashboard.robot_mode() == "RUNNING", "release brakes", _POWER_TIMEOUT_S)
+
+
+def _wait_for(condition, what: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ConnectionFailed(f"the robot did not {what} within {timeout_s:.0f} s")
+        time.sleep(_POLL_S)

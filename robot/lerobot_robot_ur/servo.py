@@ -1,0 +1,261 @@
+"""The servo loop: read the state, look after safety, take the newest command, send one target.
+
+It runs in a process of its own (`servo_process`) at 500 Hz (CB3: 125 Hz) and never waits for
+anybody: not for the policy, not for its parent, not for a call of ur-rtde that can block.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import IntEnum
+from threading import Thread
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .channel import Channel, ChannelClosed
+from .errors import Refused
+from .guard import Guard
+from .limits import Limits
+from .link import Link, LinkLost, Reading
+from .messages import Halt, Hold, Move, Report, StopReport
+from .shared import ServoState, SharedMemory
+from .stops import StopKind, classify
+from .trajectory import JointTrajectory
+
+Array = NDArray[np.float64]
+
+HEARTBEAT_LIMIT_S = 1.0  # without a sign of life the parent is taken for dead
+_STOP_TIME_S = 3.0  # for a controlled stop; what then still moves is stopped by the controller
+_END_TIME_S = 2.0  # for servoStop and the end of the program
+_LARGEST_STEP = 2  # periods by which a target may move on after a late cycle
+
+
+class Phase(IntEnum):
+    IDLE = 0  # the program runs, nothing has been sent since it started
+    SERVOING = 1  # targets are sent, in motion or holding
+    STOPPING = 2  # decelerating along the trajectory
+    ENDING = 3  # servoStop and the end of the program, in a thread
+    STOPPED = 4  # no motion before a new process
+
+
+class ServoLoop:
+    """See the module. `run` returns when the process is to end."""
+
+    def __init__(
+        self, link: Link, limits: Limits, guard: Guard, period_s: float,
+        channel: Channel, shared: SharedMemory,
+    ):  # fmt: skip
+        self._link, self._limits, self._guard = link, limits, guard
+        self._period, self._channel, self._shared = period_s, channel, shared
+        self._trajectory = JointTrajectory(limits, period_s)
+        self._phase = Phase.IDLE
+        self._stop: StopKind | None = None
+        self._leave = False
+        self._ending: Thread | None = None
+        self._deadline = 0.0
+        now = time.monotonic()
+        self._cycle_began = now
+        # The trajectory's own clock: it stands still where a late cycle is cut to a few periods.
+        self._clock = now
+        self._sequence, self._command_time = 0, now
+        self._is_streamed = self._is_holding = False
+        self._commanded: Array | None = None
+
+    def run(self) -> None:
+        """Cycle until told to leave, or until the link or the parent is gone."""
+        now = time.monotonic()
+        self._shared.start_periods(now)
+        wake = now
+        while not self._is_over:
+            self._cycle()
+            wake += self._period
+            now = time.monotonic()
+            if wake > now:
+                time.sleep(wake - now)
+            elif now - wake > self._period:
+                wake = now
+
+    @property
+    def _is_over(self) -> bool:
+        return self._phase == Phase.STOPPED and self._leave
+
+    def _cycle(self) -> None:
+        now = time.monotonic()
+        elapsed = now - self._cycle_began
+        self._cycle_began = now
+        self._shared.add_period(elapsed, now, self._period)
+        try:
+            reading = self._link.read(now)
+        except LinkLost as lost:
+            self._leave_at_once(StopKind.LINK_LOST, str(lost))
+            return
+        if self._commanded is None:
+            self._commanded = reading.joints
+        self._take_commands(reading)
+        self._look_after(reading, now)
+        step = min(elapsed, _LARGEST_STEP * self._period)
+        self._clock += step
+        self._act(step, now)
+        self._publish(reading, now)
+
+    # -- commands ------------------------------------------------------------------------------
+
+    def _take_commands(self, reading: Reading) -> None:
+        try:
+            messages = self._channel.receive()
+        except ChannelClosed:
+            messages = []
+            if not self._leave:
+                self._leave = True
+                self._begin_stop(StopKind.PARENT_LOST, "the process that commands is gone")
+        for message in messages:
+            if isinstance(message, Move):
+                self._move(message, reading)
+            elif isinstance(message, Hold):
+                self._sequence = message.sequence
+                self._is_streamed = False
+                self._trajectory.hold()
+            elif isinstance(message, Halt):
+                self._leave |= message.leave
+                self._begin_stop(StopKind.REQUESTED, message.reason)
+
+    def _move(self, move: Move, reading: Reading) -> None:
+        self._sequence, self._is_streamed = move.sequence, move.is_streamed
+        self._is_holding = False
+        self._command_time = now = time.monotonic()
+        if self._phase == Phase.IDLE:
+            self._trajectory.reset(reading.joints)
+            self._commanded = reading.joints
+            self._phase = Phase.SERVOING
+        if self._phase == Phase.SERVOING:
+            self._trajectory.retarget(move.joints, self._clock + (move.times_s - now))
+
+    # -- safety --------------------------------------------------------------------------------
+
+    def _look_after(self, reading: Reading, now: float) -> None:
+        """Everything but a command that can end the motion."""
+        if self._phase in (Phase.ENDING, Phase.STOPPED):
+            return
+        kind = classify(reading.safety_bits, reading.robot_bits, reading.runtime_state)
+        if kind is not None:
+            self._stopped_by_controller(kind, reading)
+        elif reading.age_s > self._limits.max_state_age_s:
+            self._leave = True
+            self._begin_stop(StopKind.STALE, f"the state is {reading.age_s:.3f} s old")
+        elif now - self._shared.heartbeat_s > HEARTBEAT_LIMIT_S:
+            self._leave = True
+            silent = now - self._shared.heartbeat_s
+            self._begin_stop(StopKind.PARENT_LOST, f"no sign of life for {silent:.1f} s")
+        elif self._phase == Phase.SERVOING and self._is_streamed:
+            self._look_after_policy(now - self._command_time)
+
+    def _look_after_policy(self, late: float) -> None:
+        if late > self._limits.stop_after_s:
+            self._begin_stop(StopKind.POLICY_LATE, f"no action for {late:.2f} s")
+        elif late > self._limits.hold_after_s and not self._is_holding:
+            self._is_holding = True
+            self._trajectory.hold()
+            self._report("hold", f"no action for {late:.2f} s")
+
+    def _stopped_by_controller(self, kind: StopKind, reading: Reading) -> None:
+        self._ending = self._link.abandon_program()
+        self._phase = Phase.STOPPED
+        detail = (
+            f"safety bits {reading.safety_bits:#x}, robot mode {reading.robot_mode}, "
+            f"program state {reading.runtime_state}"
+        )
+        self._report_stop(kind, detail)
+
+    def _begin_stop(self, kind: StopKind, detail: str) -> None:
+        """Decelerate along the trajectory, then end the program; nothing to do in a stop."""
+        if self._phase == Phase.IDLE:
+            self._report_stop(kind, detail)
+            self._end()
+        elif self._phase == Phase.SERVOING:
+            self._report_stop(kind, detail)
+            self._trajectory.hold()
+            self._phase, self._deadline = Phase.STOPPING, time.monotonic() + _STOP_TIME_S
+
+    def _end(self) -> None:
+        if self._stop == StopKind.STALE:
+            # Asked anything that it answers, ur-rtde would wait for output that does not come and
+            # then connect anew. Silence lets the controller's watchdog end the program.
+            self._phase = Phase.STOPPED
+            return
+        self._ending = self._link.end_program(was_servoing=self._phase == Phase.STOPPING)
+        self._phase, self._deadline = Phase.ENDING, time.monotonic() + _END_TIME_S
+
+    # -- motion --------------------------------------------------------------------------------
+
+    def _act(self, step: float, now: float) -> None:
+        if self._phase == Phase.IDLE:
+            self._link.kick_watchdog()
+        elif self._phase == Phase.SERVOING:
+            self._servo(step)
+        elif self._phase == Phase.STOPPING:
+            self._servo(step)
+            if self._trajectory.is_at_rest or now > self._deadline:
+                self._end()
+        elif self._phase == Phase.ENDING:
+            assert self._ending is not None
+            if not self._ending.is_alive():
+                self._phase = Phase.STOPPED
+            elif now > self._deadline:
+                self._leave_at_once(StopKind.LINK_LOST, "the program did not end in time")
+
+    def _servo(self, step: float) -> None:
+        assert self._commanded is not None
+        q, _, _ = self._trajectory.step(self._clock)
+        try:
+            self._guard.check_target(q, self._commanded, max(step, self._period))
+        except Refused as refused:
+            # Stay at the last target that was good; the way goes on from there, at rest.
+            self._trajectory.reset(self._commanded)
+            self._report("refused", str(refused))
+            q = self._commanded
+        if self._link.servo(q):
+            self._commanded = q
+
+    # -- reports -------------------------------------------------------------------------------
+
+    def _publish(self, reading: Reading, now: float) -> None:
+        assert self._commanded is not None
+        self._shared.write(
+            ServoState(
+                time_s=now,
+                timestamp_s=reading.timestamp_s,
+                age_s=reading.age_s,
+                joints=reading.joints,
+                speeds=reading.speeds,
+                commanded=self._commanded,
+                force=reading.force,
+                speed_scaling=reading.speed_scaling,
+                late_s=now - self._command_time,
+                phase=self._phase,
+                sequence=self._sequence,
+                at_rest=self._phase != Phase.SERVOING or self._trajectory.is_at_rest,
+                robot_mode=reading.robot_mode,
+                safety_bits=reading.safety_bits,
+                robot_bits=reading.robot_bits,
+                runtime_state=reading.runtime_state,
+            )
+        )
+
+    def _report_stop(self, kind: StopKind, detail: str) -> None:
+        self._stop = kind
+        self._send(StopReport(time.monotonic(), kind, detail))
+
+    def _report(self, kind: str, detail: str) -> None:
+        self._send(Report(time.monotonic(), kind, detail))
+
+    def _send(self, report: Report) -> None:
+        try:
+            self._channel.send(report)
+        except ChannelClosed:
+            return  # nobody is left to be told; the next look for commands notices
+
+    def _leave_at_once(self, kind: StopKind, detail: str) -> None:
+        if self._stop is None:
+            self._report_stop(kind, detail)
+        self._phase, self._leave = Phase.STOPPED, True

@@ -1,0 +1,163 @@
+"""The servo process: how it is started, and what it does from its start to its end.
+
+A process of its own, because ur-rtde 1.6.5 can take its process with it, and holds the interpreter
+lock in its constructors. It is started afresh (never forked) and imports neither torch nor lerobot.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .channel import Channel, ChannelClosed
+from .config import ArmConfig
+from .errors import ConnectionFailed, RobotError
+from .messages import Failed, Ready
+from .shared import SharedMemory
+
+CONNECT_TIMEOUT_S = 20.0  # ur-rtde waits for ever in its constructors where no state comes
+_LEAVE_TIMEOUT_S = 6.0
+_REMEMBERED_OUTPUT = 2000  # bytes of what ur-rtde wrote
+
+
+class ServoProcess:
+    """The parent's side.
+
+    Attributes:
+        channel: for commands and reports; closed at the other end as soon as the process has ended.
+        shared: state, heartbeat and periods.
+        notes: what the process was granted by the system.
+    """
+
+    def __init__(self, config: ArmConfig):
+        self.channel, other = Channel.pair()
+        self.shared = SharedMemory.create()
+        self.shared.beat()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(other.fileno()), str(self.shared.descriptor)],
+            pass_fds=(other.fileno(), self.shared.descriptor),
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
+            start_new_session=True,  # Ctrl-C in the terminal is the parent's affair
+        )
+        other.close()
+        self.notes: list[str] = []
+        try:
+            self.channel.send(config)
+            self._wait_until_ready(config.ip)
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_until_ready(self, host: str) -> None:
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        while time.monotonic() < deadline:
+            self.shared.beat()
+            try:
+                for message in self.channel.receive():
+                    if isinstance(message, Ready):
+                        self.notes = message.notes
+                        return
+                    if isinstance(message, Failed):
+                        raise ConnectionFailed(message.reason)
+            except ChannelClosed:
+                raise ConnectionFailed(f"{host}: {self.last_words()}") from None
+            time.sleep(0.005)
+        raise ConnectionFailed(
+            f"{host}: no connection within {CONNECT_TIMEOUT_S:.0f} s; no state came over RTDE"
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether the process has ended within that time."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def last_words(self) -> str:
+        """How the process ended, and the end of what it wrote."""
+        self.wait(1.0)
+        code = self._process.returncode
+        if code is None:
+            how = "the servo process hangs"
+        elif code < 0:
+            how = f"the servo process was ended by {signal.Signals(-code).name}"
+        else:
+            how = f"the servo process ended with status {code}"
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, size - _REMEMBERED_OUTPUT))
+        written = self._output.read().decode("utf-8", "replace").strip()
+        return f"{how}; it wrote: {written}" if written else how
+
+    def close(self) -> None:
+        """Wait until the process has ended, or end it; the watchdog then stops the arm."""
+        if self._process.poll() is None and not self.wait(_LEAVE_TIMEOUT_S if self.notes else 0.0):
+            self._process.kill()
+            self._process.wait()
+        self.channel.close()
+        self.shared.close()
+        self._output.close()
+
+
+def _import_path() -> dict[str, None]:
+    """Where this process imports from, so that the other finds the same packages."""
+    return dict.fromkeys([str(Path(__file__).parents[1]), *(p for p in sys.path if p)])
+
+
+def main() -> None:
+    """The servo process itself."""
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel.of(int(sys.argv[1]))
+    shared = SharedMemory(int(sys.argv[2]))
+    config = _receive_config(channel)
+    # Imported late: what is above must be able to report that one of these fails.
+    from .guard import Guard
+    from .link import Link
+    from .models import MODELS
+    from .realtime import make_realtime, stop_collecting
+    from .servo import ServoLoop
+
+    model, limits = MODELS[config.model], config.effective_limits
+    notes = make_realtime(config.servo_cpu)
+    period = 1.0 / model.rate_hz
+    try:
+        link = Link(config.ip, period, config.servo_lookahead_s, config.servo_gain)
+        link.set_up(config.tcp, config.payload_kg, config.payload_cog_m)
+        guard = Guard(model, limits, config.tcp, config.gripper)
+        loop = ServoLoop(link, limits, guard, period, channel, shared)
+    except RobotError as error:
+        channel.send(Failed(str(error)))
+        return
+    stop_collecting()
+    channel.send(Ready(notes))
+    loop.run()
+
+
+def _receive_config(channel: Channel) -> ArmConfig:
+    while True:
+        for message in channel.receive():
+            if isinstance(message, ArmConfig):
+                return message
+        time.sleep(0.001)
+
+
+if __name__ == "__main__":
+    main()
+    # Without the destructors of ur-rtde, which wait for half a second each and can crash.
+    sys.stdout.flush()
+    os._exit(0)
