@@ -174,7 +174,7 @@ class Arm:
                 raise
 
     def _leave(self, reason: str) -> None:
-        """End the gripper's thread and the servo process, the arm at rest where it still listens."""
+        """End the gripper's thread and the servo process, after a controlled stop."""
         if self._gripper is not None:
             self._gripper.stop()
             self._gripper = None
@@ -250,6 +250,9 @@ class Arm:
     ) -> None:
         """Go through joint positions [n, 6] (rad), at times [n] (time.monotonic) where the limits
         allow it and later where not; in place of whatever has not begun. Returns at once.
+
+        The next call is due when the first waypoint is: `limits.hold_after_s` later the arm holds,
+        `limits.stop_after_s` later it stops, unless `hold` said that nothing follows.
 
         Raises:
             Refused: with all reasons; the arm goes on with what it had.
@@ -337,7 +340,13 @@ class Arm:
         stroke = self._gripper.stroke_m if self._gripper is not None else None
         try:
             way = check_way(
-                self.guard, state.commanded, joints, arrival_times_s, gripper_openings_m, stroke, now
+                self.guard,
+                state.commanded,
+                joints,
+                arrival_times_s,
+                gripper_openings_m,
+                stroke,
+                now,
             )
         except Refused as refused:
             self._note("refused", str(refused))

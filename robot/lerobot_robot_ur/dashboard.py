@@ -53,7 +53,9 @@ class Dashboard:
         try:
             self._socket = socket.create_connection((host, PORT), timeout=timeout_s)
         except OSError as error:
-            raise ConnectionFailed(f"{host}: no dashboard server on port {PORT}: {error}") from error
+            raise ConnectionFailed(
+                f"{host}: no dashboard server on port {PORT}: {error}"
+            ) from error
         self._lines = self._socket.makefile("rb")
         self._read("its greeting")
 
@@ -79,7 +81,9 @@ class Dashboard:
         try:
             line = self._lines.readline()
         except OSError as error:
-            raise ConnectionFailed(f"{self._host}: the dashboard gave not {what}: {error}") from error
+            raise ConnectionFailed(
+                f"{self._host}: the dashboard gave not {what}: {error}"
+            ) from error
         if not line:
             raise ConnectionFailed(f"{self._host}: the dashboard closed instead of giving {what}")
         return line.decode("utf-8", "replace").strip()

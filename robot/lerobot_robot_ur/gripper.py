@@ -168,9 +168,7 @@ class GripperThread:
             while self._schedule and self._schedule[0][0] <= now:
                 self._target = self._schedule.pop(0)[1]
             target = self._target
-        is_new = target is not None and (
-            self._sent is None or abs(target - self._sent) > _SAME_M
-        )
+        is_new = target is not None and (self._sent is None or abs(target - self._sent) > _SAME_M)
         if is_new and target is not None and self._gripper.move(target):
             self._sent = target
         reading = self._gripper.read()

@@ -105,7 +105,9 @@ class Link:
         except RuntimeError as error:
             raise ConnectionFailed(f"{host}: {error}") from error
 
-    def set_up(self, tcp: Sequence[float], payload_kg: float, payload_cog_m: Sequence[float]) -> None:
+    def set_up(
+        self, tcp: Sequence[float], payload_kg: float, payload_cog_m: Sequence[float]
+    ) -> None:
         """Set tool centre point, payload and the watchdog.
 
         Raises:
@@ -118,7 +120,9 @@ class Link:
         }
         refused = [name for name, set_it in settings.items() if not set_it()]
         if refused:
-            raise ConnectionFailed(f"{self._host}: the controller did not take {', '.join(refused)}")
+            raise ConnectionFailed(
+                f"{self._host}: the controller did not take {', '.join(refused)}"
+            )
 
     def read(self, now: float) -> Reading:
         """The controller's newest state; never a wait.

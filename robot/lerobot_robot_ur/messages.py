@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 class Move:
     """Go through `joints` [n, 6] (rad) at `times_s` [n] (time.monotonic).
 
-    `is_streamed` where more is expected in time: a policy's, which can be late.
+    Where `is_streamed`, another command is due when the first of them is.
     """
 
     sequence: int

@@ -58,7 +58,8 @@ class ServoLoop:
         self._cycle_began = now
         # The trajectory's own clock: it stands still where a late cycle is cut to a few periods.
         self._clock = now
-        self._sequence, self._command_time = 0, now
+        self._sequence = 0
+        self._due = now  # when the next command is expected
         self._is_streamed = self._is_holding = False
         self._commanded: Array | None = None
 
@@ -123,7 +124,8 @@ class ServoLoop:
     def _move(self, move: Move, reading: Reading) -> None:
         self._sequence, self._is_streamed = move.sequence, move.is_streamed
         self._is_holding = False
-        self._command_time = now = time.monotonic()
+        now = time.monotonic()
+        self._due = max(now, float(move.times_s[0]))
         if self._phase == Phase.IDLE:
             self._trajectory.reset(reading.joints)
             self._commanded = reading.joints
@@ -148,15 +150,15 @@ class ServoLoop:
             silent = now - self._shared.heartbeat_s
             self._begin_stop(StopKind.PARENT_LOST, f"no sign of life for {silent:.1f} s")
         elif self._phase == Phase.SERVOING and self._is_streamed:
-            self._look_after_policy(now - self._command_time)
+            self._look_after_policy(now - self._due)
 
     def _look_after_policy(self, late: float) -> None:
         if late > self._limits.stop_after_s:
-            self._begin_stop(StopKind.POLICY_LATE, f"no action for {late:.2f} s")
+            self._begin_stop(StopKind.POLICY_LATE, f"the next action is {late:.2f} s late")
         elif late > self._limits.hold_after_s and not self._is_holding:
             self._is_holding = True
             self._trajectory.hold()
-            self._report("hold", f"no action for {late:.2f} s")
+            self._report("hold", f"the next action is {late:.2f} s late")
 
     def _stopped_by_controller(self, kind: StopKind, reading: Reading) -> None:
         self._ending = self._link.abandon_program()
@@ -231,7 +233,6 @@ class ServoLoop:
                 commanded=self._commanded,
                 force=reading.force,
                 speed_scaling=reading.speed_scaling,
-                late_s=now - self._command_time,
                 phase=self._phase,
                 sequence=self._sequence,
                 at_rest=self._phase != Phase.SERVOING or self._trajectory.is_at_rest,

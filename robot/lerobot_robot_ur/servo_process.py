@@ -66,11 +66,12 @@ class ServoProcess:
                 for message in self.channel.receive():
                     if isinstance(message, Ready):
                         self.notes = message.notes
-                        return
                     if isinstance(message, Failed):
                         raise ConnectionFailed(message.reason)
             except ChannelClosed:
                 raise ConnectionFailed(f"{host}: {self.last_words()}") from None
+            if self.notes and self.shared.read() is not None:
+                return
             time.sleep(0.005)
         raise ConnectionFailed(
             f"{host}: no connection within {CONNECT_TIMEOUT_S:.0f} s; no state came over RTDE"

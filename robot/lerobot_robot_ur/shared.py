@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_RECORD = struct.Struct("<3d6d6d6d6d2d7q")
+_RECORD = struct.Struct("<3d6d6d6d6d1d7q")
 _CHECK = struct.Struct("<I")
 _STATE_AT, _WORDS_AT, _BINS_AT = 0, 1024, 2048
 BIN_S = 2e-5  # width of a bin of the histogram of periods
@@ -39,7 +39,6 @@ class ServoState:
         commanded: position [6] (rad) last sent to the controller, or measured where none was.
         force: force and torque [6] at the tool (N, Nm, base axes), as the controller gives them.
         speed_scaling: the controller's own, 0 to 1.
-        late_s: how long ago the newest command came from the parent.
         phase: of the servo loop.
         sequence: number of the newest command that was taken over.
         at_rest: whether the commanded motion has ended.
@@ -53,7 +52,6 @@ class ServoState:
     commanded: Array
     force: Array
     speed_scaling: float
-    late_s: float
     phase: int
     sequence: int
     at_rest: bool
@@ -86,7 +84,9 @@ class SharedMemory:
         self.descriptor = descriptor
         self._map = mmap.mmap(descriptor, _SIZE)
         words = np.frombuffer(self._map, np.float64, 4, _WORDS_AT)
-        self._heartbeat, self._longest, self._first, self._last = (words[i : i + 1] for i in range(4))
+        self._heartbeat, self._longest, self._first, self._last = (
+            words[i : i + 1] for i in range(4)
+        )
         self._counts = np.frombuffer(self._map, np.int64, 2, _WORDS_AT + 64)
         self._bins = np.frombuffer(self._map, np.int64, BINS, _BINS_AT)
 
@@ -106,7 +106,7 @@ class SharedMemory:
         """Replace the record."""
         data = _RECORD.pack(
             s.time_s, s.timestamp_s, s.age_s, *s.joints, *s.speeds, *s.commanded, *s.force,
-            s.speed_scaling, s.late_s, s.phase, s.sequence, s.at_rest, s.robot_mode,
+            s.speed_scaling, s.phase, s.sequence, s.at_rest, s.robot_mode,
             s.safety_bits, s.robot_bits, s.runtime_state,
         )  # fmt: skip
         self._map[_STATE_AT : _STATE_AT + _RECORD.size + 4] = data + _CHECK.pack(zlib.crc32(data))
@@ -164,7 +164,20 @@ class SharedMemory:
 
 def _unpack(data: bytes) -> ServoState:
     v = _RECORD.unpack(data)
-    joints, speeds, commanded, force = (np.array(v[3 + 6 * i : 9 + 6 * i]) for i in range(4))
     return ServoState(
-        *v[:3], joints, speeds, commanded, force, *v[27:31], bool(v[31]), *v[32:]
-    )  # fmt: skip
+        time_s=v[0],
+        timestamp_s=v[1],
+        age_s=v[2],
+        joints=np.array(v[3:9]),
+        speeds=np.array(v[9:15]),
+        commanded=np.array(v[15:21]),
+        force=np.array(v[21:27]),
+        speed_scaling=v[27],
+        phase=v[28],
+        sequence=v[29],
+        at_rest=bool(v[30]),
+        robot_mode=v[31],
+        safety_bits=v[32],
+        robot_bits=v[33],
+        runtime_state=v[34],
+    )

@@ -14,7 +14,6 @@ from lerobot_env_ur3e.tasks import TASK_NAMES
 from ..models import MODELS
 from .server import ControllerServer, Settings
 
-
 _NICENESS = -10
 
 
