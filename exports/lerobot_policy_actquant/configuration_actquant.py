@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
 
 NOT_TRAINABLE = (
@@ -25,6 +26,7 @@ class ActquantConfig(PreTrainedConfig):
     model: str = ""  # the GGUF; relative to the folder that this was loaded from, if any
     n_action_steps: int | None = None  # actions executed of each chunk; the file's by default
     threads: int = 0  # 0: as many as a model of this size has work for
+    rtc_config: RTCConfig | None = None  # lerobot-rollout sets it with --inference.type=rtc
 
     def model_file(self) -> Path:
         """The GGUF's absolute path; it exists."""

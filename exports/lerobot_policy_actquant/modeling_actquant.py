@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from actquant_runtime import Runtime
+from actquant_runtime import PreviousChunk, Runtime
 from huggingface_hub import hf_hub_download
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.utils.constants import OBS_IMAGE, OBS_STATE
 from torch import Tensor
 
@@ -89,6 +90,10 @@ class ActquantPolicy(PreTrainedPolicy):
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict | None]:
         raise NotImplementedError(NOT_TRAINABLE)
 
+    def supports_rtc(self) -> bool:
+        """Whether the policy is a flow; LeRobot's engine keeps no window of observations."""
+        return bool(self._description["supports_guidance"]) and self._steps == 1
+
     def select_action(
         self, batch: Mapping[str, Any], noise: Tensor | None = None, **_: Any
     ) -> Tensor:
@@ -104,13 +109,24 @@ class ActquantPolicy(PreTrainedPolicy):
         return self._queue.popleft()
 
     def predict_action_chunk(
-        self, batch: Mapping[str, Any], noise: Tensor | None = None, **_: Any
+        self,
+        batch: Mapping[str, Any],
+        noise: Tensor | None = None,
+        inference_delay: int | None = None,
+        prev_chunk_left_over: Tensor | None = None,
+        execution_horizon: int | None = None,
+        **_: Any,
     ) -> Tensor:
         """Actions [B, H, A] in the robot's units.
 
         For a policy with T > 1 observation steps, images are [B, T, 3, H, W] and the state is
         [B, T, S], oldest first. `noise` [B, *noise_shape] is where sampling starts; without it,
         torch's generator draws it, so that LeRobot's `--seed` repeats a run.
+
+        For real-time chunking, `prev_chunk_left_over` [T, A] or [B, T, A] is what is left of an
+        earlier answer of this method, in the robot's units as that was; `inference_delay` is how
+        many of these actions will have been executed when the new chunk is there. The rest is in
+        `config.rtc_config`.
         """
         observations = self._observations(batch)
         shape = (len(observations), *self._description["noise_shape"])
@@ -119,11 +135,36 @@ class ActquantPolicy(PreTrainedPolicy):
         elif tuple(noise.shape) != shape:
             raise ValueError(f"the noise has the shape {tuple(noise.shape)}, expected {shape}")
         starts = noise.detach().float().cpu().numpy()
+        previous = self._previous(
+            prev_chunk_left_over, len(observations), inference_delay or 0, execution_horizon
+        )
         chunks = [
-            torch.from_numpy(self._runtime.act(observation, noise=start))
-            for observation, start in zip(observations, starts, strict=True)
+            torch.from_numpy(self._runtime.act(observation, noise=start, previous=before))
+            for observation, start, before in zip(observations, starts, previous, strict=True)
         ]
         return torch.stack(chunks)
+
+    def _previous(
+        self, left_over: Tensor | None, count: int, delay: int, horizon: int | None
+    ) -> list[PreviousChunk | None]:
+        """For each element of the batch."""
+        config = self.config.rtc_config or RTCConfig()
+        if left_over is None or not config.enabled:
+            return [None] * count
+        rows = left_over.detach().float().cpu()
+        rows = rows.expand(count, *rows.shape[-2:]) if rows.ndim == 2 else rows
+        return [
+            PreviousChunk(
+                actions.numpy(),
+                delay,
+                config.execution_horizon if horizon is None else horizon,
+                config.max_guidance_weight,
+                config.prefix_attention_schedule.value.lower(),
+            )
+            if len(actions)
+            else None
+            for actions in map(_without_padding, rows)
+        ]
 
     def _windowed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch with the time axis that the policy takes, if it takes one."""
@@ -172,6 +213,13 @@ class ActquantPolicy(PreTrainedPolicy):
                 "absent"
             )
         return present
+
+
+def _without_padding(actions: Tensor) -> Tensor:
+    """LeRobot's engine fills what is left over, [T, A], up to the execution horizon with zeros,
+    which would guide towards standing at zero; no policy answers exactly that."""
+    used = actions.ne(0).any(-1).nonzero()
+    return actions[: int(used.max()) + 1 if len(used) else 0]
 
 
 def _pictures(batch: Mapping[str, Any], camera: str, time: tuple[int, ...]) -> Any:

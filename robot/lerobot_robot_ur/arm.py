@@ -354,8 +354,7 @@ class Arm:
         sequence = self._next_sequence()
         self._send(Move(sequence, way.joints, way.times_s, is_streamed))
         if way.openings_m is not None and self._gripper is not None:
-            starts = [now, *way.times_s[:-1].tolist()]
-            self._gripper.schedule(way.openings_m.tolist(), starts)
+            self._gripper.schedule(way.openings_m.tolist(), way.times_s.tolist())
         return sequence
 
     def _send(self, message: Move | Hold | Halt) -> None:

@@ -73,8 +73,8 @@ nb::object to_numpy(actquant::Array& array) {
 nb::ndarray<nb::numpy, float> act(actquant::Session& session,
                                   const std::vector<std::optional<Image>>& images,
                                   const Floats& state, const std::optional<std::string>& task,
-                                  const std::optional<Floats>& noise,
-                                  std::optional<uint64_t> seed) {
+                                  const std::optional<Floats>& noise, std::optional<uint64_t> seed,
+                                  const std::optional<actquant::PreviousChunk>& previous) {
     actquant::Observation observation;
     for (const std::optional<Image>& image : images) {
         observation.images.push_back(
@@ -91,11 +91,19 @@ nb::ndarray<nb::numpy, float> act(actquant::Session& session,
     std::vector<float> actions;
     {
         nb::gil_scoped_release release;
-        actions = session.act(observation, std::move(noise_values), seed);
+        actions = session.act(observation, std::move(noise_values), seed, previous);
     }
     const actquant::PolicySpec& policy = session.policy();
     return to_numpy(std::move(actions), {static_cast<size_t>(policy.chunk_length),
                                          static_cast<size_t>(policy.action.dim())});
+}
+
+void make_previous_chunk(actquant::PreviousChunk* self, const Floats& actions, int64_t delay,
+                         int64_t execution_horizon, double max_guidance,
+                         const std::string& schedule) {
+    new (self)
+        actquant::PreviousChunk{to_vector(actions.data(), actions.size()), delay, execution_horizon,
+                                max_guidance, actquant::parse_schedule(schedule)};
 }
 
 nb::ndarray<nb::numpy, int64_t> tokenize(const actquant::Session& session, const std::string& task,
@@ -137,12 +145,16 @@ NB_MODULE(_core, module) {
     actquant::check_cpu();
     nb::exception<actquant::FileError>(module, "ModelFileError", PyExc_RuntimeError);
     nb::exception<actquant::ArgumentError>(module, "ArgumentError", PyExc_ValueError);
+    nb::class_<actquant::PreviousChunk>(module, "PreviousChunk")
+        .def("__init__", make_previous_chunk, "actions"_a, "delay"_a, "execution_horizon"_a,
+             "max_guidance"_a, "schedule"_a);
     nb::class_<actquant::Session>(module, "Session")
         .def(nb::init<const std::string&, int>(), "path"_a, "threads"_a,
              nb::call_guard<nb::gil_scoped_release>())
         .def("describe", &actquant::Session::describe)
         .def("tokenize", tokenize, "task"_a, "state"_a)
-        .def("act", act, "images"_a, "state"_a, "task"_a.none(), "noise"_a.none(), "seed"_a.none())
+        .def("act", act, "images"_a, "state"_a, "task"_a.none(), "noise"_a.none(), "seed"_a.none(),
+             "previous"_a = nb::none())
         .def("run_stage", run_stage, "stage"_a, "inputs"_a)
         .def("timings_ms", timings_ms);
     module.def("build_info", actquant::build_info);

@@ -81,6 +81,36 @@ AQ_API aq_status aq_tokenize(const aq_session* session, const char* task, const 
 AQ_API aq_status aq_act(aq_session* session, const aq_observation* observation,
                         const aq_noise* noise, float* actions, size_t action_count);
 
+/* How the weight of the previous actions falls between the delay and the execution horizon. */
+typedef enum aq_schedule {
+    AQ_SCHEDULE_LINEAR = 0,
+    AQ_SCHEDULE_ZEROS = 1, /* at once after the delay */
+    AQ_SCHEDULE_ONES = 2,  /* at once at the horizon */
+    AQ_SCHEDULE_EXP = 3,   /* faster than linear */
+} aq_schedule;
+
+/*
+ * What is left of the chunk before, which the robot executes while the new one is made. The first
+ * action falls on the same control step as the new chunk's first.
+ */
+typedef struct aq_previous {
+    const float* actions;      /* [1 to chunk length, action dimension], in the robot's units */
+    size_t action_count;       /* numbers, not rows */
+    int64_t delay;             /* rows that will have been executed when the new chunk is there */
+    int64_t execution_horizon; /* rows after which the weight is 0; 0: 10 */
+    float max_guidance;        /* bound of the guidance's strength; 0: 10 */
+    aq_schedule schedule;
+} aq_previous;
+
+/*
+ * As aq_act, but the chunk is guided to begin as the previous one goes on (real-time chunking).
+ * Gives AQ_ERROR_ARGUMENT for a policy whose "supports_guidance" in aq_describe is false, and for
+ * previous actions that are not finite. previous may be NULL.
+ */
+AQ_API aq_status aq_act_after(aq_session* session, const aq_observation* observation,
+                              const aq_noise* noise, const aq_previous* previous, float* actions,
+                              size_t action_count);
+
 typedef struct aq_timings {
     double vision_ms;
     double prefix_ms;

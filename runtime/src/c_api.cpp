@@ -57,6 +57,34 @@ actquant::Observation copy_observation(const aq_observation& source) {
     return observation;
 }
 
+actquant::Schedule schedule_of(aq_schedule schedule) {
+    switch (schedule) {
+    case AQ_SCHEDULE_LINEAR:
+        return actquant::Schedule::linear;
+    case AQ_SCHEDULE_ZEROS:
+        return actquant::Schedule::zeros;
+    case AQ_SCHEDULE_ONES:
+        return actquant::Schedule::ones;
+    case AQ_SCHEDULE_EXP:
+        return actquant::Schedule::exponential;
+    }
+    throw actquant::ArgumentError("there is no schedule " + std::to_string(schedule));
+}
+
+actquant::PreviousChunk copy_previous(const aq_previous& source) {
+    actquant::PreviousChunk previous;
+    previous.actions = floats(source.actions, source.action_count);
+    previous.delay = source.delay;
+    if (source.execution_horizon != 0) {
+        previous.execution_horizon = source.execution_horizon;
+    }
+    if (source.max_guidance != 0) {
+        previous.max_guidance = source.max_guidance;
+    }
+    previous.schedule = schedule_of(source.schedule);
+    return previous;
+}
+
 } // namespace
 
 extern "C" {
@@ -103,6 +131,12 @@ aq_status aq_tokenize(const aq_session* session, const char* task, const float* 
 
 aq_status aq_act(aq_session* session, const aq_observation* observation, const aq_noise* noise,
                  float* actions, size_t action_count) {
+    return aq_act_after(session, observation, noise, nullptr, actions, action_count);
+}
+
+aq_status aq_act_after(aq_session* session, const aq_observation* observation,
+                       const aq_noise* noise, const aq_previous* previous, float* actions,
+                       size_t action_count) {
     return guarded([&] {
         if (session == nullptr || observation == nullptr || actions == nullptr) {
             throw actquant::ArgumentError(
@@ -122,8 +156,12 @@ aq_status aq_act(aq_session* session, const aq_observation* observation, const a
         } else if (noise != nullptr && noise->has_seed) {
             seed = noise->seed;
         }
-        std::vector<float> result =
-            session->session.act(copy_observation(*observation), std::move(values), seed);
+        std::optional<actquant::PreviousChunk> left_over;
+        if (previous != nullptr) {
+            left_over = copy_previous(*previous);
+        }
+        std::vector<float> result = session->session.act(copy_observation(*observation),
+                                                         std::move(values), seed, left_over);
         std::copy(result.begin(), result.end(), actions);
     });
 }

@@ -89,6 +89,7 @@ void write_policy(JsonWriter& json, const PolicySpec& spec) {
     json.member("parameter_count", spec.parameter_count);
     json.member("driver", spec.driver);
     write_sampler(json, spec.sampler);
+    json.member("supports_guidance", why_not_guided(spec).empty());
     json.member("cameras", spec.cameras);
     json.member("optional_cameras", spec.optional_cameras);
     json.member("observation_steps", spec.observation_steps);

@@ -1,8 +1,10 @@
 #pragma once
 
+#include "guidance.h"
 #include "stages.h"
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 namespace actquant {
@@ -14,6 +16,7 @@ struct PolicyInput {
     std::vector<int64_t> tokens;     // [L]
     std::vector<uint8_t> token_mask; // [L], 0 for padding
     std::vector<float> noise;        // of SamplerSpec::noise_shape
+    std::optional<Guidance> guidance;
 };
 
 struct Timings {

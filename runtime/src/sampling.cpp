@@ -16,7 +16,8 @@ class Sampling : public Driver {
   private:
     void hand_over_prefix();
     std::vector<float> denoise(const std::vector<float>& x, int64_t step);
-    std::vector<float> sample(const std::vector<float>& noise);
+    std::vector<float> sample(const std::vector<float>& noise,
+                              const std::optional<Guidance>& guidance);
     std::vector<float> decode(std::vector<float> x);
 
     Shape sample_shape() const { return {1, spec.sampler.noise_rows, spec.sampler.noise_dim}; }
@@ -62,13 +63,18 @@ void advance(const SamplerStep& step, const std::vector<float>& output, const fl
     }
 }
 
-std::vector<float> Sampling::sample(const std::vector<float>& noise) {
+std::vector<float> Sampling::sample(const std::vector<float>& noise,
+                                    const std::optional<Guidance>& guidance) {
     size_t count = element_count(sample_shape());
     std::vector<float> x(noise.begin(), noise.begin() + count);
     const float* fresh = noise.data() + count;
     for (size_t k = 0; k < spec.sampler.steps.size(); k++) {
         const SamplerStep& step = spec.sampler.steps[k];
-        advance(step, denoise(x, static_cast<int64_t>(k)), noise.data(), fresh, x);
+        std::vector<float> output = denoise(x, static_cast<int64_t>(k));
+        if (guidance) {
+            guidance->turn(k, x, output);
+        }
+        advance(step, output, noise.data(), fresh, x);
         fresh += step.fresh != 0 ? count : 0;
     }
     return x;
@@ -91,7 +97,7 @@ std::vector<float> Sampling::act(const PolicyInput& input, Timings& timings) {
     perceive(spec, stages, input, timings);
     Stopwatch denoise_watch;
     hand_over_prefix();
-    std::vector<float> chunk = decode(sample(input.noise));
+    std::vector<float> chunk = decode(sample(input.noise, input.guidance));
     timings.denoise_ms = denoise_watch.elapsed_ms();
     timings.total_ms = total_watch.elapsed_ms();
     return chunk;

@@ -181,13 +181,17 @@ void Session::check_actions(const std::vector<float>& actions) const {
 }
 
 std::vector<float> Session::act(const Observation& observation, std::vector<float> noise,
-                                std::optional<uint64_t> seed) {
+                                std::optional<uint64_t> seed,
+                                const std::optional<PreviousChunk>& previous) {
     check_images(observation);
     PolicyInput input;
     input.images = observation.images;
     input.state = normalized_state(observation.state);
     set_tokens(observation, input);
     input.noise = checked_noise(std::move(noise), seed);
+    if (previous) {
+        input.guidance.emplace(spec, *previous);
+    }
 
     std::lock_guard<std::mutex> lock(mutex);
     Timings timings;

@@ -31,8 +31,10 @@ class Session {
 
     // Actions [chunk_length, action dimension] in the robot's units. `noise` has the shape of
     // SamplerSpec::noise_shape, or is empty to draw it from `seed` (or at random without one).
+    // Throws ArgumentError if `previous` is given to a policy that it cannot guide.
     std::vector<float> act(const Observation& observation, std::vector<float> noise,
-                           std::optional<uint64_t> seed);
+                           std::optional<uint64_t> seed,
+                           const std::optional<PreviousChunk>& previous = std::nullopt);
     // The prompt without padding. Throws ArgumentError for a policy without language.
     std::vector<int64_t> tokenize(const std::string& task, const std::vector<float>& state) const;
     std::map<std::string, Array> run_stage(const std::string& stage,

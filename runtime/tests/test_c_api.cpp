@@ -155,6 +155,44 @@ static void draws_noise(aq_session* session) {
     CHECK(first[0] != second[0]);
 }
 
+// Of the policy above, whose flow leads from x to the context, guided with full weight.
+static float guided(float x, float context, float previous) {
+    float strengths[2] = {10, 2}; // at the times 1 and 0.5
+    for (int step = 0; step < 2; step++) {
+        float time = step == 0 ? 1 : 0.5f;
+        float velocity = x - context;
+        float error = previous - (x - time * velocity);
+        x -= 0.5f * (velocity - strengths[step] * error);
+    }
+    return x;
+}
+
+static void follows_the_previous_chunk(aq_session* session) {
+    Scene scene;
+    aq_observation observation = scene.observation();
+    float start[2] = {4, -8}, left_over[2] = {0.5f, 7};
+    aq_noise noise = {start, 2, 0, 0};
+    aq_previous previous = {left_over, 2, 1, 0, 0, AQ_SCHEDULE_LINEAR};
+    float actions[2], unguided[2];
+    CHECK(aq_act_after(session, &observation, &noise, &previous, actions, 2) == AQ_OK);
+    CHECK(std::abs(actions[0] - guided(4, 1.2f, 0.5f)) < 1e-4f);
+    CHECK(std::abs(actions[1] - (2 * guided(-8, 1.2f, 3) + 1)) < 1e-4f);
+    CHECK(aq_act_after(session, &observation, &noise, nullptr, actions, 2) == AQ_OK);
+    CHECK(aq_act(session, &observation, &noise, unguided, 2) == AQ_OK);
+    CHECK(actions[0] == unguided[0] && actions[1] == unguided[1]);
+    left_over[1] = NAN;
+    CHECK(aq_act_after(session, &observation, &noise, &previous, actions, 2) == AQ_ERROR_ARGUMENT);
+    CHECK(contains(aq_last_error(), "the previous chunk is nan in step 0, y_m"));
+    left_over[1] = 7;
+    previous.action_count = 1;
+    CHECK(aq_act_after(session, &observation, &noise, &previous, actions, 2) == AQ_ERROR_ARGUMENT);
+    CHECK(contains(aq_last_error(), "1 numbers, expected 1 to 1 actions of 2"));
+    previous.action_count = 2;
+    previous.schedule = static_cast<aq_schedule>(9);
+    CHECK(aq_act_after(session, &observation, &noise, &previous, actions, 2) == AQ_ERROR_ARGUMENT);
+    CHECK(contains(aq_last_error(), "there is no schedule 9"));
+}
+
 static void tokenizes(aq_session* session) {
     float state = 0.5f;
     int64_t tokens[3] = {9, 9, 9};
@@ -211,6 +249,7 @@ int main() {
     CHECK(contains(aq_describe(session), "\"chunk_length\":1"));
     acts(session);
     draws_noise(session);
+    follows_the_previous_chunk(session);
     tokenizes(session);
     explains_what_is_wrong(session);
     aq_close(session);

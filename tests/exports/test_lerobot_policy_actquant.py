@@ -90,7 +90,6 @@ def test_features_and_chunk_are_the_files(policy):
     assert config.action_feature.shape == (ACTION,)
     assert config.n_action_steps == STEPS
     assert not list(policy.parameters()) and policy.get_optim_params() == {}
-    assert not policy.supports_rtc()
 
 
 def test_chunk_is_the_runtimes(policy, model, observations, batch, noise):

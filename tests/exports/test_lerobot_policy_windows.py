@@ -53,6 +53,10 @@ def batch_of(frame: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {**images, "observation.state": torch.from_numpy(frame["observation.state"])[None]}
 
 
+def test_a_policy_that_is_no_flow_takes_no_previous_chunk(policy):
+    assert not policy.supports_rtc()
+
+
 def test_select_action_keeps_the_last_observations(policy, model):
     assert policy.config.n_obs_steps == STEPS
     noise = torch.randn(1, *policy._runtime.noise_shape)

@@ -152,6 +152,22 @@ def weights(seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+ONE_SHOT: dict[str, tuple[str, Any] | None] = {
+    "actquant.driver": ("string", "one_shot"),
+    "actquant.sampler.timesteps": None,
+    "actquant.sampler.coefficients": None,
+    "actquant.noise.rows": ("uint32", 0),
+    "actquant.noise.dim": ("uint32", 0),
+}
+ONE_SHOT_PREFIX = f"""
+%0 = input {EMBEDDING} name=image_embedding_0
+%1 = linear f32[1,2,4] %0 @out.w
+%2 = slice f32[1,1,4] %1 dim=1 start=1 end=2
+%3 = concat f32[1,3,4] %1 %2 dim=1
+output actions %3
+"""
+
+
 class Packed:
     """A weight in a ggml type: its rows' bytes and its logical shape."""
 
@@ -197,6 +213,16 @@ def write_policy(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def write_one_shot(
+    path: Path,
+    prefix: str = ONE_SHOT_PREFIX,
+    keys: Mapping[str, tuple[str, Any] | None] | None = None,
+) -> Path:
+    """A policy whose prefix gives the chunk."""
+    programs = {"prefix": prefix, "denoise": None}
+    return write_policy(path, programs=programs, keys={**ONE_SHOT, **(keys or {})})
 
 
 def observation(seed: int = 0) -> dict[str, Any]:

@@ -8,7 +8,14 @@ import numpy as np
 import policy_files
 import pytest
 from actquant_runtime import ArgumentError, Runtime, golden_observation
-from policy_files import EMBEDDING, noise, observation, write_policy
+from policy_files import (
+    EMBEDDING,
+    ONE_SHOT,
+    noise,
+    observation,
+    write_one_shot,
+    write_policy,
+)
 
 MEAN, STD = np.array([0.5, -0.5]), np.array([0.25, 4.0])
 
@@ -23,25 +30,6 @@ WITHOUT_STATE = {
     "actquant.state.std": None,
     "actquant.state.padded_dim": ("uint32", 0),
 }
-ONE_SHOT = {
-    "actquant.driver": ("string", "one_shot"),
-    "actquant.sampler.timesteps": None,
-    "actquant.sampler.coefficients": None,
-    "actquant.noise.rows": ("uint32", 0),
-    "actquant.noise.dim": ("uint32", 0),
-}
-ONE_SHOT_PREFIX = f"""
-%0 = input {EMBEDDING} name=image_embedding_0
-%1 = linear f32[1,2,4] %0 @out.w
-%2 = slice f32[1,1,4] %1 dim=1 start=1 end=2
-%3 = concat f32[1,3,4] %1 %2 dim=1
-output actions %3
-"""
-
-
-def write_one_shot(path, prefix=ONE_SHOT_PREFIX, keys=None):
-    programs = {"prefix": prefix, "denoise": None}
-    return write_policy(path, programs=programs, keys={**ONE_SHOT, **(keys or {})})
 
 
 def embed(image: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from actquant_runtime import _core
 from actquant_runtime.golden import golden_observation
+from actquant_runtime.previous import PreviousChunk
 
 STATE_KEY = "observation.state"
 TASK_KEY = "task"
@@ -40,6 +41,7 @@ class Runtime:
         observation: Mapping[str, Any],
         noise: ArrayLike | None = None,
         seed: int | None = None,
+        previous: PreviousChunk | None = None,
     ) -> NDArray[np.float32]:
         """Actions [chunk_length, action dimension] in the robot's units.
 
@@ -47,13 +49,20 @@ class Runtime:
         far as the policy takes them. For a policy with T > 1 observation steps, images are
         [T, H, W, 3] and the state is [T, S], oldest step first. `noise` (of `noise_shape`) is what
         the policy samples from; without it, it is drawn from `seed`, or at random.
+
+        With `previous`, the chunk is guided to begin as the one before goes on (real-time
+        chunking), which a policy with "supports_guidance" in `describe` takes.
+
+        Raises ArgumentError naming what does not fit the policy.
         """
+        guidance = {} if previous is None else {"previous": self._native(previous)}
         return self._session.act(
             self._images_of(observation),
             self._state_of(observation),
             self._task_of(observation),
             None if noise is None else self._checked_noise(noise),
             seed,
+            **guidance,
         )
 
     def tokenize(self, observation: Mapping[str, Any]) -> NDArray[np.int64]:
@@ -151,6 +160,21 @@ class Runtime:
         if values.shape != self.noise_shape:
             raise _core.ArgumentError(f"noise is {values.shape}, expected {self.noise_shape}")
         return values
+
+    def _native(self, previous: PreviousChunk) -> _core.PreviousChunk:
+        actions = np.ascontiguousarray(previous.actions, np.float32)
+        size = len(self._description["action"]["names"])
+        if actions.ndim != 2 or actions.shape[1] != size:
+            raise _core.ArgumentError(
+                f"the previous actions are {actions.shape}, expected [n, {size}]"
+            )
+        return _core.PreviousChunk(
+            actions,
+            previous.delay,
+            previous.execution_horizon,
+            previous.max_guidance,
+            previous.schedule,
+        )
 
     def _state_of(self, observation: Mapping[str, Any]) -> NDArray[np.float32]:
         """[T, S]"""
