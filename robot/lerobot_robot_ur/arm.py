@@ -354,7 +354,8 @@ class Arm:
         sequence = self._next_sequence()
         self._send(Move(sequence, way.joints, way.times_s, is_streamed))
         if way.openings_m is not None and self._gripper is not None:
-            self._gripper.schedule(way.openings_m.tolist(), way.times_s.tolist())
+            starts = [now, *way.times_s[:-1].tolist()]
+            self._gripper.schedule(way.openings_m.tolist(), starts)
         return sequence
 
     def _send(self, message: Move | Hold | Halt) -> None:

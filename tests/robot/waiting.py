@@ -11,3 +11,12 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"in {PATIENCE} s it did not come to: {what}"
         time.sleep(0.01)
+
+
+def wait_for_pictures(host: str) -> None:
+    """LeRobot's ZMQ camera gives up after a second, which is when pictures may begin to come."""
+    from lerobot.cameras.zmq import ZMQCamera, ZMQCameraConfig
+
+    camera = ZMQCamera(ZMQCameraConfig(server_address=host, timeout_ms=round(1e3 * PATIENCE)))
+    camera.connect(warmup=False)
+    camera.disconnect()

@@ -1,0 +1,184 @@
+"""LeRobot plugin: `--robot.type=ur3e` and `--robot.type=ur3`.
+
+Nothing else in the package needs LeRobot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from lerobot.cameras import CameraConfig, make_cameras_from_configs
+from lerobot.robots import Robot, RobotConfig
+
+from .arm import Arm
+from .config import ArmConfig
+from .errors import ConfigError, Refused
+from .limits import Limits, limits_for
+from .robot import ArmWithCameras
+
+logger = logging.getLogger(__name__)
+
+_ROUTINE = ("connected", "disconnected", "realtime", "recovered")  # events of no concern
+
+
+@dataclass(kw_only=True)
+class URConfig(RobotConfig):
+    """What LeRobot's command lines can set of an arm, as `--robot.<name>=`.
+
+    `layout` is one of `layout.LAYOUTS`; `limits` holds those that differ from the arm's defaults,
+    by their names in `Limits`; the rest is as in `ArmConfig`.
+    """
+
+    model: ClassVar[str]
+
+    ip: str
+    layout: str = "joints"
+    control_rate_hz: float = 10.0  # of joint targets: the fps of the loop that sends them
+    cameras: dict[str, CameraConfig] = field(default_factory=dict)
+    tcp: tuple[float, ...] = ArmConfig.tcp
+    payload_kg: float = ArmConfig.payload_kg
+    payload_cog_m: tuple[float, ...] = ArmConfig.payload_cog_m
+    gripper: str = ArmConfig.gripper
+    gripper_ip: str | None = ArmConfig.gripper_ip
+    speed: float = ArmConfig.speed
+    servo_lookahead_s: float = ArmConfig.servo_lookahead_s
+    servo_gain: float = ArmConfig.servo_gain
+    servo_cpu: int | None = ArmConfig.servo_cpu
+    limits: dict[str, Any] = field(default_factory=dict)
+    # The arm holds soon after the last action; this ends the session. LeRobot's loops fall silent
+    # between episodes, for as long as it takes to save one.
+    stop_after_s: float = 60.0
+    max_refusals: int = 10  # actions in a row that may be refused, the arm holding meanwhile
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.arm_config()  # so that all that is wrong is said before anything is connected
+
+    def arm_config(self) -> ArmConfig:
+        """The arm's part; ConfigError lists what cannot be."""
+        own = {f.name for f in dataclasses.fields(self)} - {"limits"}
+        shared = [f.name for f in dataclasses.fields(ArmConfig) if f.name in own]
+        values = {name: getattr(self, name) for name in shared}
+        values |= {name: tuple(values[name]) for name in ("tcp", "payload_cog_m")}
+        return ArmConfig(model=self.model, limits=self._limits(), **values)
+
+    def _limits(self) -> Limits:
+        names = [f.name for f in dataclasses.fields(Limits) if f.name != "model"]
+        if unknown := [name for name in self.limits if name not in names]:
+            raise ConfigError(f"no limits {', '.join(unknown)}; there are {', '.join(names)}")
+        own = {n: tuple(v) if isinstance(v, list) else v for n, v in self.limits.items()}
+        return dataclasses.replace(
+            limits_for(self.model), **{"stop_after_s": self.stop_after_s, **own}
+        )
+
+
+@RobotConfig.register_subclass("ur3e")
+@dataclass(kw_only=True)
+class UR3eConfig(URConfig):
+    """A UR3e (e-Series)."""
+
+    model = "ur3e"
+
+
+@RobotConfig.register_subclass("ur3")
+@dataclass(kw_only=True)
+class UR3Config(URConfig):
+    """A UR3 (CB3)."""
+
+    model = "ur3"
+
+
+class UR(Robot):
+    """An arm with gripper and cameras as a LeRobot robot.
+
+    Attributes:
+        driver: does the work; `driver.arm` is the arm.
+    """
+
+    def __init__(self, config: URConfig):
+        super().__init__(config)
+        self.config = config
+        self.driver = ArmWithCameras(
+            Arm(config.arm_config()),
+            make_cameras_from_configs(config.cameras),
+            layout=config.layout,
+            control_rate_hz=config.control_rate_hz,
+        )
+        self._refusals = 0
+
+    @property
+    def cameras(self) -> dict[str, Any]:
+        return self.driver.cameras
+
+    @property
+    def observation_features(self) -> dict[str, Any]:
+        cameras = self.config.cameras.items()
+        pictures = {name: (camera.height, camera.width, 3) for name, camera in cameras}
+        return dict.fromkeys(self.driver.layout.state, float) | pictures
+
+    @property
+    def action_features(self) -> dict[str, Any]:
+        return dict.fromkeys(self.driver.layout.action, float)
+
+    @property
+    def is_connected(self) -> bool:
+        return self.driver.is_connected
+
+    @property
+    def is_calibrated(self) -> bool:
+        return True
+
+    def calibrate(self) -> None:
+        """The arm's encoders are absolute."""
+
+    def configure(self) -> None:
+        """Tool, payload and limits are set by `connect`."""
+
+    def connect(self, calibrate: bool = True) -> None:
+        """Open cameras, arm and gripper; see `ArmWithCameras.connect`."""
+        self.driver.connect()
+        self._log_events()
+
+    def disconnect(self) -> None:
+        self.driver.disconnect()
+        self._log_events()
+
+    def get_observation(self) -> dict[str, Any]:
+        """See `ArmWithCameras.get_observation`."""
+        self._log_events()
+        return self.driver.get_observation()
+
+    def send_action(self, action: dict[str, Any], upcoming: Any = ()) -> dict[str, Any]:
+        """See `ArmWithCameras.send_action`; nothing is returned for an action that was refused.
+
+        Raises:
+            Refused: more than `max_refusals` in a row were.
+        """
+        try:
+            sent = self.driver.send_action(action, upcoming)
+        except Refused:
+            self._refusals += 1
+            self._log_events()
+            if self._refusals > self.config.max_refusals:
+                raise
+            return {}
+        self._refusals = 0
+        return sent
+
+    def _log_events(self) -> None:
+        for event in self.driver.arm.events():
+            level = logging.INFO if event.kind in _ROUTINE else logging.WARNING
+            logger.log(level, "%s: %s", event.kind, event.detail)
+
+
+class UR3e(UR):
+    config_class = UR3eConfig
+    name = "ur3e"
+
+
+class UR3(UR):
+    config_class = UR3Config
+    name = "ur3"

@@ -1,0 +1,253 @@
+"""The arm with its cameras: observations and actions by name, without LeRobot.
+
+`lerobot_plugin` makes LeRobot's robots of it. Cameras are LeRobot's, or anything else with their
+methods.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arm import Arm
+from .errors import ConfigError, Refused, StaleState
+from .layout import (
+    GRIPPER_OPENING,
+    JOINT_POSITIONS,
+    MEASURED,
+    ActionSpace,
+    JointTargets,
+    Layout,
+    Measurement,
+    find_layout,
+    lerobot_names,
+    read_action,
+)
+
+Array = NDArray[np.float64]
+
+_MAX_LEAD = 3  # control periods by which tool motions may be sent ahead of their time
+
+
+class Camera(Protocol):
+    """What is used of `lerobot.cameras.Camera`."""
+
+    width: int | None
+    height: int | None
+
+    def connect(self) -> None: ...
+    def disconnect(self) -> None: ...
+    def read_latest(self, max_age_ms: int = ...) -> NDArray[Any]: ...
+
+
+class ArmWithCameras:
+    """An arm and its cameras, read and commanded by the names of a layout.
+
+    Args:
+        arm: the arm, not yet connected.
+        cameras: by name, with width and height set; opened by `connect`.
+        layout: one of `layout.LAYOUTS`. Where there is no gripper, `joints` goes without it.
+        control_rate_hz: how many actions of `joints` come in a second; `tool_motion` has a rate
+            of its own, 10 Hz. With the arm's `speed` below 1 each takes that much longer.
+
+    Attributes:
+        period_s: time that one action takes.
+
+    Raises:
+        ConfigError: an unknown layout, one that needs a gripper where there is none, or a control
+            rate that is not above 0.
+    """
+
+    def __init__(
+        self,
+        arm: Arm,
+        cameras: Mapping[str, Camera] | None = None,
+        *,
+        layout: str = "joints",
+        control_rate_hz: float = 10.0,
+    ):
+        self.arm = arm
+        self.cameras = dict(cameras or {})
+        self.layout = _fitting(find_layout(layout), arm)
+        self._joint_targets = JointTargets(_fitting(find_layout("joints"), arm).action)
+        self._space, period_s = self._make_space(control_rate_hz)
+        self.period_s = period_s / arm.config.speed
+        self._due_s = 0.0
+        self._stack = ExitStack()
+        self._connected = False
+
+    def _make_space(self, control_rate_hz: float) -> tuple[ActionSpace, float]:
+        """What turns this layout's actions into targets, and the time (s) of an action."""
+        if self.layout.name == "tool_motion":
+            # Brings MuJoCo and an IK solver, which joint targets do without.
+            from .tool_motion import PERIOD_S, ToolMotion
+
+            return ToolMotion(self.arm.model, self.arm.config.tcp), PERIOD_S
+        if not control_rate_hz > 0:
+            raise ConfigError(f"control_rate_hz is {control_rate_hz}, it must be above 0")
+        return self._joint_targets, 1.0 / control_rate_hz
+
+    # -- connection ----------------------------------------------------------------------------
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connected
+
+    def connect(self) -> None:
+        """Open the cameras, then the arm; where one fails, close what was open."""
+        with ExitStack() as stack:
+            for camera in self.cameras.values():
+                camera.connect()
+                stack.callback(camera.disconnect)
+            self.arm.connect()
+            stack.callback(self.arm.disconnect)
+            self._stack = stack.pop_all()
+        self._connected = True
+        self._due_s = 0.0
+        self._space.forget()
+
+    def disconnect(self) -> None:
+        """Stop the arm and close everything."""
+        self._connected = False
+        self._stack.close()
+
+    # -- measuring -----------------------------------------------------------------------------
+
+    def get_observation(self) -> dict[str, Any]:
+        """State by LeRobot's names (float) and a picture uint8 [H, W, 3] for each camera.
+
+        Raises:
+            Stopped: the arm has stopped and needs `recover`.
+            StaleState: the arm's state or a camera's newest picture is too old.
+            ConfigError: a camera's pictures are not as large as its configuration says.
+        """
+        self._check_running()
+        pictures = {name: self._picture(name, camera) for name, camera in self.cameras.items()}
+        values = self.measure(self.layout.state)
+        return dict(zip(self.layout.state, map(float, values), strict=True)) | pictures
+
+    def measure(self, names: Sequence[str]) -> Array:
+        """Quantities [n] of the arm by either of their names, whatever the layout.
+
+        Raises:
+            StaleState
+            ConfigError: a name that measures nothing.
+        """
+        state = self.arm.state()
+        tool = self.arm.guard.kinematics.tool(state.joints)
+        return Measurement(state.joints, *tool, state.gripper_opening_m).values(names)
+
+    def _picture(self, name: str, camera: Camera) -> NDArray[np.uint8]:
+        max_age_ms = round(1e3 * self.arm.limits.max_camera_age_s)
+        try:
+            picture = camera.read_latest(max_age_ms=max_age_ms)
+        except (TimeoutError, RuntimeError) as error:
+            raise StaleState(f"camera '{name}': {error}") from error
+        expected = (camera.height, camera.width, 3)
+        if picture.shape != expected or picture.dtype != np.uint8:
+            raise ConfigError(
+                f"camera '{name}' gives {picture.dtype} {list(picture.shape)}, "
+                f"its configuration says uint8 {list(expected)}"
+            )
+        return picture
+
+    # -- commanding ----------------------------------------------------------------------------
+
+    def send_action(
+        self, action: Mapping[str, Any], upcoming: Sequence[Mapping[str, Any]] = ()
+    ) -> dict[str, float]:
+        """Move as one action says, and after it as the `upcoming` ones do unless others come.
+
+        In the layout `tool_motion` an action of joint targets is taken too, and what it says of
+        the tool's pose is not used: LeRobot returns to where it began by sending back what it
+        observed.
+
+        Returns:
+            The action under the names it came with, as far as it could be taken over: tool motion
+            is clipped and ends at the workspace's edge.
+
+        Raises:
+            Refused: values that are not numbers, targets beyond a limit, or tool motions sent
+                faster than they can be carried out; the arm goes on with what it was told before.
+            Stopped: the arm has stopped and needs `recover`.
+            ConfigError: missing or unknown names.
+        """
+        self._check_running()
+        space, action = self._space_of(action)
+        values = np.stack([read_action(each, space.names) for each in (action, *upcoming)])
+        now = time.monotonic()
+        due = self._due(now) if space is self._space else now + self.period_s
+        targets = space.plan(values, self.arm.state().commanded)
+        openings = [target.gripper_opening_m for target in targets]
+        self.arm.move_through(
+            np.stack([target.joints for target in targets]),
+            due + self.period_s * np.arange(len(targets)),
+            [o for o in openings if o is not None] or None,
+        )
+        self._due_s = due
+        space.accept()
+        if space is not self._space:
+            self._space.forget()
+        taken = dict(zip(space.names, map(float, targets[0].action), strict=True))
+        own = lerobot_names(action, space.names)
+        return {name: taken[key] for name, key in zip(action, own, strict=True)}
+
+    def _space_of(self, action: Mapping[str, Any]) -> tuple[ActionSpace, Mapping[str, Any]]:
+        """What takes an action of these names, and the part of it that it takes."""
+        if self._space is not self._joint_targets and set(JOINT_POSITIONS) <= set(action):
+            names = self._joint_targets.names
+            pose = {name for name in MEASURED if name not in names}
+            return self._joint_targets, {k: v for k, v in action.items() if k not in pose}
+        return self._space, action
+
+    def _due(self, now: float) -> float:
+        """When (time.monotonic) the next action ends: a period after the last one's end.
+
+        Actions come late by what inference takes, and then two in short order; each is given its
+        whole period. Absolute targets may come as often as they like.
+        """
+        if self._space is self._joint_targets:
+            return now + self.period_s
+        due = max(self._due_s, now) + self.period_s
+        if due > now + _MAX_LEAD * self.period_s:
+            rate = 1.0 / self.period_s
+            raise Refused(
+                [f"tool motions come faster than {rate:g} a second; run the loop at {rate:g} fps"]
+            )
+        return due
+
+    def hold(self) -> None:
+        """Come to rest on the path and stay there."""
+        self.arm.hold()
+        self._begin_anew()
+
+    def recover(self, operator: str) -> None:
+        """Be ready to move again after a stop, on the word of an operator (a name)."""
+        self.arm.recover(operator)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._due_s = 0.0
+        self._space.forget()
+
+    def _check_running(self) -> None:
+        if (stopped := self.arm.stopped) is not None:
+            raise stopped
+
+
+def _fitting(layout: Layout, arm: Arm) -> Layout:
+    """The layout without gripper where the arm has none."""
+    if arm.config.gripper != "none":
+        return layout
+    if layout.name != "joints":
+        raise ConfigError(f"the layout '{layout.name}' needs a gripper, and none is configured")
+    return Layout(
+        layout.name,
+        tuple(name for name in layout.state if name != GRIPPER_OPENING),
+        tuple(name for name in layout.action if name != GRIPPER_OPENING),
+    )
