@@ -41,7 +41,8 @@ _NO_JITTER = Jitter(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
 class Event:
     """Something that happened, at `time_s` (time.monotonic).
 
-    `kind` is a StopKind, or: connected, realtime, refused, hold, gripper, recovered, disconnected.
+    `kind` is a StopKind, or: connected, realtime, refused, hold, gripper, dashboard,
+    recovered, disconnected.
     """
 
     time_s: float
@@ -403,11 +404,19 @@ class Arm:
                     self._take(report)
             except ChannelClosed:
                 break
-        if not self._is_leaving.is_set() and self._stopped is None:
-            # It may have connected anew before it ended, with a program that has no watchdog.
-            told = stop_program(self.config.ip)
-            detail = process.last_words() + ("" if told else "; the dashboard did not answer")
+        if not self._is_leaving.is_set():
+            self._notice_the_end(process)
+
+    def _notice_the_end(self, process: ServoProcess) -> None:
+        """The servo process has ended by itself."""
+        known = self._stopped
+        if known is None:
+            detail = process.last_words()
             self._take(StopReport(time.monotonic(), StopKind.LINK_LOST, detail))
+        # The watchdog stops the arm. But ur-rtde may have connected anew before the process ended,
+        # and then a program runs that nothing watches.
+        if (known is None or known.kind == StopKind.LINK_LOST) and not stop_program(self.config.ip):
+            self._note("dashboard", "it did not confirm that the program is ended")
 
     def _take(self, report: Report) -> None:
         if isinstance(report, StopReport):

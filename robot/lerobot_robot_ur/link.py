@@ -6,6 +6,9 @@ held, and goes on returning old values; what is done about each stands where it 
 
 from __future__ import annotations
 
+import os
+import select
+import socket
 import threading
 import time
 from collections import deque
@@ -22,6 +25,7 @@ from .errors import ConnectionFailed, RobotError
 
 Array = NDArray[np.float64]
 
+RTDE_PORT = 30004
 WATCHDOG_HZ = 10.0  # the controller ends the program where it hears nothing for 1/10 s
 _STOP_DECELERATION = 2.0  # m/s^2 of servoStop, for what the trajectory left moving
 _OFFSET_WINDOW_S = 5.0
@@ -99,11 +103,33 @@ class Link:
         self._host = host
         self._servo_parameters = (0.0, 0.0, period_s, lookahead_s, gain)
         self._clock = PacketClock()
+        others = _rtde_sockets()
         try:
             self._receive = RTDEReceiveInterface(host, variables=_VARIABLES)
             self._control = _connect_control(host)
         except RuntimeError as error:
             raise ConnectionFailed(f"{host}: {error}") from error
+        self._sockets = _rtde_sockets() - others
+        if len(self._sockets) != 2:
+            raise ConnectionFailed(
+                f"{host}: 2 connections to port {RTDE_PORT} are expected, {len(self._sockets)} found"
+            )
+
+    def watch(self, on_lost: Callable[[], None]) -> None:
+        """Call `on_lost` in a thread as soon as the controller closes one of the connections.
+
+        ur-rtde notices some 2 ms later, connects anew, uploads its program, without a watchdog, and
+        sends the last command again; it can crash meanwhile. The process has to end before that.
+        """
+        poll = select.poll()
+        for descriptor in self._sockets:
+            poll.register(descriptor, select.POLLRDHUP)  # POLLHUP and POLLERR come by themselves
+
+        def watch() -> None:
+            poll.poll()
+            on_lost()
+
+        _start(watch)
 
     def set_up(
         self, tcp: Sequence[float], payload_kg: float, payload_cog_m: Sequence[float]
@@ -128,8 +154,7 @@ class Link:
         """The controller's newest state; never a wait.
 
         Raises:
-            LinkLost: one of the connections is closed. ur-rtde's control connects again by itself,
-                uploads its program and repeats the last command; the process must end before that.
+            LinkLost: one of the connections is closed.
         """
         receive = self._receive
         if not (receive.isConnected() and self._control.isConnected()):
@@ -158,6 +183,11 @@ class Link:
     def kick_watchdog(self) -> bool:
         """Tell the controller that we are here while nothing moves."""
         return self._control.kickWatchdog()
+
+    def close(self) -> None:
+        """Disconnect, for a process that goes on; it takes a second."""
+        self._control.disconnect()
+        self._receive.disconnect()
 
     def end_program(self, was_servoing: bool) -> threading.Thread:
         """Stop the servo, then the program, in a thread: either call can wait for minutes.
@@ -196,6 +226,19 @@ def _connect_control(host: str) -> RTDEControlInterface:
                 raise
             time.sleep(0.2)
     raise AssertionError("unreachable")
+
+
+def _rtde_sockets() -> set[int]:
+    """Descriptors of this process's connections to RTDE servers; ur-rtde does not give them."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as duplicate:
+                if duplicate.getpeername()[1:2] == (RTDE_PORT,):
+                    found.add(int(name))
+        except OSError:
+            continue  # not a socket, not connected, or the listing's own
+    return found
 
 
 def _start(work: Callable[[], None]) -> threading.Thread:

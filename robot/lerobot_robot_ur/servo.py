@@ -6,6 +6,7 @@ anybody: not for the policy, not for its parent, not for a call of ur-rtde that 
 
 from __future__ import annotations
 
+import os
 import time
 from enum import IntEnum
 from threading import Thread
@@ -26,8 +27,11 @@ from .trajectory import JointTrajectory
 Array = NDArray[np.float64]
 
 HEARTBEAT_LIMIT_S = 1.0  # without a sign of life the parent is taken for dead
-_STOP_TIME_S = 3.0  # for a controlled stop; what then still moves is stopped by the controller
+# For a controlled stop; what then still moves is stopped by the controller. Well below the 2.5 s
+# after which ur-rtde takes a silent controller for lost and connects anew.
+_STOP_TIME_S = 1.0
 _END_TIME_S = 2.0  # for servoStop and the end of the program
+_HANGING_S = 0.5  # for one cycle
 _LARGEST_STEP = 2  # periods by which a target may move on after a late cycle
 
 
@@ -65,11 +69,13 @@ class ServoLoop:
 
     def run(self) -> None:
         """Cycle until told to leave, or until the link or the parent is gone."""
+        self._link.watch(self._leave_on_hangup)
+        Thread(target=self._leave_if_it_hangs, daemon=True).start()
         now = time.monotonic()
         self._shared.start_periods(now)
         wake = now
         while not self._is_over:
-            self._cycle()
+            self.cycle()
             wake += self._period
             now = time.monotonic()
             if wake > now:
@@ -77,11 +83,27 @@ class ServoLoop:
             elif now - wake > self._period:
                 wake = now
 
+    def _leave_on_hangup(self) -> None:
+        """End the process before ur-rtde notices that its connection is gone."""
+        self._leave_at_once(StopKind.LINK_LOST, "the controller closed an RTDE connection")
+        os._exit(1)
+
+    def _leave_if_it_hangs(self) -> None:
+        """End the process where a call of ur-rtde does not return, as without output it may not.
+
+        The controller's watchdog has ended the program long before.
+        """
+        while time.monotonic() - self._cycle_began < _HANGING_S:
+            time.sleep(_HANGING_S / 5)
+        self._leave_at_once(StopKind.LINK_LOST, "a call of ur-rtde did not return")
+        os._exit(1)
+
     @property
     def _is_over(self) -> bool:
         return self._phase == Phase.STOPPED and self._leave
 
-    def _cycle(self) -> None:
+    def cycle(self) -> None:
+        """One period's work, without the wait for the next."""
         now = time.monotonic()
         elapsed = now - self._cycle_began
         self._cycle_began = now
@@ -116,7 +138,8 @@ class ServoLoop:
             elif isinstance(message, Hold):
                 self._sequence = message.sequence
                 self._is_streamed = False
-                self._trajectory.hold()
+                if self._phase == Phase.SERVOING:
+                    self._trajectory.hold()
             elif isinstance(message, Halt):
                 self._leave |= message.leave
                 self._begin_stop(StopKind.REQUESTED, message.reason)

@@ -1,25 +1,17 @@
 """The arm's face, against the fake controller."""
 
-import dataclasses
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from lerobot_robot_ur.arm import Arm
-from lerobot_robot_ur.config import ArmConfig
 from lerobot_robot_ur.controller import FakeController
 from lerobot_robot_ur.errors import ConnectionFailed, Refused, Stopped
-from lerobot_robot_ur.limits import limits_for
+from streaming import config
 from waiting import wait_until
 
 HOST = "127.0.0.50"
-
-
-def config(host: str = HOST, **changes) -> ArmConfig:
-    """For a machine so busy that even the fake controller is late."""
-    limits = dataclasses.replace(limits_for("ur3e"), max_state_age_s=0.6, stop_after_s=1.5)
-    return ArmConfig(host, **{"limits": limits, "gripper": "none", **changes})
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,7 @@ class ControlProgram:
         state: whether it runs.
         thread: which of its own threads holds the arm: "servo", "speed", "move", "stop" or none.
         payload, centre_of_gravity: kg, m.
+        uploads: scripts sent so far.
     """
 
     def __init__(self, rtde: RtdeServer, arm: Arm, chain: Chain, world: ArmWorld, safety: Safety):
@@ -72,6 +73,7 @@ class ControlProgram:
         self.state = RuntimeState.STOPPED
         self.thread: str | None = None
         self.script = ControlScript(0, ())
+        self.uploads = 0
         self.payload, self.centre_of_gravity = 0.9, (0.0, 0.0, 0.058)
         self.now = 0.0
         self.watchdog = Watchdog()
@@ -84,6 +86,7 @@ class ControlProgram:
 
     def start(self, script: ControlScript) -> None:
         """Run a freshly uploaded control script, in place of the one before."""
+        self.uploads += 1
         self.stop("another script was sent")
         if not self.safety.can_move:
             logger.warning("a script was sent, but the arm cannot move: it is not started")

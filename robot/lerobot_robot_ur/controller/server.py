@@ -150,6 +150,8 @@ class ControllerServer:
             "safety_mode": self.safety.mode.name,
             "stop_reason": self.safety.reason,
             "program": self.program.state.name,
+            "uploads": self.program.uploads,
+            "watchdog_s": self.program.watchdog.period,
             "gripper": {
                 name: self.gripper.get(name) for name in ("ACT", "STA", "POS", "PRE", "OBJ")
             },
