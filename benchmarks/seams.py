@@ -1,7 +1,8 @@
 """What a policy's inference delay costs: success and smoothness of three ways to chain chunks.
 
     python benchmarks/seams.py [--model FILE.gguf] [--tasks pick_cube …] [--starts 0:10]
-        [--modes sync async rtc] [--delays 0 1 2 3 4] [--json FILE]
+        [--modes sync async rtc] [--delays 0 1 2 3 4] [--steps-per-chunk 4] [--max-guidance 10]
+        [--json FILE]
 
 The reference policy drives the simulated UR3e at 10 Hz. In simulated time, inference takes a whole
 number of control steps, 0 to 4 (0 to 400 ms): a chunk begun at step t is there at step t + delay,
@@ -166,16 +167,16 @@ Act = Callable[[Any, PreviousChunk | None, int], np.ndarray]
 
 
 def run_episode(
-    env: Any, act: Act, start: int, *, mode: str, delay: int, steps_per_chunk: int
+    env: Any, act: Act, start: int, *, mode: str, delay: int, **settings: Any
 ) -> Course:
-    """Where every chunk takes `delay` control steps."""
+    """Where every chunk takes `delay` control steps; `settings` are of the ChunkScheduler."""
     numbers = itertools.count()
     executor = Delayed(0 if mode == "sync" else delay)
     scheduler = ChunkScheduler(
         lambda observation, previous: act(observation, previous, next(numbers)),
         mode=mode,
-        steps_per_chunk=steps_per_chunk,
         executor=executor,
+        **settings,
     )
     drive = Drive(env, start)
     while not drive.done:
@@ -239,10 +240,10 @@ def measure(
     *,
     mode: str,
     delay: int,
-    steps_per_chunk: int,
     seed: int = 0,
+    **settings: Any,
 ) -> Cell:
-    """Every task from every start."""
+    """Every task from every start; `settings` are of the ChunkScheduler."""
     courses, episodes = [], []
     for task in tasks:
         for start in starts:
@@ -257,14 +258,8 @@ def measure(
                 noise = rng.standard_normal(runtime.noise_shape, np.float32)
                 return runtime.act(observation, noise, previous=previous)
 
-            course = run_episode(
-                simulation.environment(task),
-                act,
-                start,
-                mode=mode,
-                delay=delay,
-                steps_per_chunk=steps_per_chunk,
-            )
+            env = simulation.environment(task)
+            course = run_episode(env, act, start, mode=mode, delay=delay, **settings)
             courses.append(course)
             episodes.append((task, start, course.success, course.steps))
     lengths = [steps for _, _, success, steps in episodes if success]
@@ -321,6 +316,8 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--starts", default="0:10")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--delays", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps-per-chunk", type=int, help="the file's by default")
+    parser.add_argument("--max-guidance", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write everything measured")
     return parser.parse_args(given)
@@ -333,7 +330,12 @@ def main(given: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         model = options.model or reference_model(Path(scratch))
         runtime = Runtime(model, options.threads)
-        steps_per_chunk = runtime.describe()["action"]["steps_per_chunk"]
+        settings = {
+            "steps_per_chunk": options.steps_per_chunk
+            or runtime.describe()["action"]["steps_per_chunk"],
+            "max_guidance": options.max_guidance,
+            "supports_guidance": runtime.describe()["supports_guidance"],
+        }
         for delay in options.delays:
             for mode in options.modes:
                 cell = measure(
@@ -343,7 +345,7 @@ def main(given: Sequence[str] | None = None) -> None:
                     parse_starts(options.starts),
                     mode=mode,
                     delay=delay,
-                    steps_per_chunk=steps_per_chunk,
+                    **settings,
                 )
                 cells.append(cell)
                 table.add_row(*row(cell))
@@ -353,7 +355,7 @@ def main(given: Sequence[str] | None = None) -> None:
         content = {
             "model": str(options.model or "exports/reference/checkpoint, recipe f16"),
             "starts": options.starts,
-            "steps_per_chunk": steps_per_chunk,
+            **settings,
             "period_s": PERIOD_S,
             "cells": [asdict(cell) for cell in cells],
         }

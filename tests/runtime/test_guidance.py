@@ -1,6 +1,7 @@
 """Real-time chunking in the runtime: a chunk guided by the one before, as in LeRobot."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tiny_pi import build_tiny_pi, tiny_backbone  # noqa: E402
 from tiny_policies import CAMERAS  # noqa: E402
 
 from actquant.capture.policy import convert_f32  # noqa: E402
+from actquant.chunks import ChunkScheduler  # noqa: E402
 from actquant.model_file import write_model  # noqa: E402
 from actquant.policies import LoadedPolicy, load_policy  # noqa: E402
 
@@ -194,6 +196,33 @@ def test_the_direction_of_the_flows_time_does_not_matter(tmp_path, runtime, prev
         Runtime(upwards).act(observation(), noise(), previous=previous),
         runtime.act(observation(), noise(), previous=previous),
     )
+
+
+class AtOnce(Executor):
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def test_the_scheduler_hands_over_what_the_runtime_takes(runtime) -> None:
+    scheduler = ChunkScheduler(
+        lambda seen, previous: runtime.act(seen, noise(), previous=previous),
+        mode="rtc",
+        steps_per_chunk=1,
+        max_guidance=4.0,
+        supports_guidance=runtime.describe()["supports_guidance"],
+        executor=AtOnce(),
+    )
+    first, second = scheduler.tick(observation(0)), scheduler.tick(observation(1))
+    assert first is not None and second is not None
+    chunk = runtime.act(observation(0), noise())
+    np.testing.assert_array_equal(first.action, chunk[0])
+    left_over = PreviousChunk(chunk[1:], max_guidance=4.0)
+    wanted = runtime.act(observation(1), noise(), previous=left_over)
+    np.testing.assert_array_equal(second.action, wanted[0])
+    np.testing.assert_array_equal(second.upcoming, wanted[1:])
+    assert not np.array_equal(wanted, runtime.act(observation(1), noise()))
 
 
 DDIM_STEP = (1.25, -0.75, 1.0, 0.8, 0.0, 0.6, 0.0, 0.0)
