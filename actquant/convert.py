@@ -30,7 +30,7 @@ from actquant.errors import BudgetError, CheckpointError, ModelFileError, Parity
 from actquant.formats import file_bytes, get_format
 from actquant.model_file import model_bytes, read_model, with_metadata, write_model
 from actquant.parity import F32_THRESHOLD, ParityReport, measure_parity, reference_actions
-from actquant.policies.base import LoadedPolicy, QuantizableTensor, load_policy
+from actquant.policies import LoadedPolicy, QuantizableTensor, load_policy
 from actquant.quantize import encode
 from actquant.reference_runner import ReferenceRunner
 

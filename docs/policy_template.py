@@ -42,7 +42,7 @@ class Denoise(StageModule):
 
 
 class Family(LeRobotFamily):
-    policy_type = ""  # THE NAME LEROBOT REGISTERS; registering is off while it is empty
+    policy_type = "your_policy"  # THE NAME LEROBOT REGISTERS
     policy_class = ACTPolicy
     unsupported = {"use_relative_actions": False}
     layer_groups = (

@@ -8,7 +8,6 @@ weight belongs. Nothing outside `actquant.policies` knows the name of a model.
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -22,9 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from actquant.errors import CheckpointError
-from actquant.hub import find_checkpoint
 from actquant.model_schema import PolicyInterface
-from actquant.parameters import StreamedWeights, example_outputs, total_memory, weights_of
+from actquant.parameters import StreamedWeights, example_outputs, weights_of
 
 Group = Literal["vision", "language", "expert", "projection"]
 
@@ -126,7 +124,7 @@ class LoadedPolicy:
 
 
 class PolicyFamily(ABC):
-    """One LeRobot policy type; subclasses register themselves under `policy_type`."""
+    """One policy type; `actquant.policies.registry` names them all."""
 
     policy_type: ClassVar[str] = ""
     short_names: ClassVar[tuple[tuple[str, str], ...]] = ()
@@ -135,18 +133,6 @@ class PolicyFamily(ABC):
     """(pattern of parameter names, group, layer key with the pattern's groups as `{}`)."""
     options: ClassVar[tuple[str, ...]] = ()
     """Further keyword arguments of `load`, for what a checkpoint leaves open."""
-
-    _registry: ClassVar[dict[str, type[PolicyFamily]]] = {}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.policy_type:
-            PolicyFamily._registry[cls.policy_type] = cls
-
-    @classmethod
-    def recognises(cls, config: Mapping[str, Any]) -> bool:
-        """Whether a folder with this `config.json` holds a policy of the family."""
-        return config.get("type") == cls.policy_type
 
     @abstractmethod
     def load(
@@ -276,75 +262,3 @@ def example_stages(
         else Stage(name, module, inputs[name])
         for name, module in modules.items()
     ]
-
-
-def supported_policies() -> list[str]:
-    """The LeRobot policy types that can be loaded."""
-    return sorted(PolicyFamily._registry)
-
-
-def load_policy(
-    folder: str | Path,
-    *,
-    control_rate_hz: float | None = None,
-    state_names: Sequence[str] | None = None,
-    action_names: Sequence[str] | None = None,
-    options: Mapping[str, Any] | None = None,
-    streamed: bool | None = None,
-) -> LoadedPolicy:
-    """Load any supported checkpoint in float32: a folder, or a repository of the hub
-    (`organisation/name`, `organisation/name@revision`).
-
-    control_rate_hz, state_names and action_names come from the dataset the policy was trained on;
-    the rate defaults to the one in the checkpoint's `train_config.json` or stays unknown, the names
-    to `state_0`, … and `action_0`, …. options: what the family's `options` name, e.g. which of
-    several datasets' statistics apply. No parameter requires a gradient.
-
-    streamed: leave the weights on disk (see `LoadedPolicy`); None does so where they would take
-    more than half of the machine's memory.
-
-    Raises CheckpointError if the folder is incomplete, its policy type is not supported, or its
-    weights are to be in memory and do not fit.
-    """
-    source = find_checkpoint(folder)
-    folder = source.folder
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise CheckpointError(f"{folder} is no LeRobot checkpoint: it has no config.json")
-    try:
-        config = dict(json.loads(config_file.read_text()))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{config_file} is not a JSON object: {error}") from error
-    families = PolicyFamily._registry.values()
-    family = next((family for family in families if family.recognises(config)), None)
-    if family is None:
-        policy_type = config.get("type", config.get("model_type"))
-        raise CheckpointError(
-            f"{config_file}: policy type {policy_type!r} is not supported; "
-            f"supported: {', '.join(supported_policies())}"
-        )
-    given = dict(options or {})
-    if unknown := sorted(given.keys() - set(family.options)):
-        raise CheckpointError(
-            f"{family.policy_type} has no option {', '.join(unknown)}; "
-            f"its options: {', '.join(family.options) or 'none'}"
-        )
-    loaded = family().load(
-        folder,
-        control_rate_hz=control_rate_hz,
-        state_names=state_names,
-        action_names=action_names,
-        **given,
-    )
-    loaded.name, loaded.revision = source.name, source.revision
-    if loaded.streamed is not None:
-        size, memory = loaded.streamed.bytes, total_memory()
-        if streamed is False and size > memory:
-            raise CheckpointError(
-                f"{folder}: as float32 the weights take {size / 1e9:.1f} GB, this machine has "
-                f"{memory / 1e9:.1f} GB; what needs PyTorch's gradients cannot be done here, a "
-                "recipe without a dataset can"
-            )
-        if streamed is False or (streamed is None and size <= memory / 2):
-            loaded.streamed.load()
-    return loaded

@@ -15,6 +15,7 @@ def test_the_template_is_a_whole_family_that_is_not_registered():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     family = module.Family()
+    assert family.policy_type and family.policy_type not in before
     assert not family.__abstractmethods__
     assert family.group_of("model.vision.layers.3.fc.weight") == ("vision", "vision.3")
     assert supported_policies() == before

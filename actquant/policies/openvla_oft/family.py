@@ -83,10 +83,6 @@ class OpenVLAOFTFamily(PolicyFamily):
         ("action_head.model.", "action_head."),
     )
 
-    @classmethod
-    def recognises(cls, config: Mapping[str, Any]) -> bool:
-        return "type" not in config and config.get("model_type") == "openvla"
-
     def load(
         self,
         folder: Path,

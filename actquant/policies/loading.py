@@ -1,0 +1,90 @@
+"""From a folder or a name on the hub to a loaded policy of any family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from actquant.errors import CheckpointError
+from actquant.hub import find_checkpoint
+from actquant.parameters import total_memory
+from actquant.policies.base import LoadedPolicy, PolicyFamily
+from actquant.policies.registry import find_family, policy_type, supported_policies
+
+
+def load_policy(
+    folder: str | Path,
+    *,
+    control_rate_hz: float | None = None,
+    state_names: Sequence[str] | None = None,
+    action_names: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    streamed: bool | None = None,
+) -> LoadedPolicy:
+    """Load any supported checkpoint in float32: a folder, or a repository of the hub
+    (`organisation/name`, `organisation/name@revision`).
+
+    control_rate_hz, state_names and action_names come from the dataset the policy was trained on;
+    the rate defaults to the one in the checkpoint's `train_config.json` or stays unknown, the names
+    to `state_0`, … and `action_0`, …. options: what the family's `options` name, e.g. which of
+    several datasets' statistics apply. No parameter requires a gradient.
+
+    streamed: leave the weights on disk (see `LoadedPolicy`); None does so where they would take
+    more than half of the machine's memory.
+
+    Raises CheckpointError if the folder is incomplete, its policy type is not supported, or its
+    weights are to be in memory and do not fit.
+    """
+    source = find_checkpoint(folder)
+    family = _family(source.folder)
+    given = dict(options or {})
+    if unknown := sorted(given.keys() - set(family.options)):
+        raise CheckpointError(
+            f"{family.policy_type} has no option {', '.join(unknown)}; "
+            f"its options: {', '.join(family.options) or 'none'}"
+        )
+    loaded = family.load(
+        source.folder,
+        control_rate_hz=control_rate_hz,
+        state_names=state_names,
+        action_names=action_names,
+        **given,
+    )
+    loaded.name, loaded.revision = source.name, source.revision
+    _place_weights(loaded, streamed)
+    return loaded
+
+
+def _family(folder: Path) -> PolicyFamily:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is no LeRobot checkpoint: it has no config.json")
+    try:
+        config = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{file} is not a JSON object: {error}") from error
+    name = policy_type(config)
+    if name is None:
+        found = config.get("type", config.get("model_type"))
+        raise CheckpointError(
+            f"{file}: policy type {found!r} is not supported; "
+            f"supported: {', '.join(supported_policies())}"
+        )
+    return find_family(name)()
+
+
+def _place_weights(loaded: LoadedPolicy, streamed: bool | None) -> None:
+    """Read streamed weights into memory, unless they are to stay on disk."""
+    if loaded.streamed is None:
+        return
+    size, memory = loaded.streamed.bytes, total_memory()
+    if streamed is False and size > memory:
+        raise CheckpointError(
+            f"{loaded.folder}: as float32 the weights take {size / 1e9:.1f} GB, this machine has "
+            f"{memory / 1e9:.1f} GB; what needs PyTorch's gradients cannot be done here, a "
+            "recipe without a dataset can"
+        )
+    if streamed is False or (streamed is None and size <= memory / 2):
+        loaded.streamed.load()
