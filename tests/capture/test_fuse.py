@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from actquant.capture import capture_stage, fusion_report, interpret
+from actquant.capture import Graph, capture_stage, fusion_report, interpret
+from actquant.capture.ir import Node, topological
 
 
 def check(module: nn.Module, make, expected: dict[str, int]):
@@ -93,6 +94,68 @@ def test_rope(module, shape):
     assert not {"sin", "cos", "concat"} & set(graph.histogram())
 
 
+def rotary_tables(length: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine [length, width] as a module precomputes them, both halves alike."""
+    inv_freq = 1.0 / 10_000 ** (torch.arange(0, width, 2).float() / width)
+    angles = torch.outer(torch.arange(length).float(), inv_freq)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+class TableRope(nn.Module):
+    """Multiplies with the first rows of tables, on [B, H, L, D] or [B, L, H, D]."""
+
+    def __init__(self, heads_last: bool, scale: float = 1.0):
+        super().__init__()
+        self.heads_last = heads_last
+        cos, sin = rotary_tables(600, 8)
+        self.register_buffer("cos", cos * scale)
+        self.register_buffer("sin", sin * scale)
+
+    def forward(self, x):
+        length = x.shape[1 if self.heads_last else 2]
+        cos, sin = self.cos[:length], self.sin[:length]
+        if self.heads_last:
+            cos, sin = cos[None, :, None], sin[None, :, None]
+        return {"y": x * cos + torch.cat((-x[..., 4:], x[..., :4]), dim=-1) * sin}
+
+
+class SplitTableRope(TableRope):
+    """Writes both halves, each multiplied with half of the tables."""
+
+    def forward(self, x):
+        cos, sin = (t[None, : x.shape[2], :4].unsqueeze(0) for t in (self.cos, self.sin))
+        x1, x2 = x.chunk(2, dim=-1)
+        return {"y": torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)}
+
+
+@pytest.mark.parametrize("length", [2, 5, 600])
+@pytest.mark.parametrize(
+    "module", [TableRope(False), TableRope(True), SplitTableRope(False)], ids=["", "heads", "split"]
+)
+def test_rope_with_tables(module, length):
+    shape = (1, length, 2, 8) if module.heads_last else (1, 2, length, 8)
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    graph = capture_stage(module, {"x": x})
+    (rotation,) = [n for n in graph.operations() if n.op == "rope"]
+    _, positions, frequencies = rotation.inputs
+    assert torch.equal(positions.tensor, torch.arange(length))
+    exact = 10_000.0 ** -(torch.arange(4) / 4)
+    torch.testing.assert_close(frequencies.tensor, exact, atol=2e-7, rtol=0)
+    assert device_operators(graph) <= {"rope", "permute", "reshape"}
+    # Angles are rounded to single precision, in the tables as in the operator.
+    torch.testing.assert_close(
+        interpret(graph, {"x": x})["y"], module(x)["y"], atol=2e-6 + 1e-7 * length, rtol=1e-5
+    )
+
+
+def test_tables_that_are_no_rotation_are_left_and_reported():
+    inputs = {"x": torch.randn(1, 2, 5, 8)}
+    report = fusion_report(capture_stage(TableRope(False, scale=1.01), inputs))
+    assert report["unfused_rope"] == 1 and report["rope"] == 0
+
+
 class EagerAttention(nn.Module):
     def __init__(self, groups: int, additive: bool = False):
         super().__init__()
@@ -159,7 +222,16 @@ class Gated(nn.Module):
     "activation", [nn.SiLU(), nn.GELU(), nn.GELU(approximate="tanh"), nn.ReLU(), nn.Sigmoid()]
 )
 def test_gated_mlp(activation):
-    check(Gated(activation), lambda: {"x": torch.randn(2, 4)}, {"glu": 1, "linear": 3})
+    graph = check(Gated(activation), lambda: {"x": torch.randn(2, 4)}, {"glu": 1, "linear": 3})
+    down = graph.outputs["y"]
+    gated, *parameters = down.inputs
+    assert (down.op, gated.op) == ("linear", "glu")
+    assert gated.attrs["act"] == type(activation).__name__.lower()
+    assert gated.attrs.get("approx") == getattr(activation, "approximate", None)
+    read = [[x.op, *(p.name for p in x.inputs[1:])] for x in gated.inputs]
+    assert read == [["linear", "gate.weight", "gate.bias"], ["linear", "up.weight", "up.bias"]]
+    assert [p.name for p in parameters] == ["down.weight", "down.bias"]
+    assert graph.histogram().total() == 4
 
 
 class HalfFused(nn.Module):
@@ -197,7 +269,21 @@ class QuickGelu(nn.Module):
 
 
 def test_quick_gelu_is_a_gate():
-    check(QuickGelu(), lambda: {"x": torch.randn(2, 4)}, {"glu": 1})
+    graph = check(QuickGelu(), lambda: {"x": torch.randn(2, 4)}, {"glu": 1})
+    (x,), y = graph.inputs, graph.outputs["y"]
+    assert y.op == "glu" and y.attrs == {"act": "sigmoid"}
+    scaled, value = y.inputs
+    assert value is x and scaled.op == "affine" and scaled.inputs == [x]
+    assert scaled.attrs == {"a": pytest.approx(1.702), "b": 0.0}
+
+
+def test_a_scale_per_channel_is_no_gate_that_was_missed():
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return {"y": torch.sigmoid(x) * torch.tensor([0.0, 1.0, 1.0])}
+
+    graph = check(Scaled(), lambda: {"x": torch.randn(2, 3)}, {})
+    assert graph.histogram() == {"sigmoid": 1, "mul": 1}
 
 
 class SpelledLayerNorm(nn.Module):
@@ -221,6 +307,27 @@ def test_layer_norm_spelled_out(form):
     (norm,) = graph.operations()
     assert norm.attrs == {"eps": pytest.approx(1e-3), "w": True, "b": True}
     assert [x.name for x in norm.inputs[1:]] == ["weight", "bias"]
+
+
+OUT = "attention.out_proj.weight"
+
+
+def read_input(n: Node) -> Node:
+    """The only input of the graph that a value is made from."""
+    (found,) = [x for x in topological([n]) if x.op == "input"]
+    return found
+
+
+def read_operator(n: Node, op: str) -> Node:
+    """The operator beneath what only moves its elements."""
+    while n.op != op:
+        assert n.op in ("reshape", "permute"), n
+        n = n.inputs[0]
+    return n
+
+
+def device_operators(graph: Graph) -> set[str]:
+    return {n.op for n in graph.operations() if not n.host}
 
 
 class Attention(nn.Module):
@@ -264,25 +371,32 @@ def additive_sdpa(q, k, v, mask):
 
 
 @pytest.mark.parametrize(
-    "function",
+    ("function", "scale"),
     [
-        einsum_attention,
-        both_scaled_attention,
-        baddbmm_attention,
-        float_mask_attention,
-        low_fill_attention,
-        additive_sdpa,
+        (einsum_attention, 8**-0.5),
+        (both_scaled_attention, 0.36),
+        (baddbmm_attention, 0.4),
+        (float_mask_attention, 0.3),
+        (low_fill_attention, 0.3),
+        (additive_sdpa, 8**-0.5),
     ],
-    ids=lambda f: f.__name__,
+    ids=lambda value: getattr(value, "__name__", None),
 )
-def test_spellings_of_attention(function):
+def test_spellings_of_attention(function, scale):
     def make():
         inputs = {name: torch.randn(1, 2, 5, 8) for name in ("q", "k", "v")}
         mask = torch.rand(1, 5, 5) > 0.6
         mask[..., 0] = False
         return {**inputs, "mask": mask} if "mask" in function.__code__.co_varnames else inputs
 
-    check(Attention(function), make, {"sdpa": 1})
+    graph = check(Attention(function), make, {"sdpa": 1})
+    (attention,) = [n for n in graph.operations() if n.op == "sdpa"]
+    assert attention.attrs == {"scale": pytest.approx(scale), "causal": False}
+    assert [x.shape for x in attention.inputs[:3]] == [(1, 2, 5, 8)] * 3
+    assert [read_input(x).name for x in attention.inputs[:3]] == ["q", "k", "v"]
+    is_masked = "mask" in make()
+    assert [read_input(x).name for x in attention.inputs[3:]] == ["mask"] * is_masked
+    assert not {"softmax", "matmul", "affine"} & device_operators(graph)
 
 
 @pytest.mark.parametrize("need_weights", [False, True])
@@ -304,7 +418,16 @@ def test_multihead_attention(need_weights, masked):
         padding = torch.tensor([[False, True, False, False, True, True, False]])
         return {"q": torch.randn(5, 1, 16), "k": torch.randn(7, 1, 16), "padding": padding}
 
-    check(Cross().eval(), make, {"sdpa": 1, "linear": 3})
+    graph = check(Cross().eval(), make, {"sdpa": 1, "linear": 3})
+    (attention,) = [n for n in graph.operations() if n.op == "sdpa"]
+    q, k, v, *mask = attention.inputs
+    assert (q.shape, k.shape, v.shape) == ((1, 2, 5, 8), (1, 2, 7, 8), (1, 2, 7, 8))
+    assert [read_input(x).name for x in (q, k, v)] == ["q", "k", "k"]
+    assert attention.attrs["scale"] == pytest.approx(8**-0.5)
+    assert [read_input(x).name for x in mask] == ["padding"] * masked
+    (last,) = [n for n in graph.operations() if n.inputs[1:2] and n.inputs[1].name == OUT]
+    assert last.op == "linear" and read_operator(last.inputs[0], "sdpa") is attention
+    assert not {"softmax", "matmul", "where_s"} & device_operators(graph)
 
 
 def normed_convolution(kind: str, bias: bool) -> nn.Module:

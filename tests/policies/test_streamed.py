@@ -71,3 +71,8 @@ def test_programs_are_the_same_and_weights_stay_on_disk(pair):
     if streamed.streamed is not None:
         before = streamed.streamed.bytes
         assert before == sum(4 * p.numel() for p in in_memory.policy.parameters())
+
+
+def test_no_pattern_is_left_unfused(pair):
+    for loaded in pair:
+        assert capture_policy(loaded).report.warnings == []
