@@ -1,6 +1,6 @@
 """From a LeRobot checkpoint and episodes of its robot to one model file: all stages in order."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,32 @@ class CompressionReport(BaseModel):
     unreached: list[str]
     provenance: dict[str, Any]
     file_error: float | None = None
+
+    @classmethod
+    def of_file(
+        cls,
+        path: Path,
+        allocation: Allocation,
+        sizes: Sequence[TensorSize],
+        budget: Budget | None,
+        parameter_count: int,
+        **found: Any,
+    ) -> "CompressionReport":
+        """Of a file that is written and an allocation of tensors of these sizes; `found`: the
+        fields that do not follow from them."""
+        size = path.stat().st_size
+        quantized_bpw = read_model(path).quantized_bits_per_weight
+        return cls(
+            path=str(path),
+            bpw_budget=None if budget is None else budget.bpw,
+            file_bytes=size,
+            whole_file_bpw=8 * size / parameter_count,
+            quantized_tensor_bpw=quantized_bpw or allocation.quantized_bpw,
+            parameter_count=parameter_count,
+            quantized_parameter_count=sum(s.rows * s.columns for s in sizes),
+            fixed_bytes=size - allocation.file_bytes,
+            **found,
+        )
 
     @property
     def held_out_action_error(self) -> float | None:
@@ -179,20 +205,14 @@ class _Job:
                 )
             with self.clock("held-out error"):
                 held_out = self._action_error(temporary)
-            size = temporary.stat().st_size
-            quantized_bpw = read_model(temporary).quantized_bits_per_weight
         self.work.discard(PARTIAL_STAGE)
-        count = self.assembly.captured.metadata.parameter_count
-        return CompressionReport(
-            path=str(out),
+        return CompressionReport.of_file(
+            out,
+            allocation,
+            sizes,
+            budget,
+            self.assembly.captured.metadata.parameter_count,
             recipe=self.recipe,
-            bpw_budget=None if budget is None else budget.bpw,
-            file_bytes=size,
-            whole_file_bpw=8 * size / count,
-            quantized_tensor_bpw=quantized_bpw or allocation.quantized_bpw,
-            parameter_count=count,
-            quantized_parameter_count=sum(s.rows * s.columns for s in sizes),
-            fixed_bytes=size - allocation.file_bytes,
             held_out=held_out,
             parity={k: v for k, v in asdict(self.assembly.parity).items() if k != "golden"},
             capture=self.assembly.captured.report,

@@ -28,7 +28,7 @@ from actquant.compress import CompressionReport
 from actquant.encoding import DeferredEncoding, matrix_shape
 from actquant.errors import BudgetError, CheckpointError, ModelFileError, ParityError
 from actquant.formats import file_bytes, get_format
-from actquant.model_file import model_bytes, read_model, with_metadata, write_model
+from actquant.model_file import model_bytes, with_metadata, write_model
 from actquant.parity import F32_THRESHOLD, ParityReport, measure_parity, reference_actions
 from actquant.policies import LoadedPolicy, QuantizableTensor, load_policy
 from actquant.quantize import encode
@@ -140,19 +140,13 @@ class _Conversion:
                 allocation={r.name: r.model_dump(include=shown) for r in reports},
                 golden=[] if file is None else compact_golden(file),
             )
-            size = temporary.stat().st_size
-            quantized_bpw = read_model(temporary).quantized_bits_per_weight
-        count = self.captured.metadata.parameter_count
-        return CompressionReport(
-            path=str(out),
+        return CompressionReport.of_file(
+            out,
+            allocation,
+            sizes,
+            budget,
+            self.captured.metadata.parameter_count,
             recipe=self.recipe,
-            bpw_budget=None if budget is None else budget.bpw,
-            file_bytes=size,
-            whole_file_bpw=8 * size / count,
-            quantized_tensor_bpw=quantized_bpw or allocation.quantized_bpw,
-            parameter_count=count,
-            quantized_parameter_count=sum(s.rows * s.columns for s in sizes),
-            fixed_bytes=size - allocation.file_bytes,
             held_out=None,
             capture=self.captured.report,
             parity={} if program is None else without_golden(program),
