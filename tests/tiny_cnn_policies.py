@@ -6,13 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.configs.types import FeatureType, PolicyFeature
-from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.act.modeling_act import ACTPolicy
-from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
-from lerobot.policies.factory import make_pre_post_processors
-from tiny_policies import CAMERAS
+from tiny_policies import CAMERAS, policy_features, save_as_published
 from torch import nn
 
 STATE_DIM, ACTION_DIM = 5, 4
@@ -49,101 +45,67 @@ def image_statistics(seed: int) -> dict[str, torch.Tensor]:
     return {name: value.reshape(3, 1, 1) for name, value in values.items()}
 
 
-def features(cameras: tuple[str, ...], image: tuple[int, int]) -> dict[str, Any]:
-    visual = {key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, *image)) for key in cameras}
-    state = PolicyFeature(type=FeatureType.STATE, shape=(STATE_DIM,))
-    action = PolicyFeature(type=FeatureType.ACTION, shape=(ACTION_DIM,))
-    return {
-        "input_features": {**visual, "observation.state": state},
-        "output_features": {"action": action},
-    }
-
-
-def save(
-    policy: Any,
-    folder: Path,
-    cameras: tuple[str, ...],
-    same: bool,
-    seed: int,
-    backbone: str | None = None,
+def build(
+    policy_class: Any,
+    defaults: dict[str, Any],
+    folder: str | Path,
+    *,
+    cameras: tuple[str, ...] = CAMERAS,
+    image: tuple[int, int] = (48, 64),
+    same_statistics: bool = True,
+    seed: int = 0,
+    **settings: Any,
 ) -> Path:
-    """same: all cameras have the same statistics, as with ImageNet's; backbone: folder of the
-    checkpoint with the towers' configuration and tokenizer."""
+    """Save a tiny policy. settings: fields of its configuration, beside and before `defaults`;
+    same_statistics: all cameras have the same, as with ImageNet's."""
+    torch.manual_seed(seed)
+    config = policy_class.config_class(
+        **policy_features(cameras, image, STATE_DIM, ACTION_DIM),
+        **{**defaults, "device": "cpu", **settings},
+    )
+    policy = policy_class(config).eval()
     randomise(policy, seed)
-    statistics = {
-        key: image_statistics(seed + (0 if same else index)) for index, key in enumerate(cameras)
+    return save_as_published(policy, Path(folder), statistics(cameras, same_statistics, seed))
+
+
+def statistics(cameras: tuple[str, ...], same: bool, seed: int) -> dict[str, dict[str, Any]]:
+    """As of a dataset of these cameras; see `build`."""
+    return {
+        **{key: image_statistics(seed + (0 if same else i)) for i, key in enumerate(cameras)},
+        "observation.state": feature_statistics(STATE_DIM, seed + 10, (STATE_DIM,)),
+        "action": feature_statistics(ACTION_DIM, seed + 20, (ACTION_DIM,)),
     }
-    statistics["observation.state"] = feature_statistics(STATE_DIM, seed + 10, (STATE_DIM,))
-    statistics["action"] = feature_statistics(ACTION_DIM, seed + 20, (ACTION_DIM,))
-    pre, post = make_pre_post_processors(policy.config, dataset_stats=statistics)
-    if backbone is not None:
-        policy.config.vision_encoder_name = policy.config.text_encoder_name = backbone
-        for step in pre.steps:
-            if hasattr(step, "tokenizer_name"):
-                step.tokenizer_name = backbone
-    policy.save_pretrained(folder)
-    pre.save_pretrained(folder, config_filename="policy_preprocessor.json")
-    post.save_pretrained(folder, config_filename="policy_postprocessor.json")
-    return folder
 
 
-def build_tiny_act(
-    folder: str | Path,
-    *,
-    cameras: tuple[str, ...] = CAMERAS,
-    image: tuple[int, int] = (48, 64),
-    same_statistics: bool = True,
-    seed: int = 0,
-    **settings: Any,
-) -> Path:
-    """`settings` overrides fields of ACTConfig."""
-    torch.manual_seed(seed)
-    config = ACTConfig(
-        **features(cameras, image),
-        **{
-            "chunk_size": 6,
-            "n_action_steps": 4,
-            "pretrained_backbone_weights": None,
-            "dim_model": 32,
-            "n_heads": 4,
-            "dim_feedforward": 48,
-            "n_encoder_layers": 2,
-            "n_vae_encoder_layers": 1,
-            "device": "cpu",
-            **settings,
-        },
-    )
-    return save(ACTPolicy(config).eval(), Path(folder), cameras, same_statistics, seed)
+def build_tiny_act(folder: str | Path, **settings: Any) -> Path:
+    """settings: of `build`, and fields of ACTConfig."""
+    defaults = {
+        "chunk_size": 6,
+        "n_action_steps": 4,
+        "pretrained_backbone_weights": None,
+        "dim_model": 32,
+        "n_heads": 4,
+        "dim_feedforward": 48,
+        "n_encoder_layers": 2,
+        "n_vae_encoder_layers": 1,
+    }
+    return build(ACTPolicy, defaults, folder, **settings)
 
 
-def build_tiny_diffusion(
-    folder: str | Path,
-    *,
-    cameras: tuple[str, ...] = CAMERAS,
-    image: tuple[int, int] = (48, 64),
-    same_statistics: bool = True,
-    seed: int = 0,
-    **settings: Any,
-) -> Path:
-    """`settings` overrides fields of DiffusionConfig."""
-    torch.manual_seed(seed)
-    config = DiffusionConfig(
-        **features(cameras, image),
-        **{
-            "n_obs_steps": 2,
-            "horizon": 8,
-            "n_action_steps": 4,
-            "pretrained_backbone_weights": None,
-            "crop_shape": (40, 48),
-            "spatial_softmax_num_keypoints": 4,
-            "use_separate_rgb_encoder_per_camera": False,
-            "down_dims": (16, 32),
-            "n_groups": 4,
-            "diffusion_step_embed_dim": 16,
-            "num_train_timesteps": 20,
-            "num_inference_steps": 5,
-            "device": "cpu",
-            **settings,
-        },
-    )
-    return save(DiffusionPolicy(config).eval(), Path(folder), cameras, same_statistics, seed)
+def build_tiny_diffusion(folder: str | Path, **settings: Any) -> Path:
+    """settings: of `build`, and fields of DiffusionConfig."""
+    defaults = {
+        "n_obs_steps": 2,
+        "horizon": 8,
+        "n_action_steps": 4,
+        "pretrained_backbone_weights": None,
+        "crop_shape": (40, 48),
+        "spatial_softmax_num_keypoints": 4,
+        "use_separate_rgb_encoder_per_camera": False,
+        "down_dims": (16, 32),
+        "n_groups": 4,
+        "diffusion_step_embed_dim": 16,
+        "num_train_timesteps": 20,
+        "num_inference_steps": 5,
+    }
+    return build(DiffusionPolicy, defaults, folder, **settings)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from lerobot.policies.multi_task_dit.configuration_multi_task_dit import MultiTaskDiTConfig
 from lerobot.policies.multi_task_dit.modeling_multi_task_dit import MultiTaskDiTPolicy
-from tiny_cnn_policies import features, save
-from tiny_policies import CAMERAS
+from tiny_cnn_policies import ACTION_DIM, STATE_DIM, randomise, statistics
+from tiny_policies import CAMERAS, policy_features, save_as_published
 from tokenizers import pre_tokenizers
 from transformers import (
     CLIPConfig,
@@ -65,7 +65,7 @@ def build_tiny_multi_task_dit(
     torch.manual_seed(seed)
     clip = build_clip(folder / "clip", image=32, max_length=max_length, legacy_end=legacy_end)
     config = MultiTaskDiTConfig(
-        **features(cameras, image),
+        **policy_features(cameras, image, STATE_DIM, ACTION_DIM),
         **{
             "n_obs_steps": 2,
             "horizon": 8,
@@ -90,4 +90,11 @@ def build_tiny_multi_task_dit(
         for block in policy.noise_predictor.transformer_blocks:
             block.adaLN_modulation[1].weight.normal_(std=0.1)
     (clip / "model.safetensors").unlink()
-    return save(policy, folder, cameras, same_statistics, seed, backbone="clip")
+    randomise(policy, seed)
+    return save_as_published(
+        policy,
+        folder,
+        statistics(cameras, same_statistics, seed),
+        "clip",
+        ("vision_encoder_name", "text_encoder_name"),
+    )

@@ -156,6 +156,40 @@ def dataset_statistics(state_dim: int, action_dim: int, seed: int) -> dict[str, 
     return {"observation.state": feature(state_dim), "action": feature(action_dim)}
 
 
+def policy_features(
+    cameras: tuple[str, ...], image: tuple[int, int], state_dim: int, action_dim: int
+) -> dict[str, Any]:
+    """The fields of a LeRobot configuration that say what goes in and out."""
+    visual = {key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, *image)) for key in cameras}
+    state = PolicyFeature(type=FeatureType.STATE, shape=(state_dim,))
+    action = PolicyFeature(type=FeatureType.ACTION, shape=(action_dim,))
+    return {
+        "input_features": {**visual, "observation.state": state},
+        "output_features": {"action": action},
+    }
+
+
+def save_as_published(
+    policy: Any,
+    folder: Path,
+    statistics: dict[str, dict[str, Any]],
+    subfolder: str | None = None,
+    fields: tuple[str, ...] = (),
+) -> Path:
+    """The policy and its processors. Those `fields` of its configuration, and the tokenizer, refer
+    to `subfolder` of the checkpoint."""
+    processors = make_pre_post_processors(policy.config, dataset_stats=statistics)
+    for field in fields:
+        setattr(policy.config, field, subfolder)
+    policy.save_pretrained(folder)
+    for kind, pipeline in zip(("pre", "post"), processors, strict=True):
+        for step in pipeline.steps:
+            if subfolder is not None and hasattr(step, "tokenizer_name"):
+                step.tokenizer_name = subfolder
+        pipeline.save_pretrained(folder, config_filename=f"policy_{kind}processor.json")
+    return folder
+
+
 def build_tiny_smolvla(
     folder: str | Path,
     *,
@@ -193,31 +227,15 @@ def build_tiny_smolvla(
         "max_action_dim": 8,
         **config,
     }
-    visual = {
-        key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, image, image)) for key in cameras
-    }
     policy_config = SmolVLAConfig(
         vlm_model_name=str(vlm),
         load_vlm_weights=False,
         device="cpu",
-        input_features={
-            **visual,
-            "observation.state": PolicyFeature(type=FeatureType.STATE, shape=(state_dim,)),
-        },
-        output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(action_dim,))},
+        **policy_features(cameras, (image, image), state_dim, action_dim),
         **settings,
     )
     with contextlib.redirect_stdout(io.StringIO()):
         policy = SmolVLAPolicy(policy_config).eval()
     randomise(policy, seed)
-    preprocessor, postprocessor = make_pre_post_processors(
-        policy_config, dataset_stats=dataset_statistics(state_dim, action_dim, seed)
-    )
-    policy_config.vlm_model_name = "vlm"
-    policy.save_pretrained(folder)
-    for step in preprocessor.steps:
-        if hasattr(step, "tokenizer_name"):
-            step.tokenizer_name = "vlm"
-    preprocessor.save_pretrained(folder, config_filename="policy_preprocessor.json")
-    postprocessor.save_pretrained(folder, config_filename="policy_postprocessor.json")
-    return folder
+    statistics = dataset_statistics(state_dim, action_dim, seed)
+    return save_as_published(policy, folder, statistics, "vlm", ("vlm_model_name",))

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.configs.types import FeatureType, PolicyFeature
-from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.xvla.configuration_xvla import XVLAConfig
 from lerobot.policies.xvla.modeling_xvla import XVLAPolicy
-from tiny_policies import CAMERAS, dataset_statistics, randomise
+from tiny_policies import (
+    CAMERAS,
+    dataset_statistics,
+    policy_features,
+    randomise,
+    save_as_published,
+)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 
@@ -104,29 +108,13 @@ def build_tiny_xvla(
         "action_mode": "auto",
         **config,
     }
-    visual = {
-        key: PolicyFeature(type=FeatureType.VISUAL, shape=(3, image, image)) for key in cameras
-    }
     policy_config = XVLAConfig(
         tokenizer_name=str(folder / "tokenizer"),
         device="cpu",
-        input_features={
-            **visual,
-            "observation.state": PolicyFeature(type=FeatureType.STATE, shape=(state_dim,)),
-        },
-        output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(action_dim,))},
+        **policy_features(cameras, (image, image), state_dim, action_dim),
         **settings,
     )
     policy = XVLAPolicy(policy_config).eval()
     randomise(policy, seed)
-    pre, post = make_pre_post_processors(
-        policy_config, dataset_stats=dataset_statistics(state_dim, action_dim, seed)
-    )
-    policy_config.tokenizer_name = "tokenizer"
-    policy.save_pretrained(folder)
-    for step in pre.steps:
-        if hasattr(step, "tokenizer_name"):
-            step.tokenizer_name = "tokenizer"
-    pre.save_pretrained(folder, config_filename="policy_preprocessor.json")
-    post.save_pretrained(folder, config_filename="policy_postprocessor.json")
-    return folder
+    statistics = dataset_statistics(state_dim, action_dim, seed)
+    return save_as_published(policy, folder, statistics, "tokenizer", ("tokenizer_name",))
