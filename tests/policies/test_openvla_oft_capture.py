@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from half_file import write_half
 from openvla_oft_checkpoint import Sizes, build_openvla_oft
 from torch import nn
 
 from actquant.capture import fusion_report
 from actquant.capture.policy import CapturedPolicy, capture_policy, convert_f32, quantizable
-from actquant.model_file import write_model
 from actquant.parity import golden_observations, measure_parity
 from actquant.policies import LoadedPolicy, load_policy
 from actquant.reference_runner import ReferenceRunner
@@ -89,14 +89,7 @@ def test_the_runtime_answers_as_pytorch(oft, tmp_path: Path, variant):
 def test_half_precision_is_nearer_than_pytorchs(oft, program, tmp_path: Path):
     """The checkpoints are published in bfloat16 and run in it."""
     pytest.importorskip("actquant_runtime")
-    file = write_model(
-        tmp_path / "f16.gguf",
-        stages=program.stages,
-        encodings={},
-        metadata=program.metadata,
-        tensor_names=program.tensor_names,
-        float_type="F16",
-    )
+    file = write_half(program, tmp_path / "f16.gguf")
     report = measure_parity(file, oft, prompts=PROMPTS, n=4)
     half = copy.deepcopy(oft.policy).bfloat16()
     errors = []

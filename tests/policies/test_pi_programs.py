@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from actquant_runtime import Runtime
+from half_file import write_half
 from tiny_pi import build_tiny_pi, tiny_backbone
 from tiny_policies import CAMERAS
 from torch import nn
 
 from actquant.capture import fusion_report
 from actquant.capture.policy import CapturedPolicy, capture_policy, convert_f32, quantizable
-from actquant.model_file import write_model
 from actquant.parity import ReferenceRunner, golden_observations, measure_parity
 from actquant.policies import LoadedPolicy, load_policy
 
@@ -54,14 +54,7 @@ def test_the_runtime_is_the_policy(loaded, file: Path):
 
 def test_half_precision_weights_cost_less_than_pytorchs_own(loaded, captured, tmp_path: Path):
     """Both distances are from single precision, on the same inputs."""
-    half = write_model(
-        tmp_path / "half.gguf",
-        stages=captured.stages,
-        encodings={},
-        metadata=captured.metadata,
-        tensor_names=captured.tensor_names,
-        float_type="F16",
-    )
+    half = write_half(captured, tmp_path / "half.gguf")
     inputs = golden_observations(loaded, PROMPTS, n=6)
     expected = np.stack([loaded.family.act(loaded, x.observation, x.noise) for x in inputs])
     theirs = lerobot_in_bfloat16(loaded)

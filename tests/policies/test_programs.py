@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from actquant_runtime import Runtime
+from half_file import write_half
 from tiny_cnn_policies import build_tiny_act, build_tiny_diffusion
 from tiny_multi_task_dit import build_tiny_multi_task_dit
 from torch import nn
 
 from actquant.capture.policy import capture_policy, convert_f32, quantizable
-from actquant.model_file import write_model
 from actquant.parity import golden_observations, measure_parity
 from actquant.policies import LoadedPolicy, load_policy
 from actquant.reference_runner import ReferenceRunner
@@ -67,14 +67,7 @@ def test_the_runtime_is_the_policy(loaded, file: Path):
 def test_half_precision_weights_cost_less_than_pytorchs_own(loaded, file, tmp_path: Path):
     """Both distances are from single precision, on the same inputs."""
     captured = capture_policy(loaded)
-    half = write_model(
-        tmp_path / "half.gguf",
-        stages=captured.stages,
-        encodings={},
-        metadata=captured.metadata,
-        tensor_names=captured.tensor_names,
-        float_type="F16",
-    )
+    half = write_half(captured, tmp_path / "half.gguf")
     inputs = golden_observations(loaded, PROMPTS, n=3)
     runtime = Runtime(str(half))
 
