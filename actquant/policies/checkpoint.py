@@ -66,6 +66,7 @@ def build(make: Callable[[], nn.Module], folder: Path) -> nn.Module:
     """Construct a policy in float32 and evaluation mode, without its prints.
 
     Its parameters have no data yet (`actquant.parameters`): `load_weights` says where it is.
+    Raises CheckpointError for a backbone that is not there and for settings that `make` refuses.
     """
     try:
         with contextlib.redirect_stdout(io.StringIO()), without_data():
@@ -75,7 +76,8 @@ def build(make: Callable[[], nn.Module], folder: Path) -> nn.Module:
             f"{folder}: the backbone's configuration or tokenizer is missing; put it in a folder "
             f"of the checkpoint and name that folder in config.json: {error}"
         ) from error
-    except (ValueError, NotImplementedError) as error:
+    except ValueError as error:
+        # How LeRobot's and transformers' constructors refuse settings; they have no narrower type.
         raise CheckpointError(f"{folder}/config.json: {error}") from error
     policy = policy.float().eval().requires_grad_(False)
     add_placeholders(policy)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from actquant.errors import CheckpointError
 from actquant.policies import load_policy, supported_policies
+from actquant.policies.checkpoint import build
 
 
 @pytest.fixture
@@ -132,3 +133,20 @@ def test_ranges_become_centre_and_half_width(copy, checkpoint):
     face = load_policy(copy).interface
     assert face.state_mean == (2, 3, 4, 5, 6, 7) and face.state_std == (2,) * 6
     assert face.action_mean == (1,) * 7 and face.action_std == (2,) * 7
+
+
+def test_settings_that_the_constructor_refuses_are_the_checkpoints_fault(tmp_path):
+    def refuse():
+        raise ValueError("Image size 30 is no multiple of 14")
+
+    with pytest.raises(CheckpointError, match=r"config\.json: Image size 30"):
+        build(refuse, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [NotImplementedError, TypeError, KeyError])
+def test_other_errors_of_the_constructor_are_not(tmp_path, kind):
+    def fail():
+        raise kind("of the program")
+
+    with pytest.raises(kind, match="of the program"):
+        build(fail, tmp_path)
