@@ -1,10 +1,11 @@
 """The command's face: where results and errors go, and how errors end it."""
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel
@@ -35,9 +36,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 @contextmanager
 def told_plainly(as_json: bool) -> Iterator[None]:
-    """Turns our own errors, and the runtime's, into one message and exit code 1."""
+    """Turns our own errors, and the runtime's, into one message and exit code 1; Ctrl-C and SIGTERM
+    clean up and give 130 and 143."""
     try:
-        yield
+        with _terminable():
+            yield
     except (ActquantError, _runtime_error()) as error:
         if as_json:
             print(json.dumps({"error": type(error).__name__, "message": str(error)}))
@@ -47,7 +50,25 @@ def told_plainly(as_json: bool) -> Iterator[None]:
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         errors.print("Stopped. The same command goes on from what is finished.")
-        raise typer.Exit(130) from error
+        raise typer.Exit(143 if isinstance(error, _Terminated) else 130) from error
+
+
+class _Terminated(KeyboardInterrupt):
+    """By SIGTERM; whatever cleans up after Ctrl-C does so after this."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM unwinds the stack as Ctrl-C does."""
+
+    def stop(*_: Any) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _runtime_error() -> type[Exception]:
