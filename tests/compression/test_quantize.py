@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import actquant.quantize as quantize_module
 from actquant.errors import QuantizationError
 from actquant.formats import FORMATS
 from actquant.quantize import IMPORTANCE_FLOOR, encode, importance, quantize
@@ -79,3 +80,28 @@ def test_importance_lowers_the_error_that_it_weighs(type_name: str):
     decoded = actquant_runtime.dequantize(plain.tensor.data, type_name, 512)
     plain_error = (counts * (weight - decoded) ** 2).sum() / (counts * weight**2).sum()
     assert guided.error < plain_error
+
+
+@pytest.mark.parametrize("rows_at_a_time", [1, 3])
+@pytest.mark.parametrize("type_name", ["Q4_K", "IQ2_XXS", "BF16"])
+def test_encoding_in_blocks_of_rows_is_encoding_whole(
+    type_name: str, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("actquant_runtime")
+    weight, fisher = make(rows=7)
+    counts = importance(fisher)
+    whole = encode("w", weight, type_name, counts)
+    heights = []
+
+    def counted(name, part, *others):
+        heights.append(len(part))
+        return encode_rows(name, part, *others)
+
+    encode_rows = quantize_module._encode_rows
+    monkeypatch.setattr(quantize_module, "_encode_rows", counted)
+    monkeypatch.setattr(quantize_module, "BLOCK_WEIGHTS", 300 * rows_at_a_time + 299)
+    blocks = encode("w", weight, type_name, counts)
+    assert sorted(heights) == {1: [1] * 7, 3: [1, 3, 3]}[rows_at_a_time]
+    np.testing.assert_array_equal(blocks.tensor.data, whole.tensor.data)
+    assert blocks.tensor.shape == whole.tensor.shape == (7, 300)
+    assert blocks.error == pytest.approx(whole.error, rel=1e-12) and whole.error > 0
