@@ -148,6 +148,29 @@ def test_rtn_and_f16_go_the_same_way(made, checkpoint, dataset, tmp_path):
     assert measured == pytest.approx(rtn.held_out_action_error, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "types", "limit"),
+    [
+        ("f32", {"F32"}, 1e-5),
+        ("bf16", {"F32", "BF16"}, 0.05),
+        ("q8_0", {"F32", "Q8_0"}, 0.05),
+    ],
+)
+def test_uniform_recipes_take_a_dataset_and_no_budget(
+    recipe, types, limit, checkpoint, dataset, tmp_path
+):
+    out = tmp_path / "model.gguf"
+    report = compress(checkpoint, dataset, None, out, recipe=recipe, settings=SMALL)
+    model = read_model(out)
+    assert {t.type for t in model.tensors.values()} - {"I64", "I8"} == types
+    assert {t.type for t in report.tensors} == {recipe.upper()} and report.bpw_budget is None
+    assert report.held_out_action_error < limit
+    assert report.file_bytes == out.stat().st_size and report.unreached == []
+    assert model.metadata.provenance["recipe"] == recipe
+    assert model.metadata.provenance["settings"]["bpw"] is None
+    assert len(model.metadata.provenance["dataset_sha256"]) == 64
+
+
 def test_the_policy_itself_has_no_action_error(checkpoint, dataset):
     loaded = compress_module.load_for_dataset(checkpoint, dataset)
     frames = compress_module.calibrate(loaded, dataset, n_held_out=3).held_out
