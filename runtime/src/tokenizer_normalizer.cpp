@@ -1,8 +1,7 @@
 #include "tokenizer_pattern.h"
+#include "tokenizer_reading.h"
 #include "tokenizer_steps.h"
 #include "unicode.h"
-
-#include <nlohmann/json.hpp>
 
 namespace actquant {
 namespace {
@@ -22,7 +21,7 @@ Normalizer read_sequence(const Json& description, Problems& problems) {
     };
 }
 
-Normalizer read_replace(const Json& description) {
+Normalizer read_replace(const Json& description, Problems&) {
     Pattern pattern(description.at("pattern"));
     std::u32string content = from_utf8(description.at("content").get<std::string>());
     return [pattern, content](std::u32string text) {
@@ -37,12 +36,12 @@ Normalizer read_replace(const Json& description) {
     };
 }
 
-Normalizer read_prepend(const Json& description) {
+Normalizer read_prepend(const Json& description, Problems&) {
     std::u32string start = from_utf8(description.at("prepend").get<std::string>());
     return [start](std::u32string text) { return text.empty() ? text : start + text; };
 }
 
-Normalizer read_strip(const Json& description) {
+Normalizer read_strip(const Json& description, Problems&) {
     bool left = description.value("strip_left", true);
     bool right = description.value("strip_right", true);
     return [left, right](std::u32string text) {
@@ -67,44 +66,23 @@ std::u32string lowercase_letters(std::u32string text) {
     return result;
 }
 
-Normalizer read_known(const std::string& type, const Json& description, Problems& problems) {
-    if (type == "Sequence") {
-        return read_sequence(description, problems);
-    }
-    if (type == "Replace") {
-        return read_replace(description);
-    }
-    if (type == "Prepend") {
-        return read_prepend(description);
-    }
-    if (type == "Strip") {
-        return read_strip(description);
-    }
-    if (type == "Lowercase") {
-        return lowercase_letters;
-    }
-    if (type == "NFC") {
-        return [](std::u32string text) { return compose(text); };
-    }
-    throw FileError("it is not supported; supported are Lowercase, NFC, Prepend, Replace, "
-                    "Sequence and Strip");
+std::u32string composed(std::u32string text) {
+    return compose(text);
 }
 
 } // namespace
 
 Normalizer read_normalizer(const Json& description, Problems& problems) {
+    static const StepReaders<Normalizer> readers = {
+        {"Sequence", read_sequence},
+        {"Replace", read_replace},
+        {"Prepend", read_prepend},
+        {"Strip", read_strip},
+        {"Lowercase", [](const Json&, Problems&) { return lowercase_letters; }},
+        {"NFC", [](const Json&, Problems&) { return composed; }},
+    };
     Normalizer nothing = [](std::u32string text) { return text; };
-    if (description.is_null()) {
-        return nothing;
-    }
-    std::string type;
-    try {
-        type = description.at("type").get<std::string>();
-        return read_known(type, description, problems);
-    } catch (const std::exception& error) {
-        problems.add("the normalizer '" + type + "': " + error.what());
-        return nothing;
-    }
+    return read_step("normalizer", readers, nothing, description, problems);
 }
 
 } // namespace actquant

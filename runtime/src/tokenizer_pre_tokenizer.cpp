@@ -1,9 +1,8 @@
 #include "tokenizer_pattern.h"
+#include "tokenizer_reading.h"
 #include "tokenizer_split.h"
 #include "tokenizer_steps.h"
 #include "unicode.h"
-
-#include <nlohmann/json.hpp>
 
 #include <array>
 #include <map>
@@ -56,7 +55,7 @@ SplitBehavior read_behavior(const Json& description) {
     return found->second;
 }
 
-PreTokenizer read_split(const Json& description) {
+PreTokenizer read_split(const Json& description, Problems&) {
     Pattern pattern(description.at("pattern"));
     SplitBehavior behavior = read_behavior(description);
     bool inverted = description.value("invert", false);
@@ -88,7 +87,7 @@ std::u32string spell_bytes(std::u32string_view text) {
     return result;
 }
 
-PreTokenizer read_byte_level(const Json& description) {
+PreTokenizer read_byte_level(const Json& description, Problems&) {
     static const Regex words("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|"
                              "\\s+(?!\\S)|\\s+");
     bool adds_space = description.value("add_prefix_space", true);
@@ -121,7 +120,7 @@ PreTokenizer split_at(bool (*predicate)(char32_t), SplitBehavior behavior) {
     };
 }
 
-PreTokenizer read_digits(const Json& description) {
+PreTokenizer read_digits(const Json& description, Problems&) {
     return split_at(is_numeric, description.value("individual_digits", false)
                                     ? SplitBehavior::isolated
                                     : SplitBehavior::contiguous);
@@ -142,7 +141,7 @@ Prepending read_prepending(const Json& description) {
                                : Prepending::never;
 }
 
-PreTokenizer read_metaspace(const Json& description) {
+PreTokenizer read_metaspace(const Json& description, Problems&) {
     std::u32string replacement = from_utf8(description.at("replacement").get<std::string>());
     if (replacement.size() != 1) {
         throw FileError("its replacement is not one character");
@@ -172,7 +171,7 @@ PreTokenizer read_metaspace(const Json& description) {
 }
 
 // Runs of word characters and runs of others, without white space.
-PreTokenizer read_whitespace() {
+PreTokenizer read_whitespace(const Json&, Problems&) {
     return [](const Piece& piece, std::vector<Piece>& pieces) {
         auto kind = [](char32_t c) { return is_word(c) ? 1 : is_white_space(c) ? 0 : 2; };
         std::vector<Span> spans;
@@ -190,49 +189,26 @@ PreTokenizer read_whitespace() {
     };
 }
 
-PreTokenizer read_known(const std::string& type, const Json& description, Problems& problems) {
-    if (type == "Sequence") {
-        return read_sequence(description, problems);
-    }
-    if (type == "Split") {
-        return read_split(description);
-    }
-    if (type == "ByteLevel") {
-        return read_byte_level(description);
-    }
-    if (type == "Digits") {
-        return read_digits(description);
-    }
-    if (type == "Metaspace") {
-        return read_metaspace(description);
-    }
-    if (type == "Whitespace") {
-        return read_whitespace();
-    }
-    if (type == "WhitespaceSplit") {
-        return split_at(is_white_space, SplitBehavior::removed);
-    }
-    throw FileError("it is not supported; supported are ByteLevel, Digits, Metaspace, Sequence, "
-                    "Split, Whitespace and WhitespaceSplit");
+PreTokenizer read_white_space_split(const Json&, Problems&) {
+    return split_at(is_white_space, SplitBehavior::removed);
 }
 
 } // namespace
 
 PreTokenizer read_pre_tokenizer(const Json& description, Problems& problems) {
+    static const StepReaders<PreTokenizer> readers = {
+        {"Sequence", read_sequence},
+        {"Split", read_split},
+        {"ByteLevel", read_byte_level},
+        {"Digits", read_digits},
+        {"Metaspace", read_metaspace},
+        {"Whitespace", read_whitespace},
+        {"WhitespaceSplit", read_white_space_split},
+    };
     PreTokenizer nothing = [](const Piece& piece, std::vector<Piece>& pieces) {
         pieces.push_back(piece);
     };
-    if (description.is_null()) {
-        return nothing;
-    }
-    std::string type;
-    try {
-        type = description.at("type").get<std::string>();
-        return read_known(type, description, problems);
-    } catch (const std::exception& error) {
-        problems.add("the pre_tokenizer '" + type + "': " + error.what());
-        return nothing;
-    }
+    return read_step("pre_tokenizer", readers, nothing, description, problems);
 }
 
 } // namespace actquant

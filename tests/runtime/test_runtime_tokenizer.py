@@ -159,9 +159,11 @@ def test_all_that_is_not_supported_is_named_at_once():
     with pytest.raises(ModelFileError) as refusal:
         Tokenizer(text)
     for part in (
-        "normalizer 'BertNormalizer'",
+        "normalizer 'BertNormalizer': it is not supported; supported are Lowercase, NFC, Prepend, "
+        "Replace, Sequence and Strip",
         "'(?<=a)b': only the groups",
-        "pre_tokenizer 'UnicodeScripts'",
+        "pre_tokenizer 'UnicodeScripts': it is not supported; supported are ByteLevel, Digits, "
+        "Metaspace, Sequence, Split, Whitespace and WhitespaceSplit",
         "post_processor 'Magic'",
         "model 'Unigram'",
     ):
