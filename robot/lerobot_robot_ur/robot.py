@@ -6,6 +6,7 @@ methods.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -77,6 +78,8 @@ class ArmWithCameras:
         self._joint_targets = JointTargets(_fitting(find_layout("joints"), arm).action)
         self._space, period_s = self._make_space(control_rate_hz)
         self.period_s = period_s / arm.config.speed
+        # The arm would hold before it came to what is later than that.
+        self._ahead = 1 + math.ceil(arm.limits.hold_after_s / self.period_s)
         self._due_s = 0.0
         self._stack = ExitStack()
         self._connected = False
@@ -161,7 +164,8 @@ class ArmWithCameras:
     def send_action(
         self, action: Mapping[str, Any], upcoming: Sequence[Mapping[str, Any]] = ()
     ) -> dict[str, float]:
-        """Move as one action says, and after it as the `upcoming` ones do unless others come.
+        """Move as one action says, and after it as the `upcoming` ones do unless others come;
+        until the arm holds, `limits.hold_after_s` after the first.
 
         In the layout `tool_motion` an action of joint targets is taken too, and what it says of
         the tool's pose is not used: LeRobot returns to where it began by sending back what it
@@ -179,7 +183,8 @@ class ArmWithCameras:
         """
         self._check_running()
         space, action = self._space_of(action)
-        values = np.stack([read_action(each, space.names) for each in (action, *upcoming)])
+        known = (action, *upcoming[: self._ahead])
+        values = np.stack([read_action(each, space.names) for each in known])
         now = time.monotonic()
         due = self._due(now) if space is self._space else now + self.period_s
         targets = space.plan(values, self.arm.state().commanded)

@@ -10,6 +10,8 @@ here what it was trained on.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import mujoco
 import numpy as np
 from lerobot_env_ur3e.control import (
@@ -33,6 +35,19 @@ PERIOD_S = CONTROL_PERIOD  # s of motion that one action stands for
 OPEN_M = 0.085  # between the pads of the open gripper
 
 
+@dataclass(frozen=True)
+class _Step:
+    """An action [7] that was planned, and the commands before and after it."""
+
+    before: Command
+    action: Array
+    after: Command
+    target: Target
+
+    def follows(self, command: Command, action: Array) -> bool:
+        return self.before is command and np.array_equal(self.action, action)
+
+
 class ToolMotion:
     """Actions [7] in [-1, 1]: translation (1 = 0.025 m), rotation (1 = 0.1 rad), gripper.
 
@@ -53,25 +68,32 @@ class ToolMotion:
         self._controller = Controller(model)
         self._kinematics = Kinematics(robot, tcp)
         self._last: Command | None = None
-        self._first: Command | None = None
+        self._planned: list[_Step] = []
 
     def plan(self, actions: Array, joints: ArrayLike) -> list[Target]:
         command = self._last or self._command_at(np.asarray(joints, np.float64))
-        commands, targets = [], []
-        for action in np.clip(actions, -1.0, 1.0):
-            after = self._controller.advance(command, action[:6])
-            opening = 0.0 if action[6] > 0 else OPEN_M
-            targets.append(Target(after.joints, opening, _motion(command, after, action[6])))
-            commands.append(after)
-            command = after
-        self._first = commands[0] if commands else None
-        return targets
+        known, self._planned = self._planned, []
+        for i, action in enumerate(np.clip(actions, -1.0, 1.0)):
+            # What was planned as upcoming before need not be solved for again.
+            if i < len(known) and known[i].follows(command, action):
+                step = known[i]
+            else:
+                step = self._step(command, action)
+            self._planned.append(step)
+            command = step.after
+        return [step.target for step in self._planned]
 
     def accept(self) -> None:
-        self._last = self._first
+        self._last = self._planned.pop(0).after
 
     def forget(self) -> None:
-        self._last = None
+        self._last, self._planned = None, []
+
+    def _step(self, before: Command, action: Array) -> _Step:
+        after = self._controller.advance(before, action[:6])
+        opening = 0.0 if action[6] > 0 else OPEN_M
+        taken = _motion(before, after, action[6])
+        return _Step(before, action, after, Target(after.joints, opening, taken))
 
     def _command_at(self, joints: Array) -> Command:
         """The command that holds an arm where its joints [6] (rad) are."""

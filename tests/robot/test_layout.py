@@ -171,6 +171,31 @@ def test_tool_motion_begins_where_the_arm_is_after_it_was_moved_otherwise(env):
     np.testing.assert_allclose(aware.joints, elsewhere, atol=1e-3)
 
 
+def test_what_was_planned_is_not_solved_for_again(env, monkeypatch):
+    env.reset(options={"start": 3})
+    joints = env._command.joints.copy()
+    actions = np.random.default_rng(5).uniform(-1, 1, (5, 7))
+    space = ToolMotion(MODELS["ur3e"], TCP)
+    solved, advance = [], space._controller.advance
+
+    def counted(command, motion):
+        solved.append(motion)
+        return advance(command, motion)
+
+    monkeypatch.setattr(space._controller, "advance", counted)
+    planned = space.plan(actions[:4], joints)
+    space.accept()
+    again = space.plan(actions[1:5], joints)
+    assert again[:3] == planned[1:] and len(solved) == 5
+    changed = actions[1:5].copy()
+    changed[1] += 0.1
+    other = space.plan(changed, joints)
+    assert other[0] is again[0] and len(solved) == 8
+    space.forget()
+    space.plan(actions[1:2], joints)
+    assert len(solved) == 9
+
+
 @pytest.mark.parametrize("model", ["ur3e", "ur3"])
 def test_the_tool_point_is_the_configured_one(model):
     from lerobot_robot_ur.controller.chain import Chain

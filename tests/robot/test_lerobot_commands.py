@@ -86,7 +86,7 @@ def robot_arguments(layout: str = "tool_motion") -> list[str]:
         for name in ("scene", "wrist")
     }  # fmt: skip
     # A busy machine draws late; what is too old is tested elsewhere.
-    limits = {"max_camera_age_s": 10.0, "max_state_age_s": 2.0, "hold_after_s": 1.0}
+    limits = {"max_camera_age_s": 10.0, "max_state_age_s": 10.0, "hold_after_s": 1.0}
     return [
         "--robot.type=ur3e",
         f"--robot.ip={HOST}",

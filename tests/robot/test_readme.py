@@ -1,0 +1,64 @@
+"""What the README says of limits and settings is what there is, and its first motion works."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import lerobot_robot_ur
+import numpy as np
+import pytest
+from lerobot_robot_ur.controller import FakeController
+from lerobot_robot_ur.errors import StaleState, Stopped
+from lerobot_robot_ur.limits import Limits
+
+HOST = "127.0.0.72"
+README = (Path(__file__).parents[2] / "robot" / "README.md").read_text()
+
+
+def rows(title: str) -> list[list[str]]:
+    """Cells of the first table after a line."""
+    lines = README[README.index(title) :].splitlines()
+    table = [line for line in lines if line.startswith("|") or not line]
+    first = next(i for i, line in enumerate(table) if line.startswith("|"))
+    end = next((i for i, line in enumerate(table[first:], first) if not line), len(table))
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table[first + 2 : end]
+    ]
+
+
+def names_in(cell: str) -> list[str]:
+    return re.findall(r"`(\w+)`", cell)
+
+
+def test_limits():
+    told = {name for first, _ in rows("Limits, in the base frame") for name in names_in(first)}
+    assert told == {field.name for field in dataclasses.fields(Limits)} - {"model"}
+
+
+def test_settings():
+    pytest.importorskip("lerobot")
+    told = [name for cell, *_ in rows("| `--robot.` |") for name in names_in(cell)]
+    told += ["gripper_ip"]  # in the gripper's row
+    fields = {field.name for field in dataclasses.fields(lerobot_robot_ur.UR3eConfig)}
+    assert set(told) == fields - {"id", "calibration_dir"}
+
+
+def _run(code: str, attempts: int = 5) -> None:
+    """A busy machine can be later than the default limits of an arm allow."""
+    for attempt in range(attempts):
+        try:
+            exec(code, {})
+            return
+        except (StaleState, Stopped):
+            if attempt + 1 == attempts:
+                raise
+
+
+def test_first_motion(capsys):
+    [code] = re.findall(r"```python\n(from lerobot_robot_ur.arm .*?)```", README, re.DOTALL)
+    with FakeController(HOST) as fake:
+        before = fake.state()["joints"]
+        _run(code.replace("192.168.0.10", HOST))
+        np.testing.assert_allclose(fake.state()["joints"], before, atol=2e-3)
+    written = capsys.readouterr().out
+    assert "version=(5, 17, 3, 0)" in written and "connected" in written and "p99_ms" in written
