@@ -18,6 +18,7 @@ from lerobot_robot_ur import UR3, UR3Config, UR3e, UR3eConfig  # noqa: E402
 from lerobot_robot_ur.controller import FakeController  # noqa: E402
 from lerobot_robot_ur.errors import ConfigError, Refused, StaleState, Stopped  # noqa: E402
 from lerobot_robot_ur.layout import JOINT_POSITIONS, LAYOUTS, TOOL_MOTION  # noqa: E402
+from lerobot_robot_ur.limits import limits_for  # noqa: E402
 from waiting import wait_for_pictures, wait_until  # noqa: E402
 
 HOST = "127.0.0.71"
@@ -175,6 +176,14 @@ def test_refusals_in_a_row_end_the_loop(connect, fake, caplog):
     with pytest.raises(Refused, match="elbow"):
         robot.send_action(far)
     np.testing.assert_allclose(fake.state()["joints"], joints, atol=2e-3)
+
+
+def test_the_silence_between_episodes(connect):
+    """LeRobot sends nothing while it saves an episode: the arm holds, and goes on."""
+    robot = connect(layout="tool_motion", limits={"hold_after_s": 0.3})
+    robot.send_action(STILL)
+    time.sleep(limits_for("ur3e").stop_after_s + 0.6)
+    assert robot.send_action(STILL) == pytest.approx(STILL, abs=1e-6)
 
 
 def test_pictures_that_are_too_old(connect, fake):

@@ -2,11 +2,14 @@
 
 import dataclasses
 import re
+import time
 from pathlib import Path
 
 import lerobot_robot_ur
 import numpy as np
 import pytest
+from lerobot_robot_ur.arm import Arm
+from lerobot_robot_ur.config import ArmConfig
 from lerobot_robot_ur.controller import FakeController
 from lerobot_robot_ur.errors import StaleState, Stopped
 from lerobot_robot_ur.limits import Limits
@@ -54,11 +57,30 @@ def _run(code: str, attempts: int = 5) -> None:
                 raise
 
 
-def test_first_motion(capsys):
-    [code] = re.findall(r"```python\n(from lerobot_robot_ur.arm .*?)```", README, re.DOTALL)
-    with FakeController(HOST) as fake:
-        before = fake.state()["joints"]
-        _run(code.replace("192.168.0.10", HOST))
-        np.testing.assert_allclose(fake.state()["joints"], before, atol=2e-3)
+@pytest.fixture(scope="module")
+def fake():
+    with FakeController(HOST, unlock_delay=0.1) as controller:
+        yield controller
+
+
+def snippets() -> list[str]:
+    """The README's code for the driver, for this module's address."""
+    found = re.findall(r"```python\n(from lerobot_robot_ur.arm .*?)```", README, re.DOTALL)
+    return [code.replace("192.168.0.10", HOST) for code in found]
+
+
+def test_first_motion(fake, capsys):
+    before = fake.state()["joints"]
+    _run(snippets()[0])
+    np.testing.assert_allclose(fake.state()["joints"], before, atol=2e-3)
     written = capsys.readouterr().out
     assert "version=(5, 17, 3, 0)" in written and "connected" in written and "p99_ms" in written
+
+
+def test_recovery(fake):
+    fake.faults.protective_stop()
+    with pytest.raises(Stopped, match="PROTECTIVE_STOP"):
+        Arm(ArmConfig(ip=HOST)).connect()
+    time.sleep(0.2)
+    _run(snippets()[1])
+    assert fake.state()["safety_mode"] == "NORMAL"
