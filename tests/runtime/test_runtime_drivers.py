@@ -114,6 +114,29 @@ def test_two_observation_steps_oldest_first(tmp_path):
     np.testing.assert_allclose(runtime.act(seen)[:2], rows[:, :2] * STD + MEAN, atol=5e-5)
 
 
+def test_the_prompt_shows_the_newest_state(tmp_path):
+    ids = {token: i for i, token in enumerate(("[UNK]", "[BOS]", *"01234567", "\n"))}
+    language = {
+        "actquant.prompt.template": ("string", "{state}"),
+        "actquant.prompt.state_bins": ("uint32", 8),
+        "actquant.tokenizer.json": ("string", policy_files.tokenizer_json(ids)),
+        "actquant.tokenizer.min_length": ("uint32", 1),
+        "actquant.tokenizer.max_length": ("uint32", 6),
+    }
+    two = write_one_shot(tmp_path / "two.gguf", TWO_STEP_PREFIX, {**TWO_STEPS, **language})
+    runtime = Runtime(two)
+    mean, std = np.array([0.1, -0.2, 0.3]), np.array([0.5, 1.5, 2.5])
+    older, newer = (mean + std * x for x in ([-0.9, -0.9, -0.9], [-0.6, 0.1, 0.9]))
+    seen = {
+        **two_steps(observation(1), observation(2)),
+        "observation.state": np.stack([older, newer]).astype(np.float32),
+        "task": "push",
+    }
+    assert runtime.tokenize(seen).tolist() == [ids[x] for x in ("[BOS]", *"147", "\n")]
+    seen["observation.state"] = seen["observation.state"][::-1].copy()
+    assert runtime.tokenize(seen).tolist() == [ids[x] for x in ("[BOS]", *"000", "\n")]
+
+
 def test_observation_steps_are_checked(tmp_path):
     runtime = Runtime(write_one_shot(tmp_path / "two.gguf", TWO_STEP_PREFIX, TWO_STEPS))
     seen = two_steps(observation(1), observation(2))
