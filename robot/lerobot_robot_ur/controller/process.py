@@ -140,18 +140,20 @@ class FakeController:
 
     def start(self) -> None:
         """Start the process and wait until its ports accept."""
-        self._output = self._closing.enter_context(tempfile.TemporaryFile())
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __package__ or "", *self._arguments, "--lifeline"],
-            stdin=subprocess.PIPE,  # ends with this process, and the controller with it
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # for a priority of its own
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
-        )
-        deadline = time.monotonic() + _START_TIMEOUT
-        while not self._is_connected(deadline):
-            time.sleep(0.05)
+        with contextlib.ExitStack() as closing:
+            self._output = closing.enter_context(tempfile.TemporaryFile())
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __package__ or "", *self._arguments, "--lifeline"],
+                stdin=subprocess.PIPE,  # ends with this process, and the controller with it
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # for a priority of its own
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
+            )
+            deadline = time.monotonic() + _START_TIMEOUT
+            while not self._is_connected(deadline):
+                time.sleep(0.05)
+            self._closing = closing.pop_all()
 
     def _is_connected(self, deadline: float) -> bool:
         """Try once. Raises ControllerError when there is no more to wait for."""
