@@ -7,24 +7,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import Refused
-from .kinematics import DEFAULT_TCP, LINKS, Kinematics
+from .clearances import Clearances
+from .errors import ConfigError, Refused
+from .kinematics import DEFAULT_TCP, Kinematics
 from .limits import Limits
 from .models import JOINT_NAMES, RobotModel
 
 Array = NDArray[np.float64]
 
-_ROUNDING = 1e-9  # relative: a value at its limit passes
+_ROUNDING = 1e-9  # relative, of speeds: a speed at its limit passes
+_STILL = 1e-9  # rad or m: what is outside by so little more than before stands still
+_SAMPLE_RAD = 0.05  # largest joint step between the points of a way that are looked at
 
 
 class Guard:
     """Checks targets against limits, for the whole arm and its gripper.
+
+    Speeds and jumps are refused wherever the arm is. Where it may be (joint ranges, the box of the
+    tool point, the table, the arm itself) is judged against where it was: an arm that already is
+    outside, put there by hand say, may stand still and move back, but not move farther out.
 
     Args:
         model: the arm.
         limits: what to hold targets to.
         tcp: pose [6] of the tool point in the flange frame (m, rad).
         gripper: a name in `kinematics.GRIPPERS`.
+
+    Raises:
+        ConfigError: `tcp` or `gripper` is no good, or the limits are another arm's.
     """
 
     def __init__(
@@ -34,82 +44,102 @@ class Guard:
         tcp: ArrayLike = DEFAULT_TCP,
         gripper: str = "robotiq_2f85",
     ):
+        if limits.model != model.name:
+            raise ConfigError(f"the arm is {model.name!r}, the limits are for {limits.model!r}")
         self.limits = limits
         self.kinematics = Kinematics(model, tcp, gripper)
-        self._low, self._high = (
-            np.array(limits.position_low_rad),
-            np.array(limits.position_high_rad),
-        )
+        self._clearances = Clearances(self.kinematics, limits)
         self._velocity = np.array(limits.velocity_rad_s)
 
-    def check_waypoints(self, from_joints: ArrayLike, joints: ArrayLike, period_s: float) -> None:
-        """Check joint positions [n, 6] (rad) to be passed one after another, `period_s` apart.
+    def check_target(self, q: ArrayLike, previous: ArrayLike, dt_s: float) -> None:
+        """Check the target of one servo cycle.
 
         Args:
-            from_joints: joint positions [6] (rad) where the motion begins.
-
-        Raises:
-            Refused: one or several are no good; names every reason.
-        """
-        start = _joints(from_joints, "from_joints", 1)
-        points = np.atleast_2d(_joints(joints, "waypoints", 2))
-        before = start
-        reasons: list[str] = []
-        for i, q in enumerate(points):
-            jump = np.abs(q - before)
-            reasons += [
-                f"waypoint {i}: {JOINT_NAMES[k]} jumps by {jump[k]:.3f} rad, "
-                f"limit {self.limits.max_joint_step_rad:.3f}"
-                for k in np.flatnonzero(jump > self.limits.max_joint_step_rad)
-            ]
-            reasons += [f"waypoint {i}: {r}" for r in self._reasons(q, before, period_s)]
-            before = q
-        if reasons:
-            raise Refused(reasons)
-
-    def check_target(self, q: ArrayLike, previous: ArrayLike, dt_s: float) -> None:
-        """Check the target q [6] (rad) of one servo cycle, `dt_s` after `previous` [6].
+            q: joint positions [6] (rad).
+            previous: the target [6] before it, or where the arm stands.
+            dt_s: time between the two.
 
         Raises:
             Refused: names every reason.
         """
-        reasons = self._reasons(_joints(q, "target", 1), _joints(previous, "previous", 1), dt_s)
+        target, before = _joints(q, "target", 1), _joints(previous, "previous target", 1)
+        reasons = self._reasons(np.stack([before, target]), _seconds(dt_s, 1), None)
         if reasons:
             raise Refused(reasons)
 
-    def _reasons(self, q: Array, before: Array, dt_s: float) -> list[str]:
-        limits, k = self.limits, self.kinematics
+    def check_waypoints(
+        self, from_joints: ArrayLike, joints: ArrayLike, period_s: float | ArrayLike
+    ) -> None:
+        """Check waypoints, and the straight ways between them in joint space.
+
+        Args:
+            from_joints: joint positions [6] (rad) where the motion begins: where the commanded
+                motion will have brought the arm by then, or where it stands.
+            joints: [n, 6] (rad).
+            period_s: time from each to the next, one for all or [n].
+
+        Raises:
+            Refused: names every reason once, with the waypoint where it is worst.
+        """
+        start, points = _joints(from_joints, "from_joints", 1), _joints(joints, "waypoints", 2)
+        periods = _seconds(period_s, len(points))
+        corners = np.vstack([start, points])
+        steps = np.abs(np.diff(corners, axis=0))
+        limit = self.limits.max_joint_step_rad
         reasons = [
-            f"{JOINT_NAMES[i]} at {q[i]:.3f} rad, limits {self._low[i]:.3f} to {self._high[i]:.3f}"
-            for i in np.flatnonzero((q < self._low) | (q > self._high))
+            f"waypoint {(i := int(steps[:, k].argmax()))}: {name} jumps by {steps[i, k]:.4f} rad, "
+            f"limit {limit:.4f}"
+            for k, name in enumerate(JOINT_NAMES)
+            if steps[:, k].max() > limit
         ]
-        speed = np.abs(q - before) / dt_s
-        reasons += [
-            f"{JOINT_NAMES[i]} moves at {speed[i]:.3f} rad/s, limit {self._velocity[i]:.3f}"
-            for i in np.flatnonzero(speed > self._velocity * (1 + _ROUNDING))
+        counts = np.ceil(np.minimum(steps.max(axis=1), limit) / _SAMPLE_RAD).astype(int)
+        counts = np.maximum(counts, 1)
+        owner = np.repeat(np.arange(len(points)), counts)
+        reasons += self._reasons(_subdivided(corners, counts), (periods / counts)[owner], owner)
+        if reasons:
+            raise Refused(reasons)
+
+    def _reasons(
+        self, samples: Array, times: Array, waypoint: NDArray[np.intp] | None
+    ) -> list[str]:
+        """What is wrong along samples [m + 1, 6], `times` [m] (s) apart.
+
+        `waypoint` [m] is the number of the waypoint that each leads to, for the words.
+        """
+
+        def name(i: Any, reason: str) -> str:
+            return reason if waypoint is None else f"waypoint {waypoint[i]}: {reason}"
+
+        speeds = np.abs(samples[1:] - samples[:-1]) / times[:, None]
+        reasons = [
+            name(
+                i := speeds[:, k].argmax(),
+                f"{JOINT_NAMES[k]} moves at {speeds[i, k]:.4f} rad/s, "
+                f"limit {self._velocity[k]:.4f}",
+            )
+            for k in np.flatnonzero((speeds > self._velocity * (1.0 + _ROUNDING)).any(axis=0))
         ]
-        frames = k.frames(np.stack([before, q]))
-        old, tool = k.tool_position(frames)
-        tool_speed = float(np.linalg.norm(tool - old)) / dt_s
-        if tool_speed > limits.tool_speed_m_s * (1 + _ROUNDING):
-            reasons.append(
-                f"the tool moves at {tool_speed:.3f} m/s, limit {limits.tool_speed_m_s:.3f}"
-            )
-        for axis, value, low, high in zip(
-            "xyz", tool, limits.box_low_m, limits.box_high_m, strict=True
-        ):
-            if not low <= value <= high:
-                reasons.append(
-                    f"the tool leaves the box: {axis} {value:.4f} m, limits {low:.4f} to {high:.4f}"
-                )
-        heights = k.capsule_ends(frames[1])[:, 2].min(axis=-1) - k.radius
-        floor = limits.table_height_m + limits.clearance_m
-        for link in np.unique(k.link[(heights < floor) & (k.link > 0)]):
-            lowest = float(heights[k.link == link].min())
-            reasons.append(
-                f"{LINKS[link]} {1e3 * (floor - lowest):.1f} mm below the table's clearance"
-            )
+        frames = self.kinematics.frames(samples)
+        tool = self.kinematics.tool_position(frames)
+        tool_speeds = np.sqrt(np.square(tool[1:] - tool[:-1]).sum(axis=1)) / times
+        i, limit = tool_speeds.argmax(), self.limits.tool_speed_m_s
+        if tool_speeds[i] > limit * (1.0 + _ROUNDING):
+            reasons.append(name(i, f"tool moves at {tool_speeds[i]:.4f} m/s, limit {limit:.4f}"))
+        excess = self._clearances.excess(samples, frames)
+        outside = excess[1:] > np.maximum(excess[:-1], 0.0) + _STILL
+        for place in np.flatnonzero(outside.any(axis=0)):
+            i = np.where(outside[:, place], excess[1:, place], -np.inf).argmax()
+            reasons.append(name(i, self._clearances.describe(place, excess[i + 1, place])))
         return reasons
+
+
+def _subdivided(corners: Array, counts: NDArray[np.intp]) -> Array:
+    """Points along the ways between corners [n + 1, 6], `counts` [n] of them on each."""
+    ways = [
+        np.linspace(a, b, count + 1)[1:]
+        for a, b, count in zip(corners[:-1], corners[1:], counts, strict=True)
+    ]
+    return np.vstack([corners[:1], *ways])
 
 
 def _joints(values: Any, what: str, dimensions: int) -> Array:
@@ -121,14 +151,31 @@ def _joints(values: Any, what: str, dimensions: int) -> Array:
     try:
         array = np.asarray(values)
     except ValueError:
-        raise Refused(f"{what} must be rows of 6 numbers, got rows of several lengths") from None
+        raise Refused(f"{what}: rows of different lengths, each must have 6 numbers") from None
     if array.dtype.kind not in "fiu":
-        raise Refused(f"{what} must be numbers, got {array.dtype}")
+        raise Refused(f"{what}: {array.dtype} instead of numbers")
     if array.ndim != dimensions or array.shape[-1] != 6 or array.size == 0:
-        shape = "[6]" if dimensions == 1 else "[n, 6]"
-        raise Refused(f"{what} must have shape {shape}, got {list(array.shape)}")
-    array = array.astype(np.float64)
+        shape = "[6]" if dimensions == 1 else "[n, 6], n at least 1"
+        raise Refused(f"{what}: shape {list(array.shape)} instead of {shape}")
     bad = np.argwhere(~np.isfinite(array))
     if bad.size:
-        raise Refused([f"{what}: {JOINT_NAMES[b[-1]]} is {array[tuple(b)]}" for b in bad])
-    return array
+        where = [f" {b[0]}" if dimensions == 2 else "" for b in bad]
+        raise Refused(
+            f"{what}{w}: {JOINT_NAMES[b[-1]]} is {array[tuple(b)]}"
+            for w, b in zip(where, bad, strict=True)
+        )
+    return array.astype(np.float64, copy=False)
+
+
+def _seconds(values: Any, count: int) -> Array:
+    """Times [count] (s).
+
+    Raises:
+        Refused: they are no numbers above 0, or not one for all or one for each.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu" or array.shape not in ((), (count,)):
+        raise Refused(f"period: {values!r} instead of seconds, one for all or {count}")
+    if not (np.isfinite(array).all() and (array > 0).all()):
+        raise Refused(f"period: {values!r} s, must be above 0")
+    return np.broadcast_to(array.astype(np.float64), (count,))

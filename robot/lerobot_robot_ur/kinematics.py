@@ -137,6 +137,7 @@ class Kinematics:
     Attributes:
         link: index into LINKS of each capsule, int [C].
         radius: radius of each capsule [C] (m).
+        is_solid: whether it is more than an edge of the gripper, bool [C].
 
     Raises:
         ConfigError: the tool point or the gripper's name is no good.
@@ -162,6 +163,7 @@ class Kinematics:
         capsules = [(LINKS.index(name), c) for name in LINKS for c in shapes[name]]
         self.link = np.array([link for link, _ in capsules])
         self.radius = np.array([c.radius for _, c in capsules])
+        self.is_solid = self.radius > _ROD
         self._frame = np.array(_FRAME_OF_LINK)[self.link]
         self._ends = np.ones((len(capsules), 4, 2))
         for i, (_, c) in enumerate(capsules):

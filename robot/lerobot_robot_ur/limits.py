@@ -191,8 +191,8 @@ def _defaults(model: RobotModel) -> Limits:
         position_low_rad=tuple(-r for r in reach),  # type: ignore[arg-type]
         position_high_rad=reach,
         velocity_rad_s=(3.0, 3.0, 3.0, 4.0, 4.0, 4.0),
-        acceleration_rad_s2=(30.0, 30.0, 30.0, 40.0, 40.0, 40.0),
-        jerk_rad_s3=(1500.0, 1500.0, 1500.0, 2000.0, 2000.0, 2000.0),
+        acceleration_rad_s2=(40.0,) * 6,
+        jerk_rad_s3=(2000.0,) * 6,
         tool_speed_m_s=0.6,
         box_low_m=(-0.43, -0.25, 0.015),
         box_high_m=(-0.13, 0.25, 0.24),

@@ -1,104 +1,284 @@
-"""Smooth motion through waypoints, within limits of velocity, acceleration and jerk."""
+"""Smooth motion through waypoints, within limits of velocity, acceleration and jerk.
+
+Between two waypoints ruckig (Berscheid and Kröger, "Jerk-limited Real-time Trajectory Generation
+with Arbitrary Target States", 2021) finds the motion from the present position, velocity and
+acceleration to the waypoint's, in the time asked for or, where the limits forbid that, as soon as
+they allow. A waypoint is passed at the velocity that its neighbours suggest and with no
+acceleration; the last known one is where the motion ends, at rest.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from ruckig import ControlInterface, InputParameter, Ruckig, Trajectory
+from ruckig import ControlInterface, InputParameter, Result, Ruckig, RuckigError, Trajectory
 
+from .errors import Refused
+from .kinematics import Kinematics
 from .limits import Limits
+from .velocities import pass_velocities
 
 Array = NDArray[np.float64]
 
+# Fractions of the acceleration and jerk limits to try in turn: ruckig always uses all it may, and
+# most motion can be on time with much less.
+_GENTLE = (0.1, 0.3, 1.0)
+_CATCH_UP = 0.8  # of the time asked for between two waypoints, where the arm is late
+_ON_TIME = 1e-6  # s
+_EXACT = 1e-6  # rad, rad/s: how well a plan must meet its target
+_TOOL_SAMPLES = 12  # of a plan, in which the tool's speed is looked at
+_STRETCHES = 4  # of a plan whose tool is too fast
+
+
+@dataclass(frozen=True)
+class _Waypoint:
+    joints: Array  # [6]
+    velocity: Array  # [6], to pass it with
+    time: float
+    gap: float  # time asked for from the waypoint before
+
+
+class _Ramp:
+    """Every joint brakes evenly: what is left where ruckig cannot stop."""
+
+    def __init__(self, q: Array, qd: Array, deceleration: Array):
+        self._q, self._qd, self._qdd = q, qd, -np.sign(qd) * deceleration
+        self._times = np.abs(qd) / deceleration
+        self.duration = float(self._times.max())
+
+    def at_time(self, time: float) -> tuple[Array, Array, Array]:
+        t = np.minimum(time, self._times)
+        qdd = np.where(time < self._times, self._qdd, 0.0)
+        return self._q + (self._qd + 0.5 * self._qdd * t) * t, self._qd + self._qdd * t, qdd
+
 
 class JointTrajectory:
-    """Online interpolation for six joints, with ruckig.
+    """Online interpolation for six joints. Position, velocity and acceleration are continuous.
+
+    All times are on one clock, that of `step`, which may come early, late or irregularly; the
+    motion is a function of time, so whoever skips time skips motion. `step` and `hold` never
+    raise; `retarget` raises for malformed input alone, and then the motion that was under way
+    goes on to its own end at rest. Where no motion to a waypoint can be found, the arm is brought
+    to a hold and `fault` says why.
 
     Args:
-        limits: joint velocity, acceleration and jerk.
-        period_s: how often `step` is called.
+        limits: joint velocity, acceleration and jerk; tool speed where `kinematics` is given.
+        period_s: how often `step` is called: it looks so far ahead where it starts from rest.
+        kinematics: where given, motion is slowed down to keep the tool's speed within limits.
+
+    Attributes:
+        fault: why the last motion ended in a hold; None after the next `retarget` or `reset`.
+        late_s: how much later than asked the waypoint ahead is reached, at least 0.
     """
 
-    def __init__(self, limits: Limits, period_s: float):
-        self._limits, self._period = limits, period_s
+    def __init__(self, limits: Limits, period_s: float, kinematics: Kinematics | None = None):
+        self._limits, self._period, self._kinematics = limits, period_s, kinematics
+        self._velocity = np.array(limits.velocity_rad_s)
+        self._acceleration = np.array(limits.acceleration_rad_s2)
+        self._jerk = np.array(limits.jerk_rad_s3)
         self._ruckig = Ruckig(6)
         self.reset(np.zeros(6))
 
     def reset(self, joints: ArrayLike) -> None:
-        """Be at rest at joint positions [6] (rad)."""
+        """Be at rest at joint positions [6] (rad); time begins anew with the next `step`."""
         self._q = np.array(joints, np.float64)
         self._qd, self._qdd = np.zeros(6), np.zeros(6)
-        self._segment: Trajectory | None = None
-        self._began = -np.inf
-        self._waypoints: list[tuple[Array, Array, float]] = []
-        self._now = -np.inf
+        self._now: float | None = None
+        self._segment: Trajectory | _Ramp | None = None
+        self._began = 0.0
+        self._ahead: deque[_Waypoint] = deque()
         self.fault: str | None = None
+        self.late_s = 0.0
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether the last waypoint is reached, or the hold over."""
-        return self._segment is None and not self._waypoints
+        """Whether the arm stands and nothing is ahead."""
+        return self._segment is None and not self._ahead
 
     def retarget(self, joints: ArrayLike, arrival_times_s: ArrayLike) -> None:
-        """Replace what is ahead by waypoints [n, 6] (rad) with times [n] (the clock of `step`)."""
-        q, times = np.atleast_2d(np.asarray(joints, np.float64)), np.asarray(arrival_times_s)
-        velocities = np.zeros_like(q)
-        if len(q) > 1:
-            slopes = np.diff(q, axis=0) / np.diff(times)[:, None]
-            same = slopes[:-1] * slopes[1:] > 0
-            total = np.where(same, slopes[:-1] + slopes[1:], 1.0)
-            velocities[1:-1] = np.where(same, 2 * slopes[:-1] * slopes[1:] / total, 0.0)
-        self._waypoints = list(zip(q, velocities, times.tolist(), strict=True))
-        self._next_segment(max(self._now, self._began))
+        """Replace all that is ahead.
+
+        Waypoints whose time has passed are left out, but for the last. Where the arm is late, it
+        takes as long as the limits ask for to the first one, and then catches up a fifth faster
+        than asked at most.
+
+        Args:
+            joints: [n, 6] (rad).
+            arrival_times_s: [n], rising, on the clock of `step`.
+
+        Raises:
+            Refused: shapes do not fit, something is not finite, or times do not rise; all that
+                was ahead still is.
+        """
+        q, times = _checked(joints, arrival_times_s)
+        if self._now is not None:
+            first = min(int(np.searchsorted(times, self._now, side="right")), len(q) - 1)
+            q, times = q[first:], times[first:]
+        # Before the first step there is no time yet; the first way is given as long as the next.
+        start = 2 * times[0] - times[1] if self._now is None and len(times) > 1 else self._now
+        velocities = pass_velocities(
+            np.vstack([self._q, q]),
+            np.append(times[0] - 1.0 if start is None else min(start, times[0] - _ON_TIME), times),
+            self._qd,
+            self._velocity,
+            self._acceleration,
+            self._jerk,
+        )
+        gaps = np.diff(times, prepend=times[0])
+        self._ahead = deque(map(_Waypoint, q, velocities, times.tolist(), gaps.tolist()))
+        self.fault, self.late_s = None, 0.0
+        if self._now is not None:
+            self._next_segment(self._now)
 
     def hold(self) -> None:
         """Stop as soon as the limits allow, and stay there."""
-        self._waypoints = []
-        parameters = self._parameters()
+        self._ahead.clear()
+        self.late_s = 0.0
+        if self._now is None or not (self._qd.any() or self._qdd.any()):
+            self._rest()
+            return
+        parameters = self._parameters(1.0)
         parameters.control_interface = ControlInterface.Velocity
-        self._plan(parameters, self._now)
+        plan = self._calculate(parameters)
+        self._segment = plan or _Ramp(self._q, self._qd, self._acceleration)
+        self._began = self._now
 
     def step(self, now_s: float) -> tuple[Array, Array, Array]:
-        """Position [6] (rad), velocity (rad/s) and acceleration (rad/s^2) at `now_s`."""
-        self._now = now_s
-        if self._segment is None and self._waypoints:
-            self._next_segment(now_s)
+        """Joint positions [6] (rad), velocities (rad/s) and accelerations (rad/s^2) at `now_s`.
+
+        Time does not run back: before the time of the last step, it is that time.
+        """
+        if self._now is None:
+            self._now = now_s - self._period  # at rest until now: the first step already moves
+            self._next_segment(self._now)
+        self._now = max(self._now, now_s)
         while self._segment is not None:
-            elapsed = now_s - self._began
-            duration = self._segment.duration
-            q, qd, qdd, *_ = self._segment.at_time(min(max(elapsed, 0.0), duration))
-            self._q, self._qd, self._qdd = np.array(q), np.array(qd), np.array(qdd)
-            if elapsed < duration:
+            end = self._began + self._segment.duration
+            self._take(min(self._now, end) - self._began)
+            if self._now < end:
                 break
-            self._next_segment(self._began + duration)
+            self._next_segment(end)
         return self._q.copy(), self._qd.copy(), self._qdd.copy()
 
-    def _next_segment(self, begin: float) -> None:
-        if not self._waypoints:
-            self._segment = None
-            self._qd, self._qdd = np.zeros(6), np.zeros(6)
-            return
-        q, velocity, time = self._waypoints.pop(0)
-        if not np.isfinite(begin):
-            self._waypoints.insert(0, (q, velocity, time))
-            return
-        parameters = self._parameters()
-        parameters.target_position = q.tolist()
-        parameters.target_velocity = velocity.tolist()
-        parameters.minimum_duration = max(time - begin, 0.0)
-        self._plan(parameters, begin)
+    # -- segments ------------------------------------------------------------------------------
 
-    def _parameters(self) -> InputParameter:
+    def _take(self, elapsed: float) -> None:
+        assert self._segment is not None
+        q, qd, qdd, *_ = self._segment.at_time(elapsed)
+        self._q, self._qd, self._qdd = np.array(q), np.array(qd), np.array(qdd)
+
+    def _rest(self) -> None:
+        self._segment = None
+        self._qd, self._qdd = np.zeros(6), np.zeros(6)
+
+    def _next_segment(self, begin: float) -> None:
+        """Plan from the present state, which is that of time `begin`, to what is ahead."""
+        if not self._ahead:
+            self._rest()
+            return
+        waypoint = self._ahead.popleft()
+        duration = max(waypoint.time - begin, _CATCH_UP * waypoint.gap)
+        segment = self._plan(waypoint, duration)
+        if segment is None:
+            self.fault = (
+                f"no motion found from {_text(self._q)} rad at {_text(self._qd)} rad/s "
+                f"to {_text(waypoint.joints)} rad"
+            )
+            self.hold()
+            return
+        self._segment, self._began = segment, begin
+        self.late_s = max(0.0, begin + segment.duration - waypoint.time)
+
+    def _plan(self, waypoint: _Waypoint, duration: float) -> Trajectory | None:
+        """The motion to a waypoint, in `duration` or as soon after as the limits allow."""
+        segment = self._fastest(waypoint, waypoint.velocity, duration)
+        if segment is None:
+            # A state to be passed through can be out of reach where the one at rest is not.
+            segment = self._fastest(waypoint, np.zeros(6), duration)
+        for _ in range(_STRETCHES):
+            excess = self._tool_excess(segment)
+            if segment is None or excess <= 1.0:
+                break
+            duration = segment.duration * excess * 1.01
+            segment = self._fastest(waypoint, waypoint.velocity, duration) or segment
+        return segment
+
+    def _fastest(self, waypoint: _Waypoint, velocity: Array, duration: float) -> Trajectory | None:
+        """The gentlest motion in `duration`, else that with the full limits, if there is any."""
+        plan = None
+        for fraction in _GENTLE:
+            parameters = self._parameters(fraction)
+            parameters.target_position = waypoint.joints.tolist()
+            parameters.target_velocity = velocity.tolist()
+            if duration > 0.0:
+                parameters.minimum_duration = duration
+            plan = self._calculate(parameters)
+            if plan is not None and plan.duration <= duration + _ON_TIME:
+                break
+        return plan
+
+    def _parameters(self, fraction: float) -> InputParameter:
+        """From the present state, with a fraction of the acceleration and jerk limits."""
         parameters = InputParameter(6)
         parameters.current_position = self._q.tolist()
         parameters.current_velocity = self._qd.tolist()
         parameters.current_acceleration = self._qdd.tolist()
-        parameters.max_velocity = list(self._limits.velocity_rad_s)
-        parameters.max_acceleration = list(self._limits.acceleration_rad_s2)
-        parameters.max_jerk = list(self._limits.jerk_rad_s3)
+        parameters.max_velocity = self._velocity.tolist()
+        # An acceleration that is there already is no reason to break the jerk limit.
+        acceleration = np.maximum(fraction * self._acceleration, np.abs(self._qdd))
+        parameters.max_acceleration = acceleration.tolist()
+        parameters.max_jerk = (fraction * self._jerk).tolist()
         return parameters
 
-    def _plan(self, parameters: InputParameter, begin: float) -> None:
-        segment = Trajectory(6)
-        self._ruckig.calculate(parameters, segment)
-        self._segment, self._began = segment, begin
+    def _calculate(self, parameters: InputParameter) -> Trajectory | None:
+        """What ruckig makes of it; None where it fails or misses the target."""
+        plan = Trajectory(6)
+        try:
+            result = self._ruckig.calculate(parameters, plan)
+        except RuckigError:
+            return None  # it found the numbers contradictory; the caller has other ways
+        if result not in (Result.Working, Result.Finished) or not np.isfinite(plan.duration):
+            return None
+        q, qd, *_ = plan.at_time(plan.duration)
+        target = parameters.target_position
+        if parameters.control_interface == ControlInterface.Velocity:
+            target = q
+        miss = np.subtract([*q, *qd], [*target, *parameters.target_velocity])
+        return plan if np.abs(miss).max() < _EXACT else None  # NaN is no less either
+
+    def _tool_excess(self, segment: Trajectory | None) -> float:
+        """The tool's highest speed in a plan, over its limit; 0 where nobody asks."""
+        if segment is None or self._kinematics is None or segment.duration <= 0.0:
+            return 0.0
+        times = np.linspace(0.0, segment.duration, _TOOL_SAMPLES + 1)
+        joints = [segment.at_time(t)[0] for t in times]
+        positions = self._kinematics.tool_position(self._kinematics.frames(joints))
+        distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+        return float(distances.max()) / float(times[1]) / self._limits.tool_speed_m_s
+
+
+def _checked(joints: ArrayLike, arrival_times_s: ArrayLike) -> tuple[Array, Array]:
+    try:
+        q = np.array(joints, np.float64)
+        times = np.array(arrival_times_s, np.float64)
+    except (TypeError, ValueError) as error:
+        raise Refused(f"waypoints and times must be numbers: {error}") from error
+    if q.ndim != 2 or q.shape[1] != 6 or len(q) == 0 or times.shape != q.shape[:1]:
+        raise Refused(
+            f"waypoints must have shape [n, 6] and times [n], got {list(q.shape)} "
+            f"and {list(times.shape)}"
+        )
+    if not (np.isfinite(q).all() and np.isfinite(times).all()):
+        raise Refused("waypoints and times must be finite")
+    for i, (a, b) in enumerate(itertools.pairwise(times)):
+        if b <= a:
+            raise Refused(f"times must rise, got {a:.6g} s and {b:.6g} s at {i} and {i + 1}")
+    return q, times
+
+
+def _text(values: Array) -> str:
+    return "[" + ", ".join(f"{v:.4f}" for v in values) + "]"
