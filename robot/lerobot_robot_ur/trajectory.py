@@ -118,17 +118,11 @@ class JointTrajectory:
         if self._now is not None:
             first = min(int(np.searchsorted(times, self._now, side="right")), len(q) - 1)
             q, times = q[first:], times[first:]
-        # Before the first step there is no time yet; the first way is given as long as the next.
-        start = 2 * times[0] - times[1] if self._now is None and len(times) > 1 else self._now
-        velocities = pass_velocities(
-            np.vstack([self._q, q]),
-            np.append(times[0] - 1.0 if start is None else min(start, times[0] - _ON_TIME), times),
-            self._qd,
-            self._velocity,
-            self._acceleration,
-            self._jerk,
-        )
         gaps = np.diff(times, prepend=times[0])
+        velocities = pass_velocities(
+            np.vstack([self._q, q]), self._time_ahead(times), self._qd,
+            self._velocity, self._acceleration, self._jerk,
+        )  # fmt: skip
         self._ahead = deque(map(_Waypoint, q, velocities, times.tolist(), gaps.tolist()))
         self.fault, self.late_s = None, 0.0
         if self._now is not None:
@@ -163,6 +157,14 @@ class JointTrajectory:
                 break
             self._next_segment(end)
         return self._q.copy(), self._qd.copy(), self._qdd.copy()
+
+    def _time_ahead(self, times: Array) -> Array:
+        """Now and the times [n] of the waypoints, as [n + 1] rising times."""
+        if self._now is not None:
+            now = min(self._now, float(times[0]) - self._period)
+        else:  # time has not begun: the first way is given as long as the second
+            now = times[0] - (times[1] - times[0] if len(times) > 1 else 1.0)
+        return np.concatenate([[now], times])
 
     # -- segments ------------------------------------------------------------------------------
 
