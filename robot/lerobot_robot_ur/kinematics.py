@@ -190,26 +190,23 @@ class Kinematics:
             np.matmul(frames[..., i, :, :], steps[..., i, :, :], out=frames[..., i + 1, :, :])
         return frames
 
-    def tool_frame(self, joints: ArrayLike) -> Array:
-        """Frame [..., 4, 4] of the tool point (m) at joints [..., 6] (rad)."""
-        return self.frames(joints)[..., 6, :, :] @ self._tcp
-
     def tool(self, joints: ArrayLike) -> tuple[Array, Array]:
         """Position [..., 3] (m) and rotation [..., 3, 3] of the tool point in the base frame."""
-        frame = self.tool_frame(joints)
+        frame = self.frames(joints)[..., 6, :, :] @ self._tcp
         return frame[..., :3, 3], frame[..., :3, :3]
 
     def tool_position(self, frames: Array) -> Array:
         """Position [..., 3] (m) of the tool point, from `frames`."""
         flange = frames[..., 6, :3, :]
-        return flange[..., :3] @ self._tcp[:3, 3] + flange[..., 3]
+        return (flange[..., :3] * self._tcp[:3, 3]).sum(axis=-1) + flange[..., 3]
 
     def jacobian(self, joints: ArrayLike) -> Array:
         """[..., 6, 6] from joint speeds (rad/s) to the tool point's velocity (m/s, then rad/s)."""
         frames = self.frames(joints)
         axes, origins = frames[..., 1:, :3, 2], frames[..., 1:, :3, 3]
         arms = self.tool_position(frames)[..., None, :] - origins
-        return np.swapaxes(np.concatenate([np.cross(axes, arms), axes], axis=-1), -1, -2)
+        offset = np.einsum("...ij,j->...i", flange[..., :3], self._tcp[:3, 3])
+        return offset + flange[..., 3]
 
     def capsule_ends(self, frames: Array) -> Array:
         """Both ends [..., C, 3, 2] (m, base frame) of all capsules, from `frames`."""

@@ -193,8 +193,8 @@ def _defaults(model: RobotModel) -> Limits:
         position_high_rad=reach,
         velocity_rad_s=(a, b, c, 4.0, 4.0, 4.0),
         # Lower ones make the reference policy's expert late by more than 0.04 s.
-        acceleration_rad_s2=(40.0,) * 6,
-        jerk_rad_s3=(2000.0,) * 6,
+        acceleration_rad_s2=(40.0, 40.0, 40.0, 40.0, 40.0, 40.0),
+        jerk_rad_s3=(2e3, 2e3, 2e3, 2e3, 2e3, 2e3),
         # That expert commands up to 0.42 m/s (0.25 m/s along every axis at once), which smooth
         # motion passes at 0.52 m/s.
         tool_speed_m_s=0.6,

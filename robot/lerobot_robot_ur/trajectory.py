@@ -28,9 +28,10 @@ Array = NDArray[np.float64]
 # most motion can be on time with much less.
 _GENTLE = (0.1, 0.3, 1.0)
 _CATCH_UP = 0.8  # of the time asked for between two waypoints, where the arm is late
+_NEAR_S = 0.05  # so soon ahead, a waypoint of a new target that cannot be met in time is left out
 _ON_TIME = 1e-6  # s
 _EXACT = 1e-6  # rad, rad/s: how well a plan must meet its target
-_TOOL_SAMPLES = 12  # of a plan, in which the tool's speed is looked at
+_TOOL_SAMPLE_S = 0.01  # between the points of a plan at which the tool's speed is looked at
 _STRETCHES = 4  # of a plan whose tool is too fast
 
 
@@ -68,7 +69,8 @@ class JointTrajectory:
     Args:
         limits: joint velocity, acceleration and jerk; tool speed where `kinematics` is given.
         period_s: how often `step` is called: it looks so far ahead where it starts from rest.
-        kinematics: where given, motion is slowed down to keep the tool's speed within limits.
+        kinematics: where given, motion whose tool would be too fast is slowed down. Sampled, and
+            of no avail against speed that is there already: `Guard.check_target` has the last word.
 
     Attributes:
         fault: why the last motion ended in a hold; None after the next `retarget` or `reset`.
@@ -91,6 +93,7 @@ class JointTrajectory:
         self._segment: Trajectory | _Ramp | None = None
         self._began = 0.0
         self._ahead: deque[_Waypoint] = deque()
+        self._passed = self._q, 0.0  # the last waypoint, or where the motion began; and when
         self.fault: str | None = None
         self.late_s = 0.0
 
@@ -102,9 +105,10 @@ class JointTrajectory:
     def retarget(self, joints: ArrayLike, arrival_times_s: ArrayLike) -> None:
         """Replace all that is ahead.
 
-        Waypoints whose time has passed are left out, but for the last. Where the arm is late, it
-        takes as long as the limits ask for to the first one, and then catches up a fifth faster
-        than asked at most.
+        Waypoints whose time has passed are left out, and those within the next 0.05 s that cannot
+        be met in time where the one after can be met better; the last never is. Where the arm is
+        late, it takes as long as the limits ask for to the first one, and after it goes up to a
+        quarter faster than asked to catch up.
 
         Args:
             joints: [n, 6] (rad).
@@ -120,13 +124,13 @@ class JointTrajectory:
             q, times = q[first:], times[first:]
         gaps = np.diff(times, prepend=times[0])
         velocities = pass_velocities(
-            np.vstack([self._q, q]), self._time_ahead(times), self._qd,
+            np.vstack([self._q, q]), self._slopes(q, times), self._qd,
             self._velocity, self._acceleration, self._jerk,
         )  # fmt: skip
         self._ahead = deque(map(_Waypoint, q, velocities, times.tolist(), gaps.tolist()))
         self.fault, self.late_s = None, 0.0
         if self._now is not None:
-            self._next_segment(self._now)
+            self._next_segment(self._now, is_new=True)
 
     def hold(self) -> None:
         """Stop as soon as the limits allow, and stay there."""
@@ -155,16 +159,26 @@ class JointTrajectory:
             self._take(min(self._now, end) - self._began)
             if self._now < end:
                 break
+            self._passed = self._q, end
             self._next_segment(end)
         return self._q.copy(), self._qd.copy(), self._qdd.copy()
 
-    def _time_ahead(self, times: Array) -> Array:
-        """Now and the times [n] of the waypoints, as [n + 1] rising times."""
-        if self._now is not None:
-            now = min(self._now, float(times[0]) - self._period)
-        else:  # time has not begun: the first way is given as long as the second
-            now = times[0] - (times[1] - times[0] if len(times) > 1 else 1.0)
-        return np.concatenate([[now], times])
+    def _slopes(self, q: Array, times: Array) -> Array:
+        """Mean velocities [n, 6] asked for before each of new waypoints [n, 6].
+
+        Before the first it is that from where the present motion has the arm one gap earlier:
+        targets that go on with the same waypoints then ask for the same velocities.
+        """
+        before, since = self._q, self._now
+        if len(times) > 1 and since is None:
+            since = 2 * times[0] - times[1]
+        elif len(times) > 1 and self._segment is not None:
+            before, since = self._passed
+            elapsed = min(2 * times[0] - times[1] - self._began, self._segment.duration)
+            if elapsed > 0.0:
+                before, since = np.array(self._segment.at_time(elapsed)[0]), self._began + elapsed
+        gaps = np.maximum(np.diff(times, prepend=times[0] if since is None else since), _ON_TIME)
+        return np.diff(q, axis=0, prepend=before[None]) / gaps[:, None]
 
     # -- segments ------------------------------------------------------------------------------
 
@@ -177,14 +191,24 @@ class JointTrajectory:
         self._segment = None
         self._qd, self._qdd = np.zeros(6), np.zeros(6)
 
-    def _next_segment(self, begin: float) -> None:
-        """Plan from the present state, which is that of time `begin`, to what is ahead."""
+    def _next_segment(self, begin: float, is_new: bool = False) -> None:
+        """Plan from the present state, which is that of time `begin`, to what is ahead.
+
+        `is_new`: what is ahead has just been replaced.
+        """
         if not self._ahead:
             self._rest()
             return
         waypoint = self._ahead.popleft()
-        duration = max(waypoint.time - begin, _CATCH_UP * waypoint.gap)
-        segment = self._plan(waypoint, duration)
+        segment = self._plan(waypoint, begin)
+        while segment is not None and is_new and self._ahead:
+            late = begin + segment.duration - waypoint.time
+            if late <= self._period or waypoint.time - begin > _NEAR_S:
+                break
+            instead = self._plan(self._ahead[0], begin)
+            if instead is None or begin + instead.duration - self._ahead[0].time >= late:
+                break
+            segment, waypoint = instead, self._ahead.popleft()
         if segment is None:
             self.fault = (
                 f"no motion found from {_text(self._q)} rad at {_text(self._qd)} rad/s "
@@ -192,21 +216,35 @@ class JointTrajectory:
             )
             self.hold()
             return
+        if self._segment is None:
+            self._passed = self._q, begin
         self._segment, self._began = segment, begin
         self.late_s = max(0.0, begin + segment.duration - waypoint.time)
 
-    def _plan(self, waypoint: _Waypoint, duration: float) -> Trajectory | None:
-        """The motion to a waypoint, in `duration` or as soon after as the limits allow."""
-        segment = self._fastest(waypoint, waypoint.velocity, duration)
+    def _plan(self, waypoint: _Waypoint, begin: float) -> Trajectory | None:
+        """The motion to a waypoint, by its time or as soon after as the limits allow."""
+        duration = max(waypoint.time - begin, _CATCH_UP * waypoint.gap)
+        velocity = waypoint.velocity
+        segment = self._fastest(waypoint, velocity, duration)
         if segment is None:
             # A state to be passed through can be out of reach where the one at rest is not.
-            segment = self._fastest(waypoint, np.zeros(6), duration)
+            velocity = np.zeros(6)
+            segment = self._fastest(waypoint, velocity, duration)
+        return None if segment is None else self._slowed_for_tool(segment, waypoint, velocity)
+
+    def _slowed_for_tool(
+        self, segment: Trajectory, waypoint: _Waypoint, velocity: Array
+    ) -> Trajectory:
+        """A plan, or one that takes longer where its tool would be too fast."""
+        excess = self._tool_excess(segment)
         for _ in range(_STRETCHES):
-            excess = self._tool_excess(segment)
-            if segment is None or excess <= 1.0:
+            if excess <= 1.0:
                 break
-            duration = segment.duration * excess * 1.01
-            segment = self._fastest(waypoint, waypoint.velocity, duration) or segment
+            velocity = velocity / excess
+            slower = self._fastest(waypoint, velocity, segment.duration * excess)
+            if slower is None or self._tool_excess(slower) >= excess:
+                break  # it is the present speed that is too high
+            segment, excess = slower, self._tool_excess(slower)
         return segment
 
     def _fastest(self, waypoint: _Waypoint, velocity: Array, duration: float) -> Trajectory | None:
@@ -219,9 +257,20 @@ class JointTrajectory:
             if duration > 0.0:
                 parameters.minimum_duration = duration
             plan = self._calculate(parameters)
-            if plan is not None and plan.duration <= duration + _ON_TIME:
+            if plan is not None and self._is_good(plan, waypoint, duration):
                 break
         return plan
+
+    def _is_good(self, plan: Trajectory, waypoint: _Waypoint, duration: float) -> bool:
+        """Whether a plan is on time and goes straight: braking gently can mean going too far."""
+        if plan.duration > duration + _ON_TIME:
+            return False
+        low = np.minimum(self._q, waypoint.joints) - _EXACT
+        high = np.maximum(self._q, waypoint.joints) + _EXACT
+        extremes = plan.position_extrema
+        return all(
+            lo <= e.min and e.max <= hi for e, lo, hi in zip(extremes, low, high, strict=True)
+        )
 
     def _parameters(self, fraction: float) -> InputParameter:
         """From the present state, with a fraction of the acceleration and jerk limits."""
@@ -241,8 +290,10 @@ class JointTrajectory:
         plan = Trajectory(6)
         try:
             result = self._ruckig.calculate(parameters, plan)
-        except RuckigError:
-            return None  # it found the numbers contradictory; the caller has other ways
+        except (RuckigError, ValueError):
+            # Contradictory numbers, or a result that the binding has no name for (-101, durations
+            # over 7600 s, raises ValueError in 0.19.4). The caller has other ways.
+            return None
         if result not in (Result.Working, Result.Finished) or not np.isfinite(plan.duration):
             return None
         q, qd, *_ = plan.at_time(plan.duration)
@@ -252,11 +303,12 @@ class JointTrajectory:
         miss = np.subtract([*q, *qd], [*target, *parameters.target_velocity])
         return plan if np.abs(miss).max() < _EXACT else None  # NaN is no less either
 
-    def _tool_excess(self, segment: Trajectory | None) -> float:
+    def _tool_excess(self, segment: Trajectory) -> float:
         """The tool's highest speed in a plan, over its limit; 0 where nobody asks."""
-        if segment is None or self._kinematics is None or segment.duration <= 0.0:
+        if self._kinematics is None or segment.duration <= 0.0:
             return 0.0
-        times = np.linspace(0.0, segment.duration, _TOOL_SAMPLES + 1)
+        count = round(np.clip(segment.duration / _TOOL_SAMPLE_S, 8, 80))
+        times = np.linspace(0.0, segment.duration, count + 1)
         joints = [segment.at_time(t)[0] for t in times]
         positions = self._kinematics.tool_position(self._kinematics.frames(joints))
         distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)
@@ -283,4 +335,4 @@ def _checked(joints: ArrayLike, arrival_times_s: ArrayLike) -> tuple[Array, Arra
 
 
 def _text(values: Array) -> str:
-    return "[" + ", ".join(f"{v:.4f}" for v in values) + "]"
+    return "[" + ", ".join(f"{v:.4g}" for v in values) + "]"

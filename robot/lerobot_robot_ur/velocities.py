@@ -13,7 +13,7 @@ _MARGIN = 0.98  # of the velocity limit: what rounds up must not exceed it
 
 
 def pass_velocities(
-    joints: Array, times: Array, velocity: Array,
+    joints: Array, slopes: Array, velocity: Array,
     max_velocity: Array, max_acceleration: Array, max_jerk: Array,
 ) -> Array:  # fmt: skip
     """Velocities [n, 6] (rad/s) at n waypoints; zero at the last.
@@ -25,20 +25,16 @@ def pass_velocities(
 
     Args:
         joints: [n + 1, 6] (rad): where the joints are, then the waypoints.
-        times: [n + 1] (s): now, then the waypoints'; rising.
+        slopes: [n, 6] (rad/s): mean velocity asked for before each waypoint.
         velocity: [6] (rad/s) now.
         max_velocity, max_acceleration, max_jerk: [6], in rad and s.
     """
     ways = np.diff(joints, axis=0)
-    slopes = ways / np.diff(times)[:, None]
     velocities = np.zeros((len(joints), 6))
-    if len(slopes) > 1:
-        # Late for the first waypoint, the arm need not pass it faster than it goes on.
-        slopes[0] = np.clip(slopes[0], -np.abs(slopes[1]), np.abs(slopes[1]))
-        before, after = slopes[:-1], slopes[1:]
-        goes_on = before * after > 0.0
-        total = np.where(goes_on, before + after, 1.0)
-        velocities[1:-1] = np.where(goes_on, 2.0 * before * after / total, 0.0)
+    before, after = slopes[:-1], slopes[1:]
+    goes_on = before * after > 0.0
+    total = np.where(goes_on, before + after, 1.0)
+    velocities[1:-1] = np.where(goes_on, 2.0 * before * after / total, 0.0)
     limit = _MARGIN * max_velocity
     velocities = np.clip(velocities, -limit, limit)
     # A joint that moves the wrong way has to turn round first, and comes from rest then.
@@ -51,8 +47,11 @@ def _reachable(velocities: Array, ways: Array, acceleration: Array, jerk: Array)
     velocities = velocities.copy()
     for _ in range(_ROUNDS):
         before, after = np.abs(velocities[:-1]), np.abs(velocities[1:])
-        too_short = _way(before, after, acceleration, jerk) > ways
-        # The present velocity is what it is.
+        needed = _way(before, after, acceleration, jerk)
+        # The first speed is what it is, but can be lost first.
+        from_rest = _way(np.zeros(6), after[0], acceleration, jerk)
+        needed[0] = np.minimum(needed[0], from_rest)
+        too_short = needed > ways
         too_short[0] &= after[0] > before[0]
         if not too_short.any():
             return velocities
