@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import stat
 import threading
 import time
 from collections import deque
@@ -112,7 +113,7 @@ class Link:
         self._sockets = _rtde_sockets() - others
         if len(self._sockets) != 2:
             raise ConnectionFailed(
-                f"{host}: 2 connections to port {RTDE_PORT} are expected, {len(self._sockets)} found"
+                f"{host}: {len(self._sockets)} connections to port {RTDE_PORT} instead of 2"
             )
 
     def watch(self, on_lost: Callable[[], None]) -> None:
@@ -231,13 +232,15 @@ def _connect_control(host: str) -> RTDEControlInterface:
 def _rtde_sockets() -> set[int]:
     """Descriptors of this process's connections to RTDE servers; ur-rtde does not give them."""
     found = set()
-    for name in os.listdir("/proc/self/fd"):
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
         try:
-            with socket.socket(fileno=os.dup(int(name))) as duplicate:
+            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(descriptor)) as duplicate:
                 if duplicate.getpeername()[1:2] == (RTDE_PORT,):
-                    found.add(int(name))
+                    found.add(descriptor)
         except OSError:
-            continue  # not a socket, not connected, or the listing's own
+            continue  # not connected, or the listing's own, which is closed again
     return found
 
 

@@ -23,7 +23,7 @@ def fake() -> Iterator[FakeController]:
 @pytest.fixture
 def arm(fake: FakeController) -> Iterator[Arm]:
     fake.reset()
-    with Arm(config()) as connected:
+    with Arm(config(HOST)) as connected:
         yield connected
 
 

@@ -3,8 +3,8 @@
 The first test of each pair fails where the hazard has gone; the second where its guard has.
 """
 
-import ast
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -254,13 +254,8 @@ def test_bare_forward_kinematics_sends_a_packet_that_fits_nothing(fake):
 def test_only_calls_that_are_known_to_be_right_are_used():
     used = set()
     for path in Path(lerobot_robot_ur.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
-                if node.value.attr in ("_control", "_receive"):
-                    used.add(node.attr)
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                if node.value.id in ("control", "receive"):
-                    used.add(node.attr)
+        used |= set(re.findall(r"\b_?(?:control|receive)\.(\w+)\(", path.read_text()))
+    used -= {"receive"}  # of our own channel
     state = {"getTimestamp", "getActualQ", "getActualQd", "getActualTCPForce", "getSpeedScaling"}
     modes = {"getRobotMode", "getRobotStatus", "getSafetyStatusBits", "getRuntimeState"}
     settings = {"setTcp", "setPayload", "setWatchdog", "kickWatchdog"}
