@@ -185,9 +185,9 @@ class ArmWithCameras:
         space, action = self._space_of(action)
         known = (action, *upcoming[: self._ahead])
         values = np.stack([read_action(each, space.names) for each in known])
-        now = time.monotonic()
-        due = self._due(now) if space is self._space else now + self.period_s
         targets = space.plan(values, self.arm.state().commanded)
+        now = time.monotonic()  # planning took its time
+        due = self._due(now) if space is self._space else now + self.period_s
         openings = [target.gripper_opening_m for target in targets]
         self.arm.move_through(
             np.stack([target.joints for target in targets]),

@@ -16,6 +16,7 @@ import mujoco
 import numpy as np
 from lerobot_env_ur3e.control import (
     CONTROL_PERIOD,
+    HOME,
     ROTATION_STEP,
     TRANSLATION_STEP,
     Command,
@@ -67,6 +68,8 @@ class ToolMotion:
         _place_tool(model, np.asarray(tcp, np.float64))
         self._controller = Controller(model)
         self._kinematics = Kinematics(robot, tcp)
+        # The first time takes long: it loads the solver.
+        self._controller.advance(self._command_at(HOME), np.zeros(6))
         self._last: Command | None = None
         self._planned: list[_Step] = []
 

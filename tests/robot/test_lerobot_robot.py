@@ -110,6 +110,22 @@ def test_tool_motions_integrate_on_the_last_command(connect, fake):
     )
 
 
+def test_a_slow_plan_does_not_hurry_the_arm(connect, monkeypatch):
+    """Inverse kinematics on a busy machine can take as long as the action itself."""
+    robot = connect(layout="tool_motion", max_refusals=0)
+    space = robot.driver._space
+    plan = space.plan
+
+    def slowly(actions, joints):
+        targets = plan(actions, joints)
+        time.sleep(0.95 * robot.driver.period_s)
+        return targets
+
+    monkeypatch.setattr(space, "plan", slowly)
+    motion = STILL | {"move_x.vel": 1.0, "move_y.vel": 1.0}
+    assert robot.send_action(motion) == pytest.approx(motion, abs=1e-6)
+
+
 def test_upcoming_actions_are_carried_out_unless_others_come(connect, fake):
     robot = connect(layout="tool_motion", limits={"hold_after_s": 5.0, "stop_after_s": 30.0})
     start = np.array(fake.state()["tcp_pose"][:3])
