@@ -134,10 +134,10 @@ def _tabulated(cos: Node, sin: Node, shape: tuple[int, ...]) -> tuple[Node, Tens
     """The positions 0, 1, 2, … and the frequencies [D/2] of which two constants [L, D] or [L, D/2]
     are cosine and sine. shape: [B, L, H, D] of what is rotated."""
     length, half = shape[1], shape[3] // 2
-    tables = [_table(n, length, half) for n in (cos, sin)]
-    if length < 2 or any(table is None for table in tables):
+    cosines, sines = (_table(n, length, half) for n in (cos, sin))
+    if length < 2 or cosines is None or sines is None:
         return None
-    phases = torch.atan2(tables[1], tables[0])  # type: ignore[arg-type]
+    phases = torch.atan2(sines, cosines)
     frequencies = phases[1].clone()
     row = 2
     while row < length:  # each row twice as far away says a frequency twice as exactly
@@ -148,7 +148,7 @@ def _tabulated(cos: Node, sin: Node, shape: tuple[int, ...]) -> tuple[Node, Tens
     angles = torch.arange(length)[:, None] * frequencies.double()
     # The tables were rounded, and so were the angles that they were computed from.
     tolerance = ROUNDING * (4 + 2 * float(angles.abs().max()))
-    for table, exact in zip(tables, (angles.cos(), angles.sin()), strict=True):
+    for table, exact in ((cosines, angles.cos()), (sines, angles.sin())):
         if not float((table - exact).abs().max()) <= tolerance:
             return None
     return const(torch.arange(length)), frequencies
