@@ -4,6 +4,8 @@
 class ActquantError(Exception):
     """Base of all errors that a user can cause and mend; the CLI prints it without a traceback."""
 
+    exit_code = 1
+
 
 class CheckpointError(ActquantError):
     """A checkpoint folder is missing, incomplete or of a family that is not supported."""
@@ -51,6 +53,12 @@ class SchedulingError(ActquantError):
 
 class DeployError(ActquantError):
     """A deployment cannot begin, or had to end: what robot and policy lack, or what failed."""
+
+
+class NotAllowedError(DeployError):
+    """Motion is not allowed: a check failed, or nobody said yes."""
+
+    exit_code = 3
 
 
 class RecordingError(DeployError):

@@ -36,8 +36,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 @contextmanager
 def told_plainly(as_json: bool) -> Iterator[None]:
-    """Turns our own errors, and the runtime's, into one message and exit code 1; Ctrl-C and SIGTERM
-    clean up and give 130 and 143."""
+    """Turns our own errors, and the runtime's, into one message and their exit code; Ctrl-C and
+    SIGTERM clean up and give 130 and 143."""
     try:
         with _terminable():
             yield
@@ -47,7 +47,7 @@ def told_plainly(as_json: bool) -> Iterator[None]:
         else:
             errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
             errors.print(str(error), markup=False, highlight=False)
-        raise typer.Exit(1) from error
+        raise typer.Exit(getattr(error, "exit_code", 1)) from error
     except KeyboardInterrupt as error:
         errors.print("Stopped. The same command goes on from what is finished.")
         raise typer.Exit(143 if isinstance(error, _Terminated) else 130) from error
@@ -96,3 +96,17 @@ def show(result: BaseModel, as_json: bool, *renderables: Any) -> None:
         print(result.model_dump_json(indent=1))
     else:
         console.print(*renderables, sep="\n")
+
+
+def key_values(flag: str, pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE; a value that is JSON is what it says, e.g. a number."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{flag} {pair}: wanted KEY=VALUE")
+        try:
+            values[key] = json.loads(value)
+        except ValueError:
+            values[key] = value
+    return values

@@ -1,13 +1,12 @@
 """Commands on policies: compress, inspect, verify, evaluate, compare, measure."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from actquant import tables
-from actquant.cli.output import Json, app, progress_bars, show, told_plainly
+from actquant.cli.output import Json, app, key_values, progress_bars, show, told_plainly
 
 
 @app.command()
@@ -70,7 +69,7 @@ def compress(
                     control_rate_hz=control_rate_hz,
                     state_names=state_names.split(",") if state_names else None,
                     action_names=action_names.split(",") if action_names else None,
-                    options=_options(option or []),
+                    options=key_values("--option", option or []),
                     progress=progress,
                 )
             else:
@@ -85,20 +84,6 @@ def compress(
                     progress=progress,
                 )
         show(report, as_json, *tables.compression(report))
-
-
-def _options(pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE; a value that is JSON is what it says, e.g. a number."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"--option {pair}: wanted KEY=VALUE")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    return options
 
 
 @app.command()

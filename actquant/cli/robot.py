@@ -1,10 +1,11 @@
 """Commands on arms: deploy a policy, run the fake controller."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from actquant.cli.output import app, told_plainly
+from actquant.cli.output import Json, app, console, errors, key_values, show, told_plainly
 
 
 @app.command(name="robot-sim")
@@ -21,3 +22,121 @@ def robot_sim(
         from actquant.deploy.robot_sim import SimSettings, run
 
         run(SimSettings(host, model, task, start, cameras, image_size))
+
+
+@app.command()
+def deploy(
+    model: Annotated[Path, typer.Argument(help="A GGUF.")],
+    ip: Annotated[str, typer.Option(help="Address of the robot's controller.")],
+    task: Annotated[str, typer.Option(help="What the robot shall do, in the policy's words.")],
+    robot: Annotated[str, typer.Option(help="ur3e or ur3.")] = "ur3e",
+    camera: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=KIND:WHERE, for each of the policy's cameras: zmq:HOST:PORT:CAMERA, "
+            "opencv:/dev/video0?width=640&height=480&fps=30, realsense:SERIAL."
+        ),
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(help="sync, async (queue), or rtc (real-time chunking).")
+    ] = "sync",
+    steps_per_chunk: Annotated[
+        int | None,
+        typer.Option(help="Actions executed before the next chunk; default the policy's."),
+    ] = None,
+    speed: Annotated[float, typer.Option(help="Fraction of full speed, above 0 up to 1.")] = 1.0,
+    episodes: Annotated[int, typer.Option(help="Episodes, one after another.")] = 1,
+    max_seconds: Annotated[
+        float, typer.Option(help="Length of an episode, as it would be at full speed.")
+    ] = 60.0,
+    max_refusals: Annotated[
+        int, typer.Option(help="Actions refused in a row that end an episode.")
+    ] = 10,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Everything but motion.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before moving.")] = False,
+    activate_gripper: Annotated[
+        bool,
+        typer.Option("--activate-gripper", help="The gripper may open and close to become active."),
+    ] = False,
+    allow_unusual_state: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unusual-state", help="Go on though the state is far from the training data."
+        ),
+    ] = False,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Shrink pictures to the size of the training data.")
+    ] = False,
+    record: Annotated[
+        Path | None, typer.Option(help="LeRobotDataset folder to make or to append to.")
+    ] = None,
+    rerun: Annotated[Path | None, typer.Option(help="Write a rerun recording, FILE.rrd.")] = None,
+    log: Annotated[Path, typer.Option(help="Folder of event logs and reports.")] = Path(
+        "deploy-log"
+    ),
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE in place of a default limit, e.g. tool_speed_m_s=0.25."),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE of the arm's set-up, e.g. payload_kg=1.2, gripper=rg2."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the policy's noise.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads; 0 takes what is useful.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Let a policy drive an arm: check, ask, run, record. See docs/deploy.md first.
+
+    Exit codes: 0 done, 1 an error before motion, 3 not allowed, 4 too many refusals, 5 the robot
+    stopped, 6 the recording failed, 7 the policy failed, 130 Ctrl-C, 143 terminated.
+    """
+    with told_plainly(as_json):
+        from actquant.deploy import tables
+        from actquant.deploy.operator import ConsoleOperator
+        from actquant.deploy.session import deploy as run
+        from actquant.deploy.settings import Settings
+
+        settings = Settings(
+            model=model,
+            robot=robot,
+            ip=ip,
+            task=task,
+            cameras=camera or [],
+            mode=mode,
+            steps_per_chunk=steps_per_chunk,
+            speed=speed,
+            episodes=episodes,
+            max_seconds=max_seconds,
+            max_refusals=max_refusals,
+            dry_run=dry_run,
+            yes=yes,
+            activate_gripper=activate_gripper,
+            allow_unusual_state=allow_unusual_state,
+            resize=resize,
+            record=record,
+            rerun=rerun,
+            log=log,
+            seed=seed,
+            threads=threads,
+            limits=key_values("--limit", limit or []),
+            arm=key_values("--arm", arm or []),
+        )
+        report = run(settings, ConsoleOperator(errors if as_json else console))
+        show(report, as_json, *tables.deployment(report))
+        raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def salvage(
+    dataset: Annotated[Path, typer.Argument(help="The folder that was given to --record.")],
+) -> None:
+    """Make episodes of what a crashed `deploy --record` left; the next deploy does it too."""
+    with told_plainly(as_json=False):
+        from actquant.deploy.operator import ConsoleOperator
+        from actquant.deploy.recording import Recorder
+        from actquant.deploy.session import salvage as run
+
+        with Recorder(dataset) as recorder:
+            if not run(recorder, ConsoleOperator(console)):
+                console.print("There was nothing to salvage.")

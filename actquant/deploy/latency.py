@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,29 +55,41 @@ class Latencies:
         return {name: value for name, value in pairs if value is not None}
 
 
+def is_at_rest(speeds: Joints) -> bool:
+    """speeds: of the joints [6], rad/s."""
+    return bool(np.abs(speeds).max() < AT_REST_RAD_S)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A command that moved the arm from standstill (all time.monotonic)."""
+
+    camera_time_s: float
+    sent_s: float
+    moved_s: float
+
+
 class MotionWatch:
     """Sees when the arm begins to move after a command, where it stood before.
 
     Only from standstill is there a first motion to see: a command to an arm that moves anyway
     changes its course, and is not measured.
+
+    Attributes:
+        motions: what was seen; complete after `close`.
     """
 
-    def __init__(self, read_state: ReadState, on_motion: Callable[[float, float], None]) -> None:
-        """`on_motion(token, moved_s)`, from a thread of its own: when the command that `sent` was
-        called for moved the arm (time.monotonic)."""
-        self._read, self._on_motion = read_state, on_motion
+    def __init__(self, read_state: ReadState) -> None:
+        self.motions: list[Motion] = []
+        self._read = read_state
         self._watched: tuple[float, float, Joints] | None = None
         self._wake, self._closed = threading.Event(), False
         self._thread = threading.Thread(target=self._watch, name="motion watch", daemon=True)
         self._thread.start()
 
-    def is_at_rest(self) -> bool:
-        _, _, speeds = self._read()
-        return bool(np.abs(speeds).max() < AT_REST_RAD_S)
-
-    def sent(self, token: float, sent_s: float, joints_before: Joints) -> None:
+    def sent(self, camera_time_s: float, sent_s: float, joints_before: Joints) -> None:
         """A command was sent at `sent_s` to an arm at rest at `joints_before` [6] (rad)."""
-        self._watched = (token, sent_s, joints_before)
+        self._watched = (camera_time_s, sent_s, joints_before)
         self._wake.set()
 
     def close(self) -> None:
@@ -85,17 +98,21 @@ class MotionWatch:
         self._thread.join()
 
     def _watch(self) -> None:
+        from lerobot_robot_ur.errors import RobotError
+
         while not self._closed:
             self._wake.wait()
             self._wake.clear()
-            watched = self._watched
-            if watched is not None and not self._closed:
-                self._follow(*watched)
+            if self._watched is not None and not self._closed:
+                try:
+                    self._follow(*self._watched)
+                except RobotError:
+                    continue  # the state is lost: this motion was not seen, and the loop will tell
 
-    def _follow(self, token: float, sent_s: float, before: Joints) -> None:
+    def _follow(self, camera_time_s: float, sent_s: float, before: Joints) -> None:
         while not self._closed and time.monotonic() < sent_s + _GIVE_UP_S:
             measured_s, joints, _ = self._read()
             if measured_s >= sent_s and np.abs(joints - before).max() > MOVED_RAD:
-                self._on_motion(token, measured_s)
+                self.motions.append(Motion(camera_time_s, sent_s, measured_s))
                 return
             time.sleep(_POLL_S)

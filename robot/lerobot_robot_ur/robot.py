@@ -202,6 +202,16 @@ class ArmWithCameras:
         own = lerobot_names(action, space.names)
         return {name: taken[key] for name, key in zip(action, own, strict=True)}
 
+    def check_action(
+        self, action: Mapping[str, Any], upcoming: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Raise as `send_action` would of values and targets; nothing is sent, nothing moves."""
+        space, action = self._space_of(action)
+        values = np.stack([read_action(each, space.names) for each in (action, *upcoming)])
+        commanded = self.arm.state().commanded
+        joints = np.stack([target.joints for target in space.plan(values, commanded)])
+        self.arm.guard.check_waypoints(commanded, joints, self.period_s)
+
     def _space_of(self, action: Mapping[str, Any]) -> tuple[ActionSpace, Mapping[str, Any]]:
         """What takes an action of these names, and the part of it that it takes."""
         if self._space is not self._joint_targets and set(JOINT_POSITIONS) <= set(action):

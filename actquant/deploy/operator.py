@@ -1,0 +1,37 @@
+"""The person beside the robot: is shown things, and asked."""
+
+import sys
+from typing import Any, Protocol
+
+from rich.console import Console
+
+
+class Operator(Protocol):
+    """Attributes: `is_present`: whether anybody can answer."""
+
+    is_present: bool
+
+    def tell(self, *what: Any) -> None: ...
+
+    def ask(self, question: str) -> str:
+        """The answer, stripped; empty where nobody is present."""
+        ...
+
+
+class ConsoleOperator:
+    """At the terminal that the command was started in."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.is_present = sys.stdin.isatty()
+
+    def tell(self, *what: Any) -> None:
+        self._console.print(*what, sep="\n", highlight=False)
+
+    def ask(self, question: str) -> str:
+        if not self.is_present:
+            return ""
+        try:
+            return self._console.input(f"{question} ").strip()
+        except EOFError:
+            return ""

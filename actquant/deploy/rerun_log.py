@@ -1,0 +1,50 @@
+"""A deployment as a rerun recording: pictures, state and actions over time."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actquant.chunks import Tick
+from actquant.deploy.policy import Policy, Seen
+from actquant.errors import DeployError
+
+
+class RerunLog:
+    """Writes FILE.rrd; raises DeployError if rerun is not installed."""
+
+    def __init__(self, path: Path, policy: Policy) -> None:
+        try:
+            import rerun
+        except ImportError as error:
+            raise DeployError(
+                f"--rerun needs rerun-sdk ({error}); pip install 'actquant[rerun]'"
+            ) from error
+        self._rerun: Any = rerun
+        self._policy, self._tick = policy, 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = rerun.RecordingStream("actquant deploy")
+        self._stream.save(str(path))
+
+    def frame(self, seen: Seen, action: NDArray[np.float32], tick: Tick) -> None:
+        rerun, stream = self._rerun, self._stream
+        stream.set_time("tick", sequence=self._tick)
+        stream.set_time("time", duration=seen.made_s)
+        self._tick += 1
+        for name in self._policy.cameras:
+            if name in seen.raw:
+                stream.log(name.replace(".", "/"), rerun.Image(seen.raw[name]))
+        state = seen.raw.get("observation.state", ())
+        for group, names, values in (
+            ("state", self._policy.state_names, state),
+            ("action", self._policy.action_names, action),
+        ):
+            for name, value in zip(names, values, strict=True):
+                stream.log(f"{group}/{name}", rerun.Scalars(float(value)))
+        stream.log("chunk/number", rerun.Scalars(float(tick.chunk)))
+        stream.log("chunk/age_s", rerun.Scalars(tick.age_s))
+
+    def close(self) -> None:
+        self._stream.flush()
+        self._stream.disconnect()

@@ -1,0 +1,315 @@
+"""A deployment from its files to its report: connect, examine, ask, run episodes, record."""
+
+import dataclasses
+import getpass
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from rich.markup import escape
+
+from actquant.chunks import ChunkScheduler
+from actquant.deploy import tables
+from actquant.deploy.episode import Episode, Rules
+from actquant.deploy.events import EventLog
+from actquant.deploy.gripper import permit_activation
+from actquant.deploy.journal import Header, Journal
+from actquant.deploy.operator import Operator
+from actquant.deploy.policy import Noise, Policy
+from actquant.deploy.preflight import Preflight, examine
+from actquant.deploy.recording import Recorder
+from actquant.deploy.report import DeploymentReport, EpisodeReport
+from actquant.deploy.rerun_log import RerunLog
+from actquant.deploy.robot import Robot, make_robot
+from actquant.deploy.settings import ExitCode, Settings
+from actquant.deploy.stopping import StopRequest, keys, signals
+from actquant.errors import DeployError, NotAllowedError, RecordingError
+
+RECOVER = "recover"
+
+
+class Session:
+    """A policy on a connected robot; a context manager that connects and disconnects.
+
+    Raises DeployError from its constructor for what does not fit, and on entering if the robot
+    cannot be reached.
+    """
+
+    def __init__(self, settings: Settings, operator: Operator) -> None:
+        self.settings, self.operator = settings, operator
+        self.policy = Policy(settings.model, settings.threads)
+        self.robot: Robot = make_robot(settings, self.policy)
+        self.recorder = Recorder(settings.record) if settings.record else None
+        self._scheduler = ChunkScheduler(
+            self.policy.act,
+            mode=settings.mode,
+            steps_per_chunk=settings.steps_per_chunk or self.policy.steps_per_chunk,
+            supports_guidance=self.policy.supports_guidance,
+        )
+        self._stack = ExitStack()
+        self.stop = StopRequest()
+
+    def __enter__(self) -> "Session":
+        with ExitStack() as stack:
+            stack.callback(self._scheduler.close)
+            self._open_files(stack)
+            permit_activation(self.settings, self.robot, self.operator)
+            self._connect(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _open_files(self, stack: ExitStack) -> None:
+        settings = self.settings
+        stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S.%f")[:-3]
+        self.events = EventLog(settings.log / f"{stamp}.events.jsonl")
+        stack.callback(self.events.close)
+        self.report_path = settings.log / f"{stamp}.report.json"
+        self.events.add("deployment", str(settings.model), settings=dataclasses.asdict(settings))
+        self._rerun = RerunLog(settings.rerun, self.policy) if settings.rerun else None
+        if self._rerun is not None:
+            stack.callback(self._rerun.close)
+        if self.recorder is not None:
+            stack.enter_context(self.recorder)
+            salvage(self.recorder, self.operator, self.events)
+
+    def _connect(self, stack: ExitStack) -> None:
+        from lerobot_robot_ur.dashboard import bring_back
+        from lerobot_robot_ur.errors import RobotError, Stopped
+
+        driver = self.robot.driver
+        try:
+            try:
+                driver.connect()
+            except Stopped as stopped:
+                _demand_recovery(self.operator, str(stopped))
+                bring_back(self.settings.ip)
+                driver.connect()
+        except (RobotError, ConnectionError, RuntimeError) as error:
+            # Cameras raise what their drivers do: ConnectionError and RuntimeError.
+            raise DeployError(f"{type(error).__name__}: {error}") from error
+        stack.callback(driver.disconnect)
+
+    def run_episode(
+        self,
+        number: int,
+        *,
+        noise: Noise | None = None,
+        is_done: Callable[[], bool] | None = None,
+        max_seconds: float | None = None,
+    ) -> EpisodeReport:
+        """One episode, recorded if the settings say so; ends with the arm at rest or stopped.
+
+        Keys and signals stop it (see `stopping`); `stop` tells afterwards whether to go on.
+        """
+        settings = self.settings
+        rules = Rules(
+            max_seconds=(max_seconds or settings.max_seconds) / settings.speed,
+            max_refusals=settings.max_refusals,
+            dry_run=settings.dry_run,
+            is_done=is_done,
+        )
+        self.events.set_context(episode=number)
+        self.policy.begin_episode(noise or self._noise(number))
+        self.stop = StopRequest(self._stop_arm)
+        journal = self._journal(number)
+        with signals(self.stop), keys(self.stop):
+            episode = Episode(
+                number,
+                self.robot,
+                self.policy,
+                self._scheduler,
+                rules,
+                self.events,
+                self.stop,
+                journal,
+                self._rerun,
+            )
+            try:
+                report = episode.run()
+            finally:
+                if journal is not None:
+                    journal.close()
+            if journal is not None:
+                report.dataset_frames = self._commit(journal.folder)
+        return report
+
+    def _noise(self, number: int) -> Noise:
+        if self.settings.seed is None:
+            return lambda chunk: None
+        return self.policy.seeded_noise(self.settings.seed, self.settings.task, number)
+
+    def _stop_arm(self, by: str) -> None:
+        """A controlled stop at once, without waiting for the loop's next tick."""
+        from lerobot_robot_ur.errors import RobotError
+
+        self.events.add("stop", by)
+        try:
+            if self.stop.leave:
+                self.robot.arm.stop(by)
+            else:
+                self.robot.arm.hold()
+        except RobotError as error:
+            self.events.add("stop failed", str(error))
+
+    def _journal(self, number: int) -> Journal | None:
+        if self.recorder is None:
+            return None
+        seen, policy = self.robot.observe(), self.policy
+        header = Header(
+            task=self.robot.task,
+            rate_hz=policy.rate_hz,
+            robot_type=self.settings.robot,
+            state_names=list(policy.state_names),
+            action_names=list(policy.action_names),
+            cameras={name: list(seen.raw[name].shape) for name in self.robot.driver.cameras},
+            info={"model": str(self.settings.model), "episode": number},
+        )
+        return self.recorder.begin(header)
+
+    def _commit(self, folder: Path) -> int | None:
+        """The frames that became an episode; None, with the journal kept, if that failed."""
+        assert self.recorder is not None
+        try:
+            return self.recorder.commit(folder)
+        except RecordingError as error:
+            self.events.add("recording failed", str(error))
+            self.operator.tell(f"[red]{escape(str(error))}[/]")
+            return None
+
+
+def deploy(settings: Settings, operator: Operator) -> DeploymentReport:
+    """The whole of `actquant deploy`.
+
+    Raises DeployError where it cannot begin, NotAllowedError where it must not.
+    """
+    with Session(settings, operator) as session:
+        preflight = examine(session.robot, session.policy, settings)
+        operator.tell(tables.preflight(preflight))
+        session.events.add("preflight", rows=preflight.model_dump()["rows"])
+        _demand_permission(preflight, settings, operator)
+        episodes, code = _run_episodes(session)
+        report = _report(session, preflight, episodes, code)
+        session.report_path.write_text(report.model_dump_json(indent=1))
+    return report
+
+
+def _demand_permission(preflight: Preflight, settings: Settings, operator: Operator) -> None:
+    if preflight.errors:
+        named = "\n".join(f"- {row.what}: {row.value}" for row in preflight.errors)
+        raise NotAllowedError(
+            f"the check before motion found\n{named}\n"
+            "(--allow-unusual-state lets an unusual state pass, if it is truly right)"
+        )
+    if settings.dry_run or settings.yes:
+        return
+    if not operator.is_present:
+        raise NotAllowedError(
+            "nobody is at the terminal to allow motion; --yes allows it beforehand"
+        )
+    answer = operator.ask("The arm will move. Space or q stops it. Type yes to begin:")
+    if answer.lower() not in ("yes", "y"):
+        raise NotAllowedError("the operator did not allow motion")
+
+
+def _run_episodes(session: Session) -> tuple[list[EpisodeReport], ExitCode]:
+    settings, operator = session.settings, session.operator
+    episodes: list[EpisodeReport] = []
+    code = ExitCode.DONE
+    for number in range(settings.episodes):
+        if number and not _go_on(session, episodes[-1]):
+            break
+        report = session.run_episode(number)
+        episodes.append(report)
+        operator.tell(tables.ending(report))
+        code = code or report.ending.exit_code
+        if session.stop.leave:
+            break
+    by_signal = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+    return episodes, by_signal.get(
+        signal.Signals(session.stop.signal_number or signal.SIGHUP), code
+    )
+
+
+def _go_on(session: Session, last: EpisodeReport) -> bool:
+    """Whether another episode may begin after `last`; recovers with the operator's word."""
+    if last.ending.kind in ("recording", "policy"):
+        return False
+    if session.robot.arm.stopped is not None or last.ending.kind == "stopped":
+        return _recover(session, last)
+    if session.settings.yes or session.settings.dry_run:
+        return True
+    return session.operator.ask("Enter begins the next episode, q ends:").lower() != "q"
+
+
+def _recover(session: Session, last: EpisodeReport) -> bool:
+    from lerobot_robot_ur.errors import RobotError
+
+    try:
+        _demand_recovery(session.operator, last.ending.detail)
+        session.robot.driver.recover(getpass.getuser())
+    except NotAllowedError:
+        return False
+    except RobotError as error:
+        session.operator.tell(f"[red]It cannot be recovered from here: {escape(str(error))}[/]")
+        return False
+    return True
+
+
+def _demand_recovery(operator: Operator, why: str) -> None:
+    """Raises NotAllowedError unless the operator gives the word."""
+    operator.tell(f"The arm has stopped: {escape(why)}")
+    word = operator.ask(
+        f"Look at the arm and what it stopped for. Type {RECOVER} when it may move again:"
+    )
+    if word != RECOVER:
+        raise NotAllowedError(f"the arm has stopped and nobody let it recover: {why}")
+
+
+def _report(
+    session: Session, preflight: Preflight, episodes: list[EpisodeReport], code: ExitCode
+) -> DeploymentReport:
+    settings, arm = session.settings, session.robot.arm
+    return DeploymentReport(
+        model=str(settings.model),
+        robot=settings.robot,
+        task=settings.task,
+        mode=settings.mode,
+        speed=settings.speed,
+        dry_run=settings.dry_run,
+        controller=str(arm.controller),
+        control_rate_hz=session.policy.rate_hz,
+        preflight=preflight.model_dump()["rows"],
+        episodes=episodes,
+        servo_jitter=dataclasses.asdict(arm.jitter()),
+        event_log=str(session.events.path),
+        exit_code=code,
+    )
+
+
+def salvage(
+    recorder: Recorder, operator: Operator, events: EventLog | None = None
+) -> dict[str, int]:
+    """Makes episodes of the journals that a crash left; their frames by the journal's name.
+
+    Raises RecordingError if one cannot be; it is kept.
+    """
+    begin = time.monotonic()
+    salvaged = {path.name: frames for path, frames in recorder.salvage().items()}
+    for name, frames in salvaged.items():
+        operator.tell(f"{name}, left by an earlier run, is now an episode of {frames} frames")
+        if events is not None:
+            seconds = time.monotonic() - begin
+            events.add("salvaged", name, frames=frames, seconds=seconds)
+    return salvaged

@@ -1,0 +1,89 @@
+"""What a deployment is asked to do, checked as a whole before anything is connected."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from actquant.errors import DeployError
+
+MODES = ("sync", "async", "rtc")
+
+
+class ExitCode(IntEnum):
+    """How `actquant deploy` ends. 1 is an error before motion, 2 a wrong command line."""
+
+    DONE = 0
+    NOT_ALLOWED = 3
+    REFUSALS = 4
+    ROBOT_STOPPED = 5
+    RECORDING = 6
+    POLICY = 7
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See `actquant deploy --help`.
+
+    Attributes:
+        cameras: specs `NAME=KIND:WHERE`.
+        limits: values by the names of `lerobot_robot_ur.limits.Limits`, in place of the defaults.
+        arm: other values by the names of `lerobot_robot_ur.config.ArmConfig`.
+        max_seconds: of one episode at full speed; --speed stretches it.
+        log: folder of event logs and reports.
+        seed: of the policy's noise; None for other noise each time.
+    """
+
+    model: Path
+    robot: str
+    ip: str
+    task: str
+    cameras: Sequence[str] = ()
+    mode: str = "sync"
+    steps_per_chunk: int | None = None
+    speed: float = 1.0
+    episodes: int = 1
+    max_seconds: float = 60.0
+    max_refusals: int = 10
+    dry_run: bool = False
+    yes: bool = False
+    activate_gripper: bool = False
+    allow_unusual_state: bool = False
+    resize: bool = False
+    record: Path | None = None
+    rerun: Path | None = None
+    log: Path = Path("deploy-log")
+    seed: int | None = None
+    threads: int = 0
+    limits: dict[str, Any] = field(default_factory=dict)
+    arm: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises DeployError listing all that cannot be."""
+        wrong = []
+        if not Path(self.model).is_file():
+            wrong.append(f"there is no model at {self.model}; give a .gguf file")
+        if not self.task.strip():
+            wrong.append("--task is empty; say what the robot shall do")
+        if self.mode not in MODES:
+            wrong.append(f"--mode {self.mode}; choose one of {', '.join(MODES)}")
+        if self.steps_per_chunk is not None and self.steps_per_chunk < 1:
+            wrong.append(f"--steps-per-chunk {self.steps_per_chunk}; at least 1")
+        if not 0 < self.speed <= 1:
+            wrong.append(f"--speed {self.speed}; above 0 and at most 1")
+        if self.episodes < 1:
+            wrong.append(f"--episodes {self.episodes}; at least 1")
+        if not 0 < self.max_seconds < math.inf:
+            wrong.append(f"--max-seconds {self.max_seconds}; above 0")
+        if self.max_refusals < 1:
+            wrong.append(f"--max-refusals {self.max_refusals}; at least 1")
+        if self.rerun is not None and self.rerun.suffix != ".rrd":
+            wrong.append(f"--rerun {self.rerun}; a file that ends in .rrd")
+        if self.dry_run and self.record is not None:
+            wrong.append("--record with --dry-run; nothing is executed that an episode could hold")
+        if wrong:
+            raise DeployError("\n".join(wrong))

@@ -1,0 +1,113 @@
+"""The parts that need no robot: stopping, latencies, jerk, camera specs, event log."""
+
+import os
+import pty
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actquant.deploy.cameras import parse_cameras
+from actquant.deploy.events import EventLog, read_events
+from actquant.deploy.latency import MotionWatch, Percentiles
+from actquant.deploy.report import jerk
+from actquant.deploy.stopping import StopRequest, keys, signals
+from actquant.errors import DeployError, RecordingError
+
+
+@pytest.mark.parametrize(("key", "leave"), [(b" ", False), (b"q", True)])
+def test_a_key_asks_for_a_stop_at_once(key: bytes, leave: bool) -> None:
+    master, slave = pty.openpty()
+    asked: list[str] = []
+    stop = StopRequest(asked.append)
+    with os.fdopen(slave) as terminal, keys(stop, terminal):
+        os.write(master, b"x")
+        assert not stop.wait_until(time.monotonic() + 0.05)
+        os.write(master, key)
+        assert stop.wait_until(time.monotonic() + 10)
+    os.close(master)
+    assert len(asked) == 1 and asked[0].startswith("the operator pressed")
+    assert stop.leave == leave and stop.by == asked[0]
+
+
+def test_a_signal_asks_for_a_stop_and_the_old_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    stop = StopRequest()
+    with signals(stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait_until(time.monotonic() + 10)
+    assert stop.leave and stop.signal_number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_percentiles_are_in_ms() -> None:
+    found = Percentiles.of([0.001 * k for k in range(101)])
+    assert found == Percentiles(n=101, p50=50, p95=95, p99=99, max=100)
+    assert Percentiles.of([]) is None
+
+
+def test_motion_is_seen_when_a_joint_has_left_its_place() -> None:
+    start = time.monotonic()
+
+    def read() -> tuple[float, np.ndarray, np.ndarray]:
+        now = time.monotonic()
+        return now, np.full(6, 0.01 if now > start + 0.1 else 1e-4), np.zeros(6)
+
+    watch = MotionWatch(read)
+    watch.sent(start - 0.05, start, np.zeros(6))
+    while not watch.motions and time.monotonic() < start + 5:
+        time.sleep(0.01)
+    watch.close()
+    (motion,) = watch.motions
+    assert motion.moved_s >= start + 0.1 and motion.camera_time_s == start - 0.05
+
+
+def test_jerk_tells_seams_from_the_inside_of_chunks() -> None:
+    period, times = 0.1, 0.1 * np.arange(12)
+    smooth = np.repeat(((2.0 / 6.0) * times**3)[:, None], 6, axis=1)  # jerk 2 rad/s^3
+    seams = np.zeros(12, bool)
+    assert jerk(smooth, seams, period) == {"inside": pytest.approx(2.0)}
+    seams[6] = True
+    smooth[6:] += 0.01
+    found = jerk(smooth, seams, period)
+    assert found["inside"] == pytest.approx(2.0) and found["seams"] > 5.0
+
+
+def test_camera_specs() -> None:
+    cameras = parse_cameras(
+        ["scene=zmq:127.0.0.2:5555:scene", "observation.image=opencv:/dev/video2?width=640&fps=30"]
+    )
+    assert list(cameras) == ["observation.images.scene", "observation.image"]
+    scene, other = cameras.values()
+    assert (scene.server_address, scene.port, scene.camera_name) == ("127.0.0.2", 5555, "scene")
+    assert (other.index_or_path, other.width, other.fps) == (Path("/dev/video2"), 640, 30)
+
+
+def test_every_wrong_camera_spec_is_named() -> None:
+    wrong = ["scene", "a=foo:1", "b=zmq:host", "c=opencv:0?size=3", "d=opencv:0", "d=opencv:1"]
+    with pytest.raises(DeployError) as caught:
+        parse_cameras(wrong)
+    lines = str(caught.value).splitlines()
+    assert [line.split()[1].rstrip(":") for line in lines[:5]] == [*wrong[:4], wrong[5]]
+
+
+def test_events_are_readable_at_once_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "deep" / "events.jsonl")
+    log.set_context(episode=3)
+    log.add("refused", "too fast", reasons=["too fast"])
+    log.add("hold")
+    path = log.path
+    assert [e["kind"] for e in read_events(path)] == ["refused", "hold"]
+    assert read_events(path)[0]["episode"] == 3
+    path.write_bytes(path.read_bytes()[:-4])
+    assert [e["kind"] for e in read_events(path)] == ["refused"]
+
+
+def test_an_event_log_without_room_fails_the_check_and_no_call(tmp_path: Path) -> None:
+    log = EventLog(Path("/dev/full"))
+    log.add("refused")
+    log.add("hold")
+    with pytest.raises(RecordingError, match="No space left"):
+        log.check()

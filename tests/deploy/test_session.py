@@ -1,0 +1,295 @@
+"""Deployments through the real wire: what moves, what does not, how episodes end, what stays."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ACTION_NAMES, CAMERAS, IMAGE, STATE_MEAN, STATE_NAMES, Answers, build
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot_robot_ur.controller import FakeController
+
+from actquant.deploy.events import read_events
+from actquant.deploy.policy import Policy
+from actquant.deploy.recording import Recorder
+from actquant.deploy.report import DeploymentReport
+from actquant.deploy.session import deploy
+from actquant.deploy.settings import ExitCode, Settings
+from actquant.errors import DeployError, NotAllowedError
+
+Make = Callable[..., Settings]
+MOVED_RAD = 0.01
+
+
+def joints(controller: FakeController) -> np.ndarray:
+    return np.array(controller.state()["joints"])
+
+
+def moved(controller: FakeController, before: np.ndarray) -> bool:
+    return bool(np.abs(joints(controller) - before).max() > MOVED_RAD)
+
+
+def when_moving(controller: FakeController, action: Callable[[], None]) -> threading.Thread:
+    """Does `action` as soon as the arm has moved."""
+    before = joints(controller)
+
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while not moved(controller, before) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        action()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def kinds(report: DeploymentReport) -> list[str]:
+    return [event["kind"] for event in read_events(Path(report.event_log))]
+
+
+def test_an_episode_moves_the_arm_and_leaves_dataset_rerun_file_report_and_events(
+    settings: Make, controller: FakeController, tmp_path: Path
+) -> None:
+    before = joints(controller)
+    root, rrd = tmp_path / "set", tmp_path / "run.rrd"
+    report = deploy(settings(record=root, rerun=rrd, cameras=CAMERAS), Answers())
+    assert report.exit_code == ExitCode.DONE and moved(controller, before)
+    (episode,) = report.episodes
+    assert episode.ending.kind == "time limit" and episode.actions >= 3
+    assert {"inference", "camera to action", "action to motion"} <= set(episode.latency_ms)
+    assert all(v.p50 > 0 for v in episode.latency_ms.values())
+    dataset = LeRobotDataset("actquant/set", root=root)
+    assert (dataset.num_episodes, dataset.num_frames) == (1, episode.actions)
+    assert episode.dataset_frames == episode.actions
+    assert dataset.features["action"]["names"] == ACTION_NAMES
+    assert dataset.features["observation.state"]["names"] == STATE_NAMES
+    first = dataset[0]["observation.state"].numpy()
+    np.testing.assert_allclose(first[:6], before, atol=MOVED_RAD)
+    assert dataset[0]["task"] == "pick up the cube"
+    assert not root.with_name("set.journal").exists()
+    assert rrd.stat().st_size > 10_000
+    assert {"deployment", "preflight", "episode begins", "episode ends"} <= set(kinds(report))
+    written = next((tmp_path / "log").glob("*.report.json")).read_text()
+    assert DeploymentReport.model_validate_json(written) == report
+
+
+def test_a_dry_run_does_everything_but_move(settings: Make, controller: FakeController) -> None:
+    before = controller.state()
+    report = deploy(settings(dry_run=True, yes=False), Answers())
+    after = controller.state()
+    assert report.episodes[0].actions >= 3 and report.episodes[0].latency_ms["inference"].n >= 1
+    assert after["target_joints"] == before["target_joints"]
+    np.testing.assert_allclose(after["joints"], before["joints"], atol=1e-4)
+    assert after["gripper"]["PRE"] == before["gripper"]["PRE"]
+
+
+def test_without_a_word_nothing_moves(settings: Make, controller: FakeController) -> None:
+    before = joints(controller)
+    with pytest.raises(NotAllowedError, match="--yes allows it"):
+        deploy(settings(yes=False), Answers())
+    refusing = Answers("no")
+    with pytest.raises(NotAllowedError, match="did not allow motion"):
+        deploy(settings(yes=False), refusing)
+    assert len(refusing.asked) == 1 and not moved(controller, before)
+
+
+def test_a_policy_fed_wrong_units_is_caught_before_motion(
+    settings: Make, controller: FakeController, tmp_path: Path
+) -> None:
+    degrees = [*np.degrees(STATE_MEAN[:6]).tolist(), *STATE_MEAN[6:]]
+    before = joints(controller)
+    with pytest.raises(NotAllowedError) as caught:
+        deploy(settings(model=build(tmp_path, degrees)), Answers())
+    named = [line for line in str(caught.value).splitlines() if "deviations away" in line]
+    assert [line.split()[2].rstrip(":") for line in named] == [
+        f"joint_{i}_rad" for i in range(1, 7)
+    ]
+    assert not moved(controller, before)
+
+
+def test_everything_that_does_not_fit_is_said_at_once(settings: Make) -> None:
+    with pytest.raises(DeployError) as caught:
+        deploy(
+            settings(cameras=["scene=opencv:0"] + ["side=opencv:1"], limits={"haste": 3}),
+            Answers(),
+        )
+    text = str(caught.value)
+    assert "no such camera; it has observation.images.scene" in text
+    assert "--limit haste; there are position_low_rad" in text
+
+
+def test_refusals_in_a_row_end_the_episode(settings: Make, controller: FakeController) -> None:
+    before = joints(controller)
+    limits = {"tool_speed_m_s": 1e-4}
+    report = deploy(settings(limits=limits, max_refusals=3), Answers())
+    (episode,) = report.episodes
+    assert report.exit_code == ExitCode.REFUSALS
+    assert episode.refusals == {"refused": 3} and "the tool moves at" in episode.ending.detail
+    assert kinds(report).count("refused") == 3 and not moved(controller, before)
+
+
+def test_frozen_cameras_hold_the_arm_and_end_the_episode(
+    settings: Make, controller: FakeController
+) -> None:
+    thread = when_moving(controller, controller.faults.freeze_cameras)
+    report = deploy(settings(max_seconds=30, max_refusals=3), Answers())
+    thread.join()
+    assert report.exit_code == ExitCode.REFUSALS
+    assert "latest frame is too old" in report.episodes[0].ending.detail
+    assert "hold" in kinds(report)
+
+
+def test_a_protective_stop_ends_the_episode_and_a_word_recovers_for_the_next(
+    settings: Make, controller: FakeController
+) -> None:
+    thread = when_moving(controller, controller.faults.protective_stop)
+    operator = Answers("recover")
+    report = deploy(settings(episodes=2), operator)
+    thread.join()
+    first, second = report.episodes
+    assert first.ending.kind == "stopped" and "protective" in first.ending.detail
+    assert second.ending.kind == "time limit" and second.actions >= 1
+    assert "Type recover" in operator.asked[0]
+    assert report.exit_code == ExitCode.ROBOT_STOPPED
+
+
+def test_recovery_takes_the_word_also_at_the_next_start(
+    settings: Make, controller: FakeController
+) -> None:
+    thread = when_moving(controller, controller.faults.protective_stop)
+    report = deploy(settings(episodes=2), Answers("yes please"))
+    thread.join()
+    assert len(report.episodes) == 1
+    with pytest.raises(NotAllowedError, match="nobody let it recover"):
+        deploy(settings(), Answers("yes"))
+    assert controller.state()["safety_mode"] == "PROTECTIVE_STOP"
+    report = deploy(settings(), Answers("recover"))
+    assert report.exit_code == ExitCode.DONE
+
+
+def test_a_signal_stops_the_arm_and_finishes_the_files(
+    settings: Make, controller: FakeController, tmp_path: Path
+) -> None:
+    thread = when_moving(controller, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    report = deploy(settings(max_seconds=60, record=tmp_path / "set", episodes=3), Answers())
+    thread.join()
+    (episode,) = report.episodes
+    assert report.exit_code == ExitCode.TERMINATED
+    assert (episode.ending.kind, episode.ending.detail) == ("operator", "SIGTERM")
+    assert LeRobotDataset("actquant/set", root=tmp_path / "set").num_frames == episode.actions
+    assert controller.state()["program"] == "STOPPED"
+    assert np.abs(controller.state()["speeds"]).max() < 0.05
+
+
+def test_a_policy_that_fails_ends_the_episode(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act, calls = Policy.act, []
+
+    def failing(self: Policy, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 5:
+            raise RuntimeError("out of memory")
+        return act(self, *arguments)
+
+    monkeypatch.setattr(Policy, "act", failing)
+    report = deploy(settings(max_seconds=60), Answers())
+    assert report.exit_code == ExitCode.POLICY
+    assert report.episodes[0].ending.detail == "RuntimeError: out of memory"
+
+
+@pytest.mark.parametrize("mode", ["async", "rtc"])
+def test_chunks_in_the_background(settings: Make, controller: FakeController, mode: str) -> None:
+    before = joints(controller)
+    report = deploy(settings(mode=mode, steps_per_chunk=3, max_seconds=2), Answers())
+    assert report.exit_code == ExitCode.DONE and moved(controller, before)
+    assert report.episodes[0].chunks >= 2
+
+
+def in_child(settings: Settings, prepare: Callable[[], None]) -> multiprocessing.Process:
+    """A process that deploys; forked, because importing LeRobot anew takes seconds."""
+
+    def run() -> None:
+        prepare()
+        os._exit(deploy(settings, Answers()).exit_code)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process  # pyright: ignore[reportReturnType]
+
+
+def wait_for_frames(folder: Path, count: int, process: multiprocessing.Process) -> Path:
+    """The file of frames of the dataset `set`, when it has so many."""
+    lines = folder / "set.journal" / "episode_000000" / "frames.jsonl"
+    while not (lines.exists() and lines.read_bytes().count(b"\n") >= count):
+        assert process.is_alive()
+        time.sleep(0.02)
+    return lines
+
+
+def test_a_kill_loses_at_most_the_frame_being_written_and_the_arm_stops(
+    settings: Make, controller: FakeController, tmp_path: Path
+) -> None:
+    root = tmp_path / "set"
+    process = in_child(settings(record=root, max_seconds=60), lambda: None)
+    lines = wait_for_frames(tmp_path, 4, process)
+    process.kill()
+    process.join()
+    count = lines.read_bytes().count(b"\n")
+    with Recorder(root) as recorder:
+        assert list(recorder.salvage().values()) == [count]
+    assert LeRobotDataset("actquant/set", root=root).num_frames == count
+    deadline = time.monotonic() + 20
+    while controller.state()["program"] != "STOPPED" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert controller.state()["program"] == "STOPPED"
+
+
+def test_a_full_disk_stops_the_arm_and_keeps_what_was_recorded(
+    settings: Make, tmp_path: Path
+) -> None:
+    root = tmp_path / "set"
+    process = in_child(
+        settings(record=root, max_seconds=60),
+        lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+    )
+    wait_for_frames(tmp_path, 4, process)
+    assert process.pid is not None
+    # Its files fail to grow, as on a full disk; the servo process is another one.
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (8 * IMAGE * IMAGE * 3 + 100,) * 2)
+    process.join()
+    assert process.exitcode == ExitCode.RECORDING
+    with Recorder(root) as recorder:
+        recorder.salvage()
+    assert LeRobotDataset("actquant/set", root=root).num_frames == 8
+    report = json.loads(next((tmp_path / "log").glob("*.report.json")).read_text())
+    assert "frame 8 could not be written" in report["episodes"][0]["ending"]["detail"]
+
+
+def test_settings_name_all_that_is_wrong(settings: Make, tmp_path: Path) -> None:
+    good = settings()
+    with pytest.raises(DeployError) as caught:
+        dataclasses.replace(
+            good,
+            model=tmp_path / "none.gguf",
+            task=" ",
+            mode="hasty",
+            speed=0,
+            episodes=0,
+            max_seconds=0,
+            max_refusals=0,
+            dry_run=True,
+            record=tmp_path,
+            rerun=tmp_path / "x.txt",
+        )
+    assert len(str(caught.value).splitlines()) == 9
