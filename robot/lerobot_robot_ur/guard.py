@@ -87,8 +87,8 @@ class Guard:
         steps = np.abs(np.diff(corners, axis=0))
         limit = self.limits.max_joint_step_rad
         reasons = [
-            f"waypoint {(i := int(steps[:, k].argmax()))}: {name} jumps by {steps[i, k]:.4f} rad, "
-            f"limit {limit:.4f}"
+            f"waypoint {(i := int(steps[:, k].argmax()))}: {name} jumps by {steps[i, k]:.3f} rad, "
+            f"limit {limit:.3f}"
             for k, name in enumerate(JOINT_NAMES)
             if steps[:, k].max() > limit
         ]

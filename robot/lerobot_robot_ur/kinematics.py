@@ -198,15 +198,16 @@ class Kinematics:
     def tool_position(self, frames: Array) -> Array:
         """Position [..., 3] (m) of the tool point, from `frames`."""
         flange = frames[..., 6, :3, :]
-        offset = np.einsum("...ij,j->...i", flange[..., :3], self._tcp[:3, 3])
-        return offset + flange[..., 3]
+        point = np.append(self._tcp[:3, 3], 1.0)
+        return np.einsum("...ij,j->...i", flange, point)
 
     def jacobian(self, joints: ArrayLike) -> Array:
         """[..., 6, 6] from joint speeds (rad/s) to the tool point's velocity (m/s, then rad/s)."""
         frames = self.frames(joints)
         axes, origins = frames[..., 1:, :3, 2], frames[..., 1:, :3, 3]
         arms = self.tool_position(frames)[..., None, :] - origins
-        return np.swapaxes(np.concatenate([np.cross(axes, arms), axes], axis=-1), -1, -2)
+        columns = np.concatenate([np.cross(axes, arms), axes], axis=-1, dtype=np.float64)
+        return np.swapaxes(columns, -1, -2)
 
     def capsule_ends(self, frames: Array) -> Array:
         """Both ends [..., C, 3, 2] (m, base frame) of all capsules, from `frames`."""

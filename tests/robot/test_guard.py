@@ -190,7 +190,7 @@ def test_a_joint_that_is_too_fast_is_refused(roomy, joint):
 def test_a_jump_is_refused_however_much_time_it_has(roomy):
     q = toward(5, 0.36)
     assert reasons(roomy.check_waypoints, HOME, [HOME, q], 60.0) == [
-        "waypoint 1: wrist_3 jumps by 0.3600 rad, limit 0.3500"
+        "waypoint 1: wrist_3 jumps by 0.360 rad, limit 0.350"
     ]
     roomy.check_waypoints(HOME, [toward(5, 0.34), toward(5, 0.68)], 60.0)
 
