@@ -70,7 +70,11 @@ def byte_level_tokenizer(size: int) -> Tokenizer:
 
 
 def write_smolvlm_folder(
-    folder: Path, text: dict[str, Any] = TEXT, vision: dict[str, Any] = VISION
+    folder: Path,
+    text: dict[str, Any] = TEXT,
+    vision: dict[str, Any] = VISION,
+    scale_factor: int = SCALE_FACTOR,
+    dtype: str = "bfloat16",
 ) -> Path:
     """Write configuration, processors and tokenizer; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,10 +88,10 @@ def write_smolvlm_folder(
             "architectures": ["SmolVLMForConditionalGeneration"],
             "model_type": "smolvlm",
             "image_token_id": tokenizer.token_to_id("<image>"),
-            "scale_factor": SCALE_FACTOR,
+            "scale_factor": scale_factor,
             "tie_word_embeddings": False,
             "pad_token_id": padding,
-            "torch_dtype": "bfloat16",
+            "torch_dtype": dtype,
             "text_config": {**text, "pad_token_id": padding},
             "vision_config": vision,
         },
@@ -103,7 +107,7 @@ def write_smolvlm_folder(
         },
         "processor_config.json": {
             "processor_class": "SmolVLMProcessor",
-            "image_seq_len": (image // patch // SCALE_FACTOR) ** 2,
+            "image_seq_len": (image // patch // scale_factor) ** 2,
         },
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",

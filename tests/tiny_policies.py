@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,119 +16,38 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from smolvlm_folder import TEXT, VISION, write_smolvlm_folder
 from torch import nn
 
 torch.set_num_threads(1)
 
-SPECIAL_TOKENS = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<fake_token_around_image>",
-    "<image>",
-    "<global-img>",
-    "<end_of_utterance>",
-    "<video>",
-]
 CAMERAS = ("observation.images.scene", "observation.images.wrist")
-
-
-def build_tokenizer(folder: Path) -> dict[str, int]:
-    """A byte-level tokenizer with a few merges; returns the ids of the special tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {symbol: index for index, symbol in enumerate(alphabet)}
-    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("p", "u"), ("pu", "t"), ("c", "k")]
-    for left, right in merges:
-        vocab[left + right] = len(vocab)
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=None))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL_TOKENS)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
 
 
 def build_vlm_folder(
     folder: Path, *, hidden: int = 64, image: int = 48, layers: int = 2, vision_layers: int = 2
 ) -> Path:
     """The configuration and tokenizer of a tiny vision-language model (no weights)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    ids = build_tokenizer(folder)
-    patch, scale = 12, 2
-    config = {
-        "architectures": ["SmolVLMForConditionalGeneration"],
-        "model_type": "smolvlm",
-        "image_token_id": ids["<image>"],
-        "scale_factor": scale,
-        "tie_word_embeddings": False,
-        "pad_token_id": ids["<|im_end|>"],
-        "torch_dtype": "float32",
-        "text_config": {
-            "model_type": "llama",
-            "hidden_size": hidden,
-            "intermediate_size": 2 * hidden,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": hidden // 4,
-            "vocab_size": 320,
-            "max_position_embeddings": 8192,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 100000,
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "tie_word_embeddings": False,
-            "pad_token_id": ids["<|im_end|>"],
-        },
-        "vision_config": {
-            "model_type": "smolvlm_vision",
-            "hidden_size": hidden,
-            "intermediate_size": 2 * hidden,
-            "num_hidden_layers": vision_layers,
-            "num_attention_heads": 4,
-            "image_size": image,
-            "patch_size": patch,
-            "hidden_act": "gelu_pytorch_tanh",
-        },
+    text = {
+        **TEXT,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": hidden // 4,
+        "vocab_size": 320,
     }
-    special = {
-        "fake_image_token": "<fake_token_around_image>",
-        "image_token": "<image>",
-        "global_image_token": "<global-img>",
-        "end_of_utterance_token": "<end_of_utterance>",
+    vision = {
+        **VISION,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": vision_layers,
+        "num_attention_heads": 4,
+        "image_size": image,
+        "patch_size": 12,
     }
-    edge = {"longest_edge": image}
-    files: dict[str, dict[str, Any]] = {
-        "config.json": config,
-        "preprocessor_config.json": {
-            "image_processor_type": "SmolVLMImageProcessor",
-            "processor_class": "SmolVLMProcessor",
-            "size": edge,
-            "max_image_size": edge,
-            "do_image_splitting": False,
-            "image_mean": [0.5] * 3,
-            "image_std": [0.5] * 3,
-            "video_sampling": {"fps": 1, "max_frames": 64, "video_size": edge},
-        },
-        "processor_config.json": {
-            "processor_class": "SmolVLMProcessor",
-            "image_seq_len": (image // patch // scale) ** 2,
-        },
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": "<|im_start|>",
-            "eos_token": "<end_of_utterance>",
-            "pad_token": "<|im_end|>",
-            "unk_token": "<|endoftext|>",
-            "model_max_length": 8192,
-            "extra_special_tokens": special,
-            **special,
-        },
-    }
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=1))
-    return folder
+    return write_smolvlm_folder(folder, text, vision, scale_factor=2, dtype="float32")
 
 
 def randomise(module: nn.Module, seed: int) -> None:
