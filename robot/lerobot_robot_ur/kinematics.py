@@ -83,9 +83,9 @@ class GripperShape:
 
 _ROD = 0.001  # m, radius of the rods along a gripper's edges
 
-# Robotiq 2F-85 (data sheet): 75 mm across its body, 149 mm over the knuckles when open; the
-# fingers as in lerobot_env_ur3e: pads of 22 x 37.5 mm around 141 mm, 101.4 mm outside to outside.
-# OnRobot RG2, RG6 and 2FG7 (data sheets): outside dimensions over all openings, rounded up.
+# Fingers of the 2F-85 as in lerobot_env_ur3e: pads of 22 x 37.5 mm around 141 mm, 101.4 mm outside
+# to outside. Its knuckles (149 mm over both when open) and the OnRobot shapes are estimates from
+# above, not taken from a drawing: to be measured on the gripper before it is used near things.
 GRIPPERS: dict[str, GripperShape | None] = {
     "none": None,
     "robotiq_2f85": GripperShape(
