@@ -190,6 +190,10 @@ class Link:
         self._control.disconnect()
         self._receive.disconnect()
 
+    def release(self) -> threading.Thread:
+        """Stop the servo and let the program run on, in a thread; nothing may be sent meanwhile."""
+        return _start(lambda: self._control.servoStop(_STOP_DECELERATION))
+
     def end_program(self, was_servoing: bool) -> threading.Thread:
         """Stop the servo, then the program, in a thread: either call can wait for minutes.
 

@@ -13,7 +13,11 @@ _MCL_CURRENT, _MCL_FUTURE = 1, 2
 
 
 def make_realtime(cpu: int | None) -> list[str]:
-    """Ask for priority, locked memory and one processor; what was granted and what was not."""
+    """Ask for priority, locked memory and one processor, for all threads that there are.
+
+    Returns:
+        What was granted and what was not.
+    """
     said = [_raise_priority(), _lock_memory()]
     if cpu is not None:
         said.append(_pin_to(cpu))
@@ -27,14 +31,20 @@ def stop_collecting() -> None:
     gc.disable()
 
 
+def _threads() -> list[int]:
+    return [int(name) for name in os.listdir("/proc/self/task")]
+
+
 def _raise_priority() -> str:
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_FIFO_PRIORITY))
+        for thread in _threads():
+            os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(_FIFO_PRIORITY))
         return f"scheduled as SCHED_FIFO {_FIFO_PRIORITY}"
     except OSError as error:
         refused = error.strerror
     try:
-        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+        for thread in _threads():
+            os.setpriority(os.PRIO_PROCESS, thread, _NICE)
         return f"SCHED_FIFO not granted ({refused}), niceness {_NICE} instead"
     except OSError:
         return f"neither SCHED_FIFO nor a niceness below 0 granted ({refused})"
@@ -52,7 +62,8 @@ def _lock_memory() -> str:
 
 def _pin_to(cpu: int) -> str:
     try:
-        os.sched_setaffinity(0, {cpu})
+        for thread in _threads():
+            os.sched_setaffinity(thread, {cpu})
     except OSError as error:
         return f"not bound to processor {cpu}: {error.strerror}"
     return f"bound to processor {cpu}"

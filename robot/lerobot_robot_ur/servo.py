@@ -32,15 +32,18 @@ HEARTBEAT_LIMIT_S = 1.0  # without a sign of life the parent is taken for dead
 _STOP_TIME_S = 1.0
 _END_TIME_S = 2.0  # for servoStop and the end of the program
 _HANGING_S = 0.5  # for one cycle
+_SETTLING_S = 0.6  # after the last target; three times the largest lookahead
+_THERE_RAD, _STILL_RAD_S = 2e-3, 0.01
 _LARGEST_STEP = 2  # periods by which a target may move on after a late cycle
 
 
 class Phase(IntEnum):
-    IDLE = 0  # the program runs, nothing has been sent since it started
+    IDLE = 0  # the program runs, the controller itself keeps the arm where it is
     SERVOING = 1  # targets are sent, in motion or holding
-    STOPPING = 2  # decelerating along the trajectory
-    ENDING = 3  # servoStop and the end of the program, in a thread
-    STOPPED = 4  # no motion before a new process
+    RELEASING = 2  # servoStop, in a thread: at rest, and nothing is expected that moves
+    STOPPING = 3  # decelerating along the trajectory
+    ENDING = 4  # servoStop and the end of the program, in a thread
+    STOPPED = 5  # no motion before a new process
 
 
 class ServoLoop:
@@ -64,8 +67,10 @@ class ServoLoop:
         self._clock = now
         self._sequence = 0
         self._due = now  # when the next command is expected
-        self._is_streamed = self._is_holding = False
+        self._is_streamed = self._is_holding = self._has_refused = False
+        self._rest_began = now
         self._commanded: Array | None = None
+        self._waiting: Move | None = None
 
     def run(self) -> None:
         """Cycle until told to leave, or until the link or the parent is gone."""
@@ -113,13 +118,13 @@ class ServoLoop:
         except LinkLost as lost:
             self._leave_at_once(StopKind.LINK_LOST, str(lost))
             return
-        if self._commanded is None:
+        if self._commanded is None or self._phase == Phase.IDLE:
             self._commanded = reading.joints
         self._take_commands(reading)
         self._look_after(reading, now)
         step = min(elapsed, _LARGEST_STEP * self._period)
         self._clock += step
-        self._act(step, now)
+        self._act(step, now, reading)
         self._publish(reading, now)
 
     # -- commands ------------------------------------------------------------------------------
@@ -134,19 +139,22 @@ class ServoLoop:
                 self._begin_stop(StopKind.PARENT_LOST, "the process that commands is gone")
         for message in messages:
             if isinstance(message, Move):
-                self._move(message, reading)
+                self._waiting = message
             elif isinstance(message, Hold):
-                self._sequence = message.sequence
+                self._sequence, self._waiting = message.sequence, None
                 self._is_streamed = False
                 if self._phase == Phase.SERVOING:
                     self._trajectory.hold()
             elif isinstance(message, Halt):
                 self._leave |= message.leave
                 self._begin_stop(StopKind.REQUESTED, message.reason)
+        if self._waiting is not None and self._phase != Phase.RELEASING:
+            self._move(self._waiting, reading)
+            self._waiting = None
 
     def _move(self, move: Move, reading: Reading) -> None:
         self._sequence, self._is_streamed = move.sequence, move.is_streamed
-        self._is_holding = False
+        self._is_holding = self._has_refused = False
         now = time.monotonic()
         self._due = max(now, float(move.times_s[0]))
         if self._phase == Phase.IDLE:
@@ -193,12 +201,13 @@ class ServoLoop:
         self._report_stop(kind, detail)
 
     def _begin_stop(self, kind: StopKind, detail: str) -> None:
-        """Decelerate along the trajectory, then end the program; nothing to do in a stop."""
+        """Decelerate along the trajectory, then end the program; in a stop, nothing."""
+        if self._stop is not None:
+            return
+        self._report_stop(kind, detail)
         if self._phase == Phase.IDLE:
-            self._report_stop(kind, detail)
             self._end()
         elif self._phase == Phase.SERVOING:
-            self._report_stop(kind, detail)
             self._trajectory.hold()
             self._phase, self._deadline = Phase.STOPPING, time.monotonic() + _STOP_TIME_S
 
@@ -213,21 +222,45 @@ class ServoLoop:
 
     # -- motion --------------------------------------------------------------------------------
 
-    def _act(self, step: float, now: float) -> None:
+    def _act(self, step: float, now: float, reading: Reading) -> None:
         if self._phase == Phase.IDLE:
             self._link.kick_watchdog()
         elif self._phase == Phase.SERVOING:
             self._servo(step)
+            if not self._is_streamed and self._has_settled(reading, now):
+                self._ending = self._link.release()
+                self._phase, self._deadline = Phase.RELEASING, now + _END_TIME_S
+        elif self._phase == Phase.RELEASING:
+            if self._is_done(now, "the servo did not stop in time"):
+                self._phase = Phase.IDLE
+                if self._stop is not None:
+                    self._end()
         elif self._phase == Phase.STOPPING:
             self._servo(step)
-            if self._trajectory.is_at_rest or now > self._deadline:
+            if now > self._deadline or self._has_settled(reading, now):
                 self._end()
-        elif self._phase == Phase.ENDING:
-            assert self._ending is not None
-            if not self._ending.is_alive():
-                self._phase = Phase.STOPPED
-            elif now > self._deadline:
-                self._leave_at_once(StopKind.LINK_LOST, "the program did not end in time")
+        elif self._phase == Phase.ENDING and self._is_done(now, "the program did not end in time"):
+            self._phase = Phase.STOPPED
+
+    def _has_settled(self, reading: Reading, now: float) -> bool:
+        """Whether the arm, which lags by servoJ's lookahead, is where it was told to be."""
+        if not self._trajectory.is_at_rest:
+            self._rest_began = now
+            return False
+        if now - self._rest_began > _SETTLING_S:
+            return True
+        is_fresh = reading.age_s < self._limits.max_state_age_s
+        is_there = np.abs(reading.joints - self._commanded).max() < _THERE_RAD
+        return bool(is_fresh and is_there and np.abs(reading.speeds).max() < _STILL_RAD_S)
+
+    def _is_done(self, now: float, otherwise: str) -> bool:
+        """Whether the thread that is being waited for has ended; past its time the process does."""
+        assert self._ending is not None
+        if not self._ending.is_alive():
+            return True
+        if now > self._deadline:
+            self._leave_at_once(StopKind.LINK_LOST, otherwise)
+        return False
 
     def _servo(self, step: float) -> None:
         assert self._commanded is not None
@@ -237,7 +270,9 @@ class ServoLoop:
         except Refused as refused:
             # Stay at the last target that was good; the way goes on from there, at rest.
             self._trajectory.reset(self._commanded)
-            self._report("refused", str(refused))
+            if not self._has_refused:
+                self._has_refused = True
+                self._report("refused", str(refused))
             q = self._commanded
         if self._link.servo(q):
             self._commanded = q
@@ -258,7 +293,9 @@ class ServoLoop:
                 speed_scaling=reading.speed_scaling,
                 phase=self._phase,
                 sequence=self._sequence,
-                at_rest=self._phase != Phase.SERVOING or self._trajectory.is_at_rest,
+                at_rest=self._phase != Phase.SERVOING
+                or self._trajectory.is_at_rest
+                and bool(np.abs(reading.speeds).max() < _STILL_RAD_S),
                 robot_mode=reading.robot_mode,
                 safety_bits=reading.safety_bits,
                 robot_bits=reading.robot_bits,

@@ -134,7 +134,6 @@ def main() -> None:
     from .servo import ServoLoop
 
     model, limits = MODELS[config.model], config.effective_limits
-    notes = make_realtime(config.servo_cpu)
     period = 1.0 / model.rate_hz
     try:
         link = Link(config.ip, period, config.servo_lookahead_s, config.servo_gain)
@@ -144,6 +143,8 @@ def main() -> None:
     except RobotError as error:
         channel.send(Failed(str(error)))
         return
+    # Not before: while ur-rtde connects and sets things it waits in loops that never sleep.
+    notes = make_realtime(config.servo_cpu)
     stop_collecting()
     channel.send(Ready(notes))
     loop.run()

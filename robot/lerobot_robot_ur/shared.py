@@ -41,7 +41,7 @@ class ServoState:
         speed_scaling: the controller's own, 0 to 1.
         phase: of the servo loop.
         sequence: number of the newest command that was taken over.
-        at_rest: whether the commanded motion has ended.
+        at_rest: whether the commanded motion has ended, and the measured one.
     """
 
     time_s: float

@@ -125,6 +125,16 @@ def test_without_a_policy_nothing_is_late(fake, arm):
     assert arm.stopped is None and fake.state()["program"] == "PLAYING"
 
 
+def test_an_arm_that_rests_is_where_it_is_put(fake, arm):
+    arm.move_to(arm.state().joints + [0.02, 0, 0, 0, 0, 0])
+    fake.reset(start=3)
+    put = np.array(fake.state()["joints"])
+    wait_until(lambda: np.abs(arm.state().commanded - put).max() < 1e-6, "the new place")
+    arm.move_to(put + [0.02, 0, 0, 0, 0, 0])
+    assert arm.stopped is None
+    np.testing.assert_allclose(fake.state()["joints"][1:], put[1:], atol=2e-3)
+
+
 COMMANDER = """
 import sys, time
 sys.path[:0] = sys.argv[2:]
