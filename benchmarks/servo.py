@@ -116,13 +116,13 @@ def measure_steadiness(fake: FakeController, config: ArmConfig, seconds: float) 
     fake.reset()
     with Arm(config) as arm:
         sway = Sway(arm)
-        time.sleep(min(5.0, seconds / 2))
-        assert arm.servo_pid is not None
-        first = resident_kib(arm.servo_pid)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and sway.error is None:
+        first = last = resident_kib(servo_of(arm))
+        begin = time.monotonic()
+        while time.monotonic() < begin + seconds and sway.error is None:
             time.sleep(0.2)
-        last = resident_kib(arm.servo_pid) if arm.stopped is None else None
+            last = resident_kib(servo_of(arm)) or last
+            if time.monotonic() < begin + min(5.0, seconds / 2):
+                first = last
         jitter = dataclasses.asdict(arm.jitter())
         sway.end()
         events = [dataclasses.asdict(event) for event in arm.events()]
@@ -140,11 +140,11 @@ def measure_steadiness(fake: FakeController, config: ArmConfig, seconds: float) 
 
 
 def resident_kib(pid: int) -> int:
-    """Resident memory of a process (KiB)."""
+    """Resident memory of a process (KiB); 0 where it has ended."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1])
-    raise RuntimeError(f"process {pid} has no resident memory")
+    return 0
 
 
 def measure_faults(fake: FakeController, config: ArmConfig, repeats: int) -> dict[str, Any]:

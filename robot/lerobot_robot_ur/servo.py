@@ -75,8 +75,8 @@ class ServoLoop:
     def run(self) -> None:
         """Cycle until told to leave, or until the link or the parent is gone."""
         self._link.watch(self._leave_on_hangup)
+        self._cycle_began = self._clock = now = time.monotonic()
         Thread(target=self._leave_if_it_hangs, daemon=True).start()
-        now = time.monotonic()
         self._shared.start_periods(now)
         wake = now
         while not self._is_over:
@@ -244,6 +244,7 @@ class ServoLoop:
 
     def _has_settled(self, reading: Reading, now: float) -> bool:
         """Whether the arm, which lags by servoJ's lookahead, is where it was told to be."""
+        assert self._commanded is not None
         if not self._trajectory.is_at_rest:
             self._rest_began = now
             return False

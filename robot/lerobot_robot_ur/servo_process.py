@@ -18,7 +18,7 @@ from pathlib import Path
 from .channel import Channel, ChannelClosed
 from .config import ArmConfig
 from .errors import ConnectionFailed, RobotError
-from .messages import Failed, Ready
+from .messages import Failed, Ready, StopReport
 from .shared import SharedMemory
 
 CONNECT_TIMEOUT_S = 20.0  # ur-rtde waits for ever in its constructors where no state comes
@@ -66,6 +66,8 @@ class ServoProcess:
                 for message in self.channel.receive():
                     if isinstance(message, Ready):
                         self.notes = message.notes
+                    if isinstance(message, StopReport):
+                        raise ConnectionFailed(f"{host}: {message.kind}: {message.detail}")
                     if isinstance(message, Failed):
                         raise ConnectionFailed(message.reason)
             except ChannelClosed:
