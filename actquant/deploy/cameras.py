@@ -50,7 +50,7 @@ def _camera(where: str) -> Any:
         raise ValueError(f"there is no kind '{kind}'")
     if not address:
         raise ValueError(f"'{where}' does not say which camera")
-    sizes: dict[str, int] = {}
+    sizes: dict[str, Any] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in _SIZES or not value.isdigit():
             raise ValueError(f"'{key}={value}': wanted {', '.join(_SIZES)} as whole numbers")
@@ -58,7 +58,7 @@ def _camera(where: str) -> Any:
     return _KINDS[kind](address, sizes)
 
 
-def _zmq(address: str, sizes: dict[str, int]) -> Any:
+def _zmq(address: str, sizes: dict[str, Any]) -> Any:
     from lerobot.cameras.zmq import ZMQCameraConfig
 
     host, port, camera = (address.split(":") + ["", ""])[:3]
@@ -67,20 +67,20 @@ def _zmq(address: str, sizes: dict[str, int]) -> Any:
     return ZMQCameraConfig(server_address=host, port=int(port), camera_name=camera, **sizes)
 
 
-def _opencv(address: str, sizes: dict[str, int]) -> Any:
+def _opencv(address: str, sizes: dict[str, Any]) -> Any:
     from lerobot.cameras.opencv import OpenCVCameraConfig
 
     place = int(address) if address.isdigit() else Path(address)
     return OpenCVCameraConfig(index_or_path=place, **sizes)
 
 
-def _realsense(address: str, sizes: dict[str, int]) -> Any:
+def _realsense(address: str, sizes: dict[str, Any]) -> Any:
     from lerobot.cameras.realsense import RealSenseCameraConfig
 
     return RealSenseCameraConfig(serial_number_or_name=address, **sizes)
 
 
-_KINDS: dict[str, Callable[[str, dict[str, int]], Any]] = {
+_KINDS: dict[str, Callable[[str, dict[str, Any]], Any]] = {
     "zmq": _zmq,
     "opencv": _opencv,
     "realsense": _realsense,

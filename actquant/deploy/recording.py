@@ -205,20 +205,14 @@ def frames_per_second(header: Header) -> int:
 
 def features(header: Header) -> dict[str, Mapping[str, Any]]:
     """A LeRobotDataset's features for an episode of `header`."""
-    vectors = {STATE: header.state_names, ACTION: header.action_names}
-    cameras = {
-        name: {
-            "dtype": "image",
-            "shape": tuple(shape),
-            "names": ["height", "width", "channels"],
-        }
-        for name, shape in header.cameras.items()
-    }
-    return cameras | {
-        key: {"dtype": "float32", "shape": (len(names),), "names": list(names)}
-        for key, names in vectors.items()
-        if names
-    }
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, shape in header.cameras.items():
+        names = ["height", "width", "channels"]
+        found[name] = {"dtype": "image", "shape": tuple(shape), "names": names}
+    for name, names in ((STATE, header.state_names), (ACTION, header.action_names)):
+        if names:
+            found[name] = {"dtype": "float32", "shape": (len(names),), "names": list(names)}
+    return found
 
 
 def _default_features() -> Mapping[str, Any]:

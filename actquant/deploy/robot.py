@@ -64,7 +64,9 @@ class Robot:
             return picture
         import cv2
 
-        return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))
+        return np.asarray(
+            cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8
+        )
 
     def send(
         self, action: NDArray[np.float32], upcoming: NDArray[np.float32]
@@ -107,7 +109,7 @@ def make_robot(settings: Settings, policy: Policy) -> Robot:
     try:
         driver = ArmWithCameras(
             Arm(config),
-            make_cameras_from_configs(cameras),
+            make_cameras_from_configs(cameras or {}),
             layout=layout,
             control_rate_hz=policy.rate_hz,
         )

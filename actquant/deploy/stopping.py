@@ -65,7 +65,7 @@ def signals(stop: StopRequest) -> Iterator[None]:
 def keys(stop: StopRequest, terminal: TextIO | None = None) -> Iterator[None]:
     """Inside the block a press of one of END_KEYS asks for a stop, if there is a terminal."""
     terminal = terminal or sys.stdin
-    if not terminal.isatty():
+    if terminal is None or not terminal.isatty():
         yield
         return
     descriptor = terminal.fileno()

@@ -99,7 +99,7 @@ def is_success(start: Start, state: State) -> bool:
     offset = np.abs(target - goal_position(start, state))
     if kind == "place":
         inside = bool(np.all(offset[:2] < TRAY_TOLERANCE))
-        return inside and target[2] < ON_TABLE and state.opening > OPEN
+        return bool(inside and target[2] < ON_TABLE and state.opening > OPEN)
     if kind == "push":
         inside = bool(np.all(offset[:2] < ZONE_TOLERANCE))
         return bool(inside and target[2] < ON_TABLE and not state.lifted)

@@ -68,8 +68,15 @@ def build(folder: Path, state_mean: list[float] = STATE_MEAN) -> Path:
             num_steps=2,
         )
     model = folder / "tiny.gguf"
-    names = {"state_names": STATE_NAMES, "action_names": ACTION_NAMES}
-    convert(checkpoint, model, recipe="f32", verify="none", control_rate_hz=10, **names)
+    convert(
+        checkpoint,
+        model,
+        recipe="f32",
+        verify="none",
+        control_rate_hz=10,
+        state_names=STATE_NAMES,
+        action_names=ACTION_NAMES,
+    )
     return model
 
 

@@ -38,7 +38,7 @@ def record(recorder: Recorder, first: int, count: int) -> Path:
 
 
 def assert_episodes(root: Path, *ranges: range) -> None:
-    dataset = LeRobotDataset("actquant/test", root=root)
+    dataset: Any = LeRobotDataset("actquant/test", root=root)
     assert dataset.num_episodes == len(ranges) and dataset.fps == 10
     numbers = [k for numbers in ranges for k in numbers]
     assert dataset.num_frames == len(numbers)

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ACTION_NAMES, CAMERAS, IMAGE, STATE_MEAN, STATE_NAMES, Answers, build
+from conftest import ACTION_NAMES, CAMERAS, HOST, IMAGE, STATE_MEAN, STATE_NAMES, Answers, build
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot_robot_ur.controller import FakeController
+from typer.testing import CliRunner
 
+from actquant.cli import app
 from actquant.deploy.events import read_events
 from actquant.deploy.policy import Policy
 from actquant.deploy.recording import Recorder
@@ -68,7 +70,7 @@ def test_an_episode_moves_the_arm_and_leaves_dataset_rerun_file_report_and_event
     assert episode.ending.kind == "time limit" and episode.actions >= 3
     assert {"inference", "camera to action", "action to motion"} <= set(episode.latency_ms)
     assert all(v.p50 > 0 for v in episode.latency_ms.values())
-    dataset = LeRobotDataset("actquant/set", root=root)
+    dataset: Any = LeRobotDataset("actquant/set", root=root)
     assert (dataset.num_episodes, dataset.num_frames) == (1, episode.actions)
     assert episode.dataset_frames == episode.actions
     assert dataset.features["action"]["names"] == ACTION_NAMES
@@ -216,7 +218,7 @@ def test_chunks_in_the_background(settings: Make, controller: FakeController, mo
     assert report.episodes[0].chunks >= 2
 
 
-def in_child(settings: Settings, prepare: Callable[[], None]) -> multiprocessing.Process:
+def in_child(settings: Settings, prepare: Callable[[], object]) -> multiprocessing.Process:
     """A process that deploys; forked, because importing LeRobot anew takes seconds."""
 
     def run() -> None:
@@ -266,7 +268,8 @@ def test_a_full_disk_stops_the_arm_and_keeps_what_was_recorded(
     wait_for_frames(tmp_path, 4, process)
     assert process.pid is not None
     # Its files fail to grow, as on a full disk; the servo process is another one.
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (8 * IMAGE * IMAGE * 3 + 100,) * 2)
+    size = 8 * IMAGE * IMAGE * 3 + 100
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
     process.join()
     assert process.exitcode == ExitCode.RECORDING
     with Recorder(root) as recorder:
@@ -274,6 +277,23 @@ def test_a_full_disk_stops_the_arm_and_keeps_what_was_recorded(
     assert LeRobotDataset("actquant/set", root=root).num_frames == 8
     report = json.loads(next((tmp_path / "log").glob("*.report.json")).read_text())
     assert "frame 8 could not be written" in report["episodes"][0]["ending"]["detail"]
+
+
+def test_the_command_prints_its_report_and_ends_with_its_exit_code(
+    settings: Make, controller: FakeController, tmp_path: Path
+) -> None:
+    words = ["deploy", str(settings().model), "--ip", HOST, "--task", "pick up the cube", "--json"]
+    words += ["--camera", CAMERAS[0], "--max-seconds", "1", "--log", str(tmp_path / "log")]
+    words += ["--activate-gripper", "--limit", "max_state_age_s=1.5"]
+    before = joints(controller)
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == ExitCode.NOT_ALLOWED
+    assert "--yes allows it" in json.loads(refused.stdout)["message"]
+    done = CliRunner().invoke(app, [*words, "--dry-run"])
+    assert done.exit_code == ExitCode.DONE, done.output
+    report = DeploymentReport.model_validate_json(done.stdout)
+    assert report.dry_run and report.episodes[0].actions >= 1
+    assert not moved(controller, before)
 
 
 def test_settings_name_all_that_is_wrong(settings: Make, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_placing_needs_release_and_the_right_tray(blind_env):
     _put(env, np.array([*TRAY[wrong_side], 0.02]))
     assert not env.is_success()
     _put(env, np.array([*TRAY[right_side], 0.02]))
-    assert env.is_success()
+    assert env.is_success() is True
     env._world.data.qpos[env._world.fingers] = 0.02
     assert not env.is_success()
 
