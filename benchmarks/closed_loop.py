@@ -19,6 +19,7 @@ from typing import Any
 from lerobot_env_ur3e import TASK_NAMES
 from lerobot_env_ur3e.tasks import find_task
 from lerobot_robot_ur.controller import FakeController
+from lerobot_robot_ur.dashboard import bring_back
 from rich.console import Console
 
 from actquant.actor import load_actor
@@ -86,7 +87,7 @@ def through_the_wire(arguments: argparse.Namespace) -> tuple[list[bool], list[Ep
     successes, reports = [], []
     with (
         tempfile.TemporaryDirectory() as log,
-        FakeController(arguments.host, cameras=True, image_size=96) as controller,
+        FakeController(arguments.host, cameras=True, image_size=96, unlock_delay=0.1) as controller,
     ):
         _prefer(controller)
         with Session(_settings(arguments, Path(log)), _operator()) as session:
@@ -140,10 +141,10 @@ def _operator() -> ConsoleOperator:
 def _episode(
     session: Session, controller: FakeController, number: int, task: str, start: int, seed: int
 ) -> tuple[bool, EpisodeReport]:
-    if session.robot.arm.stopped is not None:
-        session.robot.driver.recover("the benchmark")
     # The servo streams its last target: it has to end before the arm is put elsewhere.
     session.robot.driver.disconnect()
+    if controller.state()["safety_mode"] != "NORMAL":
+        bring_back(controller.host)
     controller.reset(task, start)
     session.robot.driver.connect()
     session.robot.task = controller.state()["instruction"]
@@ -184,6 +185,7 @@ def summarise(
             }
             for task in arguments.tasks
         },
+        "mean_actions": sum(r.actions for r in reports) / n,
         "late_ticks": sum(r.late_ticks for r in reports),
         "ticks": sum(r.ticks for r in reports),
         "refusals": sum(sum(r.refusals.values()) for r in reports),
