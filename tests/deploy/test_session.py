@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ACTION_NAMES, CAMERAS, HOST, IMAGE, STATE_MEAN, STATE_NAMES, Answers, build
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot_robot_ur.controller import FakeController
+from stage import ACTION_NAMES, CAMERAS, HOST, IMAGE, STATE_MEAN, STATE_NAMES, Answers, build
 from typer.testing import CliRunner
 
 from actquant.cli import app
@@ -136,8 +136,10 @@ def test_refusals_in_a_row_end_the_episode(settings: Make, controller: FakeContr
     report = deploy(settings(limits=limits, max_refusals=3), Answers())
     (episode,) = report.episodes
     assert report.exit_code == ExitCode.REFUSALS
-    assert episode.refusals == {"refused": 3} and "the tool moves at" in episode.ending.detail
-    assert kinds(report).count("refused") == 3 and not moved(controller, before)
+    assert sum(episode.refusals.values()) == 3 and episode.refusals["refused"] >= 2
+    assert kinds(report).count("refused") == episode.refusals["refused"]
+    refused = [e for e in read_events(Path(report.event_log)) if e["kind"] == "refused"]
+    assert "tool moves at" in refused[0]["detail"] and not moved(controller, before)
 
 
 def test_frozen_cameras_hold_the_arm_and_end_the_episode(
