@@ -186,7 +186,7 @@ class ChunkScheduler:
         least `steps_per_chunk` actions. The next tick then begins anew.
         """
         self._adopt()
-        if self._inference is None and self._is_chunk_due():
+        if self._inference is None and self.is_chunk_due:
             self._begin(
                 observation, self._clock() if observation_time_s is None else observation_time_s
             )
@@ -203,7 +203,9 @@ class ChunkScheduler:
             self._inference.future.cancel()
         self._inference = None
 
-    def _is_chunk_due(self) -> bool:
+    @property
+    def is_chunk_due(self) -> bool:
+        """Whether the next tick asks for a chunk, if none is being made."""
         if self._chunk is None or self._index >= self.steps_per_chunk:
             return True
         left = len(self._chunk.actions) - self._index

@@ -34,6 +34,7 @@ from actquant.simulation import Simulation
 from actquant.statistics import wilson95
 
 HOST, PERIOD_S, SETTLE_S = "127.0.0.90", 0.1, 0.5
+_PATIENCE = 4.0  # times what as many actions take without any wait
 _PRIORITY = 20  # of the controller, where it is granted: a real one has its own computer
 
 
@@ -57,6 +58,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", default="", help="with commas; default all")
     parser.add_argument("--mode", choices=("sync", "async", "rtc"), default="sync")
     parser.add_argument("--steps-per-chunk", type=int)
+    parser.add_argument("--settle", type=float, default=1.0, help="as of `actquant deploy`")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--host", default=HOST)
     parser.add_argument("--arm", action="append", default=[], help="NAME=VALUE of ArmConfig")
@@ -103,6 +105,8 @@ def through_the_wire(arguments: argparse.Namespace) -> tuple[list[bool], list[Ep
                     file=sys.stderr,
                     flush=True,
                 )
+                if session.stop.leave:
+                    sys.exit(f"stopped by {session.stop.by}")
     return successes, reports
 
 
@@ -128,6 +132,7 @@ def _settings(arguments: argparse.Namespace, log: Path) -> Settings:
         mode=arguments.mode,
         steps_per_chunk=arguments.steps_per_chunk,
         yes=True,
+        settle_s=arguments.settle,
         log=log,
         limits=pairs(arguments.limit),
         arm=pairs(arguments.arm),
@@ -149,10 +154,15 @@ def _episode(
     session.robot.driver.connect()
     session.robot.task = controller.state()["instruction"]
     time.sleep(SETTLE_S)
+    limit = find_task(task).limit
     noise = session.policy.seeded_noise(seed, task, start)
     is_done: Callable[[], bool] = lambda: controller.state()["was_successful"]  # noqa: E731
     report = session.run_episode(
-        number, noise=noise, is_done=is_done, max_seconds=find_task(task).limit * PERIOD_S
+        number,
+        noise=noise,
+        is_done=is_done,
+        max_actions=limit,
+        max_seconds=_PATIENCE * limit * PERIOD_S,
     )
     return bool(controller.state()["was_successful"]), report
 

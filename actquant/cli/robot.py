@@ -52,6 +52,12 @@ def deploy(
     max_refusals: Annotated[
         int, typer.Option(help="Actions refused in a row that end an episode.")
     ] = 10,
+    settle: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that sync waits at most, before it looks, for the arm to arrive; 0: none."
+        ),
+    ] = 1.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Everything but motion.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before moving.")] = False,
     activate_gripper: Annotated[
@@ -109,6 +115,7 @@ def deploy(
             episodes=episodes,
             max_seconds=max_seconds,
             max_refusals=max_refusals,
+            settle_s=settle,
             dry_run=dry_run,
             yes=yes,
             activate_gripper=activate_gripper,

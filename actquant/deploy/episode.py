@@ -14,6 +14,7 @@ from actquant.deploy.latency import Latencies, MotionWatch, is_at_rest
 from actquant.deploy.policy import Policy, Seen
 from actquant.deploy.report import Ending, EpisodeReport, jerk
 from actquant.deploy.robot import Robot
+from actquant.deploy.settling import settle
 from actquant.deploy.stopping import StopRequest
 from actquant.errors import RecordingError
 from actquant.simulation import Window
@@ -26,13 +27,16 @@ if TYPE_CHECKING:
 class Rules:
     """When an episode ends, and whether anything moves.
 
-    `is_done` is asked once a tick whether the task is done, if anybody can know.
+    `is_done` is asked once a tick whether the task is done, if anybody can know. `settle_s`: how
+    long at most to wait, before each observation for a chunk in `sync`, until the arm has arrived.
     """
 
     max_seconds: float
     max_refusals: int
     dry_run: bool = False
     is_done: Callable[[], bool] | None = None
+    max_actions: int | None = None
+    settle_s: float = 0.0
 
 
 @dataclass
@@ -127,6 +131,7 @@ class Episode:
                 return Ending(kind="time limit", detail=f"{self._rules.max_seconds:g} s")
             self._latencies.add("lateness", now - due)
             try:
+                due += self._settle()
                 ending = self._tick()
             except Stopped as stopped:
                 if self._stop.is_set:  # it is the operator's stop that the arm reports
@@ -143,14 +148,26 @@ class Episode:
             self._counts.late_ticks += missed
             due += (missed + 1) * period
 
+    def _settle(self) -> float:
+        """Waits for the arm where the next chunk answers to what it has done; seconds waited."""
+        scheduler, limit = self._scheduler, self._rules.settle_s
+        if scheduler.mode != "sync" or not limit or not scheduler.is_chunk_due:
+            return 0.0
+        seconds = settle(self._robot, self._stop, limit)
+        self._latencies.add("settling", seconds)
+        return seconds
+
     def _tick(self) -> Ending | None:
         from lerobot_robot_ur.errors import Refused, StaleState
 
         self._counts.ticks += 1
         self._drain_arm_events()
         self._events.check()
-        if self._rules.is_done is not None and self._rules.is_done():
+        rules = self._rules
+        if rules.is_done is not None and rules.is_done():
             return Ending(kind="done", detail="the task is done")
+        if rules.max_actions is not None and self._counts.actions >= rules.max_actions:
+            return Ending(kind="time limit", detail=f"{rules.max_actions} actions")
         try:
             seen = self._robot.observe()
         except StaleState as stale:

@@ -108,6 +108,7 @@ class Session:
         noise: Noise | None = None,
         is_done: Callable[[], bool] | None = None,
         max_seconds: float | None = None,
+        max_actions: int | None = None,
     ) -> EpisodeReport:
         """One episode, recorded if the settings say so; ends with the arm at rest or stopped.
 
@@ -119,6 +120,8 @@ class Session:
             max_refusals=settings.max_refusals,
             dry_run=settings.dry_run,
             is_done=is_done,
+            max_actions=max_actions,
+            settle_s=0.0 if settings.dry_run else settings.settle_s,
         )
         self.events.set_context(episode=number)
         self.policy.begin_episode(noise or self._noise(number))

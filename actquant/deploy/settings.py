@@ -34,6 +34,8 @@ class Settings:
         limits: values by the names of `lerobot_robot_ur.limits.Limits`, in place of the defaults.
         arm: other values by the names of `lerobot_robot_ur.config.ArmConfig`.
         max_seconds: of one episode at full speed; --speed stretches it.
+        settle_s: how long `sync` waits at most for arm and gripper to arrive before it looks; 0:
+            not at all.
         log: folder of event logs and reports.
         seed: of the policy's noise; None for other noise each time.
     """
@@ -49,6 +51,7 @@ class Settings:
     episodes: int = 1
     max_seconds: float = 60.0
     max_refusals: int = 10
+    settle_s: float = 1.0
     dry_run: bool = False
     yes: bool = False
     activate_gripper: bool = False
@@ -79,6 +82,8 @@ class Settings:
             wrong.append(f"--episodes {self.episodes}; at least 1")
         if not 0 < self.max_seconds < math.inf:
             wrong.append(f"--max-seconds {self.max_seconds}; above 0")
+        if not 0 <= self.settle_s < math.inf:
+            wrong.append(f"--settle {self.settle_s}; seconds, 0 for none")
         if self.max_refusals < 1:
             wrong.append(f"--max-refusals {self.max_refusals}; at least 1")
         if self.rerun is not None and self.rerun.suffix != ".rrd":

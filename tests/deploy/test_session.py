@@ -24,8 +24,10 @@ from actquant.deploy.events import read_events
 from actquant.deploy.policy import Policy
 from actquant.deploy.recording import Recorder
 from actquant.deploy.report import DeploymentReport
-from actquant.deploy.session import deploy
+from actquant.deploy.session import Session, deploy
 from actquant.deploy.settings import ExitCode, Settings
+from actquant.deploy.settling import NEAR_RAD, settle
+from actquant.deploy.stopping import StopRequest
 from actquant.errors import DeployError, NotAllowedError
 
 Make = Callable[..., Settings]
@@ -68,7 +70,8 @@ def test_an_episode_moves_the_arm_and_leaves_dataset_rerun_file_report_and_event
     assert report.exit_code == ExitCode.DONE and moved(controller, before)
     (episode,) = report.episodes
     assert episode.ending.kind == "time limit" and episode.actions >= 3
-    assert {"inference", "camera to action", "action to motion"} <= set(episode.latency_ms)
+    measured = {"settling", "inference", "camera to action", "action to motion"}
+    assert measured <= set(episode.latency_ms)
     assert all(v.p50 > 0 for v in episode.latency_ms.values())
     dataset: Any = LeRobotDataset("actquant/set", root=root)
     assert (dataset.num_episodes, dataset.num_frames) == (1, episode.actions)
@@ -83,6 +86,22 @@ def test_an_episode_moves_the_arm_and_leaves_dataset_rerun_file_report_and_event
     assert {"deployment", "preflight", "episode begins", "episode ends"} <= set(kinds(report))
     written = next((tmp_path / "log").glob("*.report.json")).read_text()
     assert DeploymentReport.model_validate_json(written) == report
+
+
+def test_settling_ends_when_the_arm_is_where_it_was_told_to_go(
+    settings: Make, controller: FakeController
+) -> None:
+    up = np.array([0, 0, 1, 0, 0, 0, -1], np.float32)
+    with Session(settings(), Answers()) as session:
+        height, arm = controller.state()["tool"][2], session.robot.arm
+        session.robot.send(up, np.stack([up]))
+        assert settle(session.robot, StopRequest(), timeout_s=20) > session.robot.period_s
+        state = arm.state()
+        assert np.abs(state.joints - state.commanded).max() < NEAR_RAD and not state.is_moving
+        assert controller.state()["tool"][2] - height == pytest.approx(0.05, abs=0.003)
+        # An arm that is stopped on its way does not keep anybody waiting.
+        session.robot.send(up, np.stack([up]))
+        assert settle(session.robot, StopRequest(), timeout_s=0.0) < 1
 
 
 def test_a_dry_run_does_everything_but_move(settings: Make, controller: FakeController) -> None:
