@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml CMakeLists.txt runtime/CMakeLists.txt sim_envs/pyprojec
 	scripts/system_packages.sh
 	python=$$(scripts/find_python.sh) && test -x $(BIN)/python || "$$python" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e sim_envs -e '.[compress,sim,dev]' -e exports -e 'robot[sim,lerobot]'
+	$(BIN)/python -m pip install --quiet -e sim_envs -e '.[compress,sim,rerun,dev]' -e exports -e 'robot[sim,lerobot]'
 	$(BIN)/actquant doctor
 	touch $(STAMP)
 

@@ -38,37 +38,42 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 def told_plainly(as_json: bool) -> Iterator[None]:
     """Turns our own errors, and the runtime's, into one message and their exit code; Ctrl-C and
     SIGTERM clean up and give 130 and 143."""
-    try:
-        with _terminable():
+    with _signals_unwind() as received:
+        try:
             yield
-    except (ActquantError, _runtime_error()) as error:
-        if as_json:
-            print(json.dumps({"error": type(error).__name__, "message": str(error)}))
-        else:
-            errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-            errors.print(str(error), markup=False, highlight=False)
-        raise typer.Exit(getattr(error, "exit_code", 1)) from error
-    except KeyboardInterrupt as error:
-        errors.print("Stopped. The same command goes on from what is finished.")
-        raise typer.Exit(143 if isinstance(error, _Terminated) else 130) from error
-
-
-class _Terminated(KeyboardInterrupt):
-    """By SIGTERM; whatever cleans up after Ctrl-C does so after this."""
+        except (Exception, KeyboardInterrupt) as error:
+            if received:
+                errors.print("Stopped. The same command goes on from what is finished.")
+                raise typer.Exit(128 + received[0]) from error
+            if not isinstance(error, ActquantError | _runtime_error()):
+                raise
+            if as_json:
+                print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+            else:
+                errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+                errors.print(str(error), markup=False, highlight=False)
+            raise typer.Exit(getattr(error, "exit_code", 1)) from error
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM unwinds the stack as Ctrl-C does."""
+def _signals_unwind() -> Iterator[list[int]]:
+    """Inside, SIGINT and SIGTERM unwind the stack by a KeyboardInterrupt; gives those received.
 
-    def stop(*_: Any) -> NoReturn:
-        raise _Terminated
+    What unwinds may arrive as another exception: native code that calls Python (safetensors, for
+    one) turns whatever it meets there into an error of its own.
+    """
+    received: list[int] = []
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def unwind(number: int, _: Any) -> NoReturn:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, unwind) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _runtime_error() -> type[Exception]:

@@ -67,7 +67,10 @@ class Diffusion(ActionDiffusionFamily):
     def make(self, config: Any) -> nn.Module:
         """LeRobot runs the backbone to know the size of its feature map; it has no weights yet."""
         with replaced(lerobot_diffusion, get_output_shape=output_shape):
-            return self.policy_class(config)
+            try:
+                return self.policy_class(config)
+            except NotImplementedError as error:  # diffusers' word for a setting it does not know
+                raise ValueError(str(error)) from error
 
     def finish(self, policy: Any) -> None:
         model = policy.diffusion

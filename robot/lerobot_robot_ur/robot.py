@@ -46,6 +46,20 @@ class Camera(Protocol):
     def read_latest(self, max_age_ms: int = ...) -> NDArray[Any]: ...
 
 
+def close_camera(camera: Camera) -> None:
+    """Disconnect a camera once its reading thread has ended.
+
+    LeRobot's ZMQCamera waits 2 s for that thread and closes its socket even if the thread still
+    waits for a picture in it (up to `timeout_ms`, 5 s by default), which aborts the process.
+    """
+    thread, stop = getattr(camera, "thread", None), getattr(camera, "stop_event", None)
+    timeout_ms = getattr(getattr(camera, "config", None), "timeout_ms", None)
+    if thread is not None and stop is not None and timeout_ms is not None:
+        stop.set()
+        thread.join(1e-3 * timeout_ms + 1.0)
+    camera.disconnect()
+
+
 class ArmWithCameras:
     """An arm and its cameras, read and commanded by the names of a layout.
 
@@ -106,7 +120,7 @@ class ArmWithCameras:
         with ExitStack() as stack:
             for camera in self.cameras.values():
                 camera.connect()
-                stack.callback(camera.disconnect)
+                stack.callback(close_camera, camera)
             self.arm.connect()
             stack.callback(self.arm.disconnect)
             self._stack = stack.pop_all()

@@ -340,6 +340,7 @@ def test_stages_compose_to_the_policys_answer(oft):
             for index, image in enumerate(batch["images"][0]):
                 embedding = vision.module(image=image[None])["embedding"]
                 inputs[f"image_embedding_{index}"] = embedding
+                inputs[f"image_mask_{index}"] = torch.tensor([True])
             assert {k: v.shape for k, v in inputs.items()} == {
                 k: v.shape for k, v in prefix.example_inputs.items()
             }

@@ -221,6 +221,36 @@ def _observes(robot) -> bool:
     return True
 
 
+READ_THEN_CLOSE = """
+import sys
+from lerobot.cameras.zmq import ZMQCamera, ZMQCameraConfig
+from lerobot_robot_ur.robot import close_camera
+config = ZMQCameraConfig(server_address=sys.argv[1], camera_name="scene", timeout_ms=4000)
+camera = ZMQCamera(config)
+camera.connect()
+print("connected", flush=True)
+sys.stdin.readline()
+close_camera(camera)
+"""
+
+
+def test_a_camera_that_hangs_does_not_abort_the_process_that_closes_it(fake):
+    """LeRobot's own disconnect closes a socket in use: "Assertion failed", SIGABRT."""
+    fake.faults.clear()
+    process = subprocess.Popen(
+        [sys.executable, "-c", READ_THEN_CLOSE, HOST],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "connected\n"
+    fake.faults.freeze_cameras()
+    time.sleep(0.5)  # until the thread waits for a picture that does not come
+    process.communicate("close\n", timeout=60)
+    fake.faults.clear()
+    assert process.returncode == 0
+
+
 def test_pictures_of_another_size(connect):
     robot = connect(cameras={"scene": camera(width=SIZE * 2)})
     with pytest.raises(ConfigError, match=r"camera 'scene' gives uint8 \[32, 32, 3\].*\[32, 64, 3"):
