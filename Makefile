@@ -31,7 +31,7 @@ demo: $(STAMP)
 	$(BIN)/actquant demo --out demo-out
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -q tests
+	$(BIN)/python -m pytest -n 2 --dist loadscope --max-worker-restart 0 -q tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
