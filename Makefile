@@ -9,6 +9,8 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SETUP := pyproject.toml sim_envs/pyproject.toml exports/pyproject.toml robot/pyproject.toml scripts/find_python.sh scripts/system_packages.sh
+NATIVE := CMakeLists.txt $(shell find runtime -type f -not -path '*/actquant_runtime/*')
 export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
@@ -19,13 +21,20 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml CMakeLists.txt runtime/CMakeLists.txt sim_envs/pyproject.toml exports/pyproject.toml robot/pyproject.toml scripts/find_python.sh scripts/system_packages.sh
-	scripts/system_packages.sh
-	python=$$(scripts/find_python.sh) && test -x $(BIN)/python || "$$python" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e sim_envs -e '.[compress,sim,rerun,dev]' -e exports -e 'robot[sim,lerobot]'
-	$(BIN)/actquant doctor
+# The C++ tests are built here too. Where nothing but C++ is newer, nothing else is installed again.
+$(STAMP): $(SETUP) $(NATIVE)
+	$(if $(filter $(SETUP),$?),$(install_all),$(install_native))
 	touch $(STAMP)
+
+define install_all
+scripts/system_packages.sh
+python=$$(scripts/find_python.sh) && test -x $(BIN)/python || "$$python" -m venv $(VENV)
+$(BIN)/python -m pip install --quiet --upgrade pip
+$(BIN)/python -m pip install --quiet -e sim_envs -e '.[compress,sim,rerun,dev]' -e exports -e 'robot[sim,lerobot]'
+$(BIN)/actquant doctor
+endef
+
+install_native = $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 
 demo: $(STAMP)
 	$(BIN)/actquant demo --out demo-out

@@ -8,19 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from actquant_runtime import Runtime, golden_observation
+from native_build import newest_build
 from PIL import Image
 from policy_files import ACTION_DIM, CHUNK, noise, observation, write_policy
 
-ROOT = Path(__file__).parents[2]
-
 
 def find_tool(name: str) -> Path:
-    """The newest build, be it installed or not."""
-    built = [*ROOT.glob(f"build/*/runtime/tools/{name}"), Path(sysconfig.get_path("scripts"), name)]
-    existing = [path for path in built if path.exists()]
-    if not existing:
-        pytest.skip(f"{name} is not built (ACTQUANT_BUILD_TOOLS)")
-    return max(existing, key=lambda path: path.stat().st_mtime)
+    return newest_build(f"runtime/tools/{name}", Path(sysconfig.get_path("scripts"), name))
 
 
 def run(tool: str, *arguments: object) -> subprocess.CompletedProcess[str]:
