@@ -2,7 +2,7 @@
 
     python benchmarks/seams.py [--model FILE.gguf] [--tasks pick_cube …] [--starts 0:10]
         [--modes sync async rtc] [--delays 0 1 2 3 4] [--steps-per-chunk 4] [--max-guidance 10]
-        [--json FILE]
+        [--execution-horizon 10] [--json FILE]
 
 The reference policy drives the simulated UR3e at 10 Hz. In simulated time, inference takes a whole
 number of control steps, 0 to 4 (0 to 400 ms): a chunk begun at step t is there at step t + delay,
@@ -318,6 +318,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--delays", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps-per-chunk", type=int, help="the file's by default")
     parser.add_argument("--max-guidance", type=float, default=10.0)
+    parser.add_argument("--execution-horizon", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to write everything measured")
     return parser.parse_args(given)
@@ -334,6 +335,7 @@ def main(given: Sequence[str] | None = None) -> None:
             "steps_per_chunk": options.steps_per_chunk
             or runtime.describe()["action"]["steps_per_chunk"],
             "max_guidance": options.max_guidance,
+            "execution_horizon": options.execution_horizon,
             "supports_guidance": runtime.describe()["supports_guidance"],
         }
         for delay in options.delays:
