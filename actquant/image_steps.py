@@ -74,8 +74,12 @@ def _resize_pad(pixels: Tensor, options: Options) -> Tensor:
     scaled = _scale(pixels, size, options)
     missing = (height - size[0], width - size[1])
     top, left = {"end": missing, "center": (missing[0] // 2, missing[1] // 2)}[options["anchor"]]
-    around = (left, missing[1] - left, top, missing[0] - top)
-    return F.pad(scaled, around, value=float(options["value"]))
+    padding = torch.tensor([float(value) for value in options["value"].split(",")])
+    if len(padding) not in (1, len(pixels)):
+        raise ValueError(f"value={options['value']} is neither one number nor one for each channel")
+    padded = padding.reshape(-1, 1, 1).repeat(len(pixels) // len(padding), height, width)
+    padded[:, top : top + size[0], left : left + size[1]] = scaled
+    return padded
 
 
 def _center_crop(pixels: Tensor, options: Options) -> Tensor:

@@ -49,7 +49,7 @@ def build_bart_tokenizer(folder: Path) -> None:
 def build_tiny_xvla(
     folder: str | Path,
     *,
-    image: int = 32,
+    image: tuple[int, int] = (32, 32),
     state_dim: int = 6,
     action_dim: int = 7,
     chunk: int = 5,
@@ -59,7 +59,7 @@ def build_tiny_xvla(
 ) -> Path:
     """Save a tiny XVLAPolicy with its processors in `folder`; returns the folder.
 
-    `config` overrides fields of XVLAConfig. The tokenizer is in `folder/tokenizer`.
+    image: height and width of the cameras. `config` overrides fields of XVLAConfig. The tokenizer is in `folder/tokenizer`.
     """
     folder = Path(folder)
     build_bart_tokenizer(folder / "tokenizer")
@@ -111,7 +111,7 @@ def build_tiny_xvla(
     policy_config = XVLAConfig(
         tokenizer_name=str(folder / "tokenizer"),
         device="cpu",
-        **policy_features(cameras, (image, image), state_dim, action_dim),
+        **policy_features(cameras, image, state_dim, action_dim),
         **settings,
     )
     policy = XVLAPolicy(policy_config).eval()

@@ -154,10 +154,12 @@ class XVLA(LeRobotFamily):
         }
         if config.resize_imgs_with_padding is not None:
             height, width = config.resize_imgs_with_padding
-            pad = ",".join(f"{255 * mean:g}" for mean in IMAGENET_STATS["mean"])
+            # LeRobot pads with 0 after the normalisation, which is the mean before it.
+            mean = torch.tensor(IMAGENET_STATS["mean"]).flatten().tolist()
+            pad = ",".join(f"{255 * channel:.7g}" for channel in mean)
             resize = f"resize_pad height={height} width={width} filter=bilinear antialias=0 round=0"
             fields |= {"image_height": height, "image_width": width}
-            fields["image_steps"] = (f"{resize} anchor=end value=[{pad}]",)
+            fields["image_steps"] = (f"{resize} anchor=end value={pad}",)
         return fields
 
     def modules(self, loaded: LoadedPolicy) -> dict[str, nn.Module]:

@@ -44,16 +44,25 @@ class Attributes {
     }
 
     float number(const std::string& key, float least, float most) {
+        return number_of(take(key), key, least, most);
+    }
+
+    // One number for all channels, or one for each of them, with commas.
+    void pixel(const std::string& key, float (&channels)[3]) {
         std::string text = take(key);
-        float result = 0;
-        auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), result);
-        if (error != std::errc() || end != text.data() + text.size() || !(result >= least) ||
-            !(result <= most)) {
-            std::ostringstream range;
-            range << key << "=" << text << " is no number from " << least << " to " << most;
-            fail(range.str());
+        std::istringstream parts(text);
+        size_t count = 0;
+        for (std::string part; std::getline(parts, part, ','); count++) {
+            float value = number_of(part, key, 0, 255);
+            if (count < 3) {
+                channels[count] = value;
+            }
         }
-        return result;
+        if (count == 1) {
+            channels[1] = channels[2] = channels[0];
+        } else if (count != 3 || text.back() == ',') {
+            fail(key + "=" + text + " is neither one number nor one for each of three channels");
+        }
     }
 
     int64_t size(const std::string& key) {
@@ -89,6 +98,19 @@ class Attributes {
     }
 
   private:
+    float number_of(const std::string& text, const std::string& key, float least,
+                    float most) const {
+        float result = 0;
+        auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), result);
+        if (error != std::errc() || end != text.data() + text.size() || !(result >= least) ||
+            !(result <= most)) {
+            std::ostringstream range;
+            range << key << "=" << text << " is no number from " << least << " to " << most;
+            fail(range.str());
+        }
+        return result;
+    }
+
     std::string take(const std::string& key) {
         auto found = values.find(key);
         if (found == values.end()) {
@@ -135,7 +157,7 @@ Bitmap resize_and_pad(const Bitmap& source, const ImageStep& step) {
     Bitmap inner = resize(source, height, width, step.resampling);
     Bitmap result(step.height, step.width);
     std::fill(result.pixels.begin(), result.pixels.end(),
-              Pixel{{step.value, step.value, step.value, 0}});
+              Pixel{{step.value[0], step.value[1], step.value[2], 0}});
     int64_t share = step.centered ? 2 : 1;
     int64_t top = (step.height - height) / share;
     int64_t left = (step.width - width) / share;
@@ -209,7 +231,7 @@ ImageStep parse_step(const std::string& line) {
     }
     if (step.kind == ImageStep::Kind::resize_pad) {
         step.centered = attributes.choice("anchor", anchors);
-        step.value = attributes.number("value", 0, 255);
+        attributes.pixel("value", step.value);
     }
     if (step.kind == ImageStep::Kind::crop_resize) {
         step.fraction = attributes.number("fraction", 1e-6f, 1);

@@ -17,7 +17,7 @@ struct ImageStep {
     int64_t width = 0;
     Resampling resampling;
     bool centered = false; // resize_pad: padding on all sides, not left and top only
-    float value = 0;       // resize_pad: pixel value of the padding
+    float value[3] = {};   // resize_pad: pixel value of the padding, per channel
     float fraction = 1;    // crop_resize: of the image's area
 };
 

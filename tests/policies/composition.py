@@ -10,25 +10,15 @@ import tokenizers
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torchvision.transforms.v2 import functional as F  # noqa: N812
 
+from actquant.image_steps import apply_image_steps
 from actquant.model_schema import PolicyInterface
 from actquant.policies.base import LoadedPolicy
 
 
 def preprocess(face: PolicyInterface, image: np.ndarray) -> Tensor:
     """uint8 [H, W, 3] -> [1, 3, height, width]."""
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
-    for step in face.image_steps:
-        name, *settings = step.split()
-        values = dict(setting.split("=") for setting in settings)
-        size = [int(values["height"]), int(values["width"])]
-        if name == "resize":
-            assert values["filter"] == "bilinear" and values["antialias"] == "1"
-            pixels = F.resize(pixels, size, antialias=True)
-        else:
-            assert name == "center_crop"
-            pixels = F.center_crop(pixels, size)
+    pixels = apply_image_steps(image, face.image_steps)[None]
     return pixels / 255 * face.image_scale + face.image_offset
 
 

@@ -20,13 +20,15 @@ SETTINGS = {
     "auto": {"num_image_views": 3},
     "grippers": {"action_mode": "ee6d", "action_dim": 20},
     "one camera": {"cameras": CAMERAS[:1]},
+    "padded": {"image": (20, 36), "resize_imgs_with_padding": (32, 32)},
     "heterogeneous": {"use_hetero_proj": True},
 }
 
 
 def observation(face, seed: int, task: str = "put the cup on it"):
     rng = np.random.default_rng(seed)
-    images = {key: rng.integers(0, 256, (32, 32, 3), np.uint8) for key in face.cameras}
+    size = (face.image_source_height, face.image_source_width, 3)
+    images = {key: rng.integers(0, 256, size, np.uint8) for key in face.cameras}
     state = rng.standard_normal(len(face.state_names)).astype(np.float32)
     return {**images, "observation.state": state, "task": task}
 
@@ -52,7 +54,7 @@ def test_the_stages_are_the_policy(tmp_path, settings):
     assert np.abs(chunks[0] - chunks[1]).max() > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("settings", list(SETTINGS.values())[:3], ids=list(SETTINGS)[:3])
+@pytest.mark.parametrize("settings", list(SETTINGS.values())[:4], ids=list(SETTINGS)[:4])
 def test_the_captured_program_is_the_policy(tmp_path, settings):
     loaded = load_policy(build_tiny_xvla(tmp_path / "policy", **settings), control_rate_hz=10)
     path = convert_f32(loaded, tmp_path / "policy.gguf")

@@ -122,6 +122,19 @@ def test_padding_has_the_value_given():
     assert np.allclose(got[:, :2], 0.2) and np.allclose(got[:, 6:], 0.2)
 
 
+def test_padding_may_have_a_value_for_each_channel():
+    got = run(picture(4, 8), (8, 8), pad_step((8, 8), "end", "51,102.5,0"))
+    np.testing.assert_allclose(got[:, :4].reshape(3, -1).T, [[0.2, 102.5 / 255, 0]] * 32, rtol=1e-6)
+    image = run(picture(4, 8), (4, 8), pad_step((4, 8), "end", 0))
+    np.testing.assert_array_equal(got[:, 4:], image)
+
+
+@pytest.mark.parametrize("value", ["1,2", "1,2,3,4", "1,2,3,", "", "1,,3", "1,2,256", "[1,2,3]"])
+def test_padding_of_another_number_of_channels_is_refused(value):
+    with pytest.raises(ModelFileError, match="value="):
+        run(picture(4, 8), (8, 8), pad_step((8, 8), "end", value))
+
+
 @pytest.mark.parametrize("crop", [(84, 84), (83, 85), (96, 96), (1, 2)])
 def test_resize_and_center_crop_are_torchvisions(crop):
     image = picture(240, 320)
