@@ -34,8 +34,9 @@ from actquant.policies import LoadedPolicy, QuantizableTensor, load_policy
 from actquant.quantize import encode
 from actquant.reference_runner import ReferenceRunner
 
-VERIFY = {"none": 0, "quick": 1, "full": 16}
-"""How many golden inputs prove a conversion."""
+VERIFY = {"none": 0, "quick": 2, "full": 16}
+"""How many golden inputs prove a conversion. Their prompts differ in length, and the second has a
+masked camera where the policy allows it."""
 LIMITS = {"F32": F32_THRESHOLD, "F16": 5e-3, "BF16": 4e-2}
 """On the rms of the worst chunk relative to the actions' rms, where all matrices have this type.
 

@@ -90,11 +90,12 @@ def _image(random: SplitMix64, interface: PolicyInterface) -> np.ndarray:
 def golden_inputs(
     interface: PolicyInterface, prompts: Sequence[str], n: int = 16, first_seed: int = 1
 ) -> list[GoldenInput]:
-    """n inputs over all prompts; every third masks one optional camera, if there is any."""
+    """n inputs over all prompts; if a camera is optional, every third, beginning with the second,
+    masks one."""
     inputs = []
     for index in range(n):
         masked: tuple[str, ...] = ()
-        if interface.optional_cameras and index % 3 == 2:
+        if interface.optional_cameras and index % 3 == 1:
             masked = (interface.cameras[index // 3 % len(interface.cameras)],)
         prompt = prompts[index % len(prompts)]
         inputs.append(golden_input(interface, first_seed + index, prompt, masked))

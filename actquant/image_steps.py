@@ -15,14 +15,34 @@ from torch import Tensor
 
 from actquant.errors import ModelFileError
 
-KERNELS = {
+Options = Mapping[str, str]
+PILLOW = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-"""Pillow's antialiased filters, which work on single precision channel by channel."""
+KERNELS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
+    "bilinear": (1, lambda x: 1 - x),
+    "bicubic": (2, lambda x: torch.where(x < 1, (1.5 * x - 2.5) * x * x + 1, _outer_cubic(x))),
+    "lanczos": (3, lambda x: torch.sinc(x) * torch.sinc(x / 3)),
+}
+"""Of an antialiased filter: its radius in pixels, and its weight at a distance within it."""
 
-Options = Mapping[str, str]
+
+def _outer_cubic(x: Tensor) -> Tensor:
+    """Keys' cubic convolution with a = -0.5, from 1 to 2."""
+    return -0.5 * (((x - 5) * x + 8) * x - 4)
+
+
+def antialiasing_weights(source: int, target: int, kind: str) -> Tensor:
+    """f64 [target, source] weights of a resize with half-pixel centres, widened to shrink."""
+    radius, kernel = KERNELS[kind]
+    ratio = source / target
+    centres = (torch.arange(target, dtype=torch.float64) + 0.5) * ratio - 0.5
+    distances = (torch.arange(source, dtype=torch.float64) - centres[:, None]).abs()
+    distances /= max(ratio, 1.0)
+    weights = torch.where(distances < radius, kernel(distances), 0.0)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def apply_image_steps(image: np.ndarray, steps: Sequence[str]) -> Tensor:
@@ -39,6 +59,7 @@ def apply_image_steps(image: np.ndarray, steps: Sequence[str]) -> Tensor:
             ) from error
         if options.get("round") == "1":
             pixels = pixels.round().clamp(0, 255)
+        pixels = pixels.float()
     return pixels
 
 
@@ -51,13 +72,11 @@ def _scale(pixels: Tensor, size: tuple[int, int], options: Options) -> Tensor:
     if options["antialias"] == "1":
         if options["round"] == "2":
             whole = Image.fromarray(pixels.round().byte().permute(1, 2, 0).numpy())
-            scaled = np.asarray(whole.resize((width, height), KERNELS[kind]))
+            scaled = np.asarray(whole.resize((width, height), PILLOW[kind]))
             return torch.from_numpy(scaled.copy()).permute(2, 0, 1).float()
-        scaled = [
-            np.asarray(Image.fromarray(channel.numpy()).resize((width, height), KERNELS[kind]))
-            for channel in pixels.contiguous()
-        ]
-        return torch.from_numpy(np.stack(scaled))
+        rows = antialiasing_weights(pixels.shape[1], height, kind)
+        columns = antialiasing_weights(pixels.shape[2], width, kind)
+        return rows @ pixels.double() @ columns.T
     if kind == "lanczos":
         raise ValueError("lanczos needs antialias=1")
     return F.interpolate(pixels[None], size=size, mode=kind, align_corners=False)[0]

@@ -79,6 +79,8 @@ def compression(report: "CompressionReport") -> list[Any]:
             _bytes_of(report.capture.tabulated_parameters, report.capture.tabulated_bytes)
             + f" by {megabytes(report.capture.table_bytes)}",
         )
+    unfused = sum(sum(stage.unfused.values()) for stage in report.capture.stages)
+    shown.add_row("unfused", str(unfused))
     if report.reused:
         shown.add_row("taken from the work folder", ", ".join(report.reused))
     parts: list[Any] = [shown, _types(report), _programs(report)]

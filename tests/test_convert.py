@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_policies import build_tiny_smolvla
+from tiny_policies import CAMERAS, build_tiny_smolvla
+from tokenizers import Tokenizer
 
 import actquant.convert as convert_module
+from actquant import tables
 from actquant.convert import LIMITS, convert
 from actquant.errors import BudgetError, CheckpointError, ParityError
 from actquant.golden import golden_input
@@ -55,11 +57,13 @@ def test_uniform_recipes(recipe, types, checkpoint, loaded, tmp_path):
     assert report.file_bytes == out.stat().st_size
     assert report.parity["worst_rms"] < LIMITS.get(recipe.upper(), 1e-4)
     assert report.file_error is not None and 0 < report.file_error < 0.1
-    (golden,) = model.metadata.golden
-    given = golden_input(loaded.interface, golden["seed"], golden["prompt"])
-    expected = loaded.family.act(loaded, given.observation, given.noise)
-    np.testing.assert_allclose(golden["actions_reference"], expected, rtol=1e-4, atol=1e-5)
-    assert np.abs(np.array(golden["actions"]) - expected).max() < 0.2
+    for golden in model.metadata.golden:
+        given = golden_input(
+            loaded.interface, golden["seed"], golden["prompt"], golden["masked_cameras"]
+        )
+        expected = loaded.family.act(loaded, given.observation, given.noise)
+        np.testing.assert_allclose(golden["actions_reference"], expected, rtol=1e-4, atol=1e-5)
+        assert np.abs(np.array(golden["actions"]) - expected).max() < 0.2
     assert model.metadata.provenance["recipe"] == recipe
     assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
 
@@ -98,6 +102,30 @@ def test_the_weights_in_the_file_are_those_of_the_checkpoint(checkpoint, loaded,
     expected = loaded.family.act(loaded, given.observation, given.noise)
     found = runner.act(given.observation, noise=given.noise)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_quick_verification_masks_a_camera_and_changes_the_length_of_the_prompt(
+    checkpoint, loaded, tmp_path
+):
+    convert(checkpoint, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10)
+    first, second = read_model(tmp_path / "m.gguf").metadata.golden
+    assert (first["masked_cameras"], second["masked_cameras"]) == ([], [CAMERAS[0]])
+    tokenizer = Tokenizer.from_str(loaded.tokenizer_json)
+    lengths = {len(tokenizer.encode(golden["prompt"]).ids) for golden in (first, second)}
+    assert len(lengths) == 2
+
+
+def test_the_summary_always_says_how_much_was_not_fused(checkpoint, tmp_path):
+    report = convert(
+        checkpoint, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10, verify="none"
+    )
+    what, value = (list(column.cells) for column in tables.compression(report)[0].columns)
+    assert dict(zip(what, value, strict=True))["unfused"] == "0"
+    report.capture.stages[0].unfused.update(sdpa=2, glu=1)
+    summary, *_, warning = tables.compression(report)
+    what, value = (list(column.cells) for column in summary.columns)
+    assert dict(zip(what, value, strict=True))["unfused"] == "3"
+    assert "2 × sdpa, 1 × glu" in warning
 
 
 def test_full_verification_stores_sixteen_golden_inputs(checkpoint, tmp_path):

@@ -59,7 +59,8 @@ def build_tiny_xvla(
 ) -> Path:
     """Save a tiny XVLAPolicy with its processors in `folder`; returns the folder.
 
-    image: height and width of the cameras. `config` overrides fields of XVLAConfig. The tokenizer is in `folder/tokenizer`.
+    image: height and width of the cameras. `config` overrides fields of XVLAConfig. The tokenizer
+    is in `folder/tokenizer`.
     """
     folder = Path(folder)
     build_bart_tokenizer(folder / "tokenizer")

@@ -30,7 +30,7 @@ def compress(
     verify: Annotated[
         str,
         typer.Option(
-            help="Without a dataset, compare with PyTorch: none, quick (1 input), full (16)."
+            help="Without a dataset, compare with PyTorch: none, quick (2 inputs), full (16)."
         ),
     ] = "quick",
     control_rate_hz: Annotated[

@@ -8,7 +8,7 @@ namespace actquant {
 namespace {
 
 // What every output coordinate along one axis reads: `count` weighted source coordinates.
-class Taps {
+template <typename Number> class Taps {
   public:
     Taps(int64_t target, int64_t most) : stride(most), firsts(target), counts(target) {
         weights.resize(target * most);
@@ -18,8 +18,8 @@ class Taps {
         firsts[k] = first;
         counts[k] = count;
     }
-    float* weights_of(int64_t k) { return &weights[k * stride]; }
-    const float* weights_of(int64_t k) const { return &weights[k * stride]; }
+    Number* weights_of(int64_t k) { return &weights[k * stride]; }
+    const Number* weights_of(int64_t k) const { return &weights[k * stride]; }
     int64_t first(int64_t k) const { return firsts[k]; }
     int64_t count(int64_t k) const { return counts[k]; }
     int64_t size() const { return static_cast<int64_t>(firsts.size()); }
@@ -28,7 +28,7 @@ class Taps {
     int64_t stride;
     std::vector<int64_t> firsts;
     std::vector<int64_t> counts;
-    std::vector<float> weights;
+    std::vector<Number> weights;
 };
 
 // Keys' cubic convolution.
@@ -61,11 +61,12 @@ double kernel(Filter filter, double x) {
 }
 
 // The kernel is as wide as the ratio when it shrinks; what lies outside is left out.
-Taps antialiased_taps(int64_t source, int64_t target, Filter filter) {
+template <typename Number>
+Taps<Number> antialiased_taps(int64_t source, int64_t target, Filter filter) {
     double ratio = static_cast<double>(source) / static_cast<double>(target);
     double widening = std::max(ratio, 1.0);
     double radius = kernel_radius(filter) * widening;
-    Taps taps(target, 2 * static_cast<int64_t>(std::ceil(radius)) + 1);
+    Taps<Number> taps(target, 2 * static_cast<int64_t>(std::ceil(radius)) + 1);
     for (int64_t k = 0; k < target; k++) {
         double center = (static_cast<double>(k) + 0.5) * ratio;
         int64_t first = std::max<int64_t>(static_cast<int64_t>(center - radius + 0.5), 0);
@@ -78,16 +79,17 @@ Taps antialiased_taps(int64_t source, int64_t target, Filter filter) {
             sum += weights[i];
         }
         for (int64_t i = 0; i < end - first; i++) {
-            taps.weights_of(k)[i] = static_cast<float>(weights[i] / sum);
+            taps.weights_of(k)[i] = static_cast<Number>(weights[i] / sum);
         }
     }
     return taps;
 }
 
 // 2 or 4 neighbours, those outside moved to the border. In f32, as PyTorch computes positions.
-Taps neighbour_taps(int64_t source, int64_t target, Filter filter) {
+template <typename Number>
+Taps<Number> neighbour_taps(int64_t source, int64_t target, Filter filter) {
     int64_t reach = filter == Filter::bilinear ? 1 : 2;
-    Taps taps(target, 2 * reach);
+    Taps<Number> taps(target, 2 * reach);
     float ratio = static_cast<float>(source) / static_cast<float>(target);
     for (int64_t k = 0; k < target; k++) {
         float position = ratio * (static_cast<float>(k) + 0.5f) - 0.5f;
@@ -102,20 +104,21 @@ Taps neighbour_taps(int64_t source, int64_t target, Filter filter) {
             double weight = filter == Filter::bilinear ? kernel(Filter::bilinear, distance)
                                                        : cubic(distance, -0.75);
             int64_t place = std::clamp<int64_t>(first + i, low, high) - low;
-            taps.weights_of(k)[place] += static_cast<float>(weight);
+            taps.weights_of(k)[place] += static_cast<Number>(weight);
         }
     }
     return taps;
 }
 
-Taps resize_taps(int64_t source, int64_t target, const Resampling& how) {
-    return how.antialias ? antialiased_taps(source, target, how.filter)
-                         : neighbour_taps(source, target, how.filter);
+template <typename Number>
+Taps<Number> resize_taps(int64_t source, int64_t target, const Resampling& how) {
+    return how.antialias ? antialiased_taps<Number>(source, target, how.filter)
+                         : neighbour_taps<Number>(source, target, how.filter);
 }
 
 // `target` points from `start` to `end`, both relative to the distance of the outermost pixels.
-Taps corner_taps(int64_t source, int64_t target, float start, float end) {
-    Taps taps(target, 2);
+Taps<float> corner_taps(int64_t source, int64_t target, float start, float end) {
+    Taps<float> taps(target, 2);
     float last = static_cast<float>(source - 1);
     float step = target > 1 ? (end - start) * last / static_cast<float>(target - 1) : 0.0f;
     float origin = target > 1 ? start * last : 0.5f * (start + end) * last;
@@ -131,15 +134,16 @@ Taps corner_taps(int64_t source, int64_t target, float start, float end) {
     return taps;
 }
 
-Bitmap filter_columns(const Bitmap& source, const Taps& taps) {
-    Bitmap result(source.height, taps.size());
+template <typename Number>
+BasicBitmap<Number> filter_columns(const BasicBitmap<Number>& source, const Taps<Number>& taps) {
+    BasicBitmap<Number> result(source.height, taps.size());
     for (int64_t y = 0; y < source.height; y++) {
-        const Pixel* row = source.row(y);
-        Pixel* target = result.row(y);
+        const BasicPixel<Number>* row = source.row(y);
+        BasicPixel<Number>* target = result.row(y);
         for (int64_t x = 0; x < taps.size(); x++) {
-            const Pixel* pixels = row + taps.first(x);
-            const float* weights = taps.weights_of(x);
-            Pixel sum;
+            const BasicPixel<Number>* pixels = row + taps.first(x);
+            const Number* weights = taps.weights_of(x);
+            BasicPixel<Number> sum;
             for (int64_t i = 0; i < taps.count(x); i++) {
                 for (int c = 0; c < 4; c++) {
                     sum.channels[c] += weights[i] * pixels[i].channels[c];
@@ -151,15 +155,16 @@ Bitmap filter_columns(const Bitmap& source, const Taps& taps) {
     return result;
 }
 
-Bitmap filter_rows(const Bitmap& source, const Taps& taps) {
-    Bitmap result(taps.size(), source.width);
-    int64_t floats = source.width * 4;
+template <typename Number>
+BasicBitmap<Number> filter_rows(const BasicBitmap<Number>& source, const Taps<Number>& taps) {
+    BasicBitmap<Number> result(taps.size(), source.width);
+    int64_t numbers = source.width * 4;
     for (int64_t y = 0; y < taps.size(); y++) {
-        float* target = result.row(y)->channels;
+        Number* target = result.row(y)->channels;
         for (int64_t i = 0; i < taps.count(y); i++) {
-            const float* row = source.row(taps.first(y) + i)->channels;
-            float weight = taps.weights_of(y)[i];
-            for (int64_t x = 0; x < floats; x++) {
+            const Number* row = source.row(taps.first(y) + i)->channels;
+            Number weight = taps.weights_of(y)[i];
+            for (int64_t x = 0; x < numbers; x++) {
                 target[x] += weight * row[x];
             }
         }
@@ -168,14 +173,25 @@ Bitmap filter_rows(const Bitmap& source, const Taps& taps) {
 }
 
 // Half to even, as PyTorch, NumPy and TensorFlow round.
-void round_to_bytes(Bitmap& bitmap) {
-    // Adding and taking away 1.5·2²³ does it, and unlike std::nearbyint it is vectorized.
-    constexpr float magic = 12582912.0f;
-    for (Pixel& pixel : bitmap.pixels) {
-        for (float& value : pixel.channels) {
-            value = (std::clamp(value, 0.0f, 255.0f) + magic) - magic;
+Bitmap rounded_to_bytes(const BasicBitmap<double>& bitmap) {
+    // Adding and taking away 1.5·2⁵² does it, and unlike std::nearbyint it is vectorized.
+    constexpr double magic = 6755399441055744.0;
+    Bitmap result(bitmap.height, bitmap.width);
+    for (size_t k = 0; k < result.pixels.size(); k++) {
+        for (int c = 0; c < 4; c++) {
+            double value = std::clamp(bitmap.pixels[k].channels[c], 0.0, 255.0);
+            result.pixels[k].channels[c] = static_cast<float>((value + magic) - magic);
         }
     }
+    return result;
+}
+
+BasicBitmap<double> widened(const Bitmap& bitmap) {
+    BasicBitmap<double> result(bitmap.height, bitmap.width);
+    for (size_t k = 0; k < result.pixels.size(); k++) {
+        std::copy_n(bitmap.pixels[k].channels, 4, result.pixels[k].channels);
+    }
+    return result;
 }
 
 // Half up, as Pillow rounds.
@@ -190,15 +206,17 @@ void round_up_to_bytes(Bitmap& bitmap) {
 } // namespace
 
 Bitmap resize(const Bitmap& source, int64_t height, int64_t width, const Resampling& how) {
-    Bitmap wide = filter_columns(source, resize_taps(source.width, width, how));
+    if (how.rounding == Rounding::at_end) {
+        auto wide = filter_columns(widened(source), resize_taps<double>(source.width, width, how));
+        return rounded_to_bytes(filter_rows(wide, resize_taps<double>(source.height, height, how)));
+    }
+    Bitmap wide = filter_columns(source, resize_taps<float>(source.width, width, how));
     if (how.rounding == Rounding::each_pass) {
         round_up_to_bytes(wide);
     }
-    Bitmap result = filter_rows(wide, resize_taps(source.height, height, how));
+    Bitmap result = filter_rows(wide, resize_taps<float>(source.height, height, how));
     if (how.rounding == Rounding::each_pass) {
         round_up_to_bytes(result);
-    } else if (how.rounding == Rounding::at_end) {
-        round_to_bytes(result);
     }
     return result;
 }

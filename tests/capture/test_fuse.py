@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from captured import assert_captured
 from torch import nn
 
 from actquant.capture import Graph, capture_stage, fusion_report, interpret
 from actquant.capture.ir import Node, topological
+from actquant.capture.report import capture_report
 
 
 def check(module: nn.Module, make, expected: dict[str, int]):
@@ -247,6 +249,41 @@ def test_the_report_counts_what_was_not_fused():
     inputs = {"x": torch.randn(2, 4), "angle": torch.randn(2, 2)}
     report = fusion_report(capture_stage(HalfFused(), inputs))
     assert report["unfused_rope"] == 1 and report["rope"] == 0
+
+
+def root_over_channels(x):
+    """A division by the root mean square of another dimension than the last."""
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
+
+
+def capped_attention(q, k, v):
+    return torch.tanh(q @ k.transpose(-1, -2)).softmax(-1) @ v
+
+
+def gate_used_twice(a, b):
+    gate = torch.nn.functional.silu(a)
+    return gate * b + gate
+
+
+@pytest.mark.parametrize(
+    ("pattern", "function", "shapes"),
+    [
+        ("rms_norm", root_over_channels, [(1, 3, 4)]),
+        ("sdpa", capped_attention, [(1, 2, 5, 4)] * 3),
+        ("glu", gate_used_twice, [(2, 4)] * 2),
+    ],
+)
+def test_every_pattern_that_was_not_fused_is_reported(pattern, function, shapes):
+    inputs = {name: torch.randn(s) for name, s in zip("abc", shapes, strict=False)}
+    graph = assert_captured(function, inputs)
+    report = fusion_report(graph)
+    unfused = {key: count for key, count in report.items() if key.startswith("unfused")}
+    assert unfused.pop(f"unfused_{pattern}") == 1 and report[pattern] == 0
+    assert not any(unfused.values())
+    captured = capture_report({"prefix": graph}, {})
+    assert captured.stages[0].unfused == {pattern: 1}
+    (warning,) = captured.warnings
+    assert warning.startswith(f"stage prefix: 1 × {pattern} as single operators")
 
 
 class SpatialSoftmax(nn.Module):

@@ -8,6 +8,7 @@ import pytest
 import tokenizers
 import torch
 import torch.nn.functional as F  # noqa: N812
+from actquant_runtime._core import preprocess_image
 from openvla_oft_checkpoint import STEP, Sizes, build_openvla_oft
 from PIL import Image
 from safetensors.torch import load_file
@@ -20,6 +21,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from actquant.image_steps import apply_image_steps
+from actquant.parity import golden_observations
 from actquant.policies import LoadedPolicy, load_policy
 from actquant.policies.openvla_oft import images
 
@@ -292,6 +295,20 @@ def test_images_are_resized_by_lanczos_and_cropped_to_nine_tenths():
         grid = F.affine_grid(middle, [1, 3, 28, 28], align_corners=True)
         sampled = F.grid_sample(got[None] / 255, grid, mode="bilinear", align_corners=True)[0]
         torch.testing.assert_close(cropped, sampled, atol=1e-5, rtol=0)
+
+
+def test_no_rounding_of_a_pixel_tips_in_the_runtime(oft):
+    """One level of one pixel would move the actions by a hundred times the runtime's own error."""
+    size = oft.interface.image_height
+    steps = images.steps(size, center_crop=False)
+    for x in golden_observations(oft, n=16):
+        for camera in oft.interface.cameras:
+            image = x.observation[camera]
+            expected = images.prepare(torch.from_numpy(image), size, center_crop=False).numpy()
+            got = preprocess_image(image, list(steps), size, size, 1.0, 0.0)
+            np.testing.assert_array_equal(got, expected)
+            by_format = apply_image_steps(image, steps).numpy() / np.float32(255)
+            np.testing.assert_array_equal(by_format, expected)
 
 
 def test_batches_of_several_prompts_are_as_one_by_one(oft):

@@ -247,7 +247,7 @@ def test_the_action_loss_is_the_policys_own_per_sample_and_differentiable(checkp
     loaded.policy.model.state_proj.requires_grad_(True)
     observations = [x.observation for x in golden_observations(loaded, PROMPTS, n=3)]
     batch = loaded.batch(observations)
-    assert batch[f"{CAMERAS[0]}_padding_mask"].tolist() == [True, True, False]
+    assert batch[f"{CAMERAS[0]}_padding_mask"].tolist() == [True, False, True]
     noise, time = torch.randn(3, 6, 8), torch.tensor([0.2, 0.7, 1.0])
     batch["action"] = torch.randn(3, 6, 7)
     losses = loaded.family.action_loss(loaded, batch, noise, time)

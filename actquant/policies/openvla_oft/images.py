@@ -10,19 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-LANCZOS_LOBES = 3
+from actquant.image_steps import antialiasing_weights
+
 CROP_FRACTION = 0.9
 """Area of the middle part that is kept, where training cropped images at random."""
-
-
-def lanczos_weights(source: int, target: int) -> Tensor:
-    """[target, source] weights of a lanczos resize with half-pixel centres, widened to shrink."""
-    ratio = source / target
-    width = max(ratio, 1.0)
-    centres = (torch.arange(target, dtype=torch.float64) + 0.5) * ratio - 0.5
-    x = (torch.arange(source, dtype=torch.float64) - centres[:, None]) / width
-    weights = torch.sinc(x) * torch.sinc(x / LANCZOS_LOBES) * (x.abs() < LANCZOS_LOBES)
-    return (weights / weights.sum(dim=1, keepdim=True)).float()
 
 
 def crop_weights(size: int, fraction: float) -> Tensor:
@@ -43,8 +34,8 @@ def prepare(image: Tensor, size: int, center_crop: bool) -> Tensor:
     pixels = image.permute(2, 0, 1).float()
     height, width = pixels.shape[1:]
     if (height, width) != (size, size):
-        rows, columns = lanczos_weights(height, size), lanczos_weights(width, size)
-        pixels = (rows @ pixels @ columns.T).round().clamp(0, 255)
+        rows, columns = (antialiasing_weights(n, size, "lanczos") for n in (height, width))
+        pixels = (rows @ pixels.double() @ columns.T).round().clamp(0, 255).float()
     if center_crop:
         weights = crop_weights(size, CROP_FRACTION)
         pixels = weights @ pixels @ weights.T
