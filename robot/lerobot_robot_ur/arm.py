@@ -19,14 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from .channel import ChannelClosed
 from .config import ArmConfig
-from .dashboard import ControllerInfo, Dashboard, bring_back, stop_program
+from .dashboard import ControllerInfo, bring_back, check_controller, stop_program
 from .errors import ConnectionFailed, Refused, RobotError, StaleState, Stopped
 from .gripper import GripperThread, make_gripper
 from .guard import Guard
-from .messages import Halt, Hold, Move, Report, StopReport
+from .messages import REFUSED, Halt, Hold, Move, Report, StopReport
 from .models import MODELS
 from .servo_process import ServoProcess
-from .shared import Jitter, ServoState
+from .shared import Jitter, Phase, ServoState
 from .stops import StopKind
 from .way import check_way, slow_way
 
@@ -34,6 +34,7 @@ Array = NDArray[np.float64]
 
 _BEAT_S = 0.05
 _REMEMBERED_EVENTS = 10_000
+_THERE_RAD = 5e-3  # from the goal: what gravity and friction may leave
 _NO_JITTER = Jitter(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
 
 
@@ -99,7 +100,8 @@ class Arm:
         self._lock = threading.Lock()
         self._events: collections.deque[Event] = collections.deque(maxlen=_REMEMBERED_EVENTS)
         self._stopped: Stopped | None = None
-        self._sequence = 0
+        self._sequence = self._refused_in_motion = 0
+        self._last_refusal = ""
 
     def __enter__(self) -> Arm:
         self.connect()
@@ -120,41 +122,25 @@ class Arm:
 
         Raises:
             ConnectionFailed: something does not answer, is another model or not ready to be moved.
-            Stopped: the robot is stopped; `recover` can bring it back with an operator's word.
+            Stopped: the robot is stopped, or was when this arm was disconnected; `recover` can
+                bring it back with an operator's word.
         """
         if self.is_connected:
             raise ConnectionFailed(f"{self.config.ip}: this arm is connected already")
-        self.controller = self._check_controller()
+        if self._stopped is not None:
+            raise self._stopped
+        self.controller = check_controller(self.config.ip, self.model)
         self._start()
 
     def disconnect(self) -> None:
-        """Stop in a controlled way, end the program on the controller and the process here."""
+        """Stop in a controlled way, end the program on the controller and the process here.
+
+        What had stopped the arm before (`stopped`) is remembered.
+        """
         if not self.is_connected:
             return
         self._leave("disconnect")
-        self._stopped = None
-        self._note("disconnected", self.config.ip)
-
-    def _check_controller(self) -> ControllerInfo:
-        ip = self.config.ip
-        with Dashboard(ip) as dashboard:
-            info = dashboard.controller()
-            version = ".".join(map(str, info.version))
-            if info.is_e_series != self.model.is_e_series:
-                raise ConnectionFailed(
-                    f"{ip} has PolyScope {version}, which is not that of a {self.model.name}"
-                )
-            if info.version >= (5, 6) and not dashboard.is_in_remote_control():
-                raise ConnectionFailed(f"{ip}: enable remote control at the pendant")
-            status, mode = dashboard.safety_status(), dashboard.robot_mode()
-        if status not in ("NORMAL", "REDUCED") or mode != "RUNNING":
-            kind = StopKind.POWER_OFF if status in ("NORMAL", "REDUCED") else StopKind.SAFETY
-            raise Stopped(
-                kind,
-                f"{ip}: safety status {status}, robot mode {mode}: look what stopped it, then "
-                "recover with an operator's word",
-            )
-        return info
+        self.note("disconnected", self.config.ip)
 
     def _start(self) -> None:
         gripper = make_gripper(self.config.gripper, self.config.gripper_ip or self.config.ip)
@@ -163,28 +149,28 @@ class Arm:
         self._is_leaving.clear()
         self._monitor = threading.Thread(target=self._watch, args=(process,), daemon=True)
         self._monitor.start()
-        self._note("connected", f"{self.config.ip}: {self.controller}")
-        self._note("realtime", "; ".join(process.notes))
+        self.note("connected", f"{self.config.ip}: {self.controller}")
+        self.note("realtime", "; ".join(process.notes))
         if gripper is not None:
+            self._gripper = GripperThread(gripper, self.note)
             try:
-                self._gripper = GripperThread(gripper, self._note)
                 self._gripper.start()
             except BaseException:
-                self._gripper = None
                 self._leave("the gripper did not start")
                 raise
 
     def _leave(self, reason: str) -> None:
-        """End the gripper's thread and the servo process, after a controlled stop."""
-        if self._gripper is not None:
-            self._gripper.stop()
-            self._gripper = None
+        """End the servo process, after a controlled stop, and the gripper's thread."""
         process, self._process = self._process, None
+        gripper, self._gripper = self._gripper, None
         if process is None:
             return
         self._is_leaving.set()
         with contextlib.suppress(ChannelClosed):  # it has ended by itself
             process.channel.send(Halt(reason, leave=True))
+        # Only now: a gripper that does not answer is waited for, and the arm must not move on.
+        if gripper is not None:
+            gripper.stop()
         if self._monitor is not None:
             self._monitor.join(10.0)
         process.close()
@@ -198,14 +184,7 @@ class Arm:
             StaleState: it is older than `limits.max_state_age_s`, or the gripper's older than 1 s.
             ConnectionFailed: there is no connection.
         """
-        servo = self._read()
-        now = time.monotonic()
-        age = servo.age_s + (now - servo.time_s)
-        if age > self.limits.max_state_age_s:
-            raise StaleState(
-                f"{self.config.ip}: the state is {age:.3f} s old; "
-                f"{self.limits.max_state_age_s:.3f} s are allowed"
-            )
+        servo = self._read_fresh()
         reading = self._gripper.reading() if self._gripper is not None else None
         return ArmState(
             time_s=servo.time_s - servo.age_s,
@@ -219,6 +198,20 @@ class Arm:
             is_moving=not servo.at_rest,
             speed_scaling=servo.speed_scaling,
         )
+
+    def commanded(self) -> Array:
+        """Joint positions [6] (rad) last sent to the controller, whatever the gripper does.
+
+        Raises:
+            StaleState, ConnectionFailed: as `state`, of the arm alone.
+        """
+        return self._read_fresh().commanded
+
+    @property
+    def refused_in_motion(self) -> int:
+        """How many commands the servo process has refused in motion so far: the arm has come to
+        rest on its way then, and is not where it was told to go."""
+        return self._refused_in_motion
 
     @property
     def stopped(self) -> Stopped | None:
@@ -270,37 +263,28 @@ class Arm:
 
         Raises:
             Refused, Stopped, StaleState: as `move_through`.
-            RobotError: it is not there in time; it holds.
+            RobotError: it is not there in time, was refused on its way or told something else;
+                it holds.
         """
         goal = np.asarray(joints, np.float64)
-        start = self.state().commanded
+        start = self.commanded()
         way, times = slow_way(self.guard, start, goal)
         sequence = self._move(way, time.monotonic() + times, None, is_streamed=False)
         if timeout_s is None:
             timeout_s = 2.0 * float(times[-1]) + 5.0
-        deadline = time.monotonic() + timeout_s
-        while True:
-            if self._stopped is not None:
-                raise self._stopped
-            servo = self._read()
-            if servo.sequence == sequence and servo.at_rest:
-                break
-            if time.monotonic() > deadline:
-                self.hold()
-                raise RobotError(f"the arm did not reach its goal within {timeout_s:.1f} s")
-            time.sleep(0.01)
+        self._wait_for(goal, sequence, timeout_s)
 
     def hold(self) -> None:
         """Decelerate and stay, arm and gripper."""
-        if self._gripper is not None:
-            self._gripper.hold()
+        self._hold_gripper()
         self._send(Hold(self._next_sequence()))
 
     def stop(self, reason: str) -> None:
         """Controlled stop: decelerate, end the program. Motion needs `recover` then."""
-        if self._gripper is not None:
-            self._gripper.hold()
+        self._hold_gripper()
         self._send(Halt(reason))
+        if self._stopped is None:
+            self._stopped = Stopped(StopKind.REQUESTED, reason)
 
     def recover(self, operator: str) -> None:
         """Make the arm ready to move again, after a look at why it stopped.
@@ -321,9 +305,9 @@ class Arm:
         before = self._stopped
         self._leave("recovery")
         bring_back(self.config.ip)
-        self.controller = self._check_controller()
+        self.controller = check_controller(self.config.ip, self.model)
         self._start()
-        self._note("recovered", f"from {before} by {operator.strip()}")
+        self.note("recovered", f"from {before} by {operator.strip()}")
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -337,12 +321,12 @@ class Arm:
         if self._stopped is not None:
             raise self._stopped
         now = time.monotonic()
-        state = self.state()
+        start = self.commanded()
         stroke = self._gripper.stroke_m if self._gripper is not None else None
         try:
             way = check_way(
                 self.guard,
-                state.commanded,
+                start,
                 joints,
                 arrival_times_s,
                 gripper_openings_m,
@@ -350,8 +334,9 @@ class Arm:
                 now,
             )
         except Refused as refused:
-            self._note("refused", str(refused))
+            self.note(REFUSED, str(refused))
             raise
+        self._last_refusal = ""
         sequence = self._next_sequence()
         self._send(Move(sequence, way.joints, way.times_s, is_streamed))
         if way.openings_m is not None and self._gripper is not None:
@@ -379,12 +364,52 @@ class Arm:
             raise StaleState(f"{self.config.ip}: no state yet")
         return servo
 
+    def _read_fresh(self) -> ServoState:
+        servo = self._read()
+        age = servo.age_s + (time.monotonic() - servo.time_s)
+        if age > self.limits.max_state_age_s:
+            raise StaleState(
+                f"{self.config.ip}: the state is {age:.3f} s old; "
+                f"{self.limits.max_state_age_s:.3f} s are allowed"
+            )
+        return servo
+
+    def _wait_for(self, goal: Array, sequence: int, timeout_s: float) -> None:
+        """Return when the arm rests at `goal` [6] (rad), where command `sequence` leads."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if self._stopped is not None:
+                raise self._stopped
+            servo = self._read()
+            if servo.sequence > sequence:
+                raise RobotError("on its way to its goal the arm was told something else")
+            # A stop is told of by another thread, a little later.
+            is_stopping = servo.phase in (Phase.STOPPING, Phase.ENDING, Phase.STOPPED)
+            if servo.sequence == sequence and servo.at_rest and not is_stopping:
+                if np.abs(servo.joints - goal).max() < _THERE_RAD:
+                    return
+                if self._last_refusal:
+                    raise RobotError(f"the arm rests before its goal: {self._last_refusal}")
+            if time.monotonic() > deadline:
+                self.hold()
+                off = np.abs(servo.joints - goal).max()
+                raise RobotError(
+                    f"after {timeout_s:.1f} s the arm is {off:.4f} rad from its goal, "
+                    f"allowed are {_THERE_RAD:g}"
+                )
+            time.sleep(0.01)
+
+    def _hold_gripper(self) -> None:
+        if self._gripper is not None:
+            self._gripper.hold()
+
     def _next_sequence(self) -> int:
         with self._lock:
             self._sequence += 1
             return self._sequence
 
-    def _note(self, kind: str, detail: str, time_s: float | None = None) -> None:
+    def note(self, kind: str, detail: str, time_s: float | None = None) -> None:
+        """Add an event to those that `events` gives."""
         event = Event(time.monotonic() if time_s is None else time_s, kind, detail)
         with self._lock:
             self._events.append(event)
@@ -415,14 +440,18 @@ class Arm:
             self._take(StopReport(time.monotonic(), StopKind.LINK_LOST, detail))
         # The watchdog stops the arm. But ur-rtde may have connected anew before the process ended,
         # and then a program runs that nothing watches.
-        if (known is None or known.kind == StopKind.LINK_LOST) and not stop_program(self.config.ip):
-            self._note("dashboard", "it did not confirm that the program is ended")
+        # So may one that a closed safeguard has paused. Stale state is the watchdog's alone.
+        is_unsure = known is None or known.kind != StopKind.STALE
+        if is_unsure and not stop_program(self.config.ip):
+            self.note("dashboard", "it did not confirm that the program is ended")
 
     def _take(self, report: Report) -> None:
         if isinstance(report, StopReport):
             if self._is_leaving.is_set() and report.kind == StopKind.REQUESTED:
                 return
             self._stopped = Stopped(report.kind, report.detail)
-            if self._gripper is not None:
-                self._gripper.hold()
-        self._note(report.kind, report.detail, report.time_s)
+            self._hold_gripper()
+        elif report.kind == REFUSED:
+            self._last_refusal = report.detail
+            self._refused_in_motion += 1
+        self.note(report.kind, report.detail, report.time_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 
-_LARGEST = 1 << 17  # bytes of a message
+_LARGEST = 1 << 17  # bytes of a message; a larger one would come without its end
 _SEND_BUFFER = 1 << 20
 
 
@@ -41,9 +41,13 @@ class Channel:
 
         Raises:
             ChannelClosed
+            ValueError: it is too large ever to be sent.
         """
+        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        if len(data) > _LARGEST:
+            raise ValueError(f"a message of {len(data)} bytes, at most {_LARGEST} can be sent")
         try:
-            self._socket.send(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+            self._socket.send(data)
         except BlockingIOError:
             return False
         except OSError as error:

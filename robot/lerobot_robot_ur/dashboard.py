@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 from .errors import ConnectionFailed, Stopped
+from .models import RobotModel
 from .stops import StopKind
 
 PORT = 29999
@@ -57,7 +58,11 @@ class Dashboard:
                 f"{host}: no dashboard server on port {PORT}: {error}"
             ) from error
         self._lines = self._socket.makefile("rb")
-        self._read("its greeting")
+        try:
+            self._read("its greeting")
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Dashboard:
         return self
@@ -115,6 +120,38 @@ class Dashboard:
 
     def stop_program(self) -> None:
         self.ask("stop")
+
+
+def check_controller(host: str, model: RobotModel) -> ControllerInfo:
+    """What the controller says of itself, once it is known that it can drive that arm now.
+
+    Raises:
+        ConnectionFailed: it is another arm's, or does not allow remote control.
+        Stopped: it is not ready to move.
+    """
+    with Dashboard(host) as dashboard:
+        info = dashboard.controller()
+        version = ".".join(map(str, info.version))
+        if info.is_e_series != model.is_e_series:
+            raise ConnectionFailed(
+                f"{host} has PolyScope {version}, which is not that of a {model.name}"
+            )
+        # Some versions add the e of the e-Series, which the version has told already.
+        if info.model.upper().removesuffix("E") != model.type:
+            raise ConnectionFailed(
+                f"{host} drives a {info.model!r}, configured is a {model.name} ({model.type!r})"
+            )
+        if info.version >= (5, 6) and not dashboard.is_in_remote_control():
+            raise ConnectionFailed(f"{host}: enable remote control at the pendant")
+        status, mode = dashboard.safety_status(), dashboard.robot_mode()
+    if status not in _MOVING_STATUS or mode != "RUNNING":
+        kind = StopKind.POWER_OFF if status in _MOVING_STATUS else StopKind.SAFETY
+        raise Stopped(
+            kind,
+            f"{host}: safety status {status}, robot mode {mode}: look what stopped it, then "
+            "recover with an operator's word",
+        )
+    return info
 
 
 def stop_program(host: str) -> bool:

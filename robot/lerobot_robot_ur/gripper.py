@@ -14,7 +14,10 @@ RATE_HZ = 30.0
 _RECONNECT_S = 1.0
 _SAME_M = 5e-4  # targets closer than this to the last one are not sent again
 _START_TIMEOUT_S = 25.0  # activation closes and opens the fingers once
-KINDS = ("none", "robotiq_2f85", "rg2", "rg6", "2fg7")
+_LATEST_S = 1.0  # after which an opening that was due and could not be sent is not sent any more
+#: Largest opening (m) of each kind.
+STROKES_M = {"robotiq_2f85": 0.085, "rg2": 0.110, "rg6": 0.160, "2fg7": 0.070}
+KINDS = ("none", *STROKES_M)
 
 
 class GripperError(RobotError):
@@ -120,9 +123,10 @@ class GripperThread:
             self._schedule = sorted(zip(map(float, times_s), map(float, openings_m), strict=True))
 
     def hold(self) -> None:
-        """Forget what is scheduled; the fingers stay at the target they have."""
+        """Forget what is scheduled or could not be sent yet; the fingers go on to the target they
+        have."""
         with self._lock:
-            self._schedule = []
+            self._schedule, self._target = [], None
 
     def reading(self) -> GripperReading:
         """The newest reading.
@@ -162,22 +166,23 @@ class GripperThread:
         self._gripper.close()
 
     def _cycle(self) -> None:
-        """Send what is due, then read."""
+        """Read, which fails where the gripper is not ready; then send what is due."""
+        reading = self._gripper.read()
         now = time.monotonic()
         with self._lock:
+            self._reading, self._read_at = reading, now
             while self._schedule and self._schedule[0][0] <= now:
-                self._target = self._schedule.pop(0)[1]
+                due, opening = self._schedule.pop(0)
+                self._target = opening if now - due < _LATEST_S else None
             target = self._target
         is_new = target is not None and (self._sent is None or abs(target - self._sent) > _SAME_M)
         if is_new and target is not None and self._gripper.move(target):
             self._sent = target
-        reading = self._gripper.read()
-        with self._lock:
-            self._reading, self._read_at = reading, time.monotonic()
 
     def _note(self, failure: str | None) -> None:
         if (failure is None) != (self._failure is None):
             self._on_event("gripper", failure or "the gripper answers again")
         if failure is not None:
+            self.hold()  # fingers that move as soon as it answers again would surprise
             self._sent = None  # what it remembers of its target is not known
         self._failure = failure

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+REFUSED = "refused"  # kind of a report: the arm comes to rest instead
+
 
 @dataclass(frozen=True)
 class Move:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pymodbus.client import ModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
-from .gripper import GripperError, GripperReading
+from .gripper import STROKES_M, GripperError, GripperReading
 
 PORT = 502
 UNIT = 65  # a gripper on a single quick changer
@@ -42,9 +42,9 @@ _RG_FAULTS = {
     1 << 6: "a safety switch was pushed at power-on",
 }
 _MODELS = {
-    "rg2": _Model(0.110, 268, 267, 0.1, 40.0, 20.0, _RG_FAULTS),
-    "rg6": _Model(0.160, 268, 267, 0.1, 120.0, 40.0, _RG_FAULTS),
-    "2fg7": _Model(0.070, 256, 257, 1.0, 140.0, 40.0, {}),
+    "rg2": _Model(STROKES_M["rg2"], 268, 267, 0.1, 40.0, 20.0, _RG_FAULTS),
+    "rg6": _Model(STROKES_M["rg6"], 268, 267, 0.1, 120.0, 40.0, _RG_FAULTS),
+    "2fg7": _Model(STROKES_M["2fg7"], 256, 257, 1.0, 140.0, 40.0, {}),
 }
 _RG_GRIP = 1  # to register 2, after force (0) and width (1); without the fingertips' offset
 _2FG_GRIP_EXTERNAL = 1  # to register 3, after width (0), force (1) and speed in % (2)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .arm import Arm
 from .errors import ConfigError, Refused, StaleState
+from .gripper import STROKES_M
 from .layout import (
     GRIPPER_OPENING,
     JOINT_POSITIONS,
@@ -25,10 +26,12 @@ from .layout import (
     JointTargets,
     Layout,
     Measurement,
+    Target,
     find_layout,
     lerobot_names,
     read_action,
 )
+from .messages import REFUSED
 
 Array = NDArray[np.float64]
 
@@ -95,6 +98,7 @@ class ArmWithCameras:
         # The arm would hold before it came to what is later than that.
         self._ahead = 1 + math.ceil(arm.limits.hold_after_s / self.period_s)
         self._due_s = 0.0
+        self._refused_in_motion = 0
         self._stack = ExitStack()
         self._connected = False
 
@@ -104,7 +108,8 @@ class ArmWithCameras:
             # Brings MuJoCo and an IK solver, which joint targets do without.
             from .tool_motion import PERIOD_S, ToolMotion
 
-            return ToolMotion(self.arm.model, self.arm.config.tcp), PERIOD_S
+            config = self.arm.config
+            return ToolMotion(self.arm.model, config.tcp, STROKES_M[config.gripper]), PERIOD_S
         if not control_rate_hz > 0:
             raise ConfigError(f"control_rate_hz is {control_rate_hz}, it must be above 0")
         return self._joint_targets, 1.0 / control_rate_hz
@@ -125,8 +130,7 @@ class ArmWithCameras:
             stack.callback(self.arm.disconnect)
             self._stack = stack.pop_all()
         self._connected = True
-        self._due_s = 0.0
-        self._space.forget()
+        self._begin_anew()
 
     def disconnect(self) -> None:
         """Stop the arm and close everything."""
@@ -196,12 +200,14 @@ class ArmWithCameras:
             ConfigError: missing or unknown names.
         """
         self._check_running()
+        if self._refused_in_motion != self.arm.refused_in_motion:
+            self._begin_anew()  # the arm is not where the last action led
         space, action = self._space_of(action)
-        known = (action, *upcoming[: self._ahead])
-        values = np.stack([read_action(each, space.names) for each in known])
-        targets = space.plan(values, self.arm.state().commanded)
-        now = time.monotonic()  # planning took its time
-        due = self._due(now) if space is self._space else now + self.period_s
+        try:
+            targets, due = self._plan(space, (action, *upcoming[: self._ahead]))
+        except Refused as refused:
+            self.arm.note(REFUSED, str(refused))
+            raise
         openings = [target.gripper_opening_m for target in targets]
         self.arm.move_through(
             np.stack([target.joints for target in targets]),
@@ -216,13 +222,22 @@ class ArmWithCameras:
         own = lerobot_names(action, space.names)
         return {name: taken[key] for name, key in zip(action, own, strict=True)}
 
+    def _plan(
+        self, space: ActionSpace, actions: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[Target], float]:
+        """Targets of actions, and when (time.monotonic) the first of them is due."""
+        values = np.stack([read_action(each, space.names) for each in actions])
+        targets = space.plan(values, self.arm.commanded())
+        now = time.monotonic()  # planning took its time
+        return targets, self._due(now) if space is self._space else now + self.period_s
+
     def check_action(
         self, action: Mapping[str, Any], upcoming: Sequence[Mapping[str, Any]] = ()
     ) -> None:
         """Raise as `send_action` would of values and targets; nothing is sent, nothing moves."""
         space, action = self._space_of(action)
         values = np.stack([read_action(each, space.names) for each in (action, *upcoming)])
-        commanded = self.arm.state().commanded
+        commanded = self.arm.commanded()
         joints = np.stack([target.joints for target in space.plan(values, commanded)])
         self.arm.guard.check_waypoints(commanded, joints, self.period_s)
 
@@ -256,12 +271,18 @@ class ArmWithCameras:
         self._begin_anew()
 
     def recover(self, operator: str) -> None:
-        """Be ready to move again after a stop, on the word of an operator (a name)."""
+        """Be ready to move again after a stop, on the word of an operator (a name).
+
+        Where it was not connected it is not so afterwards either, but `connect` is free to.
+        """
         self.arm.recover(operator)
+        if not self.is_connected:
+            self.arm.disconnect()
         self._begin_anew()
 
     def _begin_anew(self) -> None:
         self._due_s = 0.0
+        self._refused_in_motion = self.arm.refused_in_motion
         self._space.forget()
 
     def _check_running(self) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import socket
 import time
 
-from .gripper import GripperError, GripperReading
+from .gripper import STROKES_M, GripperError, GripperReading
 
 PORT = 63352
-STROKE_M = 0.085
+STROKE_M = STROKES_M["robotiq_2f85"]
 _OPEN_COUNT, _CLOSED_COUNT = 3, 230  # the encoder's counts at the ends of its travel
 _ACTIVE = 3  # STA
 _MOVING, _HOLDING = 0, (1, 2)  # OBJ: in motion; stopped by an object while opening, closing

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from enum import IntEnum
 from threading import Thread
 
 import numpy as np
@@ -19,8 +18,8 @@ from .errors import Refused
 from .guard import Guard
 from .limits import Limits
 from .link import Link, LinkLost, Reading
-from .messages import Halt, Hold, Move, Report, StopReport
-from .shared import ServoState, SharedMemory
+from .messages import REFUSED, Halt, Hold, Move, Report, StopReport
+from .shared import Phase, ServoState, SharedMemory
 from .stops import StopKind, classify
 from .trajectory import JointTrajectory
 
@@ -37,15 +36,6 @@ _THERE_RAD, _STILL_RAD_S = 2e-3, 0.01
 _LARGEST_STEP = 2  # periods by which a target may move on after a late cycle
 
 
-class Phase(IntEnum):
-    IDLE = 0  # the program runs, the controller itself keeps the arm where it is
-    SERVOING = 1  # targets are sent, in motion or holding
-    RELEASING = 2  # servoStop, in a thread: at rest, and nothing is expected that moves
-    STOPPING = 3  # decelerating along the trajectory
-    ENDING = 4  # servoStop and the end of the program, in a thread
-    STOPPED = 5  # no motion before a new process
-
-
 class ServoLoop:
     """See the module. `run` returns when the process is to end."""
 
@@ -55,7 +45,7 @@ class ServoLoop:
     ):  # fmt: skip
         self._link, self._limits, self._guard = link, limits, guard
         self._period, self._channel, self._shared = period_s, channel, shared
-        self._trajectory = JointTrajectory(limits, period_s)
+        self._trajectory = JointTrajectory(limits, period_s, guard.kinematics)
         self._phase = Phase.IDLE
         self._stop: StopKind | None = None
         self._leave = False
@@ -105,7 +95,11 @@ class ServoLoop:
 
     @property
     def _is_over(self) -> bool:
-        return self._phase == Phase.STOPPED and self._leave
+        if self._phase != Phase.STOPPED or not self._leave:
+            return False
+        # A program that is only paused would go on by itself: it has to be ended first.
+        is_ending = self._ending is not None and self._ending.is_alive()
+        return not is_ending or time.monotonic() > self._deadline
 
     def cycle(self) -> None:
         """One period's work, without the wait for the next."""
@@ -193,7 +187,7 @@ class ServoLoop:
 
     def _stopped_by_controller(self, kind: StopKind, reading: Reading) -> None:
         self._ending = self._link.abandon_program()
-        self._phase = Phase.STOPPED
+        self._phase, self._deadline = Phase.STOPPED, time.monotonic() + _END_TIME_S
         detail = (
             f"safety bits {reading.safety_bits:#x}, robot mode {reading.robot_mode}, "
             f"program state {reading.runtime_state}"
@@ -266,22 +260,38 @@ class ServoLoop:
     def _servo(self, step: float) -> None:
         assert self._commanded is not None
         q, _, _ = self._trajectory.step(self._clock)
+        if (refused := self._refusal(q, step)) is not None:
+            self._report_refusal(str(refused))
+            self._trajectory.brake()
+            q, _, _ = self._trajectory.step(self._clock)
+            if self._refusal(q, step) is not None:
+                # Braking leads on to where the arm must not be: stay at the last good target.
+                self._trajectory.reset(self._commanded)
+                q = self._commanded
+        elif self._trajectory.fault is not None:
+            self._report_refusal(self._trajectory.fault)
+        if self._link.servo(q):
+            self._commanded = q
+
+    def _refusal(self, q: Array, step: float) -> Refused | None:
+        assert self._commanded is not None
         try:
             self._guard.check_target(q, self._commanded, max(step, self._period))
         except Refused as refused:
-            # Stay at the last target that was good; the way goes on from there, at rest.
-            self._trajectory.reset(self._commanded)
-            if not self._has_refused:
-                self._has_refused = True
-                self._report("refused", str(refused))
-            q = self._commanded
-        if self._link.servo(q):
-            self._commanded = q
+            return refused
+        return None
+
+    def _report_refusal(self, reasons: str) -> None:
+        """Once for each command: what follows is the same one's."""
+        if not self._has_refused:
+            self._has_refused = True
+            self._report(REFUSED, f"in motion: {reasons}")
 
     # -- reports -------------------------------------------------------------------------------
 
     def _publish(self, reading: Reading, now: float) -> None:
         assert self._commanded is not None
+        is_without_way = self._phase in (Phase.IDLE, Phase.ENDING, Phase.STOPPED)
         self._shared.write(
             ServoState(
                 time_s=now,
@@ -294,8 +304,7 @@ class ServoLoop:
                 speed_scaling=reading.speed_scaling,
                 phase=self._phase,
                 sequence=self._sequence,
-                at_rest=self._phase != Phase.SERVOING
-                or self._trajectory.is_at_rest
+                at_rest=(is_without_way or self._trajectory.is_at_rest)
                 and bool(np.abs(reading.speeds).max() < _STILL_RAD_S),
                 robot_mode=reading.robot_mode,
                 safety_bits=reading.safety_bits,
@@ -320,4 +329,4 @@ class ServoLoop:
     def _leave_at_once(self, kind: StopKind, detail: str) -> None:
         if self._stop is None:
             self._report_stop(kind, detail)
-        self._phase, self._leave = Phase.STOPPED, True
+        self._phase, self._leave, self._ending = Phase.STOPPED, True, None

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from .channel import Channel, ChannelClosed
@@ -36,11 +37,23 @@ class ServoProcess:
     """
 
     def __init__(self, config: ArmConfig):
-        self.channel, other = Channel.pair()
-        self.shared = SharedMemory.create()
-        self.shared.beat()
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
-        self._process = subprocess.Popen(
+        self.notes: list[str] = []
+        with ExitStack() as stack:
+            self.channel, other = Channel.pair()
+            stack.callback(self.channel.close)
+            with closing(other):
+                self.shared = SharedMemory.create()
+                stack.callback(self.shared.close)
+                self.shared.beat()
+                self._output = stack.enter_context(tempfile.TemporaryFile())
+                self._process = self._start(other)
+            stack.callback(self._end)
+            self.channel.send(config)
+            self._wait_until_ready(config.ip)
+            self._resources = stack.pop_all()
+
+    def _start(self, other: Channel) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             [sys.executable, "-m", __name__, str(other.fileno()), str(self.shared.descriptor)],
             pass_fds=(other.fileno(), self.shared.descriptor),
             stdin=subprocess.DEVNULL,
@@ -49,14 +62,6 @@ class ServoProcess:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
             start_new_session=True,  # Ctrl-C in the terminal is the parent's affair
         )
-        other.close()
-        self.notes: list[str] = []
-        try:
-            self.channel.send(config)
-            self._wait_until_ready(config.ip)
-        except BaseException:
-            self.close()
-            raise
 
     def _wait_until_ready(self, host: str) -> None:
         deadline = time.monotonic() + CONNECT_TIMEOUT_S
@@ -108,12 +113,12 @@ class ServoProcess:
 
     def close(self) -> None:
         """Wait until the process has ended, or end it; the watchdog then stops the arm."""
+        self._resources.close()
+
+    def _end(self) -> None:
         if self._process.poll() is None and not self.wait(_LEAVE_TIMEOUT_S if self.notes else 0.0):
             self._process.kill()
             self._process.wait()
-        self.channel.close()
-        self.shared.close()
-        self._output.close()
 
 
 def _import_path() -> dict[str, None]:

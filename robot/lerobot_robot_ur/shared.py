@@ -12,6 +12,7 @@ import struct
 import time
 import zlib
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,17 @@ _SIZE = _BINS_AT + 8 * BINS
 _READ_ATTEMPTS = 200
 
 
+class Phase(IntEnum):
+    """What the servo loop does."""
+
+    IDLE = 0  # the program runs, the controller itself keeps the arm where it is
+    SERVOING = 1  # targets are sent, in motion or holding
+    RELEASING = 2  # servoStop, in a thread: at rest, and nothing is expected that moves
+    STOPPING = 3  # decelerating along the trajectory
+    ENDING = 4  # servoStop and the end of the program, in a thread
+    STOPPED = 5  # no motion before a new process
+
+
 @dataclass(frozen=True)
 class ServoState:
     """What the servo process knows, in one record.
@@ -39,7 +51,7 @@ class ServoState:
         commanded: position [6] (rad) last sent to the controller, or measured where none was.
         force: force and torque [6] at the tool (N, Nm, base axes), as the controller gives them.
         speed_scaling: the controller's own, 0 to 1.
-        phase: of the servo loop.
+        phase: a `Phase`.
         sequence: number of the newest command that was taken over.
         at_rest: whether the commanded motion has ended, and the measured one.
     """

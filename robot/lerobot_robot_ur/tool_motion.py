@@ -33,7 +33,7 @@ from .models import RobotModel
 Array = NDArray[np.float64]
 
 PERIOD_S = CONTROL_PERIOD  # s of motion that one action stands for
-OPEN_M = 0.085  # between the pads of the open gripper
+OPEN_M = 0.085  # between the pads of the simulator's open gripper
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,20 @@ class _Step:
 class ToolMotion:
     """Actions [7] in [-1, 1]: translation (1 = 0.025 m), rotation (1 = 0.1 rad), gripper.
 
-    Values outside are clipped. The gripper closes above 0 and otherwise opens. The tool point
-    stays in the simulator's workspace box and tilt limit.
+    Values outside are clipped. The gripper closes above 0 and otherwise opens, as wide as the
+    simulator's does where it can: what is measured then stays what policies were trained on. The
+    tool point stays in the simulator's workspace box and tilt limit.
 
     Args:
         robot: the arm.
         tcp: pose [6] of the tool point in the flange's frame (m, rotation vector in rad).
+        stroke_m: the largest opening of the gripper.
     """
 
     names = TOOL_MOTION
 
-    def __init__(self, robot: RobotModel, tcp: ArrayLike):
+    def __init__(self, robot: RobotModel, tcp: ArrayLike, stroke_m: float = OPEN_M):
+        self._open_m = min(OPEN_M, stroke_m)
         model = mujoco.MjModel.from_xml_string(kinematics_xml())
         fit(model, robot)
         _place_tool(model, np.asarray(tcp, np.float64))
@@ -94,7 +97,7 @@ class ToolMotion:
 
     def _step(self, before: Command, action: Array) -> _Step:
         after = self._controller.advance(before, action[:6])
-        opening = 0.0 if action[6] > 0 else OPEN_M
+        opening = 0.0 if action[6] > 0 else self._open_m
         taken = _motion(before, after, action[6])
         return _Step(before, action, after, Target(after.joints, opening, taken))
 

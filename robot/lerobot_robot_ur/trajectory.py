@@ -31,8 +31,13 @@ _CATCH_UP = 0.8  # of the time asked for between two waypoints, where the arm is
 _NEAR_S = 0.05  # so soon ahead, a waypoint of a new target that cannot be met in time is left out
 _ON_TIME = 1e-6  # s
 _EXACT = 1e-6  # rad, rad/s: how well a plan must meet its target
-_TOOL_SAMPLE_S = 0.01  # between the points of a plan at which the tool's speed is looked at
-_STRETCHES = 4  # of a plan whose tool is too fast
+_TOOL_SAMPLE_S = 0.005  # between the points of a plan at which the tool's speed is looked at
+_TOOL_SHARE = 0.97  # of the tool's speed limit: what peaks between those points is below it too
+_STRETCHES = 6  # of a plan whose tool is too fast
+# How steeply its speed falls with the time it takes, as a power: 1 where it cruises; up to this
+# where it speeds up and brakes all the way, which 2 % more time make a sixth slower.
+_STEEPEST, _FLATTEST = 8.0, 0.5
+_STRETCH_MORE = 1.002
 
 
 @dataclass(frozen=True)
@@ -44,16 +49,15 @@ class _Waypoint:
 
 
 class _Ramp:
-    """Every joint brakes evenly: what is left where ruckig cannot stop."""
+    """All joints brake evenly and together, straight on: the tool is slower from the beginning."""
 
     def __init__(self, q: Array, qd: Array, deceleration: Array):
-        self._q, self._qd, self._qdd = q, qd, -np.sign(qd) * deceleration
-        self._times = np.abs(qd) / deceleration
-        self.duration = float(self._times.max())
+        self.duration = max(float((np.abs(qd) / deceleration).max()), _ON_TIME)
+        self._q, self._qd, self._qdd = q, qd, -qd / self.duration
 
     def at_time(self, time: float) -> tuple[Array, Array, Array]:
-        t = np.minimum(time, self._times)
-        qdd = np.where(time < self._times, self._qdd, 0.0)
+        t = min(time, self.duration)
+        qdd = self._qdd if time < self.duration else np.zeros(6)
         return self._q + (self._qd + 0.5 * self._qdd * t) * t, self._qd + self._qdd * t, qdd
 
 
@@ -94,6 +98,8 @@ class JointTrajectory:
         self._began = 0.0
         self._ahead: deque[_Waypoint] = deque()
         self._passed = self._q, 0.0  # the last waypoint, or where the motion began; and when
+        # Of the last two steps, the times between which they lie: position and mean velocity.
+        self._stepped = self._before = self._q, self._qd, self._now
         self.fault: str | None = None
         self.late_s = 0.0
 
@@ -145,6 +151,21 @@ class JointTrajectory:
         self._segment = plan or _Ramp(self._q, self._qd, self._acceleration)
         self._began = self._now
 
+    def brake(self) -> None:
+        """The last step was not taken: slow down from the one before it, forgetting what is ahead.
+
+        Faster than `hold`, within the limits of acceleration but not of jerk: to end an
+        acceleration smoothly would mean going faster still.
+        """
+        self._q, mean, self._now = self._stepped = self._before
+        self._ahead.clear()
+        self.late_s = 0.0
+        if self._now is None or not mean.any():
+            self._rest()
+            return
+        self._qd, self._qdd = mean, np.zeros(6)
+        self._segment, self._began = _Ramp(self._q, mean, self._acceleration), self._now
+
     def step(self, now_s: float) -> tuple[Array, Array, Array]:
         """Joint positions [6] (rad), velocities (rad/s) and accelerations (rad/s^2) at `now_s`.
 
@@ -152,6 +173,7 @@ class JointTrajectory:
         """
         if self._now is None:
             self._now = now_s - self._period  # at rest until now: the first step already moves
+            self._stepped = self._q, self._qd, self._now
             self._next_segment(self._now)
         self._now = max(self._now, now_s)
         while self._segment is not None:
@@ -161,7 +183,16 @@ class JointTrajectory:
                 break
             self._passed = self._q, end
             self._next_segment(end)
+        self._note_step(self._now)
         return self._q.copy(), self._qd.copy(), self._qdd.copy()
+
+    def _note_step(self, now: float) -> None:
+        q, mean, since = self._stepped
+        assert since is not None
+        self._before = self._stepped
+        if now > since:
+            mean = (self._q - q) / (now - since)
+        self._stepped = self._q, mean, now
 
     def _slopes(self, q: Array, times: Array) -> Array:
         """Mean velocities [n, 6] asked for before each of new waypoints [n, 6].
@@ -236,15 +267,18 @@ class JointTrajectory:
         self, segment: Trajectory, waypoint: _Waypoint, velocity: Array
     ) -> Trajectory:
         """A plan, or one that takes longer where its tool would be too fast."""
-        excess = self._tool_excess(segment)
+        excess, factor, power = self._tool_excess(segment), 1.0, _STEEPEST
+        fast = segment
         for _ in range(_STRETCHES):
             if excess <= 1.0:
                 break
-            velocity = velocity / excess
-            slower = self._fastest(waypoint, velocity, segment.duration * excess)
-            if slower is None or self._tool_excess(slower) >= excess:
+            stretch = _STRETCH_MORE * excess ** (1.0 / power)
+            factor *= stretch
+            slower = self._fastest(waypoint, velocity / factor, fast.duration * factor)
+            if slower is None or (slowed := self._tool_excess(slower)) >= excess:
                 break  # it is the present speed that is too high
-            segment, excess = slower, self._tool_excess(slower)
+            power = np.clip(np.log(excess / slowed) / np.log(stretch), _FLATTEST, _STEEPEST)
+            segment, excess = slower, slowed
         return segment
 
     def _fastest(self, waypoint: _Waypoint, velocity: Array, duration: float) -> Trajectory | None:
@@ -309,10 +343,10 @@ class JointTrajectory:
             return 0.0
         count = round(np.clip(segment.duration / _TOOL_SAMPLE_S, 8, 80))
         times = np.linspace(0.0, segment.duration, count + 1)
-        joints = [segment.at_time(t)[0] for t in times]
-        positions = self._kinematics.tool_position(self._kinematics.frames(joints))
-        distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-        return float(distances.max()) / float(times[1]) / self._limits.tool_speed_m_s
+        states = np.array([segment.at_time(t)[:2] for t in times])
+        jacobian = self._kinematics.jacobian(states[:, 0])[:, :3]
+        speeds = np.linalg.norm(np.einsum("nij,nj->ni", jacobian, states[:, 1]), axis=1)
+        return float(speeds.max()) / (_TOOL_SHARE * self._limits.tool_speed_m_s)
 
 
 def _checked(joints: ArrayLike, arrival_times_s: ArrayLike) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ Array = NDArray[np.float64]
 
 _LEAST_PERIOD_S = 0.02  # between waypoints, and until the first one
 _FARTHEST_S = 120.0  # ahead, that a waypoint may be
+MOST_WAYPOINTS = 1500  # of one way: what the servo process takes over in one message
 _OPENING_TOLERANCE_M = 0.005  # beyond a gripper's ends, that is cut off and not refused
 _SLOW_STEP_S = 0.1
 _SLOW_JOINT_SHARE, _SLOW_TOOL_SHARE = 0.15, 0.4  # of the limits of joint and tool speed
@@ -112,6 +113,8 @@ def _shape_reasons(
     if len(shape) != 2 or shape[1] != 6 or shape[0] == 0:
         return [f"waypoints must have shape [n, 6], got {list(shape)}"]
     reasons = []
+    if shape[0] > MOST_WAYPOINTS:
+        reasons.append(f"a way has at most {MOST_WAYPOINTS} waypoints, got {shape[0]}")
     if times.shape != shape[:1]:
         reasons.append(f"{shape[0]} waypoints need as many arrival times, got {list(times.shape)}")
     if openings is not None and openings.shape != shape[:1]:
@@ -152,7 +155,9 @@ def _opening_reasons(openings: Array | None, stroke_m: float | None) -> list[str
 
 def _parts(start: Array, way: Array, times: Array, now: float):
     """Arguments of `check_waypoints`: until the first waypoint, and from there on."""
-    period = float(np.median(np.diff(times))) if len(times) > 1 else _LEAST_PERIOD_S
-    yield start, way[:1], max(float(times[0]) - now, period)
+    gaps = np.diff(times)
+    # What comes late is not hurried by the servo: the first way may take as long as the others.
+    usual = float(np.median(gaps)) if len(gaps) else _LEAST_PERIOD_S
+    yield start, way[:1], max(float(times[0]) - now, usual)
     if len(way) > 1:
-        yield way[0], way[1:], period
+        yield way[0], way[1:], gaps

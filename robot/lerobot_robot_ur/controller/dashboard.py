@@ -38,6 +38,7 @@ class Robot(Protocol):
     safety: Safety
     program: ControlProgram
     remote_control: bool
+    claimed_model: str
 
 
 class DashboardServer:
@@ -157,7 +158,7 @@ _QUERIES: dict[str, Callable[[Robot], str]] = {
     "polyscopeversion": _polyscope_version,
     "version": lambda robot: robot.model.version_text,
     "get serial number": _serial_number,
-    "get robot model": lambda robot: robot.model.type,
+    "get robot model": lambda robot: robot.claimed_model,
     "is in remote control": lambda robot: str(robot.remote_control).lower(),
     "get operational mode": lambda robot: "NONE",
     "robotmode": lambda robot: f"Robotmode: {robot.safety.robot_mode.name}",

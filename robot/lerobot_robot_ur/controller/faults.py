@@ -61,6 +61,9 @@ class FaultHooks:
     def safeguard_stop(self) -> None:
         self._controller.safety.safeguard_stop()
 
+    def pretend_to_drive(self, model: str) -> None:
+        self._controller.claimed_model = model
+
     def disconnect_gripper(self) -> None:
         self._controller.gripper.is_connected = False
 
@@ -72,6 +75,7 @@ class FaultHooks:
         controller.rtde.frozen, controller.rtde.delay = False, 0.0
         controller.pacer.slowdown = 1.0
         controller.remote_control = True
+        controller.claimed_model = controller.model.type
         for service in controller.services.values():
             service.open()
         controller.safety.release()

@@ -68,6 +68,10 @@ class Faults:
         """Open the safeguard input; `clear` closes it, the program stays paused."""
         self._request("safeguard_stop")
 
+    def pretend_to_drive(self, model: str) -> None:
+        """Let the dashboard say that the arm is a `UR5`, say."""
+        self._request("pretend_to_drive", model=model)
+
     def disconnect_gripper(self) -> None:
         """Let the gripper's port answer `?`, as where the gripper has no power."""
         self._request("disconnect_gripper")

@@ -62,6 +62,7 @@ class ControllerServer:
     def __init__(self, settings: Settings):
         self.settings, self.model = settings, MODELS[settings.model]
         self.remote_control = True
+        self.claimed_model = self.model.type  # what the dashboard says that it drives
         self.cameras: CameraProcess | None = None
         self._running = True
         self._time, self._next_check = 0.0, 0.0
