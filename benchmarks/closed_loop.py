@@ -146,12 +146,15 @@ def _operator() -> ConsoleOperator:
 def _episode(
     session: Session, controller: FakeController, number: int, task: str, start: int, seed: int
 ) -> tuple[bool, EpisodeReport]:
+    driver = session.robot.driver
+    if driver.arm.stopped is not None:
+        driver.recover("benchmark")
     # The servo streams its last target: it has to end before the arm is put elsewhere.
-    session.robot.driver.disconnect()
+    driver.disconnect()
     if controller.state()["safety_mode"] != "NORMAL":
         bring_back(controller.host)
     controller.reset(task, start)
-    session.robot.driver.connect()
+    driver.connect()
     session.robot.task = controller.state()["instruction"]
     time.sleep(SETTLE_S)
     limit = find_task(task).limit
