@@ -90,6 +90,9 @@ class ChunkScheduler:
     judged by the longest of the last RECENT_CHUNKS delays. If it comes late all the same, there is
     nothing to execute: the robot holds, and `underruns` counts the ticks.
 
+    Every action that a tick gives counts as executed unless `refused` or `not_executed` says that
+    it was not.
+
     All methods are for one thread. Neither images nor state of an observation may be changed after
     it was given.
     """
@@ -160,6 +163,8 @@ class ChunkScheduler:
         self._drop_inference()
         self._chunk: _Chunk | None = None
         self._index = 0
+        self._before: tuple[int, int | None] | None = None
+        self._was_refused = False
         self._chunk_count = 0
         self._last_chunk: int | None = None
         self.underruns = 0
@@ -185,6 +190,7 @@ class ChunkScheduler:
         Raises what `act` raised since the last tick, and SchedulingError if it gave no chunk of at
         least `steps_per_chunk` actions. The next tick then begins anew.
         """
+        self._before = None
         self._adopt()
         if self._inference is None and self.is_chunk_due:
             self._begin(
@@ -198,6 +204,33 @@ class ChunkScheduler:
             return None
         return self._execute(self._chunk)
 
+    def not_executed(self) -> None:
+        """The last tick's action was only looked at: it does not count as executed.
+
+        Raises SchedulingError if that tick gave none, or was said so already.
+        """
+        self._take_back()
+
+    def refused(self) -> None:
+        """The last tick's action was refused, and the robot holds: it does not count as executed.
+
+        The robot is not where the rest of the chunk begins. The next tick asks for another one, not
+        guided to follow it; until it comes, the refused action is given again.
+
+        Raises SchedulingError as `not_executed`.
+        """
+        self._index, self._last_chunk = self._take_back()
+        self._was_refused = True
+
+    def _take_back(self) -> tuple[int, int | None]:
+        """Index and last chunk as they were before the last action."""
+        if self._before is None:
+            raise SchedulingError("the last tick gave no action that could be taken back")
+        before, self._before = self._before, None
+        if self._inference is not None:
+            self._inference.executed -= 1
+        return before
+
     def _drop_inference(self) -> None:
         if self._inference is not None:
             self._inference.future.cancel()
@@ -206,7 +239,7 @@ class ChunkScheduler:
     @property
     def is_chunk_due(self) -> bool:
         """Whether the next tick asks for a chunk, if none is being made."""
-        if self._chunk is None or self._index >= self.steps_per_chunk:
+        if self._chunk is None or self._was_refused or self._index >= self.steps_per_chunk:
             return True
         left = len(self._chunk.actions) - self._index
         return self.mode != "sync" and left <= self.expected_delay
@@ -214,9 +247,10 @@ class ChunkScheduler:
     def _begin(self, observation: Any, observation_time_s: float) -> None:
         future = self._executor.submit(self._act, observation, self._previous())
         self._inference = _Inference(future, observation_time_s)
+        self._was_refused = False
 
     def _previous(self) -> PreviousChunk | None:
-        if self.mode != "rtc" or self._chunk is None:
+        if self.mode != "rtc" or self._chunk is None or self._was_refused:
             return None
         left = self._chunk.actions[self._index :]
         if len(left) == 0:
@@ -241,6 +275,7 @@ class ChunkScheduler:
         )
         self._chunk_count += 1
         self._index = inference.executed
+        self._was_refused = False
 
     def _execute(self, chunk: _Chunk) -> Tick:
         index = self._index
@@ -256,6 +291,7 @@ class ChunkScheduler:
             delay=chunk.delay,
             seam=self._last_chunk is not None and self._last_chunk != chunk.number,
         )
+        self._before = index, self._last_chunk
         self._index += 1
         self._last_chunk = chunk.number
         if self._inference is not None:

@@ -236,6 +236,110 @@ def test_a_chunk_that_is_over_before_it_comes_is_not_executed(robots: Any) -> No
     assert robot.policy.asked[2] == (9, None)
 
 
+def test_refused_actions_do_not_count_as_executed(robots: Any) -> None:
+    robot = robots("async")
+    robot.tick()
+    robot.answer()
+    assert [robot.tick() for _ in range(5)] == steps(
+        0, *range(5)
+    )  # the fifth while chunk 1 is made
+    for _ in range(3):
+        assert robot.tick() == (0, 5)
+        robot.scheduler.refused()
+    robot.answer()
+    tick = robot.scheduler.tick("later")
+    assert tick is not None and (tick.chunk, tick.index, tick.delay) == (1, 1, 1)
+    assert tick.seam
+
+
+def test_a_refused_action_is_given_again_until_the_next_chunk(robots: Any) -> None:
+    robot = robots("async", steps_per_chunk=6)
+    robot.tick()
+    robot.answer()
+    assert [robot.tick() for _ in range(2)] == steps(0, 0, 1)
+    robot.scheduler.refused()
+    assert len(robot.policy.asked) == 1
+    assert robot.tick() == (0, 1)  # and asks
+    robot.scheduler.refused()
+    robot.wait_until_asked(2)
+    robot.answer()
+    assert robot.tick() == (1, 0)
+
+
+def test_the_first_action_of_a_chunk_stays_its_seam_after_a_refusal(robots: Any) -> None:
+    robot = robots("async")
+    robot.tick()
+    robot.answer()
+    assert [robot.tick() for _ in range(5)] == steps(0, *range(5))
+    robot.answer()
+    first = robot.scheduler.tick("first")
+    robot.scheduler.refused()
+    again = robot.scheduler.tick("again")
+    assert [(t.chunk, t.index, t.seam) for t in (first, again)] == [(1, 1, True)] * 2
+
+
+def test_in_sync_a_refusal_asks_anew() -> None:
+    asked: list[int] = []
+
+    def act(observation: int, previous: PreviousChunk | None) -> np.ndarray:
+        asked.append(observation)
+        return chunk_of(len(asked) - 1)
+
+    scheduler = ChunkScheduler(act, mode="sync", steps_per_chunk=4)
+    ticks = []
+    for observation in range(4):
+        tick = scheduler.tick(observation)
+        assert tick is not None
+        ticks.append((tick.chunk, tick.index))
+        if observation == 1:
+            scheduler.refused()
+            assert scheduler.is_chunk_due
+    assert ticks == [(0, 0), (0, 1), (1, 0), (1, 1)] and asked == [0, 2]
+
+
+def test_rtc_is_not_guided_to_what_was_refused(robots: Any) -> None:
+    robot = robots("rtc")
+    robot.tick()
+    robot.answer()
+    assert robot.tick() == (0, 0)
+    robot.scheduler.refused()
+    robot.tick()
+    robot.wait_until_asked(2)
+    assert robot.policy.asked[1] == (2, None)
+
+
+def test_what_was_only_looked_at_does_not_count_as_executed(robots: Any) -> None:
+    robot = robots("async")
+    robot.tick()
+    robot.answer()
+    ticks = []
+    for _ in range(6):
+        ticks.append(robot.tick())
+        robot.scheduler.not_executed()
+    assert ticks == steps(0, *range(6))
+    robot.answer()
+    assert robot.tick() == (1, 0)
+
+
+def test_nothing_can_be_taken_back_twice() -> None:
+    scheduler = ChunkScheduler(lambda *_: chunk_of(0), mode="sync", steps_per_chunk=3)
+    with pytest.raises(SchedulingError, match="no action that could be taken back"):
+        scheduler.refused()
+    scheduler.tick(0)
+    scheduler.not_executed()
+    with pytest.raises(SchedulingError, match="no action that could be taken back"):
+        scheduler.refused()
+
+
+@pytest.mark.parametrize(("delay", "holds"), [(LENGTH // 2, False), (LENGTH // 2 + 1, True)])
+def test_the_robot_need_not_hold_up_to_a_delay_of_half_a_chunk(
+    robots: Any, delay: int, holds: bool
+) -> None:
+    robot = robots("async")
+    robot.run(60, delay)
+    assert (robot.scheduler.underruns > 0) == holds
+
+
 def test_the_age_is_that_of_the_observation_the_chunk_answers(robots: Any) -> None:
     robot = robots("async")
     robot.scheduler.tick("first", observation_time_s=99.5)
@@ -321,12 +425,17 @@ def test_close_waits_for_the_chunk_in_the_making() -> None:
     scheduler = ChunkScheduler(policy.act, mode="async", steps_per_chunk=4)
     scheduler.tick(0)
     assert policy.begun.acquire(timeout=60)
-    closing = threading.Thread(target=scheduler.close)
+    closed = threading.Event()
+
+    def close() -> None:
+        scheduler.close()
+        closed.set()
+
+    closing = threading.Thread(target=close)
     closing.start()
-    assert closing.is_alive()
+    assert not closed.wait(0.2)
     policy.may_answer.release()
-    closing.join(timeout=60)
-    assert not closing.is_alive()
+    assert closed.wait(60)
     workers = [t for t in threading.enumerate() if t.name.startswith("policy")]
     assert not workers
 

@@ -34,16 +34,19 @@ console = Console(width=None if sys.stdout.isatty() else 130)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 
+RESUMABLE = "The same command goes on from what is finished."
+
+
 @contextmanager
-def told_plainly(as_json: bool) -> Iterator[None]:
+def told_plainly(as_json: bool, after_a_stop: str = RESUMABLE) -> Iterator[None]:
     """Turns our own errors, and the runtime's, into one message and their exit code; Ctrl-C and
-    SIGTERM clean up and give 130 and 143."""
+    SIGTERM clean up, say what `after_a_stop` does and give 130 and 143."""
     with _signals_unwind() as received:
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
             if received:
-                errors.print("Stopped. The same command goes on from what is finished.")
+                errors.print(f"Stopped. {after_a_stop}".rstrip())
                 raise typer.Exit(128 + received[0]) from error
             if not isinstance(error, ActquantError | _runtime_error()):
                 raise

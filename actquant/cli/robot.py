@@ -18,7 +18,7 @@ def robot_sim(
     image_size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = 96,
 ) -> None:
     """Run a fake UR controller with a simulated arm behind it, until Ctrl-C."""
-    with told_plainly(as_json=False):
+    with told_plainly(as_json=False, after_a_stop=""):
         from actquant.deploy.robot_sim import SimSettings, run
 
         run(SimSettings(host, model, task, start, cameras, image_size))
@@ -95,9 +95,9 @@ def deploy(
     """Let a policy drive an arm: check, ask, run, record. See docs/deploy.md first.
 
     Exit codes: 0 done, 1 an error before motion, 3 not allowed, 4 too many refusals, 5 the robot
-    stopped, 6 the recording failed, 7 the policy failed, 130 Ctrl-C, 143 terminated.
+    stopped or failed, 6 the recording failed, 7 the policy failed, 130 Ctrl-C, 143 terminated.
     """
-    with told_plainly(as_json):
+    with told_plainly(as_json, after_a_stop=f"Events, and a report of what ran, are in {log}."):
         from actquant.deploy import tables
         from actquant.deploy.operator import ConsoleOperator
         from actquant.deploy.session import deploy as run

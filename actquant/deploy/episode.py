@@ -11,10 +11,11 @@ from actquant.chunks import ChunkScheduler, Tick
 from actquant.deploy.events import EventLog
 from actquant.deploy.journal import Frame, Journal
 from actquant.deploy.latency import Latencies, MotionWatch, is_at_rest
-from actquant.deploy.policy import Policy, Seen
-from actquant.deploy.report import Ending, EpisodeReport, jerk
+from actquant.deploy.policy import Inference, Policy, Seen
+from actquant.deploy.report import Ending, EpisodeReport
 from actquant.deploy.robot import Robot
 from actquant.deploy.settling import settle
+from actquant.deploy.smoothness import Smoothness
 from actquant.deploy.stopping import StopRequest
 from actquant.errors import RecordingError
 from actquant.simulation import Window
@@ -45,6 +46,7 @@ class _Counts:
     actions: int = 0
     holds: int = 0
     late_ticks: int = 0
+    unsettled: int = 0
     in_a_row: int = 0
     refusals: dict[str, int] = field(default_factory=dict)
 
@@ -52,10 +54,14 @@ class _Counts:
 class Episode:
     """The loop's state. `run` returns the report.
 
-    Latencies, by name: `camera to observation`, `observation to inference`, `inference`,
-    `inference to action`, `camera to action` (of each chunk's first action), `action to motion`
-    and `camera to motion` (where the arm stood before), `tick` (the work of one tick), `lateness`
-    (of ticks against the clock).
+    Latencies, by name: `settling`, `camera to observation`, `observation to inference`,
+    `inference`, `inference to action`, `camera to action` (of each chunk's first action), `action
+    to motion` and `camera to motion` (of those, where the arm stood before), `tick` (the loop's
+    work in one tick after settling; in `sync` with the inference, if there is one), `lateness` (of
+    ticks against the clock).
+
+    Attributes:
+        journal: of this episode; None before the first action, or if nothing is recorded.
     """
 
     def __init__(
@@ -67,20 +73,23 @@ class Episode:
         rules: Rules,
         events: EventLog,
         stop: StopRequest,
-        journal: Journal | None = None,
+        begin_journal: Callable[[Seen], Journal] | None = None,
         rerun: "RerunLog | None" = None,
     ) -> None:
         self._number, self._robot, self._policy = number, robot, policy
         self._scheduler, self._rules, self._events = scheduler, rules, events
-        self._stop, self._journal, self._rerun = stop, journal, rerun
+        self._stop, self._begin_journal, self._rerun = stop, begin_journal, rerun
+        self.journal: Journal | None = None
         self._window = Window(policy.observation_steps)
         self._counts, self._latencies = _Counts(), Latencies()
-        self._last_chunk = -1
-        self._camera_time_s: float | None = None
+        self._smoothness = Smoothness(robot.period_s)
+        self._chunk = self._executed_chunk = -1
+        self._inference: Inference | None = None
+        self._is_still = self._has_stood_still = False
+        self._checked: Any = None
         self._holding = True
-        self._commanded: list[Any] = []
-        self._seams: list[bool] = []
         self._idle_since: float | None = None
+        self._due_s = self._tick_began_s = 0.0
 
     def run(self) -> EpisodeReport:
         """Runs to the episode's end; the arm is at rest, or stopping, when it returns."""
@@ -91,12 +100,12 @@ class Episode:
         try:
             ending = self._loop(begin)
         finally:
+            self._come_to_rest()
             self._watch.close()
         seconds = time.monotonic() - begin
         for motion in self._watch.motions:
             self._latencies.add("action to motion", motion.moved_s - motion.sent_s)
             self._latencies.add("camera to motion", motion.moved_s - motion.camera_time_s)
-        self._come_to_rest(ending)
         self._drain_arm_events()
         self._events.add("episode ends", ending.detail, ending=ending.kind, seconds=seconds)
         counts = self._counts
@@ -106,12 +115,13 @@ class Episode:
             seconds=seconds,
             ticks=counts.ticks,
             actions=counts.actions,
-            chunks=self._last_chunk + 1,
+            chunks=self._executed_chunk + 1,
             holds=counts.holds,
             late_ticks=counts.late_ticks,
+            unsettled=counts.unsettled,
             refusals=counts.refusals,
             latency_ms=self._latencies.percentiles(),
-            jerk_rad_s3=jerk(self._commanded, self._seams, self._robot.period_s),
+            jerk_rad_s3=self._smoothness.jerk(),
         )
 
     @property
@@ -120,46 +130,45 @@ class Episode:
 
     def _loop(self, begin: float) -> Ending:
         """Ticks at `begin + k * period`: a late tick shifts none of those after it."""
-        from lerobot_robot_ur.errors import RobotError, Stopped
-
-        period, due = self._robot.period_s, begin
+        period, self._due_s = self._robot.period_s, begin
         while True:
-            if self._stop.wait_until(due):
-                return Ending(kind="operator", detail=self._stop.by)
-            now = time.monotonic()
+            if self._stop.wait_until(self._due_s):
+                return self._operators_ending()
+            now = self._tick_began_s = time.monotonic()
             if now - begin >= self._rules.max_seconds:
                 return Ending(kind="time limit", detail=f"{self._rules.max_seconds:g} s")
-            self._latencies.add("lateness", now - due)
-            try:
-                due += self._settle()
-                ending = self._tick()
-            except Stopped as stopped:
-                if self._stop.is_set:  # it is the operator's stop that the arm reports
-                    return Ending(kind="operator", detail=self._stop.by)
-                return Ending(kind="stopped", detail=str(stopped))
-            except RecordingError as error:
-                return Ending(kind="recording", detail=str(error))
-            except RobotError as error:
-                return Ending(kind="stopped", detail=f"{type(error).__name__}: {error}")
+            self._latencies.add("lateness", now - self._due_s)
+            ending = self._attempt()
             if ending is not None:
                 return ending
-            self._latencies.add("tick", time.monotonic() - now)
-            missed = max(0, int((time.monotonic() - due) / period))
+            now = time.monotonic()
+            self._latencies.add("tick", now - self._tick_began_s)
+            missed = max(0, int((now - self._due_s) / period))
             self._counts.late_ticks += missed
-            due += (missed + 1) * period
+            self._due_s += (missed + 1) * period
 
-    def _settle(self) -> float:
-        """Waits for the arm where the next chunk answers to what it has done; seconds waited."""
-        scheduler, limit = self._scheduler, self._rules.settle_s
-        if scheduler.mode != "sync" or not limit or not scheduler.is_chunk_due:
-            return 0.0
-        seconds = settle(self._robot, self._stop, limit)
-        self._latencies.add("settling", seconds)
-        return seconds
+    def _attempt(self) -> Ending | None:
+        """A tick, and the ending by what it raises."""
+        from lerobot_robot_ur.errors import RobotError, StaleState, Stopped
+
+        try:
+            try:
+                return self._tick()
+            except StaleState as stale:
+                return self._refuse("stale", [str(stale)])
+        except Stopped as stopped:
+            if self._stop.is_set:  # it is the operator's stop that the arm reports
+                return self._operators_ending()
+            return Ending(kind="stopped", detail=str(stopped))
+        except RecordingError as error:
+            return Ending(kind="recording", detail=str(error))
+        except RobotError as error:
+            return Ending(kind="robot error", detail=f"{type(error).__name__}: {error}")
+
+    def _operators_ending(self) -> Ending:
+        return Ending(kind="operator", detail=self._stop.by)
 
     def _tick(self) -> Ending | None:
-        from lerobot_robot_ur.errors import Refused, StaleState
-
         self._counts.ticks += 1
         self._drain_arm_events()
         self._events.check()
@@ -168,10 +177,12 @@ class Episode:
             return Ending(kind="done", detail="the task is done")
         if rules.max_actions is not None and self._counts.actions >= rules.max_actions:
             return Ending(kind="time limit", detail=f"{rules.max_actions} actions")
-        try:
-            seen = self._robot.observe()
-        except StaleState as stale:
-            return self._refuse("stale", [str(stale)])
+        if self._scheduler.mode == "sync" and self._scheduler.is_chunk_due:
+            self._settle()
+            self._tick_began_s = time.monotonic()
+        if self._stop.is_set:
+            return self._operators_ending()
+        seen = self._robot.observe()
         if seen.camera_time_s is not None:
             self._latencies.add("camera to observation", seen.made_s - seen.camera_time_s)
         self._window.append(dict(seen.raw))
@@ -183,63 +194,124 @@ class Episode:
         if tick is None:
             return self._wait_for_policy()
         self._idle_since = None
-        late = tick.age_s - tick.index * self._robot.period_s
-        limit = self._robot.arm.limits.max_action_age_s
-        if late > max(limit, 2 * self._robot.period_s):
+        return self._offer(tick, seen)
+
+    def _settle(self) -> None:
+        """Waits for the arm, so that the next chunk answers to what it has done."""
+        self._is_still = self._rules.dry_run
+        if not self._rules.settle_s:
+            return
+        settled = settle(self._robot, self._stop, self._rules.settle_s)
+        self._due_s += settled.seconds
+        self._latencies.add("settling", settled.seconds)
+        if settled.lacking:
+            self._counts.unsettled += 1
+            self._events.add("not settled", settled.lacking, seconds=settled.seconds)
+        self._is_still = settled.is_still
+        if settled.is_still and not self._holding and not self._stop.is_set:
+            self._robot.stand()
+
+    def _offer(self, tick: Tick, seen: Seen) -> Ending | None:
+        """Executes the action, unless it is too old or the robot refuses it."""
+        from lerobot_robot_ur.errors import Refused, StaleState
+
+        is_first = tick.chunk != self._chunk
+        if is_first:
+            self._chunk = tick.chunk
+            self._inference = self._policy.take_inference(tick.observation_time_s)
+            self._has_stood_still = self._scheduler.mode == "sync" and self._is_still
+        late, limit = self._lateness(tick), self._robot.oldest_action_s
+        if late > limit:
+            self._scheduler.refused()
             return self._refuse("old action", [f"it is {late:.2f} s late, limit {limit:.2f} s"])
         try:
-            self._execute(tick, seen)
+            ending = self._execute(tick, seen, is_first)
         except Refused as refused:
+            self._scheduler.refused()
             return self._refuse("refused", refused.reasons)
+        except StaleState as stale:
+            self._scheduler.refused()
+            return self._refuse("stale", [str(stale)])
         self._counts.in_a_row = 0
-        return None
+        return ending
 
-    def _execute(self, tick: Tick, seen: Seen) -> None:
+    def _lateness(self, tick: Tick) -> float:
+        """How long after its time an action comes (s).
+
+        An arm that stood still until the policy had thought changed nothing of what it had seen.
+        """
+        late = tick.age_s - tick.index * self._robot.period_s
+        if self._has_stood_still and self._inference is not None:
+            late -= self._inference.end_s - tick.observation_time_s
+        return late
+
+    def _execute(self, tick: Tick, seen: Seen, is_first: bool) -> Ending | None:
+        if self._begin_journal is not None and self.journal is None:
+            self.journal = self._begin_journal(seen)
         state = self._robot.arm.state()
-        rests = not self._rules.dry_run and is_at_rest(state.joint_speeds)
+        if self._stop.is_set:
+            return self._operators_ending()
         if self._rules.dry_run:
-            self._robot.check(tick.action, tick.upcoming)
-            sent = tick.action
+            sent = self._check(tick, is_first)
         else:
             sent = self._robot.send(tick.action, tick.upcoming)
+            self._holding = False
         sent_s = time.monotonic()
-        self._holding = False
+        if self._stop.is_set:  # it was sent into a stop: the hold that follows takes it back
+            return self._operators_ending()
         self._counts.actions += 1
-        self._note_times(tick, sent_s)
-        if rests and self._camera_time_s is not None:
-            self._watch.sent(self._camera_time_s, sent_s, state.joints)
-        self._commanded.append(state.commanded)
-        self._seams.append(tick.seam)
-        if self._journal is not None:
-            self._journal.append(self._frame(tick, seen, sent))
+        if tick.seam:
+            self._events.add("seam", chunk=tick.chunk, delay=tick.delay, age_s=tick.age_s)
+        self._executed_chunk = tick.chunk
+        if is_first:
+            self._note_times(tick, sent_s)
+        if not self._rules.dry_run:
+            self._watch_for_motion(sent_s, state, is_first)
+        self._smoothness.add(sent_s, state.commanded, tick.seam)
+        if self.journal is not None:
+            self.journal.append(self._frame(self.journal, tick, seen, sent))
         if self._rerun is not None:
             self._rerun.frame(seen, sent, tick)
+        return None
+
+    def _check(self, tick: Tick, is_first: bool) -> Any:
+        """What is checked in place of being sent, from where it would find the arm; the action.
+
+        A chunk begins where it saw the arm stand, but in `rtc`: there it goes on from the one
+        before.
+        """
+        goes_on = not is_first or self._scheduler.mode == "rtc"
+        start = self._checked if goes_on else None
+        self._checked = self._robot.check(tick.action, tick.upcoming, start)
+        if self._scheduler.mode != "rtc":
+            self._scheduler.not_executed()
+        return tick.action
 
     def _note_times(self, tick: Tick, sent_s: float) -> None:
         """What the first action of a chunk tells of the way from its observation."""
-        if tick.chunk == self._last_chunk:
-            return
-        self._last_chunk = tick.chunk
-        inference = self._policy.take_inference(tick.observation_time_s)
-        if tick.seam:
-            self._events.add("seam", chunk=tick.chunk, delay=tick.delay, age_s=tick.age_s)
+        inference = self._inference
         if inference is None:
             return
         add, made = self._latencies.add, tick.observation_time_s
         add("observation to inference", inference.begin_s - made)
         add("inference", inference.end_s - inference.begin_s)
         add("inference to action", sent_s - inference.end_s)
-        self._camera_time_s = inference.camera_time_s
-        if self._camera_time_s is not None:
-            add("camera to action", sent_s - self._camera_time_s)
+        if inference.camera_time_s is not None:
+            add("camera to action", sent_s - inference.camera_time_s)
 
-    def _frame(self, tick: Tick, seen: Seen, sent: Any) -> Frame:
-        assert self._journal is not None
+    def _watch_for_motion(self, sent_s: float, before: Any, is_first: bool) -> None:
+        """`before`: the arm's state just before an action was sent."""
+        self._watch.goes_on(before.commanded)
+        camera_time_s = self._inference.camera_time_s if self._inference is not None else None
+        if is_first and camera_time_s is not None and is_at_rest(before.joint_speeds):
+            self._watch.sent(camera_time_s, sent_s, before.joints, before.commanded)
+
+    def _frame(self, journal: Journal, tick: Tick, seen: Seen, sent: Any) -> Frame:
         return Frame(
             time_s=time.time(),
             state=np.asarray(seen.raw.get("observation.state", ()), np.float32),
             action=sent,
-            images={name: seen.raw[name] for name in self._journal.header.cameras},
+            images={name: seen.raw[name] for name in journal.header.cameras},
             extra={"tick": self._counts.ticks, "chunk": tick.chunk, "index": tick.index},
         )
 
@@ -274,11 +346,11 @@ class Episode:
             self._events.add("hold", why)
             self._robot.driver.hold()
 
-    def _come_to_rest(self, ending: Ending) -> None:
-        """Hold, where the arm still can; a stop of the operator's has been sent already."""
+    def _come_to_rest(self) -> None:
+        """Hold, where the arm still can."""
         from lerobot_robot_ur.errors import RobotError
 
-        if self._rules.dry_run or ending.kind == "stopped":
+        if self._rules.dry_run or self._robot.arm.stopped is not None:
             return
         try:
             self._robot.driver.hold()
@@ -291,6 +363,6 @@ class Episode:
         for event in self._robot.arm.events():
             self._events.add(f"arm: {event.kind}", event.detail, happened_s=event.time_s)
 
-    def _read_state(self) -> tuple[float, Any, Any]:
+    def _read_state(self) -> tuple[float, Any]:
         state = self._robot.arm.state()
-        return state.time_s, state.joints, state.joint_speeds
+        return state.time_s, state.joints

@@ -16,8 +16,8 @@ _POLL_S = 0.002
 _GIVE_UP_S = 1.0
 
 Joints = NDArray[np.float64]
-ReadState = Callable[[], tuple[float, Joints, Joints]]
-"""The arm's newest state: when it was measured (time.monotonic), joints [6] rad, speeds rad/s."""
+ReadState = Callable[[], tuple[float, Joints]]
+"""The arm's newest state: when it was measured (time.monotonic), joints [6] rad."""
 
 
 class Percentiles(BaseModel):
@@ -69,6 +69,14 @@ class Motion:
     moved_s: float
 
 
+@dataclass(frozen=True, eq=False)
+class _Command:
+    camera_time_s: float
+    sent_s: float
+    joints: Joints
+    commanded: Joints
+
+
 class MotionWatch:
     """Sees when the arm begins to move after a command, where it stood before.
 
@@ -82,15 +90,25 @@ class MotionWatch:
     def __init__(self, read_state: ReadState) -> None:
         self.motions: list[Motion] = []
         self._read = read_state
-        self._watched: tuple[float, float, Joints] | None = None
+        self._watched: _Command | None = None
         self._wake, self._closed = threading.Event(), False
         self._thread = threading.Thread(target=self._watch, name="motion watch", daemon=True)
         self._thread.start()
 
-    def sent(self, camera_time_s: float, sent_s: float, joints_before: Joints) -> None:
-        """A command was sent at `sent_s` to an arm at rest at `joints_before` [6] (rad)."""
-        self._watched = (camera_time_s, sent_s, joints_before)
+    def sent(self, camera_time_s: float, sent_s: float, joints: Joints, commanded: Joints) -> None:
+        """A command was sent at `sent_s` to an arm at rest at `joints` [6] (rad), which was told
+        before to be at `commanded` [6]. It takes the place of the one that was watched."""
+        self._watched = _Command(camera_time_s, sent_s, joints, commanded)
         self._wake.set()
+
+    def goes_on(self, commanded: Joints) -> None:
+        """Another command is about to be sent, with the arm told to be at `commanded` [6] (rad).
+
+        If the watched one has not led away from where the arm stood, motion would be the later's.
+        """
+        watched = self._watched
+        if watched is not None and np.abs(commanded - watched.commanded).max() <= MOVED_RAD:
+            self._watched = None
 
     def close(self) -> None:
         self._closed = True
@@ -103,16 +121,20 @@ class MotionWatch:
         while not self._closed:
             self._wake.wait()
             self._wake.clear()
-            if self._watched is not None and not self._closed:
+            watched = self._watched
+            if watched is not None and not self._closed:
                 try:
-                    self._follow(*self._watched)
+                    self._follow(watched)
                 except RobotError:
                     continue  # the state is lost: this motion was not seen, and the loop will tell
 
-    def _follow(self, camera_time_s: float, sent_s: float, before: Joints) -> None:
-        while not self._closed and time.monotonic() < sent_s + _GIVE_UP_S:
-            measured_s, joints, _ = self._read()
-            if measured_s >= sent_s and np.abs(joints - before).max() > MOVED_RAD:
-                self.motions.append(Motion(camera_time_s, sent_s, measured_s))
+    def _follow(self, command: _Command) -> None:
+        deadline = command.sent_s + _GIVE_UP_S
+        while not self._closed and self._watched is command and time.monotonic() < deadline:
+            measured_s, joints = self._read()
+            moved = np.abs(joints - command.joints).max() > MOVED_RAD
+            if measured_s >= command.sent_s and moved:
+                if self._watched is command:
+                    self.motions.append(Motion(command.camera_time_s, command.sent_s, measured_s))
                 return
             time.sleep(_POLL_S)

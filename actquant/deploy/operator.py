@@ -33,5 +33,6 @@ class ConsoleOperator:
             return ""
         try:
             return self._console.input(f"{question} ").strip()
-        except EOFError:
+        except EOFError:  # whoever it was has gone
+            self.is_present = False
             return ""

@@ -1,9 +1,8 @@
 """What a deployment was: each episode's end, its latencies, refusals and smoothness."""
 
-from typing import Any
+import os
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
 
 from actquant.deploy.latency import Percentiles
@@ -17,7 +16,8 @@ class _Record(BaseModel):
 class Ending(_Record):
     """How an episode ended.
 
-    `kind`: time limit, done, operator, refusals, stopped, recording, policy.
+    `kind`: time limit, done, operator, refusals, stopped (the arm did, and needs recovery), robot
+    error (arm or camera gave what cannot be used; the arm holds), recording, policy.
     """
 
     kind: str
@@ -34,6 +34,7 @@ _EXIT_CODES = {
     "operator": ExitCode.DONE,
     "refusals": ExitCode.REFUSALS,
     "stopped": ExitCode.ROBOT_STOPPED,
+    "robot error": ExitCode.ROBOT_STOPPED,
     "recording": ExitCode.RECORDING,
     "policy": ExitCode.POLICY,
 }
@@ -42,8 +43,8 @@ _EXIT_CODES = {
 class EpisodeReport(_Record):
     """One episode.
 
-    `latency_ms`: see `episode.Episode`. `jerk_rad_s3`: rms over joints and ticks of the third
-    difference of the commanded joints, within chunks and at their seams.
+    `latency_ms`: see `episode.Episode`. `jerk_rad_s3`: see `smoothness.jerk`. `unsettled`: how
+    often `sync` looked though arm, gripper or cameras had not settled in time.
     `dataset_frames`: frames recorded as an episode, None where nothing was recorded.
     """
 
@@ -55,6 +56,7 @@ class EpisodeReport(_Record):
     chunks: int
     holds: int
     late_ticks: int
+    unsettled: int = 0
     refusals: dict[str, int]
     latency_ms: dict[str, Percentiles]
     jerk_rad_s3: dict[str, float]
@@ -76,21 +78,11 @@ class DeploymentReport(_Record):
     event_log: str
     exit_code: int
 
-
-def jerk(commanded: ArrayLike, seams: ArrayLike, period_s: float) -> dict[str, float]:
-    """Rms jerk (rad/s^3) of joints commanded at ticks [n, 6], inside chunks and at seams.
-
-    seams [n]: whether a tick's action began another chunk. The third difference that ends at tick
-    k spans k-3 to k; it belongs to a seam if one of the last three steps began a chunk.
-    """
-    joints, begins = np.asarray(commanded, np.float64), np.asarray(seams, bool)
-    if len(joints) < 4:
-        return {}
-    squares = np.mean((np.diff(joints, 3, axis=0) / period_s**3) ** 2, axis=1)
-    at_seam = begins[1:-2] | begins[2:-1] | begins[3:]
-    parts = {"inside": squares[~at_seam], "seams": squares[at_seam]}
-    return {name: float(np.sqrt(part.mean())) for name, part in parts.items() if len(part)}
-
-
-def as_row(what: str, value: str, verdict: str = "") -> dict[str, Any]:
-    return {"what": what, "value": value, "verdict": verdict}
+    def write(self, path: Path) -> None:
+        """As JSON, whole or not at all. Raises OSError."""
+        draft = path.with_name(path.name + ".tmp")
+        try:
+            draft.write_text(self.model_dump_json(indent=1))
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from actquant.chunks import Tick
 from actquant.deploy.policy import Policy, Seen
-from actquant.errors import DeployError
+from actquant.errors import DeployError, RecordingError
 
 
 class RerunLog:
@@ -22,7 +22,7 @@ class RerunLog:
                 f"--rerun needs rerun-sdk ({error}); pip install 'actquant[rerun]'"
             ) from error
         self._rerun: Any = rerun
-        self._policy, self._tick = policy, 0
+        self._path, self._policy, self._tick = path, policy, 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = rerun.RecordingStream("actquant deploy")
         self._stream.save(str(path))
@@ -46,5 +46,10 @@ class RerunLog:
         stream.log("chunk/age_s", rerun.Scalars(tick.age_s))
 
     def close(self) -> None:
-        self._stream.flush()
-        self._stream.disconnect()
+        """Raises RecordingError if the file could not be written whole."""
+        try:
+            self._stream.flush()
+        except RuntimeError as error:
+            raise RecordingError(f"{self._path} could not be written whole: {error}") from error
+        finally:
+            self._stream.disconnect()

@@ -21,6 +21,10 @@ _HOLD_PERIODS, _STOP_PERIODS = 2.0, 10.0
 """A slowed-down policy sends actions less often: the arm holds and stops after so many periods if
 that is later than its limits say."""
 
+_LATE_PERIODS = 2.0  # that an action may always be late
+LONGEST_THOUGHT_S = 30.0
+"""A policy that takes longer for a chunk is taken for dead, also where the arm stands and waits."""
+
 
 class Robot:
     """The driver under the policy's names.
@@ -37,13 +41,18 @@ class Robot:
         self.task = task
         self._policy, self._resize = policy, resize
 
+    @property
+    def oldest_action_s(self) -> float:
+        """How long after its time an action may come (s)."""
+        return max(self.arm.limits.max_action_age_s, _LATE_PERIODS * self.period_s)
+
     def observe(self) -> Seen:
         """The newest pictures and state.
 
         Raises lerobot_robot_ur's Stopped, StaleState and ConfigError.
         """
         # Read before the pictures: a newer one may come in between, never an older one.
-        times = [getattr(c, "latest_timestamp", None) for c in self.driver.cameras.values()]
+        times = self.picture_times().values()
         observation = self.driver.get_observation()
         made = time.monotonic()
         raw: dict[str, Any] = {"task": self.task}
@@ -53,6 +62,10 @@ class Robot:
             raw[name] = self._fitted(observation[name])
         known = [t for t in times if t is not None]
         return Seen(raw, made, min(known) if known and len(known) == len(times) else None)
+
+    def picture_times(self) -> dict[str, float | None]:
+        """When (time.monotonic) each camera's newest picture came; None where it does not say."""
+        return {n: getattr(c, "latest_timestamp", None) for n, c in self.driver.cameras.items()}
 
     def state(self) -> NDArray[np.float32]:
         """[S] in the policy's order and units. Raises StaleState."""
@@ -75,9 +88,22 @@ class Robot:
         sent = self.driver.send_action(self._named(action), [self._named(a) for a in upcoming])
         return np.array([sent[name] for name in self._policy.action_names], np.float32)
 
-    def check(self, action: NDArray[np.float32], upcoming: NDArray[np.float32]) -> None:
-        """Raises as `send`, and moves nothing."""
-        self.driver.check_action(self._named(action), [self._named(a) for a in upcoming])
+    def stand(self) -> None:
+        """Stay where the arm was told to go, and has come to rest; no action is due for
+        LONGEST_THOUGHT_S. Raises as `send`."""
+        commanded = self.arm.state().commanded
+        self.arm.move_through(commanded[None], [time.monotonic() + LONGEST_THOUGHT_S])
+
+    def check(
+        self,
+        action: NDArray[np.float32],
+        upcoming: NDArray[np.float32],
+        start: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """Where the action would lead from joints `start` [6] (rad; None: from where the arm was
+        told to go): joints [6] (rad). Raises as `send`, and moves nothing."""
+        named = [self._named(a) for a in upcoming]
+        return self.driver.check_action(self._named(action), named, start=start)
 
     def _named(self, action: NDArray[np.float32]) -> dict[str, float]:
         return dict(zip(self._policy.action_names, map(float, action), strict=True))

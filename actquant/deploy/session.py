@@ -1,6 +1,7 @@
 """A deployment from its files to its report: connect, examine, ask, run episodes, record."""
 
 import dataclasses
+import functools
 import getpass
 import signal
 import time
@@ -19,14 +20,14 @@ from actquant.deploy.events import EventLog
 from actquant.deploy.gripper import permit_activation
 from actquant.deploy.journal import Header, Journal
 from actquant.deploy.operator import Operator
-from actquant.deploy.policy import Noise, Policy
+from actquant.deploy.policy import Noise, Policy, Seen
 from actquant.deploy.preflight import Preflight, examine
 from actquant.deploy.recording import Recorder
-from actquant.deploy.report import DeploymentReport, EpisodeReport
+from actquant.deploy.report import DeploymentReport, Ending, EpisodeReport
 from actquant.deploy.rerun_log import RerunLog
 from actquant.deploy.robot import Robot, make_robot
 from actquant.deploy.settings import ExitCode, Settings
-from actquant.deploy.stopping import StopRequest, keys, signals
+from actquant.deploy.stopping import StopRequest, interruptible, keys, signals
 from actquant.errors import DeployError, NotAllowedError, RecordingError
 
 RECOVER = "recover"
@@ -79,7 +80,7 @@ class Session:
         self.events.add("deployment", str(settings.model), settings=dataclasses.asdict(settings))
         self._rerun = RerunLog(settings.rerun, self.policy) if settings.rerun else None
         if self._rerun is not None:
-            stack.callback(self._rerun.close)
+            stack.callback(self._abandon_rerun)
         if self.recorder is not None:
             stack.enter_context(self.recorder)
             salvage(self.recorder, self.operator, self.events)
@@ -121,12 +122,11 @@ class Session:
             dry_run=settings.dry_run,
             is_done=is_done,
             max_actions=max_actions,
-            settle_s=0.0 if settings.dry_run else settings.settle_s,
+            settle_s=self._settle_s,
         )
         self.events.set_context(episode=number)
         self.policy.begin_episode(noise or self._noise(number))
         self.stop = StopRequest(self._stop_arm)
-        journal = self._journal(number)
         with signals(self.stop), keys(self.stop):
             episode = Episode(
                 number,
@@ -136,17 +136,25 @@ class Session:
                 rules,
                 self.events,
                 self.stop,
-                journal,
+                functools.partial(self._begin_journal, number) if self.recorder else None,
                 self._rerun,
             )
             try:
                 report = episode.run()
             finally:
-                if journal is not None:
-                    journal.close()
-            if journal is not None:
-                report.dataset_frames = self._commit(journal.folder)
+                if episode.journal is not None:
+                    episode.journal.close()
+            if episode.journal is not None:
+                self._commit(episode.journal.folder, report)
         return report
+
+    @property
+    def _settle_s(self) -> float:
+        """Slower motion takes longer; but the servo must not miss the next action meanwhile."""
+        if self.settings.dry_run:
+            return 0.0
+        stop_after_s = self.robot.arm.limits.stop_after_s
+        return min(self.settings.settle_s / self.settings.speed, stop_after_s / 2)
 
     def _noise(self, number: int) -> Noise:
         if self.settings.seed is None:
@@ -166,11 +174,10 @@ class Session:
         except RobotError as error:
             self.events.add("stop failed", str(error))
 
-    def _journal(self, number: int) -> Journal | None:
-        if self.recorder is None:
-            return None
-        seen, policy = self.robot.observe(), self.policy
-        header = Header(
+    def header(self, number: int, seen: Seen) -> Header:
+        """Of an episode's recording."""
+        policy = self.policy
+        return Header(
             task=self.robot.task,
             rate_hz=policy.rate_hz,
             robot_type=self.settings.robot,
@@ -179,21 +186,38 @@ class Session:
             cameras={name: list(seen.raw[name].shape) for name in self.robot.driver.cameras},
             info={"model": str(self.settings.model), "episode": number},
         )
-        return self.recorder.begin(header)
 
-    def _commit(self, folder: Path) -> int | None:
-        """The frames that became an episode; None, with the journal kept, if that failed."""
+    def _begin_journal(self, number: int, seen: Seen) -> Journal:
+        assert self.recorder is not None
+        return self.recorder.begin(self.header(number, seen))
+
+    def _commit(self, folder: Path, report: EpisodeReport) -> None:
+        """Makes an episode of the journal; if that fails it is kept, and the report says so."""
         assert self.recorder is not None
         try:
-            return self.recorder.commit(folder)
+            report.dataset_frames = self.recorder.commit(folder)
         except RecordingError as error:
             self.events.add("recording failed", str(error))
-            self.operator.tell(f"[red]{escape(str(error))}[/]")
-            return None
+            was = f"{report.ending.kind} ({report.ending.detail})"
+            report.ending = Ending(
+                kind="recording", detail=f"{error}; the episode itself ended by: {was}"
+            )
+
+    def _abandon_rerun(self) -> None:
+        try:
+            self.close_rerun()
+        except RecordingError as error:
+            self.events.add("recording failed", str(error))
+
+    def close_rerun(self) -> None:
+        """Raises RecordingError if the rerun file could not be written whole."""
+        rerun, self._rerun = self._rerun, None
+        if rerun is not None:
+            rerun.close()
 
 
 def deploy(settings: Settings, operator: Operator) -> DeploymentReport:
-    """The whole of `actquant deploy`.
+    """The whole of `actquant deploy`. The report is written however the episodes end.
 
     Raises DeployError where it cannot begin, NotAllowedError where it must not.
     """
@@ -202,10 +226,32 @@ def deploy(settings: Settings, operator: Operator) -> DeploymentReport:
         operator.tell(tables.preflight(preflight))
         session.events.add("preflight", rows=preflight.model_dump()["rows"])
         _demand_permission(preflight, settings, operator)
-        episodes, code = _run_episodes(session)
-        report = _report(session, preflight, episodes, code)
-        session.report_path.write_text(report.model_dump_json(indent=1))
+        report = _report(session, preflight)
+        try:
+            report.exit_code = _run_episodes(session, report.episodes)
+        finally:
+            report.servo_jitter = dataclasses.asdict(session.robot.arm.jitter())
+            _finish(session, report)
     return report
+
+
+def _finish(session: Session, report: DeploymentReport) -> None:
+    """Closes the rerun file and writes the report; what cannot be written is told, and is
+    ExitCode.RECORDING."""
+    try:
+        session.close_rerun()
+    except RecordingError as error:
+        _tell_of_recording(session, report, str(error))
+    try:
+        report.write(session.report_path)
+    except OSError as error:
+        _tell_of_recording(session, report, f"no report at {session.report_path}: {error}")
+
+
+def _tell_of_recording(session: Session, report: DeploymentReport, what: str) -> None:
+    session.events.add("recording failed", what)
+    session.operator.tell(f"[red]{escape(what)}[/]")
+    report.exit_code = report.exit_code or ExitCode.RECORDING
 
 
 def _demand_permission(preflight: Preflight, settings: Settings, operator: Operator) -> None:
@@ -226,9 +272,10 @@ def _demand_permission(preflight: Preflight, settings: Settings, operator: Opera
         raise NotAllowedError("the operator did not allow motion")
 
 
-def _run_episodes(session: Session) -> tuple[list[EpisodeReport], ExitCode]:
+def _run_episodes(session: Session, episodes: list[EpisodeReport]) -> ExitCode:
+    """Appends each episode's report to `episodes`. The exit code is of the first that went wrong;
+    where none did, it says what ended the deployment."""
     settings, operator = session.settings, session.operator
-    episodes: list[EpisodeReport] = []
     code = ExitCode.DONE
     for number in range(settings.episodes):
         if number and not _go_on(session, episodes[-1]):
@@ -240,20 +287,28 @@ def _run_episodes(session: Session) -> tuple[list[EpisodeReport], ExitCode]:
         if session.stop.leave:
             break
     by_signal = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
-    return episodes, by_signal.get(
-        signal.Signals(session.stop.signal_number or signal.SIGHUP), code
-    )
+    number = session.stop.signal_number
+    return code or (by_signal[signal.Signals(number)] if number else ExitCode.DONE)
 
 
 def _go_on(session: Session, last: EpisodeReport) -> bool:
-    """Whether another episode may begin after `last`; recovers with the operator's word."""
-    if last.ending.kind in ("recording", "policy"):
+    """Whether another episode may begin after `last`; recovers with the operator's word.
+
+    After a stop of the operator's it always takes their word, whatever was allowed beforehand.
+    """
+    settings, operator = session.settings, session.operator
+    if last.ending.kind in ("recording", "policy", "robot error"):
         return False
-    if session.robot.arm.stopped is not None or last.ending.kind == "stopped":
-        return _recover(session, last)
-    if session.settings.yes or session.settings.dry_run:
-        return True
-    return session.operator.ask("Enter begins the next episode, q ends:").lower() != "q"
+    try:
+        with interruptible(session.stop):
+            if session.robot.arm.stopped is not None or last.ending.kind == "stopped":
+                return _recover(session, last)
+            if (settings.yes or settings.dry_run) and not session.stop.is_set:
+                return True
+            answer = operator.ask("Enter begins the next episode, q ends:")
+    except KeyboardInterrupt:
+        return False
+    return operator.is_present and answer.lower() != "q"
 
 
 def _recover(session: Session, last: EpisodeReport) -> bool:
@@ -280,9 +335,8 @@ def _demand_recovery(operator: Operator, why: str) -> None:
         raise NotAllowedError(f"the arm has stopped and nobody let it recover: {why}")
 
 
-def _report(
-    session: Session, preflight: Preflight, episodes: list[EpisodeReport], code: ExitCode
-) -> DeploymentReport:
+def _report(session: Session, preflight: Preflight) -> DeploymentReport:
+    """Of a deployment that has no episode yet, and fails if nobody says otherwise."""
     settings, arm = session.settings, session.robot.arm
     return DeploymentReport(
         model=str(settings.model),
@@ -294,10 +348,10 @@ def _report(
         controller=str(arm.controller),
         control_rate_hz=session.policy.rate_hz,
         preflight=preflight.model_dump()["rows"],
-        episodes=episodes,
-        servo_jitter=dataclasses.asdict(arm.jitter()),
+        episodes=[],
+        servo_jitter={},
         event_log=str(session.events.path),
-        exit_code=code,
+        exit_code=1,
     )
 
 

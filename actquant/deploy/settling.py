@@ -1,6 +1,8 @@
 """Waiting until the arm has done what it was told, so that a policy sees where its actions led."""
 
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,31 +17,62 @@ _STILL_FOR_S = 0.08  # of the gripper, whose readings come some 30 times a secon
 _POLL_S = 0.005
 
 
-def settle(robot: Robot, stop: StopRequest, timeout_s: float) -> float:
-    """Waits until arm and gripper are at rest, or a stop is wanted; the seconds that it took.
+@dataclass(frozen=True)
+class Settled:
+    """How a wait ended.
+
+    Attributes:
+        seconds: that it took.
+        is_still: whether the commanded motion has ended; the arm may still be short of its end.
+        lacking: what it gave up waiting for, empty if all arrived or a stop is wanted.
+    """
+
+    seconds: float
+    is_still: bool
+    lacking: str = ""
+
+
+def settle(robot: Robot, stop: StopRequest, timeout_s: float) -> Settled:
+    """Waits until arm and gripper are at rest and each camera gave a picture since, or a stop is
+    wanted.
 
     After `timeout_s` it gives up: an arm that presses on something does not arrive.
-    Raises lerobot_robot_ur's StaleState.
+    Raises lerobot_robot_ur's StaleState, and Stopped for an arm that has stopped.
     """
     begin = time.monotonic()
-    opening, changed_s = None, begin - _STILL_FOR_S
+    opening, gripper_since = None, begin
+    arm_since: float | None = None
     while True:
+        if (stopped := robot.arm.stopped) is not None:
+            raise stopped
         state, now = robot.arm.state(), time.monotonic()
         if state.gripper_opening_m is not None:
             if opening is not None and abs(state.gripper_opening_m - opening) > STILL_M:
-                changed_s = now
+                gripper_since = now
             opening = state.gripper_opening_m
-        arrived = (
-            not state.is_moving
-            and float(np.abs(state.joints - state.commanded).max()) < NEAR_RAD
-            and float(np.abs(state.joint_speeds).max()) < 4 * AT_REST_RAD_S
-        )
-        if arrived and now - changed_s >= _STILL_FOR_S and now - begin >= _looked_at(opening):
-            return now - begin
-        if now - begin > timeout_s or stop.wait_until(now + _POLL_S):
-            return now - begin
+        lacking = _arm_lacks(state)
+        arm_since = None if lacking else arm_since or now
+        if not lacking and opening is not None and now - gripper_since < _STILL_FOR_S:
+            lacking = "the gripper still moves"
+        if not lacking:
+            lacking = _cameras_lack(robot, max(arm_since or now, gripper_since))
+        is_over = now - begin > timeout_s
+        if not lacking or is_over or stop.wait_until(now + _POLL_S):
+            still = not state.is_moving
+            return Settled(now - begin, still, "" if stop.is_set else lacking)
 
 
-def _looked_at(opening: float | None) -> float:
-    """How long (s) a gripper has to be watched to know that it is still."""
-    return 0.0 if opening is None else _STILL_FOR_S
+def _arm_lacks(state: Any) -> str:
+    """What the arm lacks of having arrived; empty if nothing."""
+    distance = float(np.abs(state.joints - state.commanded).max())
+    if state.is_moving or float(np.abs(state.joint_speeds).max()) >= 4 * AT_REST_RAD_S:
+        return "the arm still moves"
+    if distance >= NEAR_RAD:
+        return f"a joint stands {distance:.4f} rad from where it was told to go"
+    return ""
+
+
+def _cameras_lack(robot: Robot, since_s: float) -> str:
+    times = robot.picture_times()
+    waiting = [name for name, time_s in times.items() if time_s is not None and time_s <= since_s]
+    return f"no picture since the arm came to rest from {', '.join(waiting)}" if waiting else ""

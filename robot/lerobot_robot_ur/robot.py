@@ -232,14 +232,28 @@ class ArmWithCameras:
         return targets, self._due(now) if space is self._space else now + self.period_s
 
     def check_action(
-        self, action: Mapping[str, Any], upcoming: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
-        """Raise as `send_action` would of values and targets; nothing is sent, nothing moves."""
+        self,
+        action: Mapping[str, Any],
+        upcoming: Sequence[Mapping[str, Any]] = (),
+        *,
+        start: Array | None = None,
+    ) -> Array:
+        """Raise as `send_action` would of values and targets; nothing is sent, nothing moves.
+
+        Args:
+            start: joint positions [6] (rad) from which the action leads on; by default where the
+                arm was told to go.
+
+        Returns:
+            Joint positions [6] (rad) to which the action leads.
+        """
         space, action = self._space_of(action)
-        values = np.stack([read_action(each, space.names) for each in (action, *upcoming)])
-        commanded = self.arm.commanded()
-        joints = np.stack([target.joints for target in space.plan(values, commanded)])
-        self.arm.guard.check_waypoints(commanded, joints, self.period_s)
+        known = (action, *upcoming[: self._ahead])
+        values = np.stack([read_action(each, space.names) for each in known])
+        before = self.arm.commanded() if start is None else start
+        joints = np.stack([target.joints for target in space.plan(values, before)])
+        self.arm.guard.check_waypoints(before, joints, self.period_s)
+        return joints[0]
 
     def _space_of(self, action: Mapping[str, Any]) -> tuple[ActionSpace, Mapping[str, Any]]:
         """What takes an action of these names, and the part of it that it takes."""

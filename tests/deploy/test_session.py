@@ -4,11 +4,13 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import pty
 import resource
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,10 @@ from actquant.deploy.events import read_events
 from actquant.deploy.policy import Policy
 from actquant.deploy.recording import Recorder
 from actquant.deploy.report import DeploymentReport
-from actquant.deploy.session import Session, deploy
+from actquant.deploy.rerun_log import RerunLog
+from actquant.deploy.session import deploy
 from actquant.deploy.settings import ExitCode, Settings
-from actquant.deploy.settling import NEAR_RAD, settle
-from actquant.deploy.stopping import StopRequest
-from actquant.errors import DeployError, NotAllowedError
+from actquant.errors import DeployError, NotAllowedError, RecordingError
 
 Make = Callable[..., Settings]
 MOVED_RAD = 0.01
@@ -86,22 +87,6 @@ def test_an_episode_moves_the_arm_and_leaves_dataset_rerun_file_report_and_event
     assert {"deployment", "preflight", "episode begins", "episode ends"} <= set(kinds(report))
     written = next((tmp_path / "log").glob("*.report.json")).read_text()
     assert DeploymentReport.model_validate_json(written) == report
-
-
-def test_settling_ends_when_the_arm_is_where_it_was_told_to_go(
-    settings: Make, controller: FakeController
-) -> None:
-    up = np.array([0, 0, 1, 0, 0, 0, -1], np.float32)
-    with Session(settings(), Answers()) as session:
-        height, arm = controller.state()["tool"][2], session.robot.arm
-        session.robot.send(up, np.stack([up]))
-        assert settle(session.robot, StopRequest(), timeout_s=20) > session.robot.period_s
-        state = arm.state()
-        assert np.abs(state.joints - state.commanded).max() < NEAR_RAD and not state.is_moving
-        assert controller.state()["tool"][2] - height == pytest.approx(0.05, abs=0.003)
-        # An arm that is stopped on its way does not keep anybody waiting.
-        session.robot.send(up, np.stack([up]))
-        assert settle(session.robot, StopRequest(), timeout_s=0.0) < 1
 
 
 def test_a_dry_run_does_everything_but_move(settings: Make, controller: FakeController) -> None:
@@ -278,6 +263,13 @@ def test_a_kill_loses_at_most_the_frame_being_written_and_the_arm_stops(
     assert controller.state()["program"] == "STOPPED"
 
 
+def limit_files(process: multiprocessing.Process, size: int) -> None:
+    """Its files fail to grow beyond so many bytes, as on a full disk; the servo process is another
+    one."""
+    assert process.pid is not None
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
+
+
 def test_a_full_disk_stops_the_arm_and_keeps_what_was_recorded(
     settings: Make, tmp_path: Path
 ) -> None:
@@ -287,10 +279,7 @@ def test_a_full_disk_stops_the_arm_and_keeps_what_was_recorded(
         lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
     )
     wait_for_frames(tmp_path, 4, process)
-    assert process.pid is not None
-    # Its files fail to grow, as on a full disk; the servo process is another one.
-    size = 8 * IMAGE * IMAGE * 3 + 100
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
+    limit_files(process, 8 * IMAGE * IMAGE * 3 + 100)
     process.join()
     assert process.exitcode == ExitCode.RECORDING
     with Recorder(root) as recorder:
@@ -298,6 +287,109 @@ def test_a_full_disk_stops_the_arm_and_keeps_what_was_recorded(
     assert LeRobotDataset("actquant/set", root=root).num_frames == 8
     report = json.loads(next((tmp_path / "log").glob("*.report.json")).read_text())
     assert "frame 8 could not be written" in report["episodes"][0]["ending"]["detail"]
+
+
+def test_without_room_for_the_report_the_deployment_ends_as_ever_and_leaves_no_half(
+    settings: Make, controller: FakeController, tmp_path: Path
+) -> None:
+    process = in_child(
+        settings(record=tmp_path / "set", max_seconds=60),
+        lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+    )
+    lines = wait_for_frames(tmp_path, 4, process)
+    limit_files(process, 0)
+    process.join()
+    assert process.exitcode == ExitCode.RECORDING  # an exception would have been 1
+    assert [path.suffix for path in (tmp_path / "log").iterdir()] == [".jsonl"]
+    assert lines.exists() and controller.state()["program"] == "STOPPED"
+
+
+def test_an_episode_that_cannot_be_committed_is_an_ending_and_the_last(
+    settings: Make, controller: FakeController, tmp_path: Path
+) -> None:
+    root = tmp_path / "set"
+    thread = when_moving(controller, root.mkdir)  # in the place of the dataset, but none
+    report = deploy(settings(record=root, episodes=2), Answers())
+    thread.join()
+    (episode,) = report.episodes
+    assert report.exit_code == ExitCode.RECORDING and episode.ending.kind == "recording"
+    assert "is no LeRobotDataset" in episode.ending.detail
+    assert "the episode itself ended by: time limit" in episode.ending.detail
+    assert episode.dataset_frames is None
+    assert list(root.with_name("set.journal").glob("episode_*"))
+
+
+def test_a_rerun_file_that_cannot_be_finished_is_told_and_no_report_is_lost(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(log: RerunLog) -> None:
+        raise RecordingError("the disk is full")
+
+    monkeypatch.setattr(RerunLog, "close", fail)
+    operator = Answers()
+    report = deploy(settings(rerun=tmp_path / "run.rrd", max_seconds=0.5), operator)
+    assert report.exit_code == ExitCode.RECORDING
+    assert "the disk is full" in str(operator.told[-1])
+    written = next((tmp_path / "log").glob("*.report.json")).read_text()
+    assert DeploymentReport.model_validate_json(written) == report
+
+
+@pytest.fixture
+def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], int]]:
+    """Presses keys at the terminal."""
+    master, slave = pty.openpty()
+    with os.fdopen(slave) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        yield lambda pressed: os.write(master, pressed)
+    os.close(master)
+
+
+def test_after_the_stop_key_the_arm_starts_only_when_somebody_says_so(
+    settings: Make, controller: FakeController, keyboard: Callable[[bytes], int]
+) -> None:
+    thread = when_moving(controller, lambda: keyboard(b" "))
+    operator = Answers("")
+    # --yes allowed motion beforehand, but that was before somebody pressed the key.
+    report = deploy(settings(episodes=2, yes=True, max_seconds=3), operator)
+    thread.join()
+    first, second = report.episodes
+    assert (first.ending.kind, first.ending.detail) == ("operator", "the operator pressed space")
+    assert first.seconds < 3 and second.ending.kind == "time limit"
+    assert operator.asked == ["Enter begins the next episode, q ends:"]
+    assert report.exit_code == ExitCode.DONE
+
+
+def test_after_the_stop_key_nobody_present_means_the_end(
+    settings: Make, keyboard: Callable[[bytes], int], tmp_path: Path, monkeypatch: Any
+) -> None:
+    commit = Recorder.commit
+
+    def press_meanwhile(recorder: Recorder, journal: Path) -> int:
+        keyboard(b" ")
+        time.sleep(0.2)
+        return commit(recorder, journal)
+
+    monkeypatch.setattr(Recorder, "commit", press_meanwhile)
+    report = deploy(settings(episodes=2, record=tmp_path / "set", max_seconds=0.8), Answers())
+    (episode,) = report.episodes
+    assert episode.ending.kind == "time limit" and report.exit_code == ExitCode.DONE
+
+
+def test_ctrl_c_at_the_question_leaves_the_report_of_what_ran(
+    settings: Make, tmp_path: Path, keyboard: Callable[[bytes], int]
+) -> None:
+    class Interrupting(Answers):
+        def ask(self, question: str) -> str:
+            if not question.startswith("Enter"):
+                return super().ask(question)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+            raise AssertionError("nothing interrupted the question")
+
+    report = deploy(settings(episodes=2, yes=False, max_seconds=0.5), Interrupting("yes"))
+    assert len(report.episodes) == 1 and report.exit_code == ExitCode.INTERRUPTED
+    written = next((tmp_path / "log").glob("*.report.json")).read_text()
+    assert DeploymentReport.model_validate_json(written) == report
 
 
 def test_the_command_prints_its_report_and_ends_with_its_exit_code(
