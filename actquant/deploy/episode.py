@@ -347,10 +347,12 @@ class Episode:
             self._robot.driver.hold()
 
     def _come_to_rest(self) -> None:
-        """Hold, where the arm still can."""
+        """Hold, unless the arm has stopped by itself. Into the operator's stop too: what may have
+        been sent at the same time is taken back, of the gripper also."""
         from lerobot_robot_ur.errors import RobotError
 
-        if self._rules.dry_run or self._robot.arm.stopped is not None:
+        has_stopped = self._robot.arm.stopped is not None and not self._stop.is_set
+        if self._rules.dry_run or has_stopped:
             return
         try:
             self._robot.driver.hold()
