@@ -89,7 +89,7 @@ def _resize(pixels: Tensor, options: Options) -> Tensor:
 def _resize_pad(pixels: Tensor, options: Options) -> Tensor:
     (height, width), (h, w) = _target(options), pixels.shape[1:]
     ratio = max(w / width, h / height)
-    size = (int(h / ratio), int(w / ratio))
+    size = (max(int(h / ratio), 1), max(int(w / ratio), 1))
     scaled = _scale(pixels, size, options)
     missing = (height - size[0], width - size[1])
     top, left = {"end": missing, "center": (missing[0] // 2, missing[1] // 2)}[options["anchor"]]

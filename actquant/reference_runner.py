@@ -152,7 +152,7 @@ class ReferenceRunner:
         ending = list(face.tokenizer_suffix_ids)
         if ending and ids[-len(ending) :] != ending:
             ids = self._encode(prompt, face.tokenizer_max_length - len(ending)) + ending
-        length = max(len(ids), face.tokenizer_min_length)
+        length = max(len(ids), face.tokenizer_min_length, 1)
         tokens = torch.full((1, length), face.tokenizer_pad_id)
         tokens[0, : len(ids)] = torch.tensor(ids, dtype=torch.long)
         return {"tokens": tokens, "token_mask": torch.arange(length)[None] < len(ids)}, length

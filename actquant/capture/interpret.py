@@ -152,7 +152,8 @@ def _pad(n: Node, x: Tensor) -> Tensor:
 def _slice(n: Node, x: Tensor) -> Tensor:
     a = n.attrs
     index = [slice(None)] * x.ndim
-    start, end = (p + x.shape[a["dim"]] if p < 0 else p for p in (a["start"], a.get("end", MAX)))
+    extent = x.shape[a["dim"]]
+    start, end = (max(p + extent, 0) if p < 0 else p for p in (a["start"], a.get("end", MAX)))
     index[a["dim"]] = slice(start, end, a.get("step", 1))
     return x[tuple(index)]
 
@@ -227,7 +228,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "permute": lambda n, x: x.permute(n.attrs["perm"]),
     "expand": lambda n, x: x.expand(n.shape),
     "pad": _pad,
-    "cast": lambda n, x: x,
+    "cast": lambda n, x: x.float() if n.dtype == "f32" else x,
     "full": _full,
     "cumsum": lambda n, x: x.cumsum(n.attrs["dim"]),
     "sum": lambda n, x: x.sum(n.attrs["dims"], keepdim=bool(n.attrs["keep"])),

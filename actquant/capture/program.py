@@ -13,12 +13,14 @@ from actquant.capture.size import parse_size
 from actquant.errors import ModelFileError
 from actquant.parameters import StoredTensor
 
-INSTRUCTION = re.compile(
+DEFINITION = re.compile(
     r"(?P<id>%\d+) = (?P<host>host\.)?(?P<op>[a-z_0-9]+) (?P<dtype>f32|i64|b8)"
-    r"\[(?P<shape>[\d,L*+-]*)\](?P<rest>.*)"
+    r"\[(?P<shape>[\d,L*+-]*)\]",
+    re.ASCII,
 )
-NUMBER_OF_LENGTH = re.compile(r"(-?\d+\+)?(-?\d+\*)?L")
-OUTPUT = re.compile(r"output (?P<name>\S+) (?P<value>[%@]\S+)")
+SIZE_OF_LENGTH = re.compile(r"(-?\d+\+)?(-?\d+\*)?L", re.ASCII)
+INTEGER = re.compile(r"-?\d+", re.ASCII)
+REAL = re.compile(r"-?(\d+(\.\d+)?(e[+-]?\d+)?|inf)", re.ASCII)
 
 
 def emit_program(graph: Graph, tensor_name: Callable[[Node], str]) -> str:
@@ -57,21 +59,7 @@ def parse_program(
     """
     graph = Graph(name)
     values: dict[str, Node] = {}
-    for number, line in enumerate(text.split("\n"), 1):
-        try:
-            _parse_line(line, graph, values, tensors, length)
-        except (KeyError, ValueError) as error:
-            raise ModelFileError(f"stage {name}, line {number}: {error}: {line!r}") from error
-    return graph
 
-
-def _parse_line(
-    line: str,
-    graph: Graph,
-    values: dict[str, Node],
-    tensors: Mapping[str, Tensor | StoredTensor],
-    length: int | None,
-) -> None:
     def reference(word: str) -> Node:
         if word not in values:
             if not word.startswith("@") or word[1:] not in tensors:
@@ -81,24 +69,56 @@ def _parse_line(
             values[word] = Node("param", [], {}, shape, dtype, data=data, name=word[1:])
         return values[word]
 
-    if output := OUTPUT.fullmatch(line):
-        graph.outputs[output["name"]] = reference(output["value"])
-        return
-    match = INSTRUCTION.fullmatch(line)
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.split()
+        try:
+            if words[:1] == ["output"]:
+                _parse_output(words, graph, reference)
+            elif words:
+                value, n = _parse_definition(words, graph, reference, length)
+                if value in values:
+                    raise ValueError(f"{value} is defined twice")
+                values[value] = n
+        except (KeyError, ValueError) as error:
+            raise ModelFileError(f"stage {name}, line {number}: {error}: {line!r}") from error
+    if not graph.outputs:
+        raise ModelFileError(f"stage {name}: the program has no output")
+    return graph
+
+
+def _parse_output(words: list[str], graph: Graph, reference: Callable[[str], Node]) -> None:
+    if len(words) != 3:
+        raise ValueError("not 'output NAME %n' or 'output NAME @name'")
+    if words[1] in graph.outputs:
+        raise ValueError(f"the output {words[1]} comes twice")
+    graph.outputs[words[1]] = reference(words[2])
+
+
+def _parse_definition(
+    words: list[str], graph: Graph, reference: Callable[[str], Node], length: int | None
+) -> tuple[str, Node]:
+    """The value's name and its node."""
+    match = DEFINITION.fullmatch(" ".join(words[:4]))
     if match is None:
         raise ValueError("not an instruction")
-    words = match["rest"].split()
-    operands = [reference(w) for w in words if w[0] in "%@"]
-    pairs = [w.partition("=") for w in words if w[0] not in "%@"]
+    operands = [reference(w) for w in words[4:] if w[0] in "%@"]
+    attributes = {}
+    for word in (w for w in words[4:] if w[0] not in "%@"):
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise ValueError(f"{word} is neither an operand nor key=value")
+        attributes[key] = value
     shape = tuple(parse_size(d, length) for d in match["shape"].split(",") if d)
+    if any(d < 1 for d in shape):
+        raise ValueError(f"the shape {list(shape)} has an empty dimension")
     n = Node(match["op"], operands, {}, shape, match["dtype"], host=match["host"] is not None)
     if n.op == "input":
-        n.name = {key: value for key, _, value in pairs}["name"]
+        n.name = attributes["name"]
         n.host = n.dtype in ("i64", "b8") or all(d == 1 for d in shape)
         graph.inputs.append(n)
     else:
-        n.attrs = {key: _parse_value(value, length) for key, _, value in pairs}
-    values[match["id"]] = n
+        n.attrs = {key: _parse_value(value, length) for key, value in attributes.items()}
+    return match["id"], n
 
 
 def _typed(n: Node) -> str:
@@ -116,11 +136,6 @@ def _value(value: Any) -> str:
 def _parse_value(text: str, length: int | None) -> Any:
     if text.startswith("["):
         return tuple(_parse_value(part, length) for part in text[1:-1].split(",") if part)
-    if NUMBER_OF_LENGTH.fullmatch(text):
+    if INTEGER.fullmatch(text) or SIZE_OF_LENGTH.fullmatch(text):
         return parse_size(text, length)
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    return float(text) if REAL.fullmatch(text) else text

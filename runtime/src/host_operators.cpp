@@ -1,3 +1,4 @@
+#include "dimensions.h"
 #include "operators.h"
 
 #include <algorithm>
@@ -58,14 +59,10 @@ void expand(const Instruction& instruction, const Operands& operands, HostValue&
 
 void permute(const Instruction& instruction, const Operands& operands, HostValue& result) {
     const HostValue& source = *operands[0];
-    Shape order = instruction.integers("perm");
     Shape strides = row_major_strides(source.shape);
     Shape permuted_strides;
     Shape permuted_shape;
-    for (int64_t dimension : order) {
-        if (dimension < 0 || dimension >= static_cast<int64_t>(strides.size())) {
-            instruction.fail("perm does not fit the operand's rank");
-        }
+    for (size_t dimension : permutation(instruction, source.shape)) {
         permuted_strides.push_back(strides[dimension]);
         permuted_shape.push_back(source.shape[dimension]);
     }
@@ -78,19 +75,15 @@ void permute(const Instruction& instruction, const Operands& operands, HostValue
 void slice(const Instruction& instruction, const Operands& operands, HostValue& result) {
     const HostValue& source = *operands[0];
     size_t dimension = instruction.dimension("dim", source.shape.size());
-    int64_t extent = source.shape[dimension];
-    int64_t start = instruction.integer("start");
-    int64_t step = instruction.has("step") ? instruction.integer("step") : 1;
-    start = std::clamp<int64_t>(start < 0 ? start + extent : start, 0, extent);
+    Range range = slice_range(instruction, source.shape[dimension]);
     Shape expected = source.shape;
-    expected[dimension] = result.shape.size() == expected.size() ? result.shape[dimension] : -1;
-    if (step < 1 || expected != result.shape ||
-        start + (result.shape[dimension] - 1) * step >= extent) {
-        instruction.fail("the slice does not fit " + to_string(source.shape));
+    expected[dimension] = range.count;
+    if (expected != result.shape) {
+        instruction.fail("the slice of " + to_string(source.shape) + " is " + to_string(expected));
     }
     Shape strides = row_major_strides(source.shape);
-    int64_t offset = start * strides[dimension];
-    strides[dimension] *= step;
+    int64_t offset = range.start * strides[dimension];
+    strides[dimension] *= range.step;
     gather(source, offset, strides, result);
 }
 

@@ -1,4 +1,5 @@
 // Operators that move elements without changing them.
+#include "dimensions.h"
 #include "graph_builder.h"
 
 #include <algorithm>
@@ -33,25 +34,6 @@ ggml_tensor* cast(GraphBuilder& graph, const Instruction& instruction) {
     return graph.tensor(instruction, 0);
 }
 
-// The source's dimensions in the result's order, checked.
-std::vector<size_t> permutation(const Instruction& instruction, const Shape& source) {
-    Shape order = instruction.integers("perm");
-    std::vector<size_t> result;
-    std::vector<bool> seen(source.size(), false);
-    for (int64_t dimension : order) {
-        dimension += dimension < 0 ? static_cast<int64_t>(source.size()) : 0;
-        if (dimension < 0 || dimension >= static_cast<int64_t>(source.size()) || seen[dimension]) {
-            instruction.fail("perm does not fit the operand " + to_string(source));
-        }
-        seen[dimension] = true;
-        result.push_back(dimension);
-    }
-    if (result.size() != source.size()) {
-        instruction.fail("perm does not fit the operand " + to_string(source));
-    }
-    return result;
-}
-
 // Unit dimensions are taken out first: they may be at other places in the result, and above rank 4
 // ggml has no room for them.
 ggml_tensor* permute(GraphBuilder& graph, const Instruction& instruction) {
@@ -80,27 +62,6 @@ ggml_tensor* permute(GraphBuilder& graph, const Instruction& instruction) {
     ggml_tensor* result = ggml_permute(graph.ggml, tensor, target_axis[0], target_axis[1],
                                        target_axis[2], target_axis[3]);
     return graph.reshaped(result, ggml_extents(instruction.shape));
-}
-
-struct Range {
-    int64_t start = 0;
-    int64_t step = 1;
-    int64_t count = 0;
-};
-
-Range slice_range(const Instruction& instruction, int64_t extent) {
-    Range range;
-    range.start = instruction.integer("start");
-    range.step = instruction.has("step") ? instruction.integer("step") : 1;
-    int64_t end = instruction.has("end") ? instruction.integer("end") : extent;
-    range.start =
-        std::clamp<int64_t>(range.start < 0 ? range.start + extent : range.start, 0, extent);
-    end = std::clamp<int64_t>(end < 0 ? end + extent : end, 0, extent);
-    if (range.step < 1 || end <= range.start) {
-        instruction.fail("the slice is empty or its step is below 1");
-    }
-    range.count = (end - range.start + range.step - 1) / range.step;
-    return range;
 }
 
 ggml_tensor* view_along(ggml_context* ggml, ggml_tensor* tensor, int axis, const Range& range) {

@@ -39,7 +39,7 @@ int64_t Instruction::integer(const std::string& key) const {
         fail("the attribute " + key + "=" + text(key) + " is not an integer");
     }
     // An open slice end is written as the largest int64, which a double rounds up.
-    return value >= 9.2e18 ? INT64_MAX : static_cast<int64_t>(value);
+    return value >= 9.2e18 ? INT64_MAX : value <= -9.2e18 ? INT64_MIN : static_cast<int64_t>(value);
 }
 
 Shape Instruction::integers(const std::string& key) const {
@@ -188,7 +188,11 @@ ProgramTemplate ProgramParser::parse() {
 void ProgramParser::parse_output(const std::vector<std::string>& words, int line) {
     if (words.size() != 3 || (!defined.count(words[2]) && words[2][0] != '@')) {
         throw FileError("line " + std::to_string(line) +
-                        ": expected 'output NAME %n' with a defined value");
+                        ": expected 'output NAME %n' with a defined value, or 'output NAME @name'");
+    }
+    if (program().find_output(words[1]) != nullptr) {
+        throw FileError("line " + std::to_string(line) + ": the output " + words[1] +
+                        " comes twice");
     }
     program().outputs.push_back({words[1], words[2], line});
 }

@@ -45,6 +45,13 @@ static void moves_elements() {
     CHECK(evaluate(line("slice", {2, 2}, DType::i64,
                         {{"dim", "1"}, {"start", "0"}, {"end", "3"}, {"step", "2"}}),
                    {x}) == Values({1, 3, 4, 6}));
+    CHECK(evaluate(line("slice", {2, 1}, DType::i64, {{"dim", "-1"}, {"start", "-1"}}), {x}) ==
+          Values({3, 6}));
+    CHECK(
+        evaluate(line("slice", {2, 2}, DType::i64, {{"dim", "1"}, {"start", "-9"}, {"end", "-1"}}),
+                 {x}) == Values({1, 2, 4, 5}));
+    CHECK(evaluate(line("permute", {3, 2}, DType::i64, {{"perm", "[-1,-2]"}}), {x}) ==
+          Values({1, 4, 2, 5, 3, 6}));
     CHECK(evaluate(line("concat", {2, 4}, DType::i64, {{"dim", "1"}}),
                    {x, {DType::i64, {2, 1}, {8, 9}}}) == Values({1, 2, 3, 8, 4, 5, 6, 9}));
     CHECK(evaluate(line("expand", {2, 2}), {{DType::i64, {2, 1}, {8, 9}}}) == Values({8, 8, 9, 9}));
@@ -67,7 +74,11 @@ static void refuses_shapes_that_do_not_fit() {
     CHECK(contains(refusal(line("add", {3, 3})), "cannot broadcast [2,3]"));
     CHECK(contains(refusal(line("reshape", {5})), "cannot reshape"));
     CHECK(contains(refusal(line("slice", {2, 2}, DType::i64, {{"dim", "1"}, {"start", "2"}})),
-                   "does not fit"));
+                   "the slice of [2,3] is [2,1]"));
+    CHECK(contains(
+        refusal(line("slice", {2, 3}, DType::i64, {{"dim", "1"}, {"start", "0"}, {"end", "2"}})),
+        "the slice of [2,3] is [2,2]"));
+    CHECK(contains(refusal(line("permute", {2, 2}, DType::i64, {{"perm", "[0,0]"}})), "perm"));
     CHECK(contains(refusal(line("concat", {2, 5}, DType::i64, {{"dim", "1"}})), "add up to 6"));
     CHECK(contains(refusal(line("permute", {2, 3}, DType::i64, {{"perm", "[0,5]"}})), "perm"));
     CHECK(contains(refusal(line("cumsum", {2, 3}, DType::i64, {{"dim", "2"}})), "no dimension"));

@@ -36,6 +36,8 @@ static void refuses_what_is_no_program() {
     CHECK(contains(refusal("%0 = input f32[0] name=x"), "empty dimension"));
     CHECK(contains(refusal("%0 = input f32[2]"), "the attribute name is missing"));
     CHECK(contains(refusal("output y %0"), "a defined value"));
+    CHECK(contains(refusal("%0 = input f32[2] name=x\noutput y %0\noutput y %0"),
+                   "line 3: the output y comes twice"));
     CHECK(contains(refusal("%0 = input f32[2] name=x\n%1 = warp f32[2] %0\noutput y %1"),
                    "line 2, %1 = warp: this runtime has no such operator on the device"));
     CHECK(contains(refusal("%0 = input f32[2] name=x\n%1 = add f32[2] %0\noutput y %1"),
@@ -82,8 +84,13 @@ static void parses_sizes() {
 
 static void reads_attributes_strictly() {
     Instruction instruction;
-    instruction.attributes = {{"dim", "-1"}, {"half", "0.5"}, {"text", "abc"}};
+    instruction.attributes = {{"dim", "-1"},
+                              {"half", "0.5"},
+                              {"text", "abc"},
+                              {"open", "9223372036854775807"},
+                              {"least", "-1e300"}};
     CHECK(instruction.dimension("dim", 3) == 2);
+    CHECK(instruction.integer("open") == INT64_MAX && instruction.integer("least") == INT64_MIN);
     CHECK(contains(message_of<FileError>([&] { instruction.integer("half"); }), "not an integer"));
     CHECK(contains(message_of<FileError>([&] { instruction.number("text"); }), "not a number"));
     CHECK(contains(message_of<FileError>([&] { instruction.integers("dim"); }), "not a list"));

@@ -59,8 +59,46 @@ def test_round_trip(graph):
         ("%9 = linear f16[1] %0", "not an instruction"),
         ("output y %7", "not defined"),
         ("nonsense", "not an instruction"),
+        ("%0 = affine f32[1] %0 a=1 b=2", "%0 is defined twice"),
+        ("%9 = affine f32[0] %0 a=1 b=2", "empty dimension"),
+        ("%9 = affine f32[1] %0 a b=2", "a is neither an operand nor key=value"),
+        ("output y", "not 'output NAME %n'"),
     ],
 )
 def test_a_bad_line_is_named(line, message):
     with pytest.raises(ModelFileError, match=f"stage s, line 2: .*{message}"):
         parse_program(f"%0 = input f32[1] name=x\n{line}", "s", {})
+
+
+def test_a_program_without_output_is_refused():
+    with pytest.raises(ModelFileError, match="stage s: the program has no output"):
+        parse_program("%0 = input f32[1] name=x", "s", {})
+
+
+def test_numbers_words_and_sizes_are_what_the_grammar_says():
+    line = "%1 = affine f32[1] %0 a=1e-05 b=-inf c=3 d=0.5 e=silu f=[1,-2+3*L] g=[] h=1_0"
+    text = f"%0 = input f32[1] name=x\n{line}\noutput y %1"
+    attributes = parse_program(text, "s", {}, length=4).outputs["y"].attrs
+    assert attributes == {
+        "a": 1e-05, "b": float("-inf"), "c": 3, "d": 0.5, "e": "silu", "f": (1, 10), "g": (),
+        "h": "1_0",
+    }  # fmt: skip
+    assert [type(attributes[key]) for key in "abcde"] == [float, float, int, float, str]
+
+
+def test_positions_of_a_slice_outside_are_moved_to_the_border():
+    text = (
+        "%0 = input f32[5] name=x\n%1 = slice f32[3] %0 dim=0 start=-8 end=-2\n"
+        "%2 = slice f32[2] %0 dim=-1 start=3\noutput y %1\noutput z %2"
+    )
+    got = interpret(parse_program(text, "s", {}), {"x": torch.arange(5.0)})
+    assert got["y"].tolist() == [0, 1, 2] and got["z"].tolist() == [3, 4]
+
+
+def test_a_host_cast_to_f32_rounds():
+    text = (
+        "%0 = input i64[1] name=x\n%1 = host.cast f32[1] %0\n"
+        "%2 = host.cast i64[1] %1\noutput y %2"
+    )
+    got = interpret(parse_program(text, "s", {}), {"x": torch.tensor([16777217])})
+    assert got["y"].item() == 16777216
