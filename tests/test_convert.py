@@ -4,6 +4,7 @@ import functools
 import json
 from pathlib import Path
 
+import format_page
 import numpy as np
 import pytest
 import torch
@@ -87,6 +88,14 @@ def test_rtn_meets_its_budget_exactly_and_reports_every_error(checkpoint, tmp_pa
     )  # fmt: skip
     assert lowest.whole_file_bpw <= minimum and lowest.file_error is None
     assert read_model(tmp_path / "low.gguf").metadata.golden == []
+
+
+def test_its_provenance_is_the_documented_one(checkpoint, tmp_path):
+    convert(checkpoint, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10, verify="none")
+    found = set(read_model(tmp_path / "m.gguf").metadata.provenance)
+    documented = set(format_page.json_keys(0))
+    with_data = {"dataset", "dataset_sha256", "calibration_episodes", "held_out_episodes"}
+    assert found == documented - with_data - {"checkpoint_revision"}
 
 
 def test_the_weights_in_the_file_are_those_of_the_checkpoint(checkpoint, loaded, tmp_path):

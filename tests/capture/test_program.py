@@ -97,8 +97,7 @@ def test_positions_of_a_slice_outside_are_moved_to_the_border():
 
 def test_a_host_cast_to_f32_rounds():
     text = (
-        "%0 = input i64[1] name=x\n%1 = host.cast f32[1] %0\n"
-        "%2 = host.cast i64[1] %1\noutput y %2"
+        "%0 = input i64[1] name=x\n%1 = host.cast f32[1] %0\n%2 = host.cast i64[1] %1\noutput y %2"
     )
     got = interpret(parse_program(text, "s", {}), {"x": torch.tensor([16777217])})
     assert got["y"].item() == 16777216

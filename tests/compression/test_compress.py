@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("actquant_runtime")
 
+import format_page
 from tiny_policies import build_tiny_smolvla
 from toy_policy import make_dataset
 
@@ -66,6 +67,18 @@ def test_the_file_is_within_the_budget_and_says_what_it_is(made):
     assert CompressionReport.model_validate_json(report.model_dump_json()) == report
     assert json.loads(report.model_dump_json())["held_out"]["n_frames"] == 4
     assert not list(path.parent.glob(".*"))
+
+
+def test_its_json_is_the_documented_one(made):
+    report, _ = made
+    about = read_model(report.path).metadata
+    documented = format_page.json_keys(0)
+    assert set(about.provenance) == set(documented) - {"checkpoint_revision", "verified"}
+    assert set(about.provenance["settings"]) <= set(format_page.names(documented["settings"]))
+    assert all(set(entry) == set(format_page.json_keys(1)) for entry in about.allocation.values())
+    assert all(set(case) == set(format_page.json_keys(2)) for case in about.golden)
+    parameters = set(about.provenance["tensor_names"].values())
+    assert set(about.allocation) <= parameters
 
 
 def test_every_tensor_is_reported_and_the_coarse_ones_lose_more(made):

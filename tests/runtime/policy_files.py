@@ -207,7 +207,10 @@ def write_policy(
     for key, entry in {**all_keys, **(keys or {})}.items():
         if entry is not None and entry[1] != []:  # empty lists are not written
             kind, content = entry
-            getattr(writer, f"add_{kind}")(key, content)
+            if kind == "string":  # `add_string` leaves out an empty one
+                writer.add_key_value(key, content, gguf.GGUFValueType.STRING)
+            else:
+                getattr(writer, f"add_{kind}")(key, content)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

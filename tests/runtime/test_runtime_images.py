@@ -6,6 +6,8 @@ from actquant_runtime import ModelFileError
 from actquant_runtime._core import preprocess_image
 from PIL import Image
 
+from actquant.image_steps import apply_image_steps
+
 torch = pytest.importorskip("torch")
 transforms = pytest.importorskip("torchvision.transforms")
 
@@ -83,6 +85,16 @@ def test_rounding_at_the_end_is_of_pillows_f32_result(source, target, filter):
     wanted = np.clip(np.round(planes), 0, 255) / 255
     assert np.abs(rounded - wanted).max() <= LEVEL * 1.001
     assert (np.abs(rounded - wanted) < 1e-6).mean() > 0.99
+
+
+def test_resize_pad_leaves_at_least_one_row_of_an_image():
+    step = pad_step((11, 7), "center", 255)
+    image = picture(5, 300)
+    wanted = apply_image_steps(image, [step])
+    got = run(image, (11, 7), step)
+    np.testing.assert_allclose(got * 255, wanted, atol=5e-3)
+    is_padding = (got == 1).all(axis=(0, 2))
+    assert is_padding.tolist() == [True] * 5 + [False] + [True] * 5
 
 
 @pytest.mark.parametrize(("source", "target"), SIZES)

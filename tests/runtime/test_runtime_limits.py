@@ -1,12 +1,14 @@
-"""A captured policy at the longest prompt it takes, and beyond, against PyTorch."""
+"""The shortest and the longest prompts, and those beyond, against PyTorch."""
 
 import numpy as np
 import pytest
 import tokenizers
 from actquant_runtime import ArgumentError, Runtime
+from policy_files import noise, observation, write_policy
 
 from actquant.capture.policy import convert_f32
 from actquant.golden import golden_input
+from actquant.reference_runner import ReferenceRunner
 
 TOLERANCE = 1e-5
 
@@ -55,3 +57,18 @@ def test_tokens_beyond_the_limit_are_refused_by_number(runtime, limit):
     }
     with pytest.raises(ArgumentError, match=f"prompts of {limit + 1} tokens.* 1 to {limit}"):
         runtime.run_stage("prefix", inputs)
+
+
+def test_a_prompt_without_a_token_is_one_masked_token_of_padding(tmp_path):
+    bare = tokenizers.Tokenizer(tokenizers.models.BPE({"push": 0}, [], ignore_merges=True))
+    keys = {
+        "actquant.tokenizer.json": ("string", bare.to_str()),
+        "actquant.tokenizer.min_length": ("uint32", 0),
+        "actquant.tokenizer.suffix": ("string", ""),
+    }
+    path = write_policy(tmp_path / "bare.gguf", keys=keys)
+    silent = {**observation(), "task": ""}
+    runtime = Runtime(path, threads=1)
+    assert len(runtime.tokenize(silent)) == 0
+    expected = ReferenceRunner.from_file(path).act(silent, noise=noise())
+    np.testing.assert_allclose(runtime.act(silent, noise=noise()), expected, atol=TOLERANCE)
