@@ -13,6 +13,7 @@ from .guard import Guard
 Array = NDArray[np.float64]
 
 _LEAST_PERIOD_S = 0.02  # between waypoints, and until the first one
+_ROUNDING_S = 1e-6
 _FARTHEST_S = 120.0  # ahead, that a waypoint may be
 MOST_WAYPOINTS = 1500  # of one way: what the servo process takes over in one message
 _OPENING_TOLERANCE_M = 0.005  # beyond a gripper's ends, that is cut off and not refused
@@ -130,7 +131,7 @@ def _time_reasons(times: Array, now: float, max_age_s: float) -> list[str]:
     if not np.isfinite(times).all():
         return ["arrival times must be finite"]
     reasons = []
-    if len(times) > 1 and float(np.diff(times).min()) < _LEAST_PERIOD_S / 2:
+    if len(times) > 1 and float(np.diff(times).min()) < _LEAST_PERIOD_S / 2 - _ROUNDING_S:
         reasons.append(f"arrival times must rise, by at least {_LEAST_PERIOD_S / 2:g} s each")
     if now - times[-1] > max_age_s:
         reasons.append(

@@ -1,17 +1,24 @@
 """The arm's face, against the fake controller."""
 
+import os
+import socket
+import socketserver
+import threading
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from lerobot_robot_ur import servo_process
 from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.controller import FakeController
-from lerobot_robot_ur.errors import ConnectionFailed, Refused, Stopped
-from streaming import config
+from lerobot_robot_ur.dashboard import PORT, Dashboard, bring_back
+from lerobot_robot_ur.errors import ConnectionFailed, Refused, RobotError, StaleState, Stopped
+from lerobot_robot_ur.gripper import GripperError
+from streaming import STILL_RAD_S, Stream, config, speed, wait_for_motion
 from waiting import wait_until
 
-HOST = "127.0.0.50"
+HOST, GRIPPER_HOST, MUTE_HOST = "127.0.0.50", "127.0.0.57", "127.0.0.58"
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +29,8 @@ def fake() -> Iterator[FakeController]:
 
 @pytest.fixture
 def arm(fake: FakeController) -> Iterator[Arm]:
+    fake.faults.clear()
+    bring_back(HOST)
     fake.reset()
     with Arm(config(HOST)) as connected:
         yield connected
@@ -86,3 +95,204 @@ def test_stop_ends_the_program_until_an_operator_recovers(fake, arm):
 def test_an_arm_that_is_not_there():
     with pytest.raises(ConnectionFailed, match="127.0.0.49: no dashboard server"):
         Arm(config("127.0.0.49")).connect()
+
+
+# -- connecting -------------------------------------------------------------------------------
+
+
+def test_another_model_of_the_same_series_does_not_connect(fake):
+    fake.faults.pretend_to_drive("UR5")
+    with pytest.raises(ConnectionFailed, match="drives a 'UR5', configured is a ur3e .'UR3'"):
+        Arm(config(HOST)).connect()
+    fake.faults.pretend_to_drive("UR3e")
+    with Arm(config(HOST)) as arm:
+        assert arm.controller is not None and arm.controller.model == "UR3e"
+    fake.faults.clear()
+
+
+def test_a_stop_outlives_the_connection(fake):
+    fake.reset()
+    arm = Arm(config(HOST))
+    arm.connect()
+    arm.stop("a key")
+    arm.disconnect()  # before the servo process has told of it
+    with pytest.raises(Stopped, match="a key"):
+        arm.connect()
+    arm.recover("Ada")
+    assert arm.stopped is None
+    arm.disconnect()
+    arm.connect()
+    arm.disconnect()
+
+
+def test_what_was_opened_is_closed_where_it_fails(fake, monkeypatch):
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(servo_process.sys, "executable", "/no/such/python")
+    with pytest.raises(FileNotFoundError):
+        Arm(config(HOST)).connect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_dashboard_that_does_not_greet_is_hung_up_on():
+    with socket.create_server((MUTE_HOST, PORT)) as server:
+        with pytest.raises(ConnectionFailed, match="gave not its greeting") as failed:
+            Dashboard(MUTE_HOST, timeout_s=0.1)
+        other, _ = server.accept()
+        with other:
+            other.settimeout(10.0)
+            assert other.recv(1) == b""
+    del failed  # whose traceback kept the connection from being collected
+
+
+# -- a gripper that is silent -----------------------------------------------------------------
+
+
+class SilentGripper:
+    """Robotiq's port, that answers as long as it `speaks`."""
+
+    def __init__(self) -> None:
+        speaks = self.speaks = threading.Event()
+        speaks.set()
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                for line in self.rfile:
+                    speaks.wait()
+                    values = {b"STA": b"3", b"OBJ": b"3", b"FLT": b"0", b"POS": b"3"}
+                    name = line.split()[1]
+                    self.wfile.write(name + b" " + values[name] + b"\n")
+
+        socketserver.ThreadingTCPServer.allow_reuse_address = True
+        self._server = socketserver.ThreadingTCPServer((GRIPPER_HOST, 63352), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.speaks.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def silent() -> Iterator[SilentGripper]:
+    gripper = SilentGripper()
+    yield gripper
+    gripper.close()
+
+
+def gripper_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "gripper"]
+
+
+def with_gripper(**changes):
+    return config(HOST, gripper="robotiq_2f85", gripper_ip=GRIPPER_HOST, **changes)
+
+
+def test_the_arm_stops_before_its_gripper_is_waited_for(fake, silent):
+    fake.reset()
+    arm = Arm(with_gripper())
+    arm.connect()
+    stream = Stream(arm)
+    wait_for_motion(fake)
+    silent.speaks.clear()
+    time.sleep(0.1)
+    leaving = threading.Thread(target=arm.disconnect)
+    leaving.start()
+    wait_until(lambda: fake.state()["program"] == "STOPPED", "the end of the program")
+    assert gripper_threads()  # its socket still waits for an answer
+    leaving.join()
+    stream.end()
+    assert not gripper_threads()
+
+
+def test_an_arm_moves_whatever_its_gripper_does(fake, silent):
+    fake.reset()
+    with Arm(with_gripper()) as arm:
+        goal = arm.commanded() + [0.05, 0, 0, 0, 0, 0]
+        silent.speaks.clear()
+        with pytest.raises(StaleState, match="gripper has not answered"):
+            wait_until(lambda: arm.state() is None, "an old reading")
+        arm.move_to(goal)
+        np.testing.assert_allclose(arm.commanded(), goal, atol=2e-3)
+
+
+def test_nothing_is_left_of_a_gripper_whose_start_was_interrupted(fake, silent, monkeypatch):
+    silent.speaks.clear()
+
+    arm = Arm(with_gripper())
+    monkeypatch.setattr("lerobot_robot_ur.gripper.GripperThread.start", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        arm.connect()
+    assert not arm.is_connected and not gripper_threads()
+    monkeypatch.undo()
+    silent.speaks.set()
+    silent.close()
+    with pytest.raises(GripperError, match="no Robotiq URCap"):
+        arm.connect()
+    assert not arm.is_connected and not gripper_threads()
+
+
+def _interrupted(thread) -> None:
+    """As by Ctrl-C while fingers are waited for."""
+    thread._thread.start()
+    time.sleep(0.2)
+    raise KeyboardInterrupt
+
+
+# -- move_to says what is true ----------------------------------------------------------------
+
+
+def outcome_of_moving(arm: Arm, meanwhile) -> BaseException | None:
+    """What `move_to` raises where something happens while the arm moves."""
+    raised: list[BaseException | None] = [None]
+    goal = arm.commanded() + [0.3, 0, 0, 0, 0, 0]
+
+    def move() -> None:
+        try:
+            arm.move_to(goal)
+        except BaseException as error:
+            raised[0] = error
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    wait_until(lambda: np.abs(arm.state().joint_speeds).max() > 0.1, "motion")
+    meanwhile()
+    thread.join()
+    return raised[0]
+
+
+@pytest.mark.parametrize("kind", ["protective_stop", "emergency_stop", "safeguard_stop"])
+def test_move_to_tells_of_a_stop(fake, arm, kind):
+    error = outcome_of_moving(arm, getattr(fake.faults, kind))
+    assert isinstance(error, Stopped) and error.kind == kind
+
+
+def test_move_to_tells_of_a_stop_that_was_asked_for(arm):
+    error = outcome_of_moving(arm, lambda: arm.stop("a key"))
+    assert isinstance(error, Stopped) and error.kind == "requested"
+
+
+def test_move_to_tells_of_another_command(arm):
+    error = outcome_of_moving(arm, arm.hold)
+    assert isinstance(error, RobotError) and "told something else" in str(error)
+
+
+def test_move_to_tells_of_a_refusal_in_motion(arm, monkeypatch):
+    """The parent lets a way pass that the servo process refuses on the way."""
+    goal = arm.commanded() + [-1.5, 0, 0, 0, 0, 0]
+    monkeypatch.setattr(arm.guard, "check_waypoints", lambda *_: None)
+    with pytest.raises(RobotError, match="rests before its goal: in motion: tool at .* box"):
+        arm.move_to(goal)
+    assert arm.refused_in_motion == 1
+    assert [e.kind for e in arm.events()][-1] == "refused"
+
+
+def test_an_arm_that_slows_down_for_a_stop_still_moves(fake, arm):
+    stream = Stream(arm)
+    wait_for_motion(fake)
+    wait_until(lambda: speed(fake) > 0.3, "speed")
+    arm.stop("a key")
+    assert arm.state().is_moving
+    wait_until(lambda: not arm.state().is_moving, "rest")
+    assert speed(fake) < 5 * STILL_RAD_S
+    stream.end()

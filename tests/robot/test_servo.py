@@ -212,6 +212,17 @@ def test_a_safety_stop_ends_motion_until_an_operator_recovers(fake, arm, moving,
     assert fake.state()["safety_mode"] == "NORMAL"
 
 
+def test_a_paused_program_is_ended_though_the_arm_is_disconnected_at_once(fake):
+    arm = Arm(config(fake.host))
+    arm.connect()
+    fake.faults.delay_dashboard(0.2)
+    fake.faults.safeguard_stop()
+    while arm.stopped is None:
+        time.sleep(1e-4)
+    arm.disconnect()
+    assert fake.state()["program"] == "STOPPED"
+
+
 def test_power_and_gripper_come_back_after_an_emergency_stop(fake):
     with Arm(config(fake.host, gripper="robotiq_2f85")) as arm:
         fake.faults.emergency_stop()
@@ -298,6 +309,8 @@ def test_a_channel_never_waits():
         sent += 1
         assert sent < 1000
     assert len(here.receive()) == sent
+    with pytest.raises(ValueError, match="at most 131072 can be sent"):
+        there.send(bytes(200_000))
     there.send("last")
     there.close()
     assert here.receive() == ["last"]

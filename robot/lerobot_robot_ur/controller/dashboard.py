@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from socket import socket
 from typing import Protocol
@@ -44,6 +45,7 @@ class Robot(Protocol):
 class DashboardServer:
     def __init__(self, loop: Loop, host: str, robot: Robot):
         self.robot = robot
+        self.delay = 0.0  # s until each line is sent
         self.service = Service(loop, host, PORT, lambda *args: DashboardConnection(self, *args))
 
 
@@ -55,9 +57,15 @@ class DashboardConnection(LineConnection):
         sock: socket,
         on_close: Callable[[Connection], None],
     ):
-        self._robot = server.robot
+        self._server, self._robot = server, server.robot
         super().__init__(loop, sock, on_close)
         self.send(b"Connected: Universal Robots Dashboard Server\n")
+
+    def send(self, data: bytes) -> None:
+        if self._server.delay > 0:
+            self._loop.send_later(time.monotonic() + self._server.delay, self, data)
+        else:
+            self.send_now(data)
 
     def on_line(self, line: str) -> None:
         text = line.strip()

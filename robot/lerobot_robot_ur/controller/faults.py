@@ -34,6 +34,9 @@ class FaultHooks:
             raise ValueError(f"a delay is between 0 and 10 s, got {seconds}")
         self._controller.rtde.delay = float(seconds)
 
+    def delay_dashboard(self, seconds: float) -> None:
+        self._controller.dashboard.delay = float(seconds)
+
     def slow(self, factor: float) -> None:
         if not 0.01 <= factor <= 100:
             raise ValueError(f"a factor is between 0.01 and 100, got {factor}")
@@ -73,7 +76,7 @@ class FaultHooks:
     def clear(self) -> None:
         controller = self._controller
         controller.rtde.frozen, controller.rtde.delay = False, 0.0
-        controller.pacer.slowdown = 1.0
+        controller.dashboard.delay, controller.pacer.slowdown = 0.0, 1.0
         controller.remote_control = True
         controller.claimed_model = controller.model.type
         for service in controller.services.values():

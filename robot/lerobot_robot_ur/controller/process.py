@@ -48,6 +48,10 @@ class Faults:
         """Send everything of RTDE `seconds` later."""
         self._request("delay", seconds=seconds)
 
+    def delay_dashboard(self, seconds: float) -> None:
+        """Let the dashboard greet and answer `seconds` later."""
+        self._request("delay_dashboard", seconds=seconds)
+
     def slow(self, factor: float) -> None:
         """Let the controller take `factor` seconds for each of its own."""
         self._request("slow", factor=factor)

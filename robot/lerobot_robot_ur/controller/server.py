@@ -92,9 +92,10 @@ class ControllerServer:
             self._on_input,
         )
         self.program = ControlProgram(self.rtde, self.arm, self._chain, self.world, self.safety)
+        self.dashboard = DashboardServer(loop, host, self)
         self.services = {
             "rtde": self.rtde.service,
-            "dashboard": DashboardServer(loop, host, self).service,
+            "dashboard": self.dashboard.service,
             "script": ScriptServer(loop, host, self._on_script).service,
             "gripper": GripperServer(loop, host, self.gripper).service,
         }
