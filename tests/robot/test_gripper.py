@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from lerobot_robot_ur.controller import FakeController
+from lerobot_robot_ur.dashboard import bring_back
 from lerobot_robot_ur.errors import ConfigError, StaleState
 from lerobot_robot_ur.gripper import GripperError, GripperThread, make_gripper
 from lerobot_robot_ur.onrobot import UNIT, OnRobotGripper
@@ -126,6 +127,55 @@ def test_a_lost_gripper_is_told_of_and_comes_back(fake, thread, events):
     assert thread.reading().opening_m > 0.08
 
 
+def test_what_could_not_be_sent_is_not_sent_when_the_gripper_answers_again(fake, thread, events):
+    fake.faults.disconnect_gripper()
+    wait_until(lambda: len(events) == 1, "the event")
+    thread.schedule([0.02, 0.03], [time.monotonic(), time.monotonic() + 0.2])
+    time.sleep(1.5)  # it is asked again each second
+    thread.hold()  # as `Arm.stop` does
+    fake.faults.clear()
+    wait_until(lambda: len(events) == 2, "the other event")
+    time.sleep(0.5)
+    assert thread.reading().opening_m > 0.08
+    thread.schedule([0.06], [time.monotonic()])  # what comes now is
+    wait_until(lambda: abs(thread.reading().opening_m - 0.06) < 0.002, "a new opening")
+
+
+def test_fingers_stay_where_they_are_when_the_gripper_answers_again(fake, thread, events):
+    thread.schedule([0.02], [time.monotonic()])
+    wait_until(lambda: abs(thread.reading().opening_m - 0.02) < 0.002, "the opening")
+    fake.faults.disconnect_gripper()
+    wait_until(lambda: len(events) == 1, "the event")
+    fake.faults.clear()
+    # By hand meanwhile, as an operator may: another client opens it.
+    other = RobotiqGripper(fake.host)
+    other.connect()
+    other.move(0.06)
+    wait_until(lambda: len(events) == 2, "the other event")
+    wait_for_opening(other, 0.06)
+    time.sleep(0.3)
+    assert other.read().opening_m == pytest.approx(0.06, abs=0.002)
+    other.close()
+
+
+def test_a_gripper_that_is_not_active_is_not_told_where_to_go(fake, thread, events):
+    fake.faults.emergency_stop()  # switches its power off
+    wait_until(lambda: len(events) == 1, "the event")
+    fake.faults.clear()
+    bring_back(fake.host)
+    asked_for = fake.state()["gripper"]["PRE"]
+    thread.schedule([0.02], [time.monotonic()])
+    time.sleep(2.5)  # it is asked again each second
+    thread.schedule([0.02], [time.monotonic()])
+    time.sleep(1.5)
+    assert fake.state()["gripper"]["STA"] == "0"
+    assert fake.state()["gripper"]["PRE"] == asked_for
+    gripper = RobotiqGripper(fake.host)
+    gripper.connect()
+    gripper.activate()  # for the tests that follow
+    gripper.close()
+
+
 def test_a_gripper_that_does_not_start_says_why(fake):
     fake.faults.disconnect_gripper()
     with pytest.raises(GripperError, match="`GET STA` was answered"):
@@ -230,6 +280,13 @@ def test_a_busy_onrobot_gripper_is_asked_again_later(box):
     box[268] = 0
     wait_until(lambda: box[2] == 1, "the command")
     assert box[1] == 500
+    box[268], box[2] = BUSY, 0
+    thread.schedule([0.02], [time.monotonic()])
+    time.sleep(0.3)
+    thread.hold()
+    box[268] = 0
+    time.sleep(0.3)
+    assert box[2] == 0 and box[1] == 500
     thread.stop()
 
 

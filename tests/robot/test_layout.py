@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from lerobot_env_ur3e import UR3eEnv, rotations
 from lerobot_env_ur3e.control import CONTROL_PERIOD, limit_pose
+from lerobot_robot_ur.arm import Arm
+from lerobot_robot_ur.config import ArmConfig
 from lerobot_robot_ur.errors import ConfigError, Refused
+from lerobot_robot_ur.gripper import make_gripper
 from lerobot_robot_ur.layout import (
     LAYOUTS,
     MEASURED,
@@ -18,6 +21,7 @@ from lerobot_robot_ur.layout import (
     rotation_vector,
 )
 from lerobot_robot_ur.models import MODELS
+from lerobot_robot_ur.robot import ArmWithCameras
 from lerobot_robot_ur.tool_motion import OPEN_M, PERIOD_S, ToolMotion
 
 TCP = (0.0, 0.0, 0.141, 0.0, 0.0, 0.0)
@@ -194,6 +198,18 @@ def test_what_was_planned_is_not_solved_for_again(env, monkeypatch):
     space.forget()
     space.plan(actions[1:2], joints)
     assert len(solved) == 9
+
+
+@pytest.mark.parametrize("kind", ["robotiq_2f85", "rg2", "rg6", "2fg7"])
+def test_a_gripper_opens_as_wide_as_the_simulators_or_as_it_can(kind):
+    config = ArmConfig("127.0.0.1", gripper=kind)
+    driver = ArmWithCameras(Arm(config), layout="tool_motion")
+    gripper = make_gripper(kind, config.ip)
+    joints = np.radians([0.0, -90.0, 90.0, -90.0, -90.0, 0.0])
+    opened, closed = driver._space.plan(np.array([[0] * 6 + [-1], [0] * 6 + [1]]), joints)
+    assert opened.gripper_opening_m == {"2fg7": 0.070}.get(kind, 0.085)
+    assert opened.gripper_opening_m <= gripper.stroke_m
+    assert closed.gripper_opening_m == 0.0
 
 
 @pytest.mark.parametrize("model", ["ur3e", "ur3"])

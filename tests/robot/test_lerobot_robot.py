@@ -19,6 +19,7 @@ from lerobot_robot_ur.controller import FakeController  # noqa: E402
 from lerobot_robot_ur.errors import ConfigError, Refused, StaleState, Stopped  # noqa: E402
 from lerobot_robot_ur.layout import JOINT_POSITIONS, LAYOUTS, TOOL_MOTION  # noqa: E402
 from lerobot_robot_ur.limits import limits_for  # noqa: E402
+from lerobot_robot_ur.messages import Move  # noqa: E402
 from waiting import wait_for_pictures, wait_until  # noqa: E402
 
 HOST = "127.0.0.71"
@@ -173,11 +174,50 @@ def test_what_was_observed_can_be_sent_back(connect, fake):
     np.testing.assert_allclose(fake.state()["joints"], joints, atol=5e-3)
 
 
-def test_tool_motions_that_come_too_fast_are_refused(connect):
+FULL = [(-1.0, -1.0, -1.0), (1.0, -1.0, -1.0), (1.0, 1.0, -1.0), (-1.0, 1.0, 1.0)]
+
+
+@pytest.mark.parametrize("direction", FULL)
+def test_full_motions_one_at_a_time_are_carried_out(connect, fake, direction):
+    robot = connect(layout="tool_motion", max_refusals=0)
+    fake.reset(start=3)
+    robot.driver.recover("the operator of this test")  # begins where it was put
+    start = np.array(fake.state()["tcp_pose"][:3])
+    motion = STILL | dict(zip(("move_x.vel", "move_y.vel", "move_z.vel"), direction, strict=True))
+    robot.driver.arm.events()
+    for _ in range(2):
+        assert robot.send_action(motion) == pytest.approx(motion, abs=0.05)
+        time.sleep(0.3)  # each comes to rest: nothing is known to follow
+    expected = start + 2 * 0.025 * np.array(direction)
+    wait_until(lambda: np.abs(fake.state()["tcp_pose"][:3] - expected).max() < 4e-3, "their end")
+    assert [event for event in robot.driver.arm.events() if event.kind == "refused"] == []
+
+
+def test_after_a_refusal_in_motion_actions_begin_where_the_arm_is(connect):
+    robot = connect(layout="tool_motion", max_refusals=0)
+    arm = robot.driver.arm
+    start = arm.commanded()
+    motion = STILL | {"move_y.vel": 1.0}
+    robot.send_action(motion)
+    # Past all checks of the parent: the servo process finds no motion to that, and brakes.
+    nowhere = Move(arm._next_sequence(), np.full((1, 6), 1e9), np.array([time.monotonic()]), True)
+    arm._process.channel.send(nowhere)
+    wait_until(lambda: arm.refused_in_motion == 1, "the refusal")
+    wait_until(lambda: not arm.state().is_moving, "rest")
+    rest = arm.commanded()
+    assert np.abs(rest - start).max() < 0.05  # and not where the action leads, 25 mm farther
+    assert robot.send_action(STILL) == pytest.approx(STILL, abs=1e-3)
+    time.sleep(0.5)
+    np.testing.assert_allclose(arm.commanded(), rest, atol=2e-3)
+    assert "refused" in [event.kind for event in arm.events()]
+
+
+def test_tool_motions_that_come_too_fast_are_refused(connect, caplog):
     robot = connect(layout="tool_motion", max_refusals=0)
     with pytest.raises(Refused, match="faster than 10 a second; run the loop at 10 fps"):
         for _ in range(10):
             robot.send_action(STILL)
+    assert "refused: tool motions come faster than 10 a second" in caplog.text
 
 
 def test_refusals_in_a_row_end_the_loop(connect, fake, caplog):
@@ -186,9 +226,14 @@ def test_refusals_in_a_row_end_the_loop(connect, fake, caplog):
     joints = fake.state()["joints"]
     far = observation | {"elbow.pos": observation["elbow.pos"] + 1.0}
     assert robot.send_action(far) == {} and robot.send_action(far) == {}
-    assert "elbow" in caplog.text
+    assert "refused: " in caplog.text and "elbow jumps" in caplog.text
     assert robot.send_action(observation) == observation  # counts anew
-    assert robot.send_action(far) == {} and robot.send_action(far) == {}
+    caplog.clear()
+    assert robot.send_action(observation | {"wrist_1.pos": float("nan")}) == {}
+    assert [(r.levelname, r.message) for r in caplog.records if "refused" in r.message] == [
+        ("WARNING", "refused: wrist_1.pos is nan")
+    ]
+    assert robot.send_action(far) == {}
     with pytest.raises(Refused, match="elbow"):
         robot.send_action(far)
     np.testing.assert_allclose(fake.state()["joints"], joints, atol=2e-3)
@@ -269,6 +314,19 @@ def test_a_stopped_arm_neither_observes_nor_acts(connect, fake):
     time.sleep(0.2)
     robot.driver.recover("the operator of this test")
     assert robot.send_action(STILL) == pytest.approx(STILL, abs=1e-6)
+
+
+def test_a_stop_outlives_the_connection(connect, fake):
+    robot = connect(cameras={"scene": camera()})
+    robot.driver.arm.stop("a key")
+    robot.disconnect()
+    with pytest.raises(Stopped, match="a key"):
+        robot.connect()
+    assert not robot.is_connected and not robot.cameras["scene"].is_connected
+    robot.driver.recover("the operator of this test")
+    assert not robot.is_connected
+    robot.connect()
+    robot.get_observation()
 
 
 def test_cameras_are_closed_where_the_arm_cannot_be_reached(fake):
