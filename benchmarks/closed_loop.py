@@ -23,6 +23,7 @@ from lerobot_robot_ur.dashboard import bring_back
 from rich.console import Console
 
 from actquant.actor import load_actor
+from actquant.cli.output import key_values
 from actquant.compare import paired_difference
 from actquant.deploy.latency import Percentiles
 from actquant.deploy.operator import ConsoleOperator
@@ -120,9 +121,6 @@ def _prefer(controller: FakeController) -> None:
 
 
 def _settings(arguments: argparse.Namespace, log: Path) -> Settings:
-    def pairs(words: list[str]) -> dict[str, Any]:
-        return {k: json.loads(v) for k, _, v in (word.partition("=") for word in words)}
-
     return Settings(
         model=arguments.model,
         robot="ur3e",
@@ -134,8 +132,8 @@ def _settings(arguments: argparse.Namespace, log: Path) -> Settings:
         yes=True,
         settle_s=arguments.settle,
         log=log,
-        limits=pairs(arguments.limit),
-        arm=pairs(arguments.arm),
+        limits=key_values("--limit", arguments.limit),
+        arm=key_values("--arm", arguments.arm),
     )
 
 
@@ -167,7 +165,8 @@ def _episode(
         max_actions=limit,
         max_seconds=_PATIENCE * limit * PERIOD_S,
     )
-    return bool(controller.state()["was_successful"]), report
+    # Asked at the limit; what the arm does afterwards, while it comes to rest, does not count.
+    return report.ending.kind == "done", report
 
 
 def summarise(

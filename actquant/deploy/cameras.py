@@ -1,5 +1,6 @@
 """`NAME=KIND:WHERE` on the command line to LeRobot's camera configurations."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ EXAMPLES = (
     "realsense:SERIAL",
 )
 _SIZES = ("width", "height", "fps")
+_MESSAGE_TIMEOUT_MS = 2000
 
 
 def parse_cameras(specs: Sequence[str]) -> dict[str, Any]:
@@ -56,6 +58,32 @@ def _camera(where: str) -> Any:
             raise ValueError(f"'{key}={value}': wanted {', '.join(_SIZES)} as whole numbers")
         sizes[key] = int(value)
     return _KINDS[kind](address, sizes)
+
+
+def wrong_name(camera: Any) -> str:
+    """What is wrong with the name by which a ZMQ camera asks; empty if nothing, or not to be told.
+
+    LeRobot's ZMQCamera takes the first picture of a message that has none of its name.
+    """
+    from lerobot.cameras.zmq import ZMQCamera
+
+    if not isinstance(camera, ZMQCamera):
+        return ""
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt_string(zmq.SUBSCRIBE, "")
+        socket.connect(f"tcp://{camera.server_address}:{camera.port}")
+        if not socket.poll(_MESSAGE_TIMEOUT_MS):
+            return ""
+        sent = list(json.loads(socket.recv_string()).get("images", {}))
+    if camera.camera_name in sent:
+        return ""
+    return (
+        f"{camera.server_address}:{camera.port} sends no '{camera.camera_name}' but "
+        f"{', '.join(sent)}"
+    )
 
 
 def _zmq(address: str, sizes: dict[str, Any]) -> Any:

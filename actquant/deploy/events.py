@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,11 @@ class EventLog:
     `failure` says why, and the episode ends by it (`check`).
     """
 
-    def __init__(
-        self, path: Path, on_event: Callable[[dict[str, Any]], None] | None = None
-    ) -> None:
-        """`on_event` gets each event too, to show it. Raises RecordingError if the file cannot be
-        made."""
+    def __init__(self, path: Path) -> None:
+        """Raises RecordingError if the file cannot be made."""
         self.path, self.failure = Path(path), ""
-        self._on_event, self._lock = on_event, threading.Lock()
+        self._lock = threading.Lock()
         self._context: dict[str, Any] = {}
-        self.counts: dict[str, int] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab", buffering=0)
@@ -48,7 +43,6 @@ class EventLog:
         }
         line = json.dumps(event, default=str).encode() + b"\n"
         with self._lock:
-            self.counts[kind] = self.counts.get(kind, 0) + 1
             if not self.failure:
                 try:
                     written = self._file.write(line)
@@ -56,8 +50,6 @@ class EventLog:
                         self.failure = f"{self.path} could not be written whole: the disk is full"
                 except OSError as error:
                     self.failure = f"{self.path} cannot be written: {error}"
-        if self._on_event:
-            self._on_event(event)
 
     def check(self) -> None:
         """Raises RecordingError if an event could not be written."""

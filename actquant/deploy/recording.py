@@ -12,10 +12,15 @@ import shutil
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actquant.deploy.journal import Frame, Header, Journal, read
 from actquant.errors import RecordingError
+
+if TYPE_CHECKING:
+    from actquant.deploy.policy import Policy, Seen
+    from actquant.deploy.robot import Robot
+    from actquant.deploy.settings import Settings
 
 STATE, ACTION = "observation.state", "action"
 _NOTE, _META, _DONE = "undo.json", "undo-meta", ".done-"
@@ -196,6 +201,21 @@ class Recorder:
     def _forget_note(self) -> None:
         (self.journals / _NOTE).unlink(missing_ok=True)
         shutil.rmtree(self.journals / _META, ignore_errors=True)
+
+
+def header_of(
+    settings: "Settings", robot: "Robot", policy: "Policy", seen: "Seen", number: int
+) -> Header:
+    """Of the recording of episode `number`; pictures are as large as those in `seen`."""
+    return Header(
+        task=robot.task,
+        rate_hz=policy.rate_hz,
+        robot_type=settings.robot,
+        state_names=list(policy.state_names),
+        action_names=list(policy.action_names),
+        cameras={name: list(seen.raw[name].shape) for name in robot.driver.cameras},
+        info={"model": str(settings.model), "episode": number},
+    )
 
 
 def frames_per_second(header: Header) -> int:

@@ -46,10 +46,12 @@ class RerunLog:
         stream.log("chunk/age_s", rerun.Scalars(tick.age_s))
 
     def close(self) -> None:
-        """Raises RecordingError if the file could not be written whole."""
+        """A file without a frame goes. Raises RecordingError if it could not be written whole."""
         try:
             self._stream.flush()
         except RuntimeError as error:
             raise RecordingError(f"{self._path} could not be written whole: {error}") from error
         finally:
             self._stream.disconnect()
+            if not self._tick:
+                self._path.unlink(missing_ok=True)

@@ -77,9 +77,9 @@ class Robot:
             return picture
         import cv2
 
-        return np.asarray(
-            cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8
-        )
+        shrinks = height <= picture.shape[0] and width <= picture.shape[1]
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(picture, (width, height), interpolation=how), np.uint8)
 
     def send(
         self, action: NDArray[np.float32], upcoming: NDArray[np.float32]

@@ -18,11 +18,11 @@ from actquant.deploy import tables
 from actquant.deploy.episode import Episode, Rules
 from actquant.deploy.events import EventLog
 from actquant.deploy.gripper import permit_activation
-from actquant.deploy.journal import Header, Journal
+from actquant.deploy.journal import Journal
 from actquant.deploy.operator import Operator
 from actquant.deploy.policy import Noise, Policy, Seen
 from actquant.deploy.preflight import Preflight, examine
-from actquant.deploy.recording import Recorder
+from actquant.deploy.recording import Recorder, header_of
 from actquant.deploy.report import DeploymentReport, Ending, EpisodeReport
 from actquant.deploy.rerun_log import RerunLog
 from actquant.deploy.robot import Robot, make_robot
@@ -45,6 +45,7 @@ class Session:
         self.policy = Policy(settings.model, settings.threads)
         self.robot: Robot = make_robot(settings, self.policy)
         self.recorder = Recorder(settings.record) if settings.record else None
+        _demand_steps(settings, self.policy)
         self._scheduler = ChunkScheduler(
             self.policy.act,
             mode=settings.mode,
@@ -174,22 +175,10 @@ class Session:
         except RobotError as error:
             self.events.add("stop failed", str(error))
 
-    def header(self, number: int, seen: Seen) -> Header:
-        """Of an episode's recording."""
-        policy = self.policy
-        return Header(
-            task=self.robot.task,
-            rate_hz=policy.rate_hz,
-            robot_type=self.settings.robot,
-            state_names=list(policy.state_names),
-            action_names=list(policy.action_names),
-            cameras={name: list(seen.raw[name].shape) for name in self.robot.driver.cameras},
-            info={"model": str(self.settings.model), "episode": number},
-        )
-
     def _begin_journal(self, number: int, seen: Seen) -> Journal:
         assert self.recorder is not None
-        return self.recorder.begin(self.header(number, seen))
+        header = header_of(self.settings, self.robot, self.policy, seen, number)
+        return self.recorder.begin(header)
 
     def _commit(self, folder: Path, report: EpisodeReport) -> None:
         """Makes an episode of the journal; if that fails it is kept, and the report says so."""
@@ -214,6 +203,14 @@ class Session:
         rerun, self._rerun = self._rerun, None
         if rerun is not None:
             rerun.close()
+
+
+def _demand_steps(settings: Settings, policy: Policy) -> None:
+    steps = settings.steps_per_chunk
+    if steps is not None and steps > policy.chunk_length:
+        raise DeployError(
+            f"--steps-per-chunk {steps}; the policy's chunks have {policy.chunk_length} actions"
+        )
 
 
 def deploy(settings: Settings, operator: Operator) -> DeploymentReport:

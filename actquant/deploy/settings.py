@@ -7,9 +7,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from actquant.chunks import MODES
 from actquant.errors import DeployError
-
-MODES = ("sync", "async", "rtc")
 
 
 class ExitCode(IntEnum):
@@ -88,6 +87,8 @@ class Settings:
             wrong.append(f"--max-refusals {self.max_refusals}; at least 1")
         if self.rerun is not None and self.rerun.suffix != ".rrd":
             wrong.append(f"--rerun {self.rerun}; a file that ends in .rrd")
+        if self.rerun is not None and self.rerun.exists():
+            wrong.append(f"--rerun {self.rerun} is there already; name another file")
         if self.dry_run and self.record is not None:
             wrong.append("--record with --dry-run; nothing is executed that an episode could hold")
         if wrong:

@@ -24,7 +24,7 @@ class Smoothness:
         self._seams.append(is_seam)
 
     def jerk(self) -> dict[str, float]:
-        return jerk(self._times, self._joints, self._seams, self._period_s)
+        return jerk(self._times, np.array(self._joints), self._seams, self._period_s)
 
 
 def jerk(

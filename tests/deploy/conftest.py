@@ -11,7 +11,7 @@ from lerobot_robot_ur.dashboard import bring_back
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from stage import CAMERAS, HOST, IMAGE, build
+from stage import HOST, IMAGE, build, patient_settings
 
 from actquant.deploy.settings import Settings
 
@@ -35,22 +35,10 @@ def settings(
     controller.reset()
 
     def make(**changes: Any) -> Settings:
-        values: dict[str, Any] = {
-            "model": model,
-            "robot": "ur3e",
-            "ip": HOST,
-            "task": "pick up the cube",
-            "cameras": CAMERAS[:1],  # each takes a second to open
-            "yes": True,
-            "max_seconds": 1.5,
-            "log": tmp_path / "log",
-            "activate_gripper": True,
-            "seed": 0,
-        }
-        # Real time is not to be had on a busy machine.
-        patience = {"max_state_age_s": 1.5, "max_camera_age_s": 1.5, "stop_after_s": 5.0}
-        values["limits"] = patience | changes.pop("limits", {})
-        return Settings(**(values | changes))
+        limits = {"max_state_age_s": 1.5, "max_camera_age_s": 1.5, "stop_after_s": 5.0}
+        limits |= changes.pop("limits", {})
+        values = {"yes": True, "max_seconds": 1.5, "limits": limits}
+        return patient_settings(model, tmp_path / "log", **(values | changes))
 
     yield make
     controller.faults.clear()

@@ -8,6 +8,7 @@ import tiny_policies
 import torch
 
 from actquant.convert import convert
+from actquant.deploy.settings import Settings
 
 HOST, IMAGE = "127.0.0.82", 48
 CAMERAS = [f"{name}=zmq:{HOST}:5555:{name}" for name in ("scene", "wrist")]
@@ -38,10 +39,27 @@ class Answers:
         return self._answers.pop(0) if self._answers else ""
 
 
-def build(folder: Path, state_mean: list[float] = STATE_MEAN) -> Path:
+def patient_settings(model: Path, log: Path, **changes: Any) -> Settings:
+    """For the fake controller on a busy machine, where real time is not to be had; the wait for a
+    policy is what it always is."""
+    values: dict[str, Any] = {
+        "model": model,
+        "robot": "ur3e",
+        "ip": HOST,
+        "task": "pick up the cube",
+        "cameras": CAMERAS[:1],  # each takes a second to open
+        "log": log,
+        "activate_gripper": True,
+        "seed": 0,
+        "limits": {"max_state_age_s": 1.5, "max_camera_age_s": 1.5},
+    }
+    return Settings(**(values | changes))
+
+
+def build(folder: Path) -> Path:
     """A GGUF of a tiny SmolVLA whose actions move the tool a little, mostly upwards."""
     statistics = {
-        "observation.state": {"mean": torch.tensor(state_mean), "std": torch.full((13,), 0.5)},
+        "observation.state": {"mean": torch.tensor(STATE_MEAN), "std": torch.full((13,), 0.5)},
         "action": {
             "mean": torch.tensor([0.0, 0.0, 0.1, 0.0, 0.0, 0.0, -0.5]),
             "std": torch.tensor([0.02, 0.02, 0.02, 0.001, 0.001, 0.001, 0.01]),

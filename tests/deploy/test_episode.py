@@ -13,7 +13,7 @@ from lerobot_robot_ur.controller import FakeController
 from lerobot_robot_ur.errors import StaleState
 from lerobot_robot_ur.layout import JOINT_POSITIONS
 from lerobot_robot_ur.robot import ArmWithCameras
-from stage import CAMERAS, HOST, Answers
+from stage import Answers, patient_settings
 
 from actquant.chunks import ChunkScheduler
 from actquant.deploy import episode as episode_module
@@ -22,7 +22,7 @@ from actquant.deploy.events import read_events
 from actquant.deploy.policy import Policy
 from actquant.deploy.robot import Robot
 from actquant.deploy.session import Session
-from actquant.deploy.settings import ExitCode, Settings
+from actquant.deploy.settings import ExitCode
 from actquant.deploy.settling import NEAR_RAD, settle
 from actquant.deploy.stopping import StopRequest
 
@@ -52,21 +52,8 @@ def connected(
     model: Path, controller: FakeController, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Session]:
     controller.reset()
-    settings = Settings(
-        model=model,
-        robot="ur3e",
-        ip=HOST,
-        task="pick up the cube",
-        cameras=CAMERAS[:1],
-        steps_per_chunk=STEPS,
-        max_seconds=60,
-        max_refusals=3,
-        log=tmp_path_factory.mktemp("log"),
-        activate_gripper=True,
-        seed=0,
-        # Real time is not to be had on a busy machine; the wait for a policy is what it always is.
-        limits={"max_state_age_s": 1.5, "max_camera_age_s": 1.5},
-    )
+    log = tmp_path_factory.mktemp("log")
+    settings = patient_settings(model, log, steps_per_chunk=STEPS, max_seconds=60, max_refusals=3)
     act = Policy.act
 
     def thinking(policy: Policy, *arguments: Any) -> Any:

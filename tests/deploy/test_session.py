@@ -1,6 +1,7 @@
 """Deployments through the real wire: what moves, what does not, how episodes end, what stays."""
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot_robot_ur.controller import FakeController
-from stage import ACTION_NAMES, CAMERAS, HOST, IMAGE, STATE_MEAN, STATE_NAMES, Answers, build
+from stage import ACTION_NAMES, CAMERAS, HOST, IMAGE, STATE_NAMES, Answers
 from typer.testing import CliRunner
 
 from actquant.cli import app
@@ -27,7 +28,7 @@ from actquant.deploy.policy import Policy
 from actquant.deploy.recording import Recorder
 from actquant.deploy.report import DeploymentReport
 from actquant.deploy.rerun_log import RerunLog
-from actquant.deploy.session import deploy
+from actquant.deploy.session import Session, deploy
 from actquant.deploy.settings import ExitCode, Settings
 from actquant.errors import DeployError, NotAllowedError, RecordingError
 
@@ -43,7 +44,7 @@ def moved(controller: FakeController, before: np.ndarray) -> bool:
     return bool(np.abs(joints(controller) - before).max() > MOVED_RAD)
 
 
-def when_moving(controller: FakeController, action: Callable[[], None]) -> threading.Thread:
+def when_moving(controller: FakeController, action: Callable[[], object]) -> threading.Thread:
     """Does `action` as soon as the arm has moved."""
     before = joints(controller)
 
@@ -109,18 +110,15 @@ def test_without_a_word_nothing_moves(settings: Make, controller: FakeController
     assert len(refusing.asked) == 1 and not moved(controller, before)
 
 
-def test_a_policy_fed_wrong_units_is_caught_before_motion(
+def test_what_is_found_before_motion_keeps_it_from_beginning(
     settings: Make, controller: FakeController, tmp_path: Path
 ) -> None:
-    degrees = [*np.degrees(STATE_MEAN[:6]).tolist(), *STATE_MEAN[6:]]
     before = joints(controller)
-    with pytest.raises(NotAllowedError) as caught:
-        deploy(settings(model=build(tmp_path, degrees)), Answers())
-    named = [line for line in str(caught.value).splitlines() if "deviations away" in line]
-    assert [line.split()[2].rstrip(":") for line in named] == [
-        f"joint_{i}_rad" for i in range(1, 7)
-    ]
+    (tmp_path / "set").mkdir()
+    with pytest.raises(NotAllowedError, match=r"recording: .* is no LeRobotDataset"):
+        deploy(settings(record=tmp_path / "set"), Answers())
     assert not moved(controller, before)
+    assert not list((tmp_path / "log").glob("*.report.json"))
 
 
 def test_everything_that_does_not_fit_is_said_at_once(settings: Make) -> None:
@@ -347,7 +345,7 @@ def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], int]
 def test_after_the_stop_key_the_arm_starts_only_when_somebody_says_so(
     settings: Make, controller: FakeController, keyboard: Callable[[bytes], int]
 ) -> None:
-    thread = when_moving(controller, lambda: keyboard(b" "))
+    thread = when_moving(controller, functools.partial(keyboard, b" "))
     operator = Answers("")
     # --yes allowed motion beforehand, but that was before somebody pressed the key.
     report = deploy(settings(episodes=2, yes=True, max_seconds=3), operator)
@@ -426,3 +424,8 @@ def test_settings_name_all_that_is_wrong(settings: Make, tmp_path: Path) -> None
             rerun=tmp_path / "x.txt",
         )
     assert len(str(caught.value).splitlines()) == 9
+    (tmp_path / "there.rrd").touch()
+    with pytest.raises(DeployError, match=r"there\.rrd is there already; name another file"):
+        dataclasses.replace(good, rerun=tmp_path / "there.rrd")
+    with pytest.raises(DeployError, match="--steps-per-chunk 99; the policy's chunks have"):
+        Session(dataclasses.replace(good, steps_per_chunk=99), Answers())
