@@ -97,7 +97,7 @@ def deploy(
     Exit codes: 0 done, 1 an error before motion, 3 not allowed, 4 too many refusals, 5 the robot
     stopped or failed, 6 the recording failed, 7 the policy failed, 130 Ctrl-C, 143 terminated.
     """
-    with told_plainly(as_json, after_a_stop=f"Events, and a report of what ran, are in {log}."):
+    with told_plainly(as_json, after_a_stop=f"What was logged is in {log}."):
         from actquant.deploy import tables
         from actquant.deploy.operator import ConsoleOperator
         from actquant.deploy.session import deploy as run

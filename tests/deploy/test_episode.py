@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from lerobot_robot_ur.controller import FakeController
-from lerobot_robot_ur.errors import StaleState
+from lerobot_robot_ur.errors import Refused, StaleState
 from lerobot_robot_ur.layout import JOINT_POSITIONS
 from lerobot_robot_ur.robot import ArmWithCameras
 from stage import Answers, patient_settings
 
-from actquant.chunks import ChunkScheduler
+from actquant.chunks import ChunkScheduler, Tick
 from actquant.deploy import episode as episode_module
 from actquant.deploy.episode import Episode, Rules
 from actquant.deploy.events import read_events
@@ -193,6 +193,28 @@ def test_a_gripper_that_is_silent_is_a_stale_state_and_no_stop(
     assert report.ending.kind == "refusals" and "gripper has not answered" in report.ending.detail
     assert report.refusals == {"stale": 3} and report.ending.exit_code == ExitCode.REFUSALS
     assert session.robot.arm.stopped is None and sent.all[-1][1] == "hold"
+
+
+def test_after_a_refusal_the_policy_looks_again_and_nothing_refused_counts(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, offered, executed = session.robot.send, [], []
+
+    def refuse_the_second(*arguments: Any) -> Any:
+        offered.append(arguments)
+        if len(offered) == 2:
+            raise Refused("not today")
+        return send(*arguments)
+
+    class Executed:
+        def frame(self, seen: Any, action: Any, tick: Tick) -> None:
+            executed.append((tick.chunk, tick.index))
+
+    monkeypatch.setattr(session.robot, "send", refuse_the_second)
+    monkeypatch.setattr(session, "_rerun", Executed())
+    report = session.run_episode(9, max_actions=3)
+    assert executed == [(0, 0), (1, 0), (1, 1)] and THOUGHTS.count == 2
+    assert report.refusals == {"refused": 1} and report.actions == 3 and report.holds == 1
 
 
 def test_a_picture_of_another_size_ends_the_episode_with_a_hold(

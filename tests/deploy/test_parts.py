@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
+from actquant.cli.output import told_plainly
 from actquant.deploy.cameras import parse_cameras
 from actquant.deploy.events import EventLog, read_events
 from actquant.deploy.latency import MotionWatch, Percentiles
@@ -93,6 +95,14 @@ def test_a_signal_at_a_question_interrupts_it() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
     assert (stop.by, stop.leave, stop.signal_number) == ("SIGTERM", True, signal.SIGTERM)
+
+
+def test_what_a_stopped_command_says_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, told_plainly(False, after_a_stop="Look in the log."):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    assert ended.value.exit_code == 143
+    assert capsys.readouterr().err == "Stopped. Look in the log.\n"
 
 
 def test_a_key_pressed_just_before_nobody_listened_counts() -> None:

@@ -71,10 +71,17 @@ def test_an_episode_moves_the_arm_and_leaves_dataset_rerun_file_report_and_event
     report = deploy(settings(record=root, rerun=rrd, cameras=CAMERAS), Answers())
     assert report.exit_code == ExitCode.DONE and moved(controller, before)
     (episode,) = report.episodes
-    assert episode.ending.kind == "time limit" and episode.actions >= 3
-    measured = {"settling", "inference", "camera to action", "action to motion"}
-    assert measured <= set(episode.latency_ms)
-    assert all(v.p50 > 0 for v in episode.latency_ms.values())
+    assert episode.ending.kind == "time limit" and episode.actions >= 1
+    latency = episode.latency_ms
+    assert {"settling", "camera to observation", "action to motion"} <= set(latency)
+    # Each chunk's way from its pictures to its first action, whole and in its parts.
+    parts = ("observation to inference", "inference", "inference to action")
+    assert (
+        {latency[part].n for part in parts} == {latency["camera to action"].n} == {episode.chunks}
+    )
+    assert latency["camera to action"].max > max(latency[part].max for part in parts)
+    assert latency["camera to motion"].max > latency["action to motion"].max
+    assert latency["lateness"].n <= episode.ticks == latency["tick"].n
     dataset: Any = LeRobotDataset("actquant/set", root=root)
     assert (dataset.num_episodes, dataset.num_frames) == (1, episode.actions)
     assert episode.dataset_frames == episode.actions
@@ -94,7 +101,7 @@ def test_a_dry_run_does_everything_but_move(settings: Make, controller: FakeCont
     before = controller.state()
     report = deploy(settings(dry_run=True, yes=False), Answers())
     after = controller.state()
-    assert report.episodes[0].actions >= 3 and report.episodes[0].latency_ms["inference"].n >= 1
+    assert report.episodes[0].actions >= 1 and report.episodes[0].latency_ms["inference"].n >= 1
     assert after["target_joints"] == before["target_joints"]
     np.testing.assert_allclose(after["joints"], before["joints"], atol=1e-4)
     assert after["gripper"]["PRE"] == before["gripper"]["PRE"]
