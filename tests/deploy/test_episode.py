@@ -212,6 +212,7 @@ def test_after_a_refusal_the_policy_looks_again_and_nothing_refused_counts(
 
     monkeypatch.setattr(session.robot, "send", refuse_the_second)
     monkeypatch.setattr(session, "_rerun", Executed())
+    monkeypatch.setattr(session._scheduler, "steps_per_chunk", 4)
     report = session.run_episode(9, max_actions=3)
     assert executed == [(0, 0), (1, 0), (1, 1)] and THOUGHTS.count == 2
     assert report.refusals == {"refused": 1} and report.actions == 3 and report.holds == 1
