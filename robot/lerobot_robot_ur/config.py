@@ -11,6 +11,7 @@ from .limits import Limits, limits_for
 from .models import MODELS
 
 LOOKAHEAD_S, GAIN = (0.03, 0.2), (100.0, 2000.0)  # what servoJ takes
+WATCHDOG_S = (0.02, 1.0)  # some cycles of a CB3; what a lost servo process may be unnoticed for
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class ArmConfig:
         speed: 0 to 1, by which the limits of motion are scaled.
         servo_lookahead_s, servo_gain: of servoJ; the arm lags by about the lookahead.
         servo_cpu: processor to which the servo process is bound; None for any.
+        watchdog_s: the controller ends the program where it hears nothing from the servo process
+            for so long; more only for a computer that cannot keep that.
 
     Raises:
         ConfigError: all that cannot be, at once.
@@ -45,6 +48,7 @@ class ArmConfig:
     servo_lookahead_s: float = 0.1
     servo_gain: float = 300.0
     servo_cpu: int | None = None
+    watchdog_s: float = 0.1
 
     def __post_init__(self) -> None:
         problems = []
@@ -64,6 +68,7 @@ class ArmConfig:
             ("payload_kg", 0.0, 3.0),
             ("servo_lookahead_s", *LOOKAHEAD_S),
             ("servo_gain", *GAIN),
+            ("watchdog_s", *WATCHDOG_S),
         ):
             if not low <= getattr(self, name) <= high:
                 problems.append(f"{name} is {getattr(self, name)}; it is from {low} to {high}")

@@ -47,6 +47,7 @@ class URConfig(RobotConfig):
     servo_lookahead_s: float = ArmConfig.servo_lookahead_s
     servo_gain: float = ArmConfig.servo_gain
     servo_cpu: int | None = ArmConfig.servo_cpu
+    watchdog_s: float = ArmConfig.watchdog_s
     limits: dict[str, Any] = field(default_factory=dict)
     # The arm holds soon after the last action; this ends the session. LeRobot's loops fall silent
     # between episodes, for as long as it takes to save one.

@@ -27,7 +27,6 @@ from .errors import ConnectionFailed, RobotError
 Array = NDArray[np.float64]
 
 RTDE_PORT = 30004
-WATCHDOG_HZ = 10.0  # the controller ends the program where it hears nothing for 1/10 s
 _STOP_DECELERATION = 2.0  # m/s^2 of servoStop, for what the trajectory left moving
 _OFFSET_WINDOW_S = 5.0
 _CONNECT_ATTEMPTS = 5  # the controller frees the registers of a lost client a little later
@@ -135,20 +134,34 @@ class Link:
     def set_up(
         self, tcp: Sequence[float], payload_kg: float, payload_cog_m: Sequence[float]
     ) -> None:
-        """Set tool centre point, payload and the watchdog.
+        """Set tool centre point and payload.
 
         Raises:
             ConnectionFailed: the controller refused one of them.
         """
-        settings: dict[str, Callable[[], bool]] = {
-            "tool centre point": lambda: self._control.setTcp(list(tcp)),
-            "payload": lambda: self._control.setPayload(payload_kg, list(payload_cog_m)),
-            "watchdog": lambda: self._control.setWatchdog(WATCHDOG_HZ),
-        }
+        self._set(
+            {
+                "tool centre point": lambda: self._control.setTcp(list(tcp)),
+                "payload": lambda: self._control.setPayload(payload_kg, list(payload_cog_m)),
+            }
+        )
+
+    def set_watchdog(self, period_s: float) -> None:
+        """Have the program ended where nothing comes for that long; from now on, so something has
+        to come soon.
+
+        Raises:
+            ConnectionFailed: the controller refused it.
+        """
+        self._set({"watchdog": lambda: self._control.setWatchdog(1.0 / period_s)})
+
+    def _set(self, settings: dict[str, Callable[[], bool]]) -> None:
         refused = [name for name, set_it in settings.items() if not set_it()]
         if refused:
+            receive = self._receive
             raise ConnectionFailed(
-                f"{self._host}: the controller did not take {', '.join(refused)}"
+                f"{self._host}: the controller did not take {', '.join(refused)} (program state "
+                f"{receive.getRuntimeState()}, safety bits {receive.getSafetyStatusBits():#x})"
             )
 
     def read(self, now: float) -> Reading:

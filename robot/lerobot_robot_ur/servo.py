@@ -30,7 +30,7 @@ HEARTBEAT_LIMIT_S = 1.0  # without a sign of life the parent is taken for dead
 # after which ur-rtde takes a silent controller for lost and connects anew.
 _STOP_TIME_S = 1.0
 _END_TIME_S = 2.0  # for servoStop and the end of the program
-_HANGING_S = 0.5  # for one cycle
+_HANGING_WATCHDOGS, _HANGING_S = 5.0, 2.0  # for one cycle, in the watchdog's times; at most
 _SETTLING_S = 0.6  # after the last target; three times the largest lookahead
 _THERE_RAD, _STILL_RAD_S = 2e-3, 0.01
 _LARGEST_STEP = 2  # periods by which a target may move on after a late cycle
@@ -41,8 +41,9 @@ class ServoLoop:
 
     def __init__(
         self, link: Link, limits: Limits, guard: Guard, period_s: float,
-        channel: Channel, shared: SharedMemory,
+        channel: Channel, shared: SharedMemory, watchdog_s: float = 0.1,
     ):  # fmt: skip
+        self._hanging_s = min(_HANGING_WATCHDOGS * watchdog_s, _HANGING_S)
         self._link, self._limits, self._guard = link, limits, guard
         self._period, self._channel, self._shared = period_s, channel, shared
         self._trajectory = JointTrajectory(limits, period_s, guard.kinematics)
@@ -88,8 +89,8 @@ class ServoLoop:
 
         The controller's watchdog has ended the program long before.
         """
-        while time.monotonic() - self._cycle_began < _HANGING_S:
-            time.sleep(_HANGING_S / 5)
+        while time.monotonic() - self._cycle_began < self._hanging_s:
+            time.sleep(self._hanging_s / 5)
         self._leave_at_once(StopKind.LINK_LOST, "a call of ur-rtde did not return")
         os._exit(1)
 

@@ -146,7 +146,8 @@ def main() -> None:
         link = Link(config.ip, period, config.servo_lookahead_s, config.servo_gain)
         link.set_up(config.tcp, config.payload_kg, config.payload_cog_m)
         guard = Guard(model, limits, config.tcp, config.gripper)
-        loop = ServoLoop(link, limits, guard, period, channel, shared)
+        loop = ServoLoop(link, limits, guard, period, channel, shared, config.watchdog_s)
+        link.set_watchdog(config.watchdog_s)  # last: from now on cycles must not be long in coming
     except RobotError as error:
         channel.send(Failed(str(error)))
         return

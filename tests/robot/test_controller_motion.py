@@ -103,6 +103,9 @@ def test_a_kicked_watchdog_lets_the_program_run(control):
 def test_a_servo_has_to_be_stopped_before_a_move(fake, control, receive):
     target = receive.getActualQ()
     assert control.servoJ(target, 0, 0, 0.002, 0.1, 300)
+    # A late controller would find the next command in the register, and never this one.
+    sent = fake.state()["time"]
+    wait_until(lambda: fake.state()["time"] > sent + 0.01, "a cycle")
     assert not control.moveJ(target, 1.0, 1.0)
     assert not control.isProgramRunning()
     assert any("another thread" in line for line in fake.state()["log"])

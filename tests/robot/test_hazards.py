@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from lerobot_robot_ur import servo_process
 from lerobot_robot_ur.arm import Arm
+from lerobot_robot_ur.config import ArmConfig
 from lerobot_robot_ur.controller import FakeController
 from lerobot_robot_ur.dashboard import bring_back, stop_program
 from lerobot_robot_ur.errors import ConnectionFailed, Refused, StaleState
@@ -330,4 +331,5 @@ def test_a_bare_client_is_not_watched(fake, control):
 
 
 def test_an_arm_is_watched_from_before_its_first_motion(fake, arm):
-    assert fake.state()["watchdog_s"] == pytest.approx(0.1)
+    assert fake.state()["watchdog_s"] == pytest.approx(arm.config.watchdog_s)
+    assert ArmConfig(fake.host).watchdog_s == 0.1

@@ -90,6 +90,7 @@ def robot_arguments(layout: str = "tool_motion") -> list[str]:
     return [
         "--robot.type=ur3e",
         f"--robot.ip={HOST}",
+        "--robot.watchdog_s=0.5",
         f"--robot.layout={layout}",
         f"--robot.cameras={json.dumps(cameras)}",
         f"--robot.limits={json.dumps(limits)}",

@@ -51,7 +51,8 @@ def connect(fake):
     def make(limits=None, **options):
         fake.faults.clear()
         fake.reset(start=2)
-        config = UR3eConfig(ip=HOST, limits=PATIENT | (limits or {}), **options)
+        patient = {"watchdog_s": 0.5, **options}
+        config = UR3eConfig(ip=HOST, limits=PATIENT | (limits or {}), **patient)
         robot = make_robot_from_config(config)
         robots.append(robot)
         robot.connect()

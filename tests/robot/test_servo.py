@@ -254,6 +254,7 @@ def test_a_late_cycle_is_no_jump(fake):
     arm_config = config(fake.host)
     link = Link(fake.host, period, 0.1, 300.0)
     link.set_up(arm_config.tcp, arm_config.payload_kg, arm_config.payload_cog_m)
+    link.set_watchdog(arm_config.watchdog_s)
     here, there = Channel.pair()
     shared = SharedMemory.create()
     shared.beat()
@@ -267,7 +268,7 @@ def test_a_late_cycle_is_no_jump(fake):
     here.send(Move(1, way, times, is_streamed=False))
     steps, before = [], start
     for i in range(300):
-        time.sleep(gap if i in (150, 220) else period)  # half of what the watchdog lets pass
+        time.sleep(gap if i in (150, 220) else period)
         shared.beat()
         loop.cycle()
         now = shared.read().commanded
