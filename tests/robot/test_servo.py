@@ -101,7 +101,7 @@ def test_cb3_is_driven_at_its_own_rate():
             ConnectionFailed, match="PolyScope 3.15.8.0, which is not that of a ur3e"
         ):
             Arm(config(old.host)).connect()
-        with Arm(config(old.host, model="ur3", limits=None)) as arm:
+        with Arm(config(old.host, model="ur3")) as arm:
             arm.move_to(arm.state().joints + [0.05, 0, 0, 0, 0, 0])
             assert arm.jitter().rate_hz == pytest.approx(125, rel=0.3)
 
