@@ -5,6 +5,7 @@
 #include "quantization.h"
 #include "session.h"
 #include "tokenization.h"
+#include "unicode.h"
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
@@ -139,12 +140,27 @@ std::map<std::string, double> timings_ms(const actquant::Session& session) {
             {"total", timings.total_ms}};
 }
 
+// A damaged file's texts may be no UTF-8, and Python would raise that in place of the error.
+template <typename Exception>
+void add_exception(nb::module_& module, const char* name, PyObject* base) {
+    auto translate = [](const std::exception_ptr& thrown, void* type) {
+        try {
+            std::rethrow_exception(thrown);
+        } catch (const Exception& error) {
+            std::string text = actquant::to_utf8(actquant::from_utf8(error.what()));
+            PyErr_SetString(static_cast<PyObject*>(type), text.c_str());
+        }
+    };
+    nb::exception<Exception> type(module, name, base);
+    nb::register_exception_translator(translate, type.ptr());
+}
+
 } // namespace
 
 NB_MODULE(_core, module) {
     actquant::check_cpu();
-    nb::exception<actquant::FileError>(module, "ModelFileError", PyExc_RuntimeError);
-    nb::exception<actquant::ArgumentError>(module, "ArgumentError", PyExc_ValueError);
+    add_exception<actquant::FileError>(module, "ModelFileError", PyExc_RuntimeError);
+    add_exception<actquant::ArgumentError>(module, "ArgumentError", PyExc_ValueError);
     nb::class_<actquant::PreviousChunk>(module, "PreviousChunk")
         .def("__init__", make_previous_chunk, "actions"_a, "delay"_a, "execution_horizon"_a,
              "max_guidance"_a, "schedule"_a);

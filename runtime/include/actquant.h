@@ -35,7 +35,7 @@ typedef enum aq_status {
 
 typedef struct aq_session aq_session;
 
-/* What is wrong, for the last call that failed in this thread; valid until the next such call. */
+/* UTF-8: what is wrong, for the last call that failed in this thread; valid until the next such. */
 AQ_API const char* aq_last_error(void);
 
 /* threads = 0: as many as a model of this size has work for. */
@@ -99,7 +99,7 @@ typedef struct aq_previous {
     int64_t delay;             /* rows that will have been executed when the new chunk is there */
     int64_t execution_horizon; /* rows after which the weight is 0; 0: 10 */
     float max_guidance;        /* bound of the guidance's strength; 0: 10 */
-    aq_schedule schedule;
+    int32_t schedule;          /* an aq_schedule */
 } aq_previous;
 
 /*

@@ -2,6 +2,7 @@
 
 #include "error.h"
 #include "session.h"
+#include "unicode.h"
 
 #include <algorithm>
 
@@ -18,7 +19,7 @@ namespace {
 thread_local std::string last_error;
 
 aq_status fail(aq_status status, const std::string& message) {
-    last_error = message;
+    last_error = actquant::to_utf8(actquant::from_utf8(message)); // a damaged file's may be none
     return status;
 }
 
@@ -57,7 +58,7 @@ actquant::Observation copy_observation(const aq_observation& source) {
     return observation;
 }
 
-actquant::Schedule schedule_of(aq_schedule schedule) {
+actquant::Schedule schedule_of(int32_t schedule) {
     switch (schedule) {
     case AQ_SCHEDULE_LINEAR:
         return actquant::Schedule::linear;

@@ -75,7 +75,7 @@ static void follows_the_previous_chunk(aq_session* session) {
     CHECK(aq_act_after(session, &observation, &noise, &previous, actions, 2) == AQ_ERROR_ARGUMENT);
     CHECK(contains(aq_last_error(), "1 numbers, expected 1 to 1 actions of 2"));
     previous.action_count = 2;
-    previous.schedule = static_cast<aq_schedule>(9);
+    previous.schedule = 9;
     CHECK(aq_act_after(session, &observation, &noise, &previous, actions, 2) == AQ_ERROR_ARGUMENT);
     CHECK(contains(aq_last_error(), "there is no schedule 9"));
 }

@@ -46,6 +46,12 @@ def test_corrupt_header(tmp_path):
     assert "damaged" in refusal(path)
 
 
+def test_a_damaged_text_is_shown_as_far_as_it_is_one(tmp_path):
+    path = write_policy(tmp_path / "policy.gguf")
+    path.write_bytes(path.read_bytes().replace(b"actquant", b"act\xff\xc8ant", 1))
+    assert "architecture 'act\ufffd\ufffdant'" in refusal(path)
+
+
 def test_other_format_versions(tmp_path):
     keys = {"actquant.format_version": ("uint32", 3)}
     message = refusal(write_policy(tmp_path / "new.gguf", keys=keys))

@@ -76,6 +76,10 @@ def test_a_c_program_reads_what_is_wrong(program, tmp_path):
     done = subprocess.run([program, tmp_path / "absent.gguf", "1"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "open: cannot open the model file" in done.stderr and "absent.gguf" in done.stderr
+    path = write_policy(tmp_path / "damaged.gguf")
+    path.write_bytes(path.read_bytes().replace(b"actquant", b"act\xff\xc8ant", 1))
+    done = subprocess.run([program, path, "1"], capture_output=True)
+    assert "architecture 'act\ufffd\ufffdant'" in done.stderr.decode()
 
 
 def test_a_cmake_project_finds_the_package(installed, tmp_path):
