@@ -2,8 +2,8 @@
 
     python benchmarks/parity_table.py [FAMILY ...]
 
-Every family is a real policy of its library with tiny sizes and random weights. A process of its
-own converts it, so that time and peak memory are of that conversion alone.
+Every family is a real policy of its library with tiny sizes and random weights. One process writes
+its checkpoint and another converts it, so that time and peak memory are of the conversion alone.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from tiny_families import build_tiny, loading
+
+from actquant.policies.registry import supported_policies
+
 INPUTS = 16
-TYPES = ("F32", "F16", "Q8_0")
-FAMILIES = (
-    "pi05", "pi0", "smolvla", "openvla_oft", "act", "diffusion", "multi_task_dit", "xvla",
-)  # fmt: skip
+TYPES = ("F32", "F16", "BF16", "Q8_0")
 
 
 @dataclass
@@ -46,34 +46,14 @@ class Row:
     max: dict[str, float]
     bfloat16_rms: float
     """Of PyTorch under autocast to bfloat16."""
+    bfloat16_max: float
     unfused: int
     conversion_s: float
     peak_rss_mb: float
 
 
-def build(family: str, folder: Path) -> AbstractContextManager[Any]:
-    """Write a tiny checkpoint; what must be entered to load it."""
-    if family in ("pi0", "pi05"):
-        from tiny_pi import build_tiny_pi, tiny_backbone
-
-        build_tiny_pi(folder, family)
-        return tiny_backbone(family)
-    builders: dict[str, tuple[str, str]] = {
-        "smolvla": ("tiny_policies", "build_tiny_smolvla"),
-        "openvla_oft": ("benchmarks.openvla_oft_checkpoint", "build_openvla_oft"),
-        "act": ("tiny_cnn_policies", "build_tiny_act"),
-        "diffusion": ("tiny_cnn_policies", "build_tiny_diffusion"),
-        "multi_task_dit": ("tiny_multi_task_dit", "build_tiny_multi_task_dit"),
-        "xvla": ("tiny_xvla", "build_tiny_xvla"),
-    }
-    module, name = builders[family]
-    function: Callable[[Path], Path] = getattr(__import__(module, fromlist=[name]), name)
-    function(folder)
-    return nullcontext()
-
-
-def measure(family: str) -> Row:
-    """Convert one family in this process and compare its files with PyTorch."""
+def measure(family: str, folder: Path) -> Row:
+    """Convert a checkpoint in this process and compare its files with PyTorch."""
     import numpy as np
     import torch
 
@@ -83,9 +63,8 @@ def measure(family: str) -> Row:
     from actquant.policies import load_policy
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "checkpoint"
-        with build(family, folder):
-            begin = time.perf_counter()
+        begin = time.perf_counter()
+        with loading(family):
             loaded = load_policy(folder, control_rate_hz=10)
         captured = capture_policy(loaded)
         paths = {kind: Path(scratch) / f"{kind}.gguf" for kind in TYPES}
@@ -101,14 +80,15 @@ def measure(family: str) -> Row:
         wanted = np.array([item["actions_reference"] for item in reports["F32"].golden])
         with torch.autocast("cpu", torch.bfloat16):
             got = [loaded.family.act(loaded, dict(x.observation), x.noise) for x in inputs]
-        distance = np.sqrt(np.mean((np.stack(got) - wanted) ** 2)) / reports["F32"].reference_rms
+        distance = (np.stack(got) - wanted) / reports["F32"].reference_rms
     left = [fusion_report(graph) for graph in captured.stages.values()]
     return Row(
         family=family,
         parameters=captured.metadata.parameter_count,
         rms={kind: report.rms for kind, report in reports.items()},
         max={kind: report.max_abs for kind, report in reports.items()},
-        bfloat16_rms=float(distance),
+        bfloat16_rms=float(np.sqrt(np.mean(distance**2))),
+        bfloat16_max=float(np.abs(distance).max()),
         unfused=sum(v for report in left for k, v in report.items() if k.startswith("unfused")),
         conversion_s=conversion_s,
         peak_rss_mb=peak_rss_mb,
@@ -141,16 +121,16 @@ def write(loaded: Any, captured: Any, path: Path, kind: str) -> None:
 def table(rows: list[Row], about: str) -> str:
     head = "| family | parameters |"
     head += "".join(f" {kind} rms | {kind} max |" for kind in TYPES)
-    head += " PyTorch bf16 rms | unfused | conversion | peak RSS |"
+    head += " PyTorch bf16 rms | PyTorch bf16 max | unfused | conversion | peak RSS |"
     lines = [
         "# Parity",
         "",
         "Errors of the native runtime against PyTorch in float32, relative to the root mean "
         "square of PyTorch's actions: over all actions (rms) and the largest single one (max). "
         "Real policies with tiny sizes and random weights; prompts of several lengths, a third of "
-        "the inputs with an absent camera where the policy allows it. F16 and Q8_0: all matrices "
-        "in that type. PyTorch bf16: the same policy under autocast. Conversion: load, capture "
-        "and write the F32 file, in a process of its own.",
+        "the inputs with an absent camera where the policy allows it. F16, BF16 and Q8_0: all "
+        "matrices in that type. PyTorch bf16: the same policy under autocast. Conversion: load, "
+        "capture and write the F32 file, in a process of its own.",
         "",
         f"{about}, by `python benchmarks/parity_table.py`.",
         "",
@@ -161,7 +141,7 @@ def table(rows: list[Row], about: str) -> str:
         errors = "".join(f" {row.rms[k]:.1e} | {row.max[k]:.1e} |" for k in TYPES)
         lines.append(
             f"| `{row.family}` | {row.parameters:,} |{errors} {row.bfloat16_rms:.1e} | "
-            f"{row.unfused} | {row.conversion_s:.0f} s | {row.peak_rss_mb:,.0f} MB |"
+            f"{row.bfloat16_max:.1e} | {row.unfused} | {row.conversion_s:.0f} s | {row.peak_rss_mb:,.0f} MB |"
         )
     return "\n".join(lines) + "\n"
 
@@ -169,24 +149,31 @@ def table(rows: list[Row], about: str) -> str:
 def run_apart(families: list[str]) -> Iterator[Row]:
     for family in families:
         print(f"{family} …", file=sys.stderr)
-        done = subprocess.run(
-            [sys.executable, __file__, "--one", family], stdout=subprocess.PIPE, check=True
-        )
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "checkpoint"
+            this: list[str | Path] = [sys.executable, __file__, family, "--folder", folder]
+            subprocess.run([*this, "--step", "build"], stdout=sys.stderr, check=True)
+            done = subprocess.run([*this, "--step", "measure"], stdout=subprocess.PIPE, check=True)
         yield Row(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("families", nargs="*", choices=[*FAMILIES, []], default=[])
-    parser.add_argument("--one", choices=FAMILIES, help=argparse.SUPPRESS)
+    known = supported_policies()
+    parser.add_argument("families", nargs="*", choices=[*known, []], default=[])
+    parser.add_argument("--step", choices=("build", "measure"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "parity.md")
     options = parser.parse_args()
-    if options.one:
+    if options.step == "build":
+        build_tiny(options.families[0], options.folder)
+        return
+    if options.step == "measure":
         with contextlib.redirect_stdout(sys.stderr):
-            row = measure(options.one)
+            row = measure(options.families[0], options.folder)
         print(json.dumps(asdict(row)))
         return
-    rows = list(run_apart(options.families or list(FAMILIES)))
+    rows = list(run_apart(options.families or known))
     today = datetime.datetime.now(datetime.UTC).date()
     about = f"Measured {today}, {os.cpu_count()} cores, n = {INPUTS} inputs a family"
     options.out.with_suffix(".json").write_text(

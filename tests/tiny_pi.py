@@ -111,6 +111,14 @@ def build_tiny_pi(
     return folder
 
 
+def build_tiny_pi0(folder: str | Path, **settings: Any) -> Path:
+    return build_tiny_pi(folder, "pi0", **settings)
+
+
+def build_tiny_pi05(folder: str | Path, **settings: Any) -> Path:
+    return build_tiny_pi(folder, "pi05", **settings)
+
+
 def randomise_conditions(policy: Any, seed: int) -> None:
     """What LeRobot initialises with zeros: the adaptive norms' weights; Gemma's norms add one."""
     generator = torch.Generator().manual_seed(seed + 3)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,26 +132,37 @@ def load_weights(
     if parameter_names is not None:
         names_of_keys = parameter_names(list(store))
         store = ParameterStore({name: store[key] for key, name in names_of_keys.items()})
-    _check_keys(policy, store, folder)
+    check_keys(policy, store, folder)
     parameters = {name for name, _ in policy.named_parameters(remove_duplicate=False)}
     buffers = {name: store[name].read() for name in store if name not in parameters}
     policy.load_state_dict(buffers, strict=False)
     attach(policy, StreamedWeights(policy, store))
 
 
-def _check_keys(policy: nn.Module, store: ParameterStore, folder: Path) -> None:
+def check_keys(
+    policy: nn.Module,
+    store: ParameterStore,
+    folder: Path,
+    *,
+    lost: Iterable[str] = (),
+    sizes_known: bool = True,
+) -> None:
+    """Raises CheckpointError listing all keys and shapes of a store that are not the policy's.
+
+    lost: keys that an index of shards names and no shard has. Without sizes_known, no shapes.
+    """
     wanted = policy.state_dict(keep_vars=True)
     present = {id(tensor) for name, tensor in wanted.items() if name in store}
-    missing = [name for name, tensor in wanted.items() if id(tensor) not in present]
+    missing = {name for name, tensor in wanted.items() if id(tensor) not in present} | set(lost)
     unexpected = [name for name in store if name not in wanted]
     shapes = [
         f"{name} is {list(store[name].shape)}, wanted {list(wanted[name].shape)}"
         for name in store
-        if name in wanted and store[name].shape != tuple(wanted[name].shape)
+        if sizes_known and name in wanted and store[name].shape != tuple(wanted[name].shape)
     ]
     if missing or unexpected or shapes:
         raise CheckpointError(
-            f"the weights in {folder} do not fit config.json\n"
+            f"the weights in {folder} do not fit config.json{' and the index' if lost else ''}\n"
             f"  missing ({len(missing)}): {', '.join(sorted(missing)) or 'none'}\n"
             f"  unexpected ({len(unexpected)}): {', '.join(sorted(unexpected)) or 'none'}\n"
             f"  of another shape ({len(shapes)}): {', '.join(sorted(shapes)) or 'none'}"

@@ -82,6 +82,47 @@ def test_all_missing_unexpected_and_differing_tensors_are_listed(copy):
     assert "of another shape (1): projector.fc2.bias is [3], wanted [64]" in message
 
 
+def test_tensors_that_tell_the_sizes_are_listed_with_all_others(copy):
+    told = ("language_model.model.embed_tokens.weight", "projector.fc1.weight")
+    other = "language_model.model.layers.0.mlp.up_proj.weight"
+    unread = "language_model.lm_head.weight"
+    for file in copy.glob("*.safetensors"):
+        tensors = load_file(file)
+        kept = {k: v for k, v in tensors.items() if k not in (*told, other, unread)}
+        save_file({**kept, f"extra.{file.stem}": torch.zeros(1)}, file)
+    parts = torch.load(copy / HEAD, weights_only=True)
+    del parts["module.model.fc1.weight"]
+    torch.save(parts, copy / HEAD)
+    with pytest.raises(CheckpointError) as caught:
+        load_policy(copy)
+    message = str(caught.value)
+    missing = sorted((*told, other, unread, "action_head.model.fc1.weight"))
+    assert f"missing (5): {', '.join(missing)}\n" in message
+    assert "unexpected (3): extra.model-00001-of-00003, extra." in message
+    assert "of another shape (0): none" in message
+
+
+class Opens:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("file", [HEAD, STATE])
+def test_a_part_whose_pickle_would_call_a_function_is_refused_uncalled(copy, tmp_path, file):
+    made = tmp_path / "made"
+    torch.save({"module.fc1.weight": Opens(made)}, copy / file)
+    with pytest.raises(CheckpointError, match=f"{file} cannot be loaded"):
+        load_policy(copy)
+    assert not made.exists()
+    torch.load(copy / file, weights_only=False)["module.fc1.weight"].close()
+    assert made.exists()  # so it would have been called
+
+
 def test_what_inference_does_not_read_may_be_absent(copy, folder):
     found = {}
     for file in copy.glob("*.safetensors"):

@@ -1,47 +1,26 @@
 """Every family, with its weights on disk and in memory: the same answers, the same programs."""
 
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from openvla_oft_checkpoint import build_openvla_oft
-from tiny_cnn_policies import build_tiny_act, build_tiny_diffusion
-from tiny_multi_task_dit import build_tiny_multi_task_dit
-from tiny_pi import build_tiny_pi, tiny_backbone
-from tiny_policies import build_tiny_smolvla
-from tiny_xvla import build_tiny_xvla
+from tiny_families import BUILDERS, build_tiny, loading
 
 from actquant.capture.policy import capture_policy
 from actquant.golden import golden_input
 from actquant.policies import load_policy, supported_policies
 from actquant.policies.base import LoadedPolicy
 
-BUILDERS: dict[str, Callable[[Path], Any]] = {
-    "act": build_tiny_act,
-    "diffusion": build_tiny_diffusion,
-    "multi_task_dit": build_tiny_multi_task_dit,
-    "openvla_oft": build_openvla_oft,
-    "pi0": lambda folder: build_tiny_pi(folder, "pi0"),
-    "pi05": lambda folder: build_tiny_pi(folder, "pi05"),
-    "smolvla": build_tiny_smolvla,
-    "xvla": build_tiny_xvla,
-}
 
-
-def test_every_family_is_here():
+def test_every_family_has_a_tiny_checkpoint():
     assert sorted(BUILDERS) == supported_policies()
 
 
 @pytest.fixture(scope="module", params=sorted(BUILDERS))
 def pair(request, tmp_path_factory) -> tuple[LoadedPolicy, LoadedPolicy]:
     folder = tmp_path_factory.mktemp("policy") / request.param
-    is_pi = request.param.startswith("pi")
-    with tiny_backbone(request.param) if is_pi else nullcontext():
-        BUILDERS[request.param](folder)
+    build_tiny(request.param, folder)
+    with loading(request.param):
         in_memory, streamed = (
             load_policy(folder, control_rate_hz=10, streamed=streamed) for streamed in (False, True)
         )

@@ -13,10 +13,9 @@ from torch import Tensor
 from actquant.errors import CheckpointError
 from actquant.parameters import ParameterStore
 from actquant.policies import checkpoint
-from actquant.policies.openvla_oft.layout import unused
+from actquant.policies.openvla_oft.layout import tells_sizes, unused
 from actquant.policies.openvla_oft.module import Architecture, OpenVLAOFT
 
-INDEX = "model.safetensors.index.json"
 UNSUPPORTED = {
     "vision_backbone": "a FiLM-conditioned vision backbone",
     "noisy_action_projector": "a diffusion action head",
@@ -64,29 +63,38 @@ class Weights:
         hashes = [checkpoint.weights_sha256(self.folder), *map(checkpoint.sha256, self.parts)]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
-    def build(self, shape: Architecture, chunk_length: int, stop_token: int) -> OpenVLAOFT:
-        """The policy in float32, in evaluation mode, without gradients; see `checkpoint.build`.
+    def check(self, shape: Architecture) -> None:
+        """Raises CheckpointError listing all missing and unexpected keys and differing shapes.
 
-        Raises CheckpointError listing all missing and unexpected keys and differing shapes.
+        What the index of the shards names must be there even where inference does not read it:
+        shards that lost tensors could be taken for a smaller policy.
         """
+        policy = checkpoint.build(lambda: OpenVLAOFT(shape, 1, 0), self.folder)
+        checkpoint.check_keys(
+            policy,
+            self._read(shape),
+            self.folder,
+            lost=_index(self.folder) - self.store.keys(),
+            sizes_known=tells_sizes(self.shapes),
+        )
+
+    def build(self, shape: Architecture, chunk_length: int, stop_token: int) -> OpenVLAOFT:
+        """The policy in float32, in evaluation mode, without gradients; see `checkpoint.build`."""
         policy = checkpoint.build(lambda: OpenVLAOFT(shape, chunk_length, stop_token), self.folder)
-        ignored = unused(shape)
-        read = {key: value for key, value in self.store.items() if not ignored.fullmatch(key)}
-        checkpoint.load_weights(policy, self.folder, store=ParameterStore(read))
-        _check_index(self.folder, self.store)
+        checkpoint.load_weights(policy, self.folder, store=self._read(shape))
         return policy  # pyright: ignore[reportReturnType]
 
+    def _read(self, shape: Architecture) -> ParameterStore:
+        """Without what inference does not read."""
+        ignored = unused(shape)
+        read = {key: value for key, value in self.store.items() if not ignored.fullmatch(key)}
+        return ParameterStore(read)
 
-def _check_index(folder: Path, store: ParameterStore) -> None:
-    """Shards that lost tensors would otherwise be taken for a smaller policy."""
-    file = folder / INDEX
-    if file.is_file():
-        missing = sorted(json.loads(file.read_text())["weight_map"].keys() - store.keys())
-        if missing:
-            raise CheckpointError(
-                f"the shards of {folder} lack what {INDEX} lists: "
-                f"missing ({len(missing)}): {', '.join(missing)}"
-            )
+
+def _index(folder: Path) -> set[str]:
+    """The keys that the index of the shards names, if there is one."""
+    file = folder / "model.safetensors.index.json"
+    return set(json.loads(file.read_text())["weight_map"]) if file.is_file() else set()
 
 
 def _part_files(folder: Path, part: str) -> list[Path]:
