@@ -3,10 +3,10 @@
 import copy
 from pathlib import Path
 
+import half_file
 import numpy as np
 import pytest
 import torch
-from half_file import write_half
 from openvla_oft_checkpoint import Sizes, build_openvla_oft
 from torch import nn
 
@@ -86,10 +86,10 @@ def test_the_runtime_answers_as_pytorch(oft, tmp_path: Path, variant):
     assert report.worst_rms < 1e-5
 
 
-def test_half_precision_is_nearer_than_pytorchs(oft, program, tmp_path: Path):
+@pytest.mark.parametrize("kind", half_file.TYPES)
+def test_half_precision_is_nearer_than_pytorchs(oft, program, tmp_path: Path, kind):
     """The checkpoints are published in bfloat16 and run in it."""
-    pytest.importorskip("actquant_runtime")
-    file = write_half(program, tmp_path / "f16.gguf")
+    file = half_file.write_half(program, tmp_path / "half.gguf", kind)
     report = measure_parity(file, oft, prompts=PROMPTS, n=4)
     half = copy.deepcopy(oft.policy).bfloat16()
     errors = []

@@ -3,11 +3,11 @@
 import copy
 from pathlib import Path
 
+import half_file
 import numpy as np
 import pytest
 import torch
 from actquant_runtime import Runtime
-from half_file import write_half
 from tiny_pi import build_tiny_pi, tiny_backbone
 from tiny_policies import CAMERAS
 from torch import nn
@@ -52,17 +52,10 @@ def test_the_runtime_is_the_policy(loaded, file: Path):
     assert report.worst_rms < 1e-5, str(report)
 
 
-def test_half_precision_weights_cost_less_than_pytorchs_own(loaded, captured, tmp_path: Path):
-    """Both distances are from single precision, on the same inputs."""
-    half = write_half(captured, tmp_path / "half.gguf")
-    inputs = golden_observations(loaded, PROMPTS, n=6)
-    expected = np.stack([loaded.family.act(loaded, x.observation, x.noise) for x in inputs])
+@pytest.mark.parametrize("kind", half_file.TYPES)
+def test_half_precision_weights_cost_less_than_lerobots_own(loaded, tmp_path: Path, kind):
     theirs = lerobot_in_bfloat16(loaded)
-    bfloat16 = np.stack([loaded.family.act(theirs, x.observation, x.noise) for x in inputs])
-    runtime = Runtime(str(half))
-    ours = np.stack([runtime.act(x.observation, noise=x.noise) for x in inputs])
-    distance, own = (np.sqrt(np.mean((x - expected) ** 2)) for x in (ours, bfloat16))
-    assert 0 < distance < own
+    half_file.check_half_precision(loaded, kind, tmp_path, PROMPTS, 6, in_bfloat16=theirs)
 
 
 def lerobot_in_bfloat16(loaded: LoadedPolicy) -> LoadedPolicy:

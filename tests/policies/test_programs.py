@@ -4,17 +4,14 @@ the runtime, in f32 and in half precision."""
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+import half_file
 import pytest
-import torch
-from actquant_runtime import Runtime
-from half_file import write_half
 from tiny_cnn_policies import build_tiny_act, build_tiny_diffusion
 from tiny_multi_task_dit import build_tiny_multi_task_dit
 from torch import nn
 
 from actquant.capture.policy import capture_policy, convert_f32, quantizable
-from actquant.parity import golden_observations, measure_parity
+from actquant.parity import measure_parity
 from actquant.policies import LoadedPolicy, load_policy
 from actquant.reference_runner import ReferenceRunner
 
@@ -64,22 +61,9 @@ def test_the_runtime_is_the_policy(loaded, file: Path):
     assert report.worst_rms < 1e-5, str(report)
 
 
-def test_half_precision_weights_cost_less_than_pytorchs_own(loaded, file, tmp_path: Path):
-    """Both distances are from single precision, on the same inputs."""
-    captured = capture_policy(loaded)
-    half = write_half(captured, tmp_path / "half.gguf")
-    inputs = golden_observations(loaded, PROMPTS, n=3)
-    runtime = Runtime(str(half))
-
-    def reference() -> np.ndarray:
-        return np.stack([loaded.family.act(loaded, x.observation, x.noise) for x in inputs])
-
-    expected = reference()
-    with torch.autocast("cpu", torch.bfloat16):
-        bfloat16 = reference()
-    ours = np.stack([runtime.act(x.observation, noise=x.noise) for x in inputs])
-    distance, own = (np.sqrt(np.mean((x - expected) ** 2)) for x in (ours, bfloat16))
-    assert 0 < distance < own
+@pytest.mark.parametrize("kind", half_file.TYPES)
+def test_half_precision_weights_cost_less_than_pytorchs_own(loaded, tmp_path: Path, kind):
+    half_file.check_half_precision(loaded, kind, tmp_path, PROMPTS, 3)
 
 
 def test_linear_weights_that_inference_reads_may_be_quantized(loaded):

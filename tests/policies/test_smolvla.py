@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import half_file
 import numpy as np
 import pytest
 import torch
@@ -175,6 +176,11 @@ def test_a_camera_absent_from_lerobots_batch_is_the_same_as_a_masked_one(capture
     runner = ReferenceRunner(loaded.interface, captured.stages)
     got = runner.act(observation, noise=x.noise)
     np.testing.assert_allclose(got, expected[0].numpy(), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("kind", half_file.TYPES)
+def test_half_precision_weights_cost_less_than_pytorchs_own(loaded, tmp_path, kind):
+    half_file.check_half_precision(loaded, kind, tmp_path, PROMPTS, 4)
 
 
 def test_nothing_is_left_unfused(captured):

@@ -3,6 +3,7 @@
 import copy
 
 import composition
+import half_file
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tiny_policies import CAMERAS
 from tiny_xvla import build_tiny_xvla
 
 from actquant.capture.policy import convert_f32
-from actquant.parity import ReferenceRunner, check_parity
+from actquant.parity import PROMPTS, ReferenceRunner, check_parity
 from actquant.policies import load_policy
 from actquant.policies.xvla import sampler
 
@@ -60,6 +61,11 @@ def test_the_captured_program_is_the_policy(tmp_path, settings):
     path = convert_f32(loaded, tmp_path / "policy.gguf")
     check_parity(path, loaded, n=3, runner=ReferenceRunner.from_file(path))
     check_parity(path, loaded)
+
+
+@pytest.mark.parametrize("kind", half_file.TYPES)
+def test_half_precision_weights_cost_less_than_pytorchs_own(loaded, tmp_path, kind):
+    half_file.check_half_precision(loaded, kind, tmp_path, PROMPTS, 4)
 
 
 def test_a_view_that_is_absent_changes_the_answer_and_is_not_the_view_after_it(loaded):
