@@ -1,21 +1,73 @@
-"""The template of docs/adding-a-policy.md says everything that a family must say."""
+"""The template of docs/adding-a-policy.md is a whole family: a policy as it supposes is converted."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
-from actquant.policies import supported_policies
+import pytest
+import torch
+from tiny_policies import CAMERAS
+from tiny_template_policy import YourPolicy, build_tiny_template_policy
+
+from actquant.capture.policy import capture_policy, convert_f32, quantizable
+from actquant.convert import convert
+from actquant.parity import ReferenceRunner, check_parity, golden_observations
+from actquant.policies import load_policy, registry
 
 TEMPLATE = Path(__file__).parents[2] / "docs" / "policy_template.py"
 
 
-def test_the_template_is_a_whole_family_that_is_not_registered():
-    before = supported_policies()
-    spec = importlib.util.spec_from_file_location("policy_template", TEMPLATE)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint of the policy; the template is a module of actquant/policies and in its table,
+    and what stands in capitals is replaced."""
+    name = "actquant.policies.your_policy"
+    spec = importlib.util.spec_from_file_location(name, TEMPLATE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    family = module.Family()
-    assert family.policy_type and family.policy_type not in before
-    assert not family.__abstractmethods__
-    assert family.group_of("model.vision.layers.3.fc.weight") == ("vision", "vision.3")
-    assert supported_policies() == before
+    module.Family.policy_class = YourPolicy
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, name, module)
+        patch.setitem(registry.FAMILIES, "your_policy", "your_policy:Family")
+        yield build_tiny_template_policy(tmp_path_factory.mktemp("template") / "policy")
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return load_policy(folder, control_rate_hz=10)
+
+
+def test_the_template_names_nothing_that_is_registered(folder):
+    assert "your_policy" in registry.supported_policies()
+    source = TEMPLATE.read_text()
+    assert source.count("# YOUR POLICY'S CLASS") == 1
+    assert source.count("# THE NAME LEROBOT REGISTERS") == 1
+
+
+def test_its_program_is_the_policy_in_the_interpreter_and_in_the_runtime(loaded, tmp_path):
+    file = convert_f32(loaded, tmp_path / "policy.gguf")
+    check_parity(file, loaded, n=4, runner=ReferenceRunner.from_file(file))
+    report = check_parity(file, loaded, n=8)
+    assert report.worst_rms < 1e-5
+    assert {tuple(golden["masked_cameras"]) for golden in report.golden} == {
+        (),
+        *((camera,) for camera in CAMERAS),
+    }
+    assert capture_policy(loaded).report.warnings == []
+
+
+def test_it_is_compressed_by_the_command_that_knows_no_family(folder, tmp_path):
+    report = convert(folder, tmp_path / "policy.gguf", recipe="q8_0", control_rate_hz=10)
+    assert report.parity["worst_rms"] < 1e-4 and report.file_error < 0.1
+
+
+def test_every_weight_has_a_group_and_the_loss_is_the_policys_own(loaded):
+    groups = {tensor.group for tensor in quantizable(loaded)}
+    assert groups == {"vision", "language", "expert", "projection"}
+    batch = loaded.batch([x.observation for x in golden_observations(loaded, n=2)])
+    batch["action"] = torch.randn(2, loaded.interface.chunk_length, 7)
+    noise, time = torch.randn(2, *loaded.interface.noise_shape), torch.tensor([0.3, 0.9])
+    losses = loaded.family.action_loss(loaded, batch, noise, time)
+    expected, _ = loaded.policy.forward(batch, noise, time)
+    assert losses.shape == (2,) and losses.mean() == pytest.approx(float(expected), rel=1e-6)
