@@ -33,7 +33,8 @@ RTN_LAST_RESORT = ("IQ1_M", "IQ2_S")
 class TensorSize:
     """A quantizable tensor as allocation sees it: rows x columns weights of one layer.
 
-    score: its sensitivity (any scale, negatives count as 0).
+    score: its sensitivity (any scale, negatives count as 0); single_precision: it stays F32 in the
+    recipe `bf16` (`PolicyFamily.single_precision`).
     """
 
     name: str
@@ -41,6 +42,7 @@ class TensorSize:
     columns: int
     layer: str
     score: float = 0.0
+    single_precision: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,9 @@ def allocate(tensors: Sequence[TensorSize], recipe: str, budget: Budget | None) 
     if not tensors:
         raise BudgetError("the policy has no quantizable tensor")
     if recipe in UNIFORM:
-        return _report(tensors, [UNIFORM[recipe]] * len(tensors), recipe)
+        kept = UNIFORM[recipe] == "BF16"
+        types = ["F32" if kept and t.single_precision else UNIFORM[recipe] for t in tensors]
+        return _report(tensors, types, recipe)
     if budget is None:
         raise BudgetError(f"recipe {recipe} needs a budget in bits per weight")
     if not (math.isfinite(budget.bpw) and budget.bpw > 0):

@@ -163,6 +163,7 @@ class Assembly:
             ),
             "tensor_names": self.captured.tensor_names,
             "float_type": float_type,
+            "single_precision": self.captured.single_precision,
         }
 
     def reports(

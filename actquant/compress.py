@@ -224,8 +224,9 @@ class _Job:
         )
 
     def _sizes(self, scores: Mapping[str, float]) -> list[TensorSize]:
+        kept = self.assembly.captured.single_precision
         return [
-            TensorSize(t.name, *t.shape, layer=t.layer, score=scores.get(t.name, 0.0))
+            TensorSize(t.name, *t.shape, t.layer, scores.get(t.name, 0.0), t.name in kept)
             for t in self.assembly.tensors
         ]
 

@@ -125,7 +125,11 @@ class _Conversion:
     errors: dict[str, float] = field(default_factory=dict)
 
     def run(self, out: Path, bpw: float | None) -> CompressionReport:
-        sizes = [TensorSize(t.name, *t.shape, layer=t.layer) for t in self.tensors]
+        kept = self.captured.single_precision
+        sizes = [
+            TensorSize(t.name, *t.shape, layer=t.layer, single_precision=t.name in kept)
+            for t in self.tensors
+        ]
         budget = self._budget(sizes, bpw)
         allocation = allocate(sizes, self.recipe, budget)
         with atomic_path(out) as temporary:
@@ -192,6 +196,7 @@ class _Conversion:
             ),
             "tensor_names": self.captured.tensor_names,
             "float_type": uniform if plain else "F32",
+            "single_precision": self.captured.single_precision,
             "room": {"golden": self.golden_inputs * (numbers + camera_characters + 400)},
         }
 

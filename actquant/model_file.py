@@ -6,7 +6,7 @@ Reading needs no torch; writing stages and reading them back as graphs does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,7 @@ def write_model(
     metadata: ModelMetadata,
     tensor_names: Mapping[str, str] | None = None,
     float_type: str = "F32",
+    single_precision: Collection[str] = (),
     room: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -73,14 +74,16 @@ def write_model(
     encoded weight, for parameters that are only read as matrices (`reads_matrix`); metadata: see
     ModelMetadata; tensor_names: parameter name -> name in the file (the parameter names if absent);
     float_type: `F32`, `F16` or `BF16`, the type of the matrices that have no encoding (all else is
-    f32); room: bytes that the JSON of `golden`, `allocation` or `provenance` takes at least, so
-    that `with_metadata` can exchange them in place.
+    f32); single_precision: parameters that stay f32 where the type is BF16; room: bytes that the
+    JSON of `golden`, `allocation` or `provenance` takes at least, so that `with_metadata` can
+    exchange them in place.
 
     Raises ModelFileError if an encoding belongs to no such weight or has the wrong size, or if
     the control rate is unknown.
     """
     path = Path(path)
-    contents = _contents(stages, encodings, metadata, tensor_names, float_type, room)
+    kept = single_precision if float_type == "BF16" else ()
+    contents = _contents(stages, encodings, metadata, tensor_names, float_type, kept, room)
     return write_gguf(path, ARCHITECTURE, _keys(contents), contents.tensors, progress)
 
 
@@ -91,10 +94,12 @@ def model_bytes(
     metadata: ModelMetadata,
     tensor_names: Mapping[str, str] | None = None,
     float_type: str = "F32",
+    single_precision: Collection[str] = (),
     room: Mapping[str, int] | None = None,
 ) -> int:
     """The size of the file that `write_model` would write; nothing is encoded."""
-    contents = _contents(stages, encodings, metadata, tensor_names, float_type, room)
+    kept = single_precision if float_type == "BF16" else ()
+    contents = _contents(stages, encodings, metadata, tensor_names, float_type, kept, room)
     return file_bytes(ARCHITECTURE, _keys(contents), contents.tensors)
 
 
@@ -104,6 +109,7 @@ def _contents(
     metadata: ModelMetadata,
     tensor_names: Mapping[str, str] | None,
     float_type: str,
+    kept: Collection[str],
     room: Mapping[str, int] | None,
 ) -> _Contents:
     from actquant.capture.program import emit_program
@@ -128,7 +134,8 @@ def _contents(
             name = names.get(n.name, n.name)
         if name not in contents.shapes:
             contents.shapes[name] = n.shape
-            wanted = float_type if n.op == "param" and n.name in matrices else "F32"
+            rounded = n.op == "param" and n.name in matrices and n.name not in kept
+            wanted = float_type if rounded else "F32"
             contents.tensors[name] = planned(n, encodings.get(n.name), wanted)
         return name
 

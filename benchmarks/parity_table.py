@@ -2,6 +2,7 @@
 
     python benchmarks/parity_table.py [FAMILY ...]
 
+With families named, their rows are made anew and the others of the .json stay.
 Every family is a real policy of its library with tiny sizes and random weights. One process writes
 its checkpoint and another converts it, so that time and peak memory are of the conversion alone.
 """
@@ -37,10 +38,11 @@ Errors of the native runtime against PyTorch in float32, relative to the root me
 PyTorch's actions: over all actions (rms) and the largest single one (max). Real policies with \
 tiny sizes and random weights; prompts of several lengths, a third of the inputs with an absent \
 camera where the policy allows it. F16, BF16 and Q8_0: all matrices in that type; ggml rounds what \
-they are multiplied with alike, and adds up in float32. PyTorch bf16: the same policy under \
-autocast. Unfused: patterns such as attention that the programs spell out. Conversion: load, \
-capture and write the F32 file, in a process of its own, so that time and peak memory are of it \
-alone."""
+they are multiplied with alike, and adds up in float32. What a policy's own bfloat16 keeps in \
+float32 (vision and action projections of `pi0` and `pi05`) stays so beside BF16. PyTorch bf16: \
+the same policy under autocast. Unfused: patterns such as attention that the programs spell out. \
+Conversion: load, capture and write the F32 file, in a process of its own, so that time and peak \
+memory are of it alone."""
 NOT_COMPARED = """\
 ## What is not as published
 
@@ -131,6 +133,7 @@ def write(loaded: Any, captured: Any, path: Path, kind: str) -> None:
         metadata=captured.metadata,
         tensor_names=captured.tensor_names,
         float_type="F32" if kind == "Q8_0" else kind,
+        single_precision=captured.single_precision,
     )
 
 
@@ -169,6 +172,11 @@ def run_apart(families: list[str]) -> Iterator[Row]:
         yield Row(**json.loads(done.stdout.splitlines()[-1]))
 
 
+def earlier(out: Path) -> list[Row]:
+    file = out.with_suffix(".json")
+    return [Row(**row) for row in json.loads(file.read_text())["rows"]] if file.is_file() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     known = supported_policies()
@@ -188,11 +196,12 @@ def main() -> None:
         print(json.dumps(asdict(row)))
         return
     load = os.getloadavg()[0]
-    rows = list(run_apart(options.families or known))
+    found = {row.family: row for row in earlier(options.out) if options.families}
+    found |= {row.family: row for row in run_apart(options.families or known)}
+    rows = [found[family] for family in sorted(found)]
     today = datetime.datetime.now(datetime.UTC).date()
-    about = (
-        f"Measured {today}, {os.cpu_count()} cores (load before {load:.1f}), n = {INPUTS} a family"
-    )
+    machine = f"{os.cpu_count()} cores (load before {load:.1f})"
+    about = f"Measured {today}, {machine}, n = {INPUTS} inputs a family"
     options.out.with_suffix(".json").write_text(
         json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,8 @@ class CapturedPolicy:
     """Parameters that inference never reads; they are not written and not counted."""
     tensor_names: dict[str, str]
     """Parameter name -> name of the tensor in the file."""
+    single_precision: tuple[str, ...]
+    """Parameters of `params` that stay F32 beside BF16 (`PolicyFamily.single_precision`)."""
     metadata: ModelMetadata
     report: CaptureReport
 
@@ -106,6 +109,11 @@ def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
         params=Parameters(params),
         dropped=dropped,
         tensor_names=short_names(list(params), loaded.family.short_names),
+        single_precision=tuple(
+            name
+            for name in params
+            if any(re.match(pattern, name) for pattern in loaded.family.single_precision)
+        ),
         metadata=ModelMetadata(
             name=(loaded.name or loaded.folder.resolve().name).split("/")[-1],
             family=loaded.family.policy_type,

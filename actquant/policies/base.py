@@ -131,6 +131,9 @@ class PolicyFamily(ABC):
     """Replacements, in order, that turn a parameter name into the name of a tensor of the file."""
     layer_groups: ClassVar[tuple[tuple[str, Group, str], ...]] = ()
     """(pattern of parameter names, group, layer key with the pattern's groups as `{}`)."""
+    single_precision: ClassVar[tuple[str, ...]] = ()
+    """Patterns of parameter names that the policy's own bfloat16 keeps in float32, as a file with
+    BF16 matrices then does."""
     options: ClassVar[tuple[str, ...]] = ()
     """Further keyword arguments of `load`, for what a checkpoint leaves open."""
 

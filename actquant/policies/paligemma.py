@@ -85,6 +85,7 @@ class PaliGemmaFamily(LeRobotFamily):
     """pi0 and pi0.5; subclasses say what differs."""
 
     unsupported = {"use_relative_actions": False, "n_obs_steps": 1}
+    single_precision = (VISION, rf"{PALIGEMMA}multi_modal_projector\.", r"model\.(?!paligemma)")
     layer_groups = (
         (rf"{VISION}encoder\.layers\.(\d+)\.", "vision", "vision.{}"),
         (rf"{PALIGEMMA}multi_modal_projector\.", "projection", "projection"),

@@ -25,6 +25,7 @@ def write_half(captured: CapturedPolicy, path: Path, kind: str) -> Path:
         metadata=captured.metadata,
         tensor_names=captured.tensor_names,
         float_type=kind,
+        single_precision=captured.single_precision,
     )
 
 

@@ -12,8 +12,16 @@ from tiny_pi import build_tiny_pi, tiny_backbone
 from tiny_policies import CAMERAS
 from torch import nn
 
+import actquant.convert as convert_module
 from actquant.capture import fusion_report
-from actquant.capture.policy import CapturedPolicy, capture_policy, convert_f32, quantizable
+from actquant.capture.policy import (
+    CapturedPolicy,
+    capture_policy,
+    convert_f32,
+    matrices_of_fixed_type,
+    quantizable,
+)
+from actquant.model_file import read_model
 from actquant.parity import ReferenceRunner, golden_observations, measure_parity
 from actquant.policies import LoadedPolicy, load_policy
 
@@ -56,6 +64,23 @@ def test_the_runtime_is_the_policy(loaded, file: Path):
 def test_half_precision_weights_cost_less_than_lerobots_own(loaded, tmp_path: Path, kind):
     theirs = lerobot_in_bfloat16(loaded)
     half_file.check_half_precision(loaded, kind, tmp_path, PROMPTS, 6, in_bfloat16=theirs)
+
+
+def test_what_lerobots_bfloat16_keeps_in_single_precision_stays_so_in_a_file(
+    loaded, captured, tmp_path: Path, monkeypatch
+):
+    theirs = dict(lerobot_in_bfloat16(loaded).policy.named_parameters())
+    matrices = [*(t.name for t in quantizable(loaded)), *matrices_of_fixed_type(loaded)]
+    kept = {name for name in matrices if theirs[name].dtype == torch.float32}
+    assert kept == set(matrices) & set(captured.single_precision) != set(matrices)
+    monkeypatch.setattr(convert_module, "load_policy", lambda *_, **__: loaded)
+    report = convert_module.convert("", tmp_path / "m.gguf", recipe="bf16", verify="none")
+    tensors = read_model(tmp_path / "m.gguf").tensors
+    for name in matrices:
+        assert tensors[captured.tensor_names[name]].type == ("F32" if name in kept else "BF16")
+    assert {t.name for t in report.tensors if t.type == "F32"} == kept & {
+        t.name for t in quantizable(loaded)
+    }
 
 
 def lerobot_in_bfloat16(loaded: LoadedPolicy) -> LoadedPolicy:

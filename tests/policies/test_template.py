@@ -1,4 +1,4 @@
-"""The template of docs/adding-a-policy.md is a whole family: a policy as it supposes is converted."""
+"""The template of docs/adding-a-policy.md is a whole family: the policy it supposes converts."""
 
 import importlib.util
 import sys
