@@ -196,7 +196,8 @@ def main() -> None:
         print(json.dumps(asdict(row)))
         return
     load = os.getloadavg()[0]
-    found = {row.family: row for row in earlier(options.out) if options.families}
+    kept = earlier(options.out) if options.families else []
+    found = {row.family: row for row in kept}
     found |= {row.family: row for row in run_apart(options.families or known)}
     rows = [found[family] for family in sorted(found)]
     today = datetime.datetime.now(datetime.UTC).date()
