@@ -10,6 +10,8 @@ from actquant.chunks import Tick
 from actquant.deploy.policy import Policy, Seen
 from actquant.errors import DeployError, RecordingError
 
+_FLUSH_TIMEOUT_S = 10.0  # without one, it waits for ever for a writer that has failed
+
 
 class RerunLog:
     """Writes FILE.rrd; raises DeployError if rerun is not installed."""
@@ -48,7 +50,7 @@ class RerunLog:
     def close(self) -> None:
         """A file without a frame goes. Raises RecordingError if it could not be written whole."""
         try:
-            self._stream.flush()
+            self._stream.flush(timeout_sec=_FLUSH_TIMEOUT_S)
         except RuntimeError as error:
             raise RecordingError(f"{self._path} could not be written whole: {error}") from error
         finally:

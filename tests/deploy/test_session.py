@@ -27,10 +27,9 @@ from actquant.deploy.events import read_events
 from actquant.deploy.policy import Policy
 from actquant.deploy.recording import Recorder
 from actquant.deploy.report import DeploymentReport
-from actquant.deploy.rerun_log import RerunLog
 from actquant.deploy.session import Session, deploy
 from actquant.deploy.settings import ExitCode, Settings
-from actquant.errors import DeployError, NotAllowedError, RecordingError
+from actquant.errors import DeployError, NotAllowedError
 
 Make = Callable[..., Settings]
 MOVED_RAD = 0.01
@@ -324,19 +323,27 @@ def test_an_episode_that_cannot_be_committed_is_an_ending_and_the_last(
     assert list(root.with_name("set.journal").glob("episode_*"))
 
 
-def test_a_rerun_file_that_cannot_be_finished_is_told_and_no_report_is_lost(
-    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_rerun_file_without_room_is_told_and_the_episode_goes_on(
+    settings: Make, tmp_path: Path
 ) -> None:
-    def fail(log: RerunLog) -> None:
-        raise RecordingError("the disk is full")
-
-    monkeypatch.setattr(RerunLog, "close", fail)
-    operator = Answers()
-    report = deploy(settings(rerun=tmp_path / "run.rrd", max_seconds=0.5), operator)
-    assert report.exit_code == ExitCode.RECORDING
-    assert "the disk is full" in str(operator.told[-1])
-    written = next((tmp_path / "log").glob("*.report.json")).read_text()
-    assert DeploymentReport.model_validate_json(written) == report
+    process = in_child(
+        settings(rerun=tmp_path / "run.rrd", max_seconds=3),
+        lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+    )
+    while not (logs := list((tmp_path / "log").glob("*.events.jsonl"))):
+        time.sleep(0.02)
+    (log,) = logs
+    while "episode begins" not in [event["kind"] for event in read_events(log)]:
+        assert process.is_alive()
+        time.sleep(0.02)
+    limit_files(process, 20_000)  # which events and report stay below
+    process.join(60)
+    assert process.exitcode == ExitCode.RECORDING
+    told = [e["detail"] for e in read_events(log) if e["kind"] == "recording failed"]
+    assert len(told) == 1 and "run.rrd could not be written whole" in told[0]
+    report = json.loads(next((tmp_path / "log").glob("*.report.json")).read_text())
+    assert report["episodes"][0]["ending"]["kind"] == "time limit"
+    assert report["exit_code"] == ExitCode.RECORDING
 
 
 @pytest.fixture
