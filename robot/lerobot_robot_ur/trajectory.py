@@ -343,10 +343,10 @@ class JointTrajectory:
             return 0.0
         count = round(np.clip(segment.duration / _TOOL_SAMPLE_S, 8, 80))
         times = np.linspace(0.0, segment.duration, count + 1)
-        states = np.array([segment.at_time(t)[:2] for t in times])
-        jacobian = self._kinematics.jacobian(states[:, 0])[:, :3]
-        speeds = np.linalg.norm(np.einsum("nij,nj->ni", jacobian, states[:, 1]), axis=1)
-        return float(speeds.max()) / (_TOOL_SHARE * self._limits.tool_speed_m_s)
+        joints = [segment.at_time(t)[0] for t in times]
+        positions = self._kinematics.tool_position(self._kinematics.frames(joints))
+        speed = float(np.linalg.norm(np.diff(positions, axis=0), axis=1).max() / times[1])
+        return speed / (_TOOL_SHARE * self._limits.tool_speed_m_s)
 
 
 def _checked(joints: ArrayLike, arrival_times_s: ArrayLike) -> tuple[Array, Array]:
