@@ -44,6 +44,9 @@ def deploy(
         int | None,
         typer.Option(help="Actions executed before the next chunk; default the policy's."),
     ] = None,
+    execution_horizon: Annotated[
+        int, typer.Option(help="rtc: actions of the old chunk, at most, that guide the new one.")
+    ] = 10,
     speed: Annotated[float, typer.Option(help="Fraction of full speed, above 0 up to 1.")] = 1.0,
     episodes: Annotated[int, typer.Option(help="Episodes, one after another.")] = 1,
     max_seconds: Annotated[
@@ -111,6 +114,7 @@ def deploy(
             cameras=camera or [],
             mode=mode,
             steps_per_chunk=steps_per_chunk,
+            execution_horizon=execution_horizon,
             speed=speed,
             episodes=episodes,
             max_seconds=max_seconds,

@@ -50,6 +50,7 @@ class Session:
             self.policy.act,
             mode=settings.mode,
             steps_per_chunk=settings.steps_per_chunk or self.policy.steps_per_chunk,
+            execution_horizon=settings.execution_horizon,
             supports_guidance=self.policy.supports_guidance,
         )
         self._stack = ExitStack()

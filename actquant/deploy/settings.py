@@ -46,6 +46,7 @@ class Settings:
     cameras: Sequence[str] = ()
     mode: str = "sync"
     steps_per_chunk: int | None = None
+    execution_horizon: int = 10
     speed: float = 1.0
     episodes: int = 1
     max_seconds: float = 60.0
@@ -75,6 +76,8 @@ class Settings:
             wrong.append(f"--mode {self.mode}; choose one of {', '.join(MODES)}")
         if self.steps_per_chunk is not None and self.steps_per_chunk < 1:
             wrong.append(f"--steps-per-chunk {self.steps_per_chunk}; at least 1")
+        if self.execution_horizon < 1:
+            wrong.append(f"--execution-horizon {self.execution_horizon}; at least 1")
         if not 0 < self.speed <= 1:
             wrong.append(f"--speed {self.speed}; above 0 and at most 1")
         if self.episodes < 1:

@@ -221,11 +221,22 @@ def test_a_policy_that_fails_ends_the_episode(
 
 
 @pytest.mark.parametrize("mode", ["async", "rtc"])
-def test_chunks_in_the_background(settings: Make, controller: FakeController, mode: str) -> None:
-    before = joints(controller)
-    report = deploy(settings(mode=mode, steps_per_chunk=3, max_seconds=2), Answers())
+def test_chunks_in_the_background(
+    settings: Make, controller: FakeController, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, act, horizons = joints(controller), Policy.act, set()
+
+    def noting(self: Policy, seen: Any, previous: Any = None) -> Any:
+        if previous is not None:
+            horizons.add(previous.execution_horizon)
+        return act(self, seen, previous)
+
+    monkeypatch.setattr(Policy, "act", noting)
+    chosen = settings(mode=mode, steps_per_chunk=3, execution_horizon=2, max_seconds=2)
+    report = deploy(chosen, Answers())
     assert report.exit_code == ExitCode.DONE and moved(controller, before)
     assert report.episodes[0].chunks >= 2
+    assert horizons == ({2} if mode == "rtc" else set())
 
 
 def in_child(settings: Settings, prepare: Callable[[], object]) -> multiprocessing.Process:
@@ -429,6 +440,7 @@ def test_settings_name_all_that_is_wrong(settings: Make, tmp_path: Path) -> None
             model=tmp_path / "none.gguf",
             task=" ",
             mode="hasty",
+            execution_horizon=0,
             speed=0,
             episodes=0,
             max_seconds=0,
@@ -437,7 +449,7 @@ def test_settings_name_all_that_is_wrong(settings: Make, tmp_path: Path) -> None
             record=tmp_path,
             rerun=tmp_path / "x.txt",
         )
-    assert len(str(caught.value).splitlines()) == 9
+    assert len(str(caught.value).splitlines()) == 10
     (tmp_path / "there.rrd").touch()
     with pytest.raises(DeployError, match=r"there\.rrd is there already; name another file"):
         dataclasses.replace(good, rerun=tmp_path / "there.rrd")
