@@ -1,5 +1,6 @@
 """What deployments are tried on: a tiny policy in the robot's names, and an operator by rote."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from actquant.convert import convert
 from actquant.deploy.settings import Settings
 
-HOST, IMAGE = "127.0.0.82", 48
+# Modules that share this stage may run at the same time, in workers of pytest-xdist (gw0, gw1, …).
+HOST = f"127.0.{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]}.82"
+IMAGE = 48
 CAMERAS = [f"{name}=zmq:{HOST}:5555:{name}" for name in ("scene", "wrist")]
 STATE_NAMES = [
     *(f"joint_{i}_rad" for i in range(1, 7)),
