@@ -145,7 +145,7 @@ def test_an_arm_stops_when_output_is_frozen(fake, arm, moving):
 
 
 def test_an_arm_stops_when_output_is_late(fake, arm, moving):
-    fake.faults.delay(1.5)
+    fake.faults.delay(3.0)
     wait_until(lambda: arm.stopped is not None, "the stop")
     assert arm.stopped is not None and arm.stopped.kind == "stale_state"
     wait_for_rest(fake)
