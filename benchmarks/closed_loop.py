@@ -12,7 +12,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +156,10 @@ def _episode(
     time.sleep(SETTLE_S)
     limit = find_task(task).limit
     noise = session.policy.seeded_noise(seed, task, start)
-    is_done: Callable[[], bool] = lambda: controller.state()["was_successful"]  # noqa: E731
     report = session.run_episode(
         number,
         noise=noise,
-        is_done=is_done,
+        is_done=lambda: controller.state()["was_successful"],
         max_actions=limit,
         max_seconds=_PATIENCE * limit * PERIOD_S,
     )

@@ -29,7 +29,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import sys
 import tempfile
 import zlib
@@ -39,20 +38,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MUJOCO_GL", "egl")
+import numpy as np
+from actquant_runtime import PreviousChunk, Runtime
+from rich.console import Console
+from rich.table import Table
+
+from actquant.chunks import MODES, ChunkScheduler
+from actquant.evaluate import parse_starts, write_atomically
+from actquant.simulation import Simulation, policy_observation
+from actquant.statistics import wilson95
+
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT)]
-
-import numpy as np  # noqa: E402
-from actquant_runtime import PreviousChunk, Runtime  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from actquant.chunks import MODES, ChunkScheduler  # noqa: E402
-from actquant.evaluate import parse_starts, write_atomically  # noqa: E402
-from actquant.simulation import Simulation, policy_observation  # noqa: E402
-from actquant.statistics import wilson95  # noqa: E402
-
 PERIOD_S = 0.1
 MOTION = 6
 """Components of an action that move the tool; the last one is the gripper."""

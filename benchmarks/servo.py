@@ -18,7 +18,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,43 +27,12 @@ import numpy as np
 from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.config import ArmConfig
 from lerobot_robot_ur.controller import FakeController
-from lerobot_robot_ur.errors import RobotError
 from lerobot_robot_ur.limits import limits_for
+from sway import CYCLE_S, Sway
 
-PERIOD_S, AHEAD = 0.1, 4  # of the commands, and waypoints in each
-AMPLITUDE_RAD, CYCLE_S = 0.15, 2.5  # the base turns by twice the amplitude: at most 0.38 rad/s
 FAST_RAD_S, STILL_RAD_S = 0.3, 0.01
 STILL_FOR_S = 0.05
 PATIENCE_S = 20.0
-
-
-class Sway:
-    """Turns the arm's base to and fro in a thread, until `end` or until the arm stops."""
-
-    def __init__(self, arm: Arm):
-        self._arm, self._start = arm, arm.state().commanded
-        self._is_over = threading.Event()
-        self.error: RobotError | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        begin = time.monotonic()
-        while not self._is_over.is_set():
-            first = np.floor((time.monotonic() - begin) / PERIOD_S) + 1
-            times = PERIOD_S * (first + np.arange(AHEAD))
-            angles = AMPLITUDE_RAD * (1 - np.cos(2 * np.pi * times / CYCLE_S))
-            way = self._start + angles[:, None] * [1, 0, 0, 0, 0, 0]
-            try:
-                self._arm.move_through(way, begin + times)
-            except RobotError as error:
-                self.error = error
-                return
-            self._is_over.wait(begin + times[0] - time.monotonic())
-
-    def end(self) -> None:
-        self._is_over.set()
-        self._thread.join()
 
 
 def main() -> None:

@@ -1,11 +1,10 @@
 """The command's face: where results and errors go, and how errors end it."""
 
 import json
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -20,6 +19,7 @@ from rich.progress import (
 )
 
 from actquant.errors import ActquantError
+from actquant.interrupts import unwinding
 
 app = typer.Typer(
     help="Compress a Vision-Language-Action policy by what its weights do to the robot's actions.",
@@ -41,7 +41,7 @@ RESUMABLE = "The same command goes on from what is finished."
 def told_plainly(as_json: bool, after_a_stop: str = RESUMABLE) -> Iterator[None]:
     """Turns our own errors, and the runtime's, into one message and their exit code; Ctrl-C and
     SIGTERM clean up, say what `after_a_stop` does and give 130 and 143."""
-    with _signals_unwind() as received:
+    with unwinding() as received:
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
@@ -56,27 +56,6 @@ def told_plainly(as_json: bool, after_a_stop: str = RESUMABLE) -> Iterator[None]
                 errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
                 errors.print(str(error), markup=False, highlight=False)
             raise typer.Exit(getattr(error, "exit_code", 1)) from error
-
-
-@contextmanager
-def _signals_unwind() -> Iterator[list[int]]:
-    """Inside, SIGINT and SIGTERM unwind the stack by a KeyboardInterrupt; gives those received.
-
-    What unwinds may arrive as another exception: native code that calls Python (safetensors, for
-    one) turns whatever it meets there into an error of its own.
-    """
-    received: list[int] = []
-
-    def unwind(number: int, _: Any) -> NoReturn:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, unwind) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _runtime_error() -> type[Exception]:

@@ -11,11 +11,12 @@ import time
 import tty
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import TextIO
+
+from actquant.interrupts import SIGNALS, unwinding
 
 END_KEYS = {" ": False, "q": True}
 """Keys that end the episode, and whether the deployment ends with it."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
@@ -90,17 +91,10 @@ def interruptible(stop: StopRequest) -> Iterator[None]:
     """Inside the block SIGINT and SIGTERM raise KeyboardInterrupt, and `stop` then knows of it: for
     questions, while nothing moves."""
     received: list[int] = []
-
-    def interrupt(number: int, _: FrameType | None) -> NoReturn:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
-        yield
+        with unwinding() as received:
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         if received:
             name = signal.Signals(received[0]).name
             stop.request(name, leave=True, signal_number=received[0])

@@ -15,7 +15,8 @@ from lerobot_robot_ur.controller import FakeController
 from lerobot_robot_ur.dashboard import PORT, Dashboard, bring_back
 from lerobot_robot_ur.errors import ConnectionFailed, Refused, RobotError, StaleState, Stopped
 from lerobot_robot_ur.gripper import GripperError
-from streaming import STILL_RAD_S, Stream, config, speed, wait_for_motion
+from streaming import STILL_RAD_S, config, speed, wait_for_motion
+from sway import Sway
 from waiting import wait_until
 
 HOST, GRIPPER_HOST, MUTE_HOST = "127.0.0.50", "127.0.0.57", "127.0.0.58"
@@ -192,7 +193,7 @@ def test_the_arm_stops_before_its_gripper_is_waited_for(fake, silent):
     fake.reset()
     arm = Arm(with_gripper())
     arm.connect()
-    stream = Stream(arm)
+    stream = Sway(arm)
     wait_for_motion(fake)
     silent.speaks.clear()
     time.sleep(0.1)
@@ -288,7 +289,7 @@ def test_move_to_tells_of_a_refusal_in_motion(arm, monkeypatch):
 
 
 def test_an_arm_that_slows_down_for_a_stop_still_moves(fake, arm):
-    stream = Stream(arm)
+    stream = Sway(arm)
     wait_for_motion(fake)
     wait_until(lambda: speed(fake) > 0.3, "speed")
     arm.stop("a key")

@@ -25,7 +25,8 @@ from lerobot_robot_ur.errors import ConnectionFailed, Refused, StaleState
 from lerobot_robot_ur.link import Link
 from rtde_control import RTDEControlInterface
 from rtde_receive import RTDEReceiveInterface
-from streaming import Stream, config, speed, wait_for_motion, wait_for_rest
+from streaming import config, speed, wait_for_motion, wait_for_rest
+from sway import Sway
 from waiting import wait_until
 
 HOST = "127.0.0.51"
@@ -62,8 +63,8 @@ def arm(fake: FakeController) -> Iterator[Arm]:
 
 
 @pytest.fixture
-def moving(fake: FakeController, arm: Arm) -> Iterator[Stream]:
-    stream = Stream(arm)
+def moving(fake: FakeController, arm: Arm) -> Iterator[Sway]:
+    stream = Sway(arm)
     wait_for_motion(fake)
     yield stream
     stream.end()

@@ -22,7 +22,8 @@ from lerobot_robot_ur.messages import Move
 from lerobot_robot_ur.models import MODELS
 from lerobot_robot_ur.servo import ServoLoop
 from lerobot_robot_ur.shared import ServoState, SharedMemory
-from streaming import Stream, config, wait_for_motion, wait_for_rest
+from streaming import config, wait_for_motion, wait_for_rest
+from sway import Sway
 from waiting import wait_until
 
 HOST, OLD_HOST = "127.0.0.52", "127.0.0.53"
@@ -49,8 +50,8 @@ def arm(fake: FakeController) -> Iterator[Arm]:
 
 
 @pytest.fixture
-def moving(fake: FakeController, arm: Arm) -> Iterator[Stream]:
-    stream = Stream(arm)
+def moving(fake: FakeController, arm: Arm) -> Iterator[Sway]:
+    stream = Sway(arm)
     wait_for_motion(fake)
     yield stream
     stream.end()
@@ -139,10 +140,11 @@ COMMANDER = """
 import sys, time
 sys.path[:0] = sys.argv[2:]
 from lerobot_robot_ur.arm import Arm
-from streaming import Stream, config
+from streaming import config
+from sway import Sway
 arm = Arm(config(sys.argv[1]))
 arm.connect()
-stream = Stream(arm)
+stream = Sway(arm)
 print(arm.servo_pid, flush=True)
 time.sleep(100)
 """
