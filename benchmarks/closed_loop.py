@@ -17,9 +17,9 @@ from typing import Any
 
 from lerobot_env_ur3e import TASK_NAMES
 from lerobot_env_ur3e.tasks import find_task
-from lerobot_robot_ur.controller import FakeController
 from lerobot_robot_ur.dashboard import bring_back
 from rich.console import Console
+from ur_fake_controller import FakeController
 
 from actquant.actor import load_actor
 from actquant.cli.output import key_values

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.config import ArmConfig
-from lerobot_robot_ur.controller import FakeController
 from lerobot_robot_ur.limits import limits_for
 from sway import CYCLE_S, Sway
+from ur_fake_controller import FakeController
 
 FAST_RAD_S, STILL_RAD_S = 0.3, 0.01
 STILL_FOR_S = 0.05

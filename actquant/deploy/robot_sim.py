@@ -14,7 +14,7 @@ _LOOPBACK = "127."
 
 @dataclass(frozen=True)
 class SimSettings:
-    """What `lerobot_robot_ur.controller` is started with. `image_size` is in pixels."""
+    """What `ur_fake_controller` is started with. `image_size` is in pixels."""
 
     host: str = "127.0.0.2"
     model: str = "ur3e"
@@ -32,8 +32,8 @@ def run(settings: SimSettings) -> None:
     """
     try:
         from lerobot_env_ur3e.tasks import TASK_NAMES
-        from lerobot_robot_ur.controller.server import ControllerServer, Settings
         from lerobot_robot_ur.models import MODELS
+        from ur_fake_controller.server import ControllerServer, Settings
     except ImportError as error:
         raise DeployError(
             f"the fake controller is not installed ({error}); pip install ./sim_envs './robot[sim]'"

@@ -6,10 +6,10 @@ import itertools
 
 import numpy as np
 from numpy.typing import NDArray
+from ur_motion.arms import JOINT_NAMES
 
 from .kinematics import LINKS, Kinematics
 from .limits import Limits
-from .models import JOINT_NAMES
 
 Array = NDArray[np.float64]
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from ur_motion.arms import JOINT_NAMES
 
 from .clearances import Clearances
 from .errors import ConfigError, Refused
 from .kinematics import DEFAULT_TCP, Kinematics
 from .limits import Limits
-from .models import JOINT_NAMES, RobotModel
+from .models import RobotModel
 
 Array = NDArray[np.float64]
 

@@ -7,19 +7,21 @@ openings at once. Everything takes one set of joint positions or many, with nump
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from ur_motion import rotations
+from ur_motion.arms import DH_ALPHA
+from ur_motion.control import TOOL_POINT
 
 from .errors import ConfigError
-from .models import DH_ALPHA, RobotModel
+from .models import RobotModel
 
 Array = NDArray[np.float64]
 
 #: Pose of the tool point in the flange frame (m, rad): between the pads of the Robotiq 2F-85.
-DEFAULT_TCP = (0.0, 0.0, 0.141, 0.0, 0.0, 0.0)
+DEFAULT_TCP = TOOL_POINT
 #: What capsules belong to, from the base on; `base` does not move.
 LINKS = ("base", "shoulder", "upper arm", "forearm", "wrist 1", "wrist 2", "wrist 3", "gripper")
 _FRAME_OF_LINK = (0, 1, 2, 3, 4, 5, 6, 6)  # index into `Kinematics.frames`
@@ -99,7 +101,7 @@ GRIPPERS: dict[str, GripperShape | None] = {
 
 def _arm_capsules(model: RobotModel) -> dict[str, list[Capsule]]:
     """Capsules of each link in its frame; offsets of the tubes are 0.12 m and 0.027 m."""
-    a, d = model.dh_a, model.dh_d
+    a, d = model.arm.dh_a, model.arm.dh_d
     return {
         "base": [Capsule((0, 0, 0.03), (0, 0, 0.06), 0.068)],
         "shoulder": [
@@ -155,7 +157,7 @@ class Kinematics:
         if problems:
             raise ConfigError(problems)
         self._tcp = np.eye(4)
-        self._tcp[:3, :3], self._tcp[:3, 3] = rotation_matrix(pose[3:]), pose[:3]
+        self._tcp[:3, :3], self._tcp[:3, 3] = rotations.exp(pose[3:]), pose[:3]
         self._joints = _joint_transforms(model)
         shapes = _arm_capsules(model)
         shape = GRIPPERS[gripper]
@@ -216,14 +218,14 @@ class Kinematics:
 
 def _joint_transforms(model: RobotModel) -> Array:
     """[6, 4, 4]: from the frame of a link to that of the next one at angle zero."""
-    a, alpha = (0.0, *model.dh_a[:5]), (0.0, *DH_ALPHA[:5])
+    a, d, alpha = (0.0, *model.arm.dh_a[:5]), model.arm.dh_d, (0.0, *DH_ALPHA[:5])
     transforms = np.zeros((6, 4, 4))
     for i in range(6):
         c, s = _exact_cosine_sine(alpha[i])
         transforms[i] = [
             [1, 0, 0, a[i]],
-            [0, c, -s, -s * model.dh_d[i]],
-            [0, s, c, c * model.dh_d[i]],
+            [0, c, -s, -s * d[i]],
+            [0, s, c, c * d[i]],
             [0, 0, 0, 1],
         ]
     return transforms
@@ -232,12 +234,3 @@ def _joint_transforms(model: RobotModel) -> Array:
 def _exact_cosine_sine(angle: float) -> tuple[float, float]:
     """Without the rounding error that pi / 2 brings."""
     return float(np.round(np.cos(angle), 15)), float(np.round(np.sin(angle), 15))
-
-
-def rotation_matrix(rotation_vector: Sequence[float] | Array) -> Array:
-    """Rotation matrix [3, 3] of a rotation vector [3] (rad), by Rodrigues' formula."""
-    vector = np.asarray(rotation_vector, np.float64)
-    angle = float(np.linalg.norm(vector))
-    x, y, z = vector / angle if angle > 0 else vector
-    k = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + np.sin(angle) * k + (1.0 - np.cos(angle)) * k @ k

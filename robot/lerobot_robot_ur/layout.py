@@ -17,9 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from ur_motion import rotations
+from ur_motion.arms import JOINT_NAMES
+from ur_motion.control import STRAIGHT_DOWN
 
 from .errors import ConfigError, Refused
-from .models import JOINT_NAMES
 
 Array = NDArray[np.float64]
 
@@ -39,8 +41,6 @@ _DATASET_NAMES = {
     **{name.removesuffix(".vel"): name for name in TOOL_MOTION},
 }
 _OTHER_NAME = {name: other for other, name in _DATASET_NAMES.items()}
-# Rotation of the tool when it points straight down (tool x along base -x).
-_STRAIGHT_DOWN = np.diag([-1.0, 1.0, -1.0])
 
 
 @dataclass(frozen=True)
@@ -93,20 +93,10 @@ class Measurement:
         everything = dict(zip(JOINT_POSITIONS, self.joints, strict=True))
         if self.gripper_opening_m is not None:
             everything[GRIPPER_OPENING] = self.gripper_opening_m
-        rotation = rotation_vector(self.tool_rotation @ _STRAIGHT_DOWN.T)
+        rotation = rotations.log(self.tool_rotation @ STRAIGHT_DOWN.T)
         everything |= zip(TOOL_POSE, (*self.tool_position, *rotation), strict=True)
         own = lerobot_names(names, tuple(everything))
         return np.array([everything[name] for name in own], np.float64)
-
-
-def rotation_vector(matrix: Array) -> Array:
-    """Rotation vector [3] (rad) of a rotation matrix [3, 3], for angles below pi."""
-    axis_sin = 0.5 * np.array(
-        [matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]
-    )
-    sin = float(np.linalg.norm(axis_sin))
-    angle = float(np.arctan2(sin, 0.5 * (float(np.trace(matrix)) - 1.0)))
-    return axis_sin if sin < 1e-9 else axis_sin * (angle / sin)
 
 
 @dataclass(frozen=True)

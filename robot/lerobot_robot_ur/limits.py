@@ -7,8 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ur_motion.arms import JOINT_NAMES
+
 from .errors import ConfigError
-from .models import JOINT_NAMES, MODELS, RobotModel
+from .models import MODELS, RobotModel
 
 Six = tuple[float, float, float, float, float, float]
 Three = tuple[float, float, float]

@@ -1,30 +1,24 @@
-"""The two arms that can be driven: geometry, limits and control box.
-
-Numbers are those of the UniversalRobots ROS 2 description (config/ur3e and config/ur3).
-"""
+"""The two arms that can be driven: lengths, limits and control box."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-#: Twists of the DH frames, the same in both arms (rad).
-DH_ALPHA = (math.pi / 2, 0.0, 0.0, math.pi / 2, -math.pi / 2, 0.0)
-JOINT_NAMES = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
+from ur_motion.arms import MAX_SPEED, UR3, UR3E, Arm
 
 
 @dataclass(frozen=True)
 class RobotModel:
     """An arm with its control box.
 
-    `dh_a`, `dh_d` in m; `position_limits` (plus and minus) in rad; `speed_limits` in rad/s;
+    `arm` are its lengths; `position_limits` (plus and minus) in rad; `speed_limits` in rad/s;
     `version` is PolyScope's major, minor, bugfix and build number.
     """
 
     name: str
     type: str  # what the dashboard calls it
-    dh_a: tuple[float, ...]
-    dh_d: tuple[float, ...]
+    arm: Arm
     position_limits: tuple[float, ...]
     speed_limits: tuple[float, ...]
     rate_hz: int
@@ -42,16 +36,14 @@ class RobotModel:
 
 # The joints turn two full circles; the elbow too, but planning keeps it within half of that.
 _TURNS = (2 * math.pi,) * 6
-_SPEEDS = tuple(math.radians(v) for v in (180, 180, 180, 360, 360, 360))
 
 MODELS = {
     "ur3e": RobotModel(
         "ur3e",
         "UR3",
-        (0.0, -0.24355, -0.2132, 0.0, 0.0, 0.0),
-        (0.15185, 0.0, 0.0, 0.13105, 0.08535, 0.0921),
+        UR3E,
         _TURNS,
-        _SPEEDS,
+        MAX_SPEED,
         500,
         (5, 17, 3, 0),
         "20205301234",
@@ -59,10 +51,9 @@ MODELS = {
     "ur3": RobotModel(
         "ur3",
         "UR3",
-        (0.0, -0.24365, -0.21325, 0.0, 0.0, 0.0),
-        (0.1519, 0.0, 0.0, 0.11235, 0.08535, 0.0819),
+        UR3,
         _TURNS,
-        _SPEEDS,
+        MAX_SPEED,
         125,
         (3, 15, 8, 0),
         "20173301234",

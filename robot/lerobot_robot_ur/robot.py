@@ -32,6 +32,7 @@ from .layout import (
     read_action,
 )
 from .messages import REFUSED
+from .tool_motion import PERIOD_S, ToolMotion
 
 Array = NDArray[np.float64]
 
@@ -105,9 +106,6 @@ class ArmWithCameras:
     def _make_space(self, control_rate_hz: float) -> tuple[ActionSpace, float]:
         """What turns this layout's actions into targets, and the time (s) of an action."""
         if self.layout.name == "tool_motion":
-            # Brings MuJoCo and an IK solver, which joint targets do without.
-            from .tool_motion import PERIOD_S, ToolMotion
-
             config = self.arm.config
             return ToolMotion(self.arm.model, config.tcp, STROKES_M[config.gripper]), PERIOD_S
         if not control_rate_hz > 0:

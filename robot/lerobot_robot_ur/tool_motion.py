@@ -1,20 +1,18 @@
 """Actions that move the commanded tool pose, as in lerobot_env_ur3e.
 
-The simulator's own controller turns them into joints, and integrates on what was commanded last,
-not on what is measured: errors of execution do not accumulate, and a policy trained there meets
-here what it was trained on.
+The same controller turns them into joints there and here, and integrates on what was commanded
+last, not on what is measured: errors of execution do not accumulate, and a policy trained in the
+simulator meets here what it was trained on.
 """
-
-# pyright: reportAttributeAccessIssue=false
-# (MuJoCo's compiled module carries no type information.)
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
-from lerobot_env_ur3e.control import (
+from numpy.typing import ArrayLike, NDArray
+from ur_motion import rotations
+from ur_motion.control import (
     CONTROL_PERIOD,
     HOME,
     ROTATION_STEP,
@@ -22,12 +20,8 @@ from lerobot_env_ur3e.control import (
     Command,
     Controller,
 )
-from lerobot_env_ur3e.scene import kinematics_xml
-from numpy.typing import ArrayLike, NDArray
 
-from .controller.chain import fit
-from .kinematics import Kinematics, rotation_matrix
-from .layout import TOOL_MOTION, Target, rotation_vector
+from .layout import TOOL_MOTION, Target
 from .models import RobotModel
 
 Array = NDArray[np.float64]
@@ -66,18 +60,14 @@ class ToolMotion:
 
     def __init__(self, robot: RobotModel, tcp: ArrayLike, stroke_m: float = OPEN_M):
         self._open_m = min(OPEN_M, stroke_m)
-        model = mujoco.MjModel.from_xml_string(kinematics_xml())
-        fit(model, robot)
-        _place_tool(model, np.asarray(tcp, np.float64))
-        self._controller = Controller(model)
-        self._kinematics = Kinematics(robot, tcp)
+        self._controller = Controller(robot.arm, tcp)
         # The first time takes long: it loads the solver.
-        self._controller.advance(self._command_at(HOME), np.zeros(6))
+        self._controller.advance(self._controller.command_at(HOME), np.zeros(6))
         self._last: Command | None = None
         self._planned: list[_Step] = []
 
     def plan(self, actions: Array, joints: ArrayLike) -> list[Target]:
-        command = self._last or self._command_at(np.asarray(joints, np.float64))
+        command = self._last or self._controller.command_at(joints)
         known, self._planned = self._planned, []
         for i, action in enumerate(np.clip(actions, -1.0, 1.0)):
             # What was planned as upcoming before need not be solved for again.
@@ -101,20 +91,9 @@ class ToolMotion:
         taken = _motion(before, after, action[6])
         return _Step(before, action, after, Target(after.joints, opening, taken))
 
-    def _command_at(self, joints: Array) -> Command:
-        """The command that holds an arm where its joints [6] (rad) are."""
-        return Command(joints.copy(), *self._kinematics.tool(joints))
-
-
-def _place_tool(model: mujoco.MjModel, tcp: Array) -> None:
-    """Put the tool point of a compiled arm at a pose [6] in the flange's frame."""
-    site = int(model.site("tool").id)
-    model.site_pos[site] = tcp[:3]
-    mujoco.mju_mat2Quat(model.site_quat[site], rotation_matrix(tcp[3:]).reshape(9))
-
 
 def _motion(before: Command, after: Command, gripper: float) -> Array:
     """The action [7] that leads from one command to the next."""
     translation = (after.position - before.position) / TRANSLATION_STEP
-    rotation = rotation_vector(after.rotation @ before.rotation.T) / ROTATION_STEP
+    rotation = rotations.log(after.rotation @ before.rotation.T) / ROTATION_STEP
     return np.array([*translation, *rotation, gripper])

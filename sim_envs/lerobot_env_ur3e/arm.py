@@ -1,25 +1,23 @@
-"""The UR3e: its published numbers, its forward kinematics, and its MJCF body chain.
+"""The UR3e as an MJCF body chain.
 
-Numbers are those of the UniversalRobots ROS 2 description (config/ur3e). The base frame
-is Universal Robots' own: at q = 0 the arm points along -x.
+Lengths, limits and masses are those of `ur_motion.arms`; torques and inertias are from the same
+description (UniversalRobots ROS 2, config/ur3e).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from ur_motion.arms import (
+    JOINT_LIMIT,
+    JOINT_NAMES,
+    JOINT_ROTATIONS,
+    LINK_CENTRES,
+    LINK_MASSES,
+    UR3E,
+)
 
-Array = NDArray[np.float64]
-
-JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
-DH_A = (0.0, -0.24355, -0.2132, 0.0, 0.0, 0.0)  # m
-DH_D = (0.15185, 0.0, 0.0, 0.13105, 0.08535, 0.0921)  # m
-DH_ALPHA = (math.pi / 2, 0.0, 0.0, math.pi / 2, -math.pi / 2, 0.0)  # rad
-JOINT_LIMIT = (2 * math.pi, 2 * math.pi, math.pi, 2 * math.pi, 2 * math.pi, 2 * math.pi)  # rad
-MAX_SPEED = tuple(math.radians(v) for v in (180, 180, 180, 360, 360, 360))  # rad/s
 MAX_TORQUE = (54.0, 54.0, 28.0, 9.0, 9.0, 9.0)  # Nm
 
 # Reflected motor inertia, viscous friction and servo gains are ours: they make the position
@@ -31,21 +29,15 @@ SERVO_DAMPING = (90, 90, 70, 14, 14, 14)  # Nm s/rad
 
 _H = math.sqrt(0.5)
 _LINK_COLOUR = "0.7 0.75 0.8 1"
-# name, position (m), quaternion, mass (kg), centre of mass (m), inertia (kg m^2), its quaternion
-_LINKS = (
-    ("shoulder", (0, 0, 0.15185), (1, 0, 0, 0), 1.98, (0, 0, -0.02),
-     (0.0080931666, 0.0080931666, 0.005625), (1, 0, 0, 0)),
-    ("upper_arm", (0, 0, 0), (_H, _H, 0, 0), 3.4445, (-0.11355, 0, 0.1157),
-     (0.0217284919, 0.0217284919, 0.00961875), (_H, 0, _H, 0)),
-    ("forearm", (-0.24355, 0, 0), (1, 0, 0, 0), 1.437, (-0.1632, 0, 0.0238),
-     (0.0065445702, 0.0065445702, 0.00354375), (_H, 0, _H, 0)),
-    ("wrist_1", (-0.2132, 0, 0.13105), (1, 0, 0, 0), 0.871, (0, -0.01, 0),
-     (0.002085, 0.002085, 0.00225), (1, 0, 0, 0)),
-    ("wrist_2", (0, -0.08535, 0), (_H, _H, 0, 0), 0.805, (0, 0.01, 0),
-     (0.002085, 0.002085, 0.00225), (1, 0, 0, 0)),
-    ("wrist_3", (0, 0.0921, 0), (_H, -_H, 0, 0), 0.261, (0, 0, -0.02),
-     (0.0001362667, 0.0001362667, 0.0001792), (1, 0, 0, 0)),
-)  # fmt: skip
+# Principal moments of inertia of each link (kg m^2), and their axes as a quaternion.
+_INERTIAS = (
+    ((0.0080931666, 0.0080931666, 0.005625), (1, 0, 0, 0)),
+    ((0.0217284919, 0.0217284919, 0.00961875), (_H, 0, _H, 0)),
+    ((0.0065445702, 0.0065445702, 0.00354375), (_H, 0, _H, 0)),
+    ((0.002085, 0.002085, 0.00225), (1, 0, 0, 0)),
+    ((0.002085, 0.002085, 0.00225), (1, 0, 0, 0)),
+    ((0.0001362667, 0.0001362667, 0.0001792), (1, 0, 0, 0)),
+)
 # Capsules (from, to, radius in m) drawn and collided for each link.
 _CAPSULES = {
     "shoulder": (((0, 0, -0.06), (0, 0, 0), 0.058), ((0, 0, 0), (0, -0.06, 0), 0.055)),
@@ -59,20 +51,8 @@ _CAPSULES = {
 }  # fmt: skip
 
 
-def forward_kinematics(q: Sequence[float] | Array) -> Array:
-    """Flange pose [4, 4] in the base frame (m) for joint positions [6] (rad), by DH."""
-    pose = np.eye(4)
-    for angle, a, d, alpha in zip(q, DH_A, DH_D, DH_ALPHA, strict=True):
-        c, s, ca, sa = math.cos(angle), math.sin(angle), math.cos(alpha), math.sin(alpha)
-        pose = pose @ np.array(
-            [
-                [c, -s * ca, s * sa, a * c],
-                [s, c * ca, -c * sa, a * s],
-                [0.0, sa, ca, d],
-                [0.0, 0.0, 0.0, 1.0],
-            ]
-        )
-    return pose
+#: The bodies that turn with the joints, in joint order.
+BODIES = tuple(f"{link}_link" for link in _CAPSULES)
 
 
 def element(tag: str, *children: str, **attributes: object) -> str:
@@ -93,17 +73,20 @@ def body_chain(tool: str) -> str:
     """MJCF of the arm from its base, with the `tool` elements inside the flange body."""
     inner = element("site", name="flange", group=5) + tool
     for i in reversed(range(6)):
-        name, position, quat, mass, com, inertia, inertia_quat = _LINKS[i]
+        name = tuple(_CAPSULES)[i]
+        inertia, axes = _INERTIAS[i]
         capsules = (
             element("geom", type="capsule", fromto=(*a, *b), size=r, rgba=_LINK_COLOUR)
             for a, b, r in _CAPSULES[name]
         )
         inner = element(
             "body",
-            element("inertial", mass=mass, pos=com, diaginertia=inertia, quat=inertia_quat),
+            element(
+                "inertial", mass=LINK_MASSES[i], pos=LINK_CENTRES[i], diaginertia=inertia, quat=axes
+            ),
             element(
                 "joint",
-                name=JOINTS[i],
+                name=JOINT_NAMES[i],
                 axis=(0, 0, 1),
                 range=(-JOINT_LIMIT[i], JOINT_LIMIT[i]),
                 armature=ARMATURE[i],
@@ -113,8 +96,8 @@ def body_chain(tool: str) -> str:
             *capsules,
             inner,
             name=f"{name}_link",
-            pos=position,
-            quat=quat,
+            pos=UR3E.joint_offsets[i],
+            quat=JOINT_ROTATIONS[i],
             gravcomp=1,
         )
     base = element(
@@ -127,5 +110,5 @@ def servos() -> str:
     """MJCF position actuators of the six joints, in joint order."""
     return "".join(
         element("position", name=j, joint=j, kp=kp, kv=kv)
-        for j, kp, kv in zip(JOINTS, SERVO_STIFFNESS, SERVO_DAMPING, strict=True)
+        for j, kp, kv in zip(JOINT_NAMES, SERVO_STIFFNESS, SERVO_DAMPING, strict=True)
     )

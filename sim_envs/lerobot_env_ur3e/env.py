@@ -13,10 +13,10 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+from ur_motion import rotations
+from ur_motion.arms import JOINT_LIMIT
+from ur_motion.control import CONTROL_PERIOD, STRAIGHT_DOWN, Command, Controller
 
-from . import rotations
-from .arm import JOINT_LIMIT
-from .control import CONTROL_PERIOD, STRAIGHT_DOWN, Command, Controller
 from .expert import expert_action
 from .scene import FINGER_STROKE, OBJECTS, PHYSICS_STEP
 from .simulator import CAMERAS, Simulator, shared_simulator
@@ -92,7 +92,7 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._max_episode_steps = max_episode_steps or self.task_spec.limit
         self._simulator = simulator or shared_simulator()
         self._world = World(self._simulator.model)
-        self._controller = Controller(self._simulator.kinematics)
+        self._controller = Controller()
         self.observation_space = _observation_space(image_size, render_images)
         self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
         self._place(make_start(self.task_spec, 0))

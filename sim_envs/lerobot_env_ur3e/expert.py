@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from ur_motion.control import ROTATION_STEP, TRANSLATION_STEP, WORKSPACE_LOW
 
-from .control import ROTATION_STEP, TRANSLATION_STEP, WORKSPACE_LOW
 from .scene import HALF
 from .tasks import OPEN, Start, State, goal_position
 

@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from ur_motion.control import TOOL_OFFSET
 
 from .arm import body_chain, element, servos
 
@@ -37,9 +38,7 @@ ZONE = {"left": np.array([-0.315, 0.155]), "right": np.array([-0.315, -0.155])}
 ZONE_HALF = np.array([0.065, 0.045])
 
 FINGER_STROKE = 0.0427  # per finger; both together open 0.085 m
-TOOL_OFFSET = 0.141  # flange to pad centre, the tool point
 PAD_HALF = (0.011, 0.004, 0.01875)
-FINGER_OUTSIDE = FINGER_STROKE + 2 * PAD_HALF[1]  # tool axis to the outside of an open finger
 GRIP_FORCE = 25.0  # N
 
 _COLOUR_RGBA = {

@@ -1,4 +1,4 @@
-"""What many environments of one process share: the compiled models and the renderers."""
+"""What many environments of one process share: the compiled model and the renderers."""
 
 # pyright: reportAttributeAccessIssue=false
 # (MuJoCo's compiled module carries no type information.)
@@ -14,22 +14,21 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from .scene import kinematics_xml, scene_xml
+from .scene import scene_xml
 
 CAMERAS = ("scene", "wrist")
 
 
 class Simulator:
-    """Compiled models and one renderer per image size and thread.
+    """The compiled scene and one renderer per image size and thread.
 
-    Models are read-only here, so that any number of environments, in any threads, may share
+    The model is read-only here, so that any number of environments, in any threads, may share
     one Simulator. An OpenGL context belongs to one thread: renderers are made on first use in
     each thread, and never before a fork.
     """
 
     def __init__(self) -> None:
         self.model = mujoco.MjModel.from_xml_string(scene_xml())
-        self.kinematics = mujoco.MjModel.from_xml_string(kinematics_xml())
         self._local = threading.local()
         self._lock = threading.Lock()
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
+from ur_motion.arms import JOINT_NAMES
 
-from .arm import JOINTS
 from .scene import FINGER_STROKE, HALF, OBJECT_MASS, OBJECTS, PARKING
 from .tasks import PUSH_CEILING, Start, State
 
@@ -32,7 +32,7 @@ class World:
     def __init__(self, model: mujoco.MjModel):
         self.model = model
         self.data = mujoco.MjData(model)
-        self.joints = [int(model.joint(j).qposadr[0]) for j in JOINTS]
+        self.joints = [int(model.joint(j).qposadr[0]) for j in JOINT_NAMES]
         self.fingers = [int(model.joint(f).qposadr[0]) for f in FINGERS]
         self.free = [int(model.joint(o).qposadr[0]) for o in OBJECTS]
         self.bodies = [int(model.body(o).id) for o in OBJECTS]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lerobot_robot_ur.controller import FakeController
 from lerobot_robot_ur.dashboard import bring_back
+from ur_fake_controller import FakeController
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lerobot_robot_ur.controller import FakeController
 from lerobot_robot_ur.errors import Refused, StaleState
 from lerobot_robot_ur.layout import JOINT_POSITIONS
 from lerobot_robot_ur.robot import ArmWithCameras
 from stage import Answers, patient_settings
+from ur_fake_controller import FakeController
 
 from actquant.chunks import ChunkScheduler, Tick
 from actquant.deploy import episode as episode_module

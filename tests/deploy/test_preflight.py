@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lerobot_robot_ur.controller import FakeController
 from stage import CAMERAS, IMAGE, Answers, patient_settings
+from ur_fake_controller import FakeController
 
 from actquant.deploy.policy import Policy
 from actquant.deploy.preflight import ERROR, OK, WARNING, Row, examine, inference_row

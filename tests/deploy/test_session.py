@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot_robot_ur.controller import FakeController
 from stage import ACTION_NAMES, CAMERAS, HOST, IMAGE, STATE_NAMES, Answers
 from typer.testing import CliRunner
+from ur_fake_controller import FakeController
 
 from actquant.cli import app
 from actquant.deploy.events import read_events

@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from lerobot_robot_ur.controller import FakeController
 from rtde_control import RTDEControlInterface
 from rtde_receive import RTDEReceiveInterface
+from ur_fake_controller import FakeController
 
 _numbers = itertools.count(2)
 

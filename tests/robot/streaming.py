@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 from lerobot_robot_ur.config import ArmConfig
-from lerobot_robot_ur.controller import FakeController
 from lerobot_robot_ur.limits import limits_for
+from ur_fake_controller import FakeController
 from waiting import wait_until
 
 STILL_RAD_S = 0.01

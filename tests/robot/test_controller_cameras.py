@@ -9,7 +9,7 @@ pytest.importorskip("zmq")
 
 from lerobot.cameras.zmq import ZMQCamera, ZMQCameraConfig  # noqa: E402
 from lerobot_env_ur3e import UR3eEnv  # noqa: E402
-from lerobot_robot_ur.controller import FakeController  # noqa: E402
+from ur_fake_controller import FakeController  # noqa: E402
 
 SIZE = 96
 TIMEOUT_MS = 30_000

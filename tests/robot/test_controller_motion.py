@@ -4,10 +4,11 @@ import math
 import time
 
 import numpy as np
-from lerobot_env_ur3e.arm import forward_kinematics
-from lerobot_robot_ur.controller import FakeController
+from lerobot_robot_ur.kinematics import Kinematics
+from lerobot_robot_ur.models import MODELS
 from rtde_control import RTDEControlInterface
 from rtde_receive import RTDEReceiveInterface
+from ur_fake_controller import FakeController
 from waiting import wait_until
 
 
@@ -113,14 +114,13 @@ def test_a_servo_has_to_be_stopped_before_a_move(fake, control, receive):
 
 def test_poses_and_getters(control, receive):
     q = receive.getTargetQ()
-    tool = forward_kinematics(q) @ np.array([0, 0, 0.141, 1.0])
+    flange = Kinematics(MODELS["ur3e"]).frames(q)[6]
+    tool = flange @ np.array([0, 0, 0.141, 1.0])
     np.testing.assert_allclose(receive.getTargetTCPPose()[:3], tool[:3], atol=1e-9)
     np.testing.assert_allclose(control.getTCPOffset(), [0, 0, 0.141, 0, 0, 0], atol=1e-12)
     assert control.setTcp([0, 0, 0, 0, 0, 0])
     wait_until(
-        lambda: np.allclose(
-            receive.getTargetTCPPose()[:3], forward_kinematics(q)[:3, 3], atol=1e-9
-        ),
+        lambda: np.allclose(receive.getTargetTCPPose()[:3], flange[:3, 3], atol=1e-9),
         "the other tool centre point",
     )
     pose = receive.getTargetTCPPose()

@@ -6,10 +6,10 @@ import time
 
 import pytest
 from dashboard_client import DashboardClient
-from lerobot_robot_ur.controller import ControllerError, FakeController
-from lerobot_robot_ur.controller.script import parse_control_script
 from rtde_control import RTDEControlInterface
 from rtde_io import RTDEIOInterface
+from ur_fake_controller import ControllerError, FakeController
+from ur_fake_controller.script import parse_control_script
 from waiting import wait_until
 
 

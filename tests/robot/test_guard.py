@@ -11,8 +11,9 @@ from lerobot_robot_ur.errors import ConfigError, Refused
 from lerobot_robot_ur.guard import Guard
 from lerobot_robot_ur.kinematics import LINKS, Kinematics
 from lerobot_robot_ur.limits import limits_for
-from lerobot_robot_ur.models import JOINT_NAMES, MODELS
+from lerobot_robot_ur.models import MODELS
 from lerobot_robot_ur.trajectory import JointTrajectory
+from ur_motion.arms import JOINT_NAMES
 
 PERIOD = 0.1
 HOME = np.radians([0.0, -90.0, 90.0, -90.0, -90.0, 0.0])  # tool straight down above the table

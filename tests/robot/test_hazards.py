@@ -19,7 +19,6 @@ import pytest
 from lerobot_robot_ur import servo_process
 from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.config import ArmConfig
-from lerobot_robot_ur.controller import FakeController
 from lerobot_robot_ur.dashboard import bring_back, stop_program
 from lerobot_robot_ur.errors import ConnectionFailed, Refused, StaleState
 from lerobot_robot_ur.link import Link
@@ -27,6 +26,7 @@ from rtde_control import RTDEControlInterface
 from rtde_receive import RTDEReceiveInterface
 from streaming import config, speed, wait_for_motion, wait_for_rest
 from sway import Sway
+from ur_fake_controller import FakeController
 from waiting import wait_until
 
 HOST = "127.0.0.51"

@@ -3,13 +3,14 @@
 import mujoco
 import numpy as np
 import pytest
-from lerobot_env_ur3e import arm as env_arm
-from lerobot_env_ur3e import rotations
 from lerobot_env_ur3e.scene import FINGER_STROKE
 from lerobot_env_ur3e.simulator import shared_simulator
 from lerobot_robot_ur.errors import ConfigError
-from lerobot_robot_ur.kinematics import GRIPPERS, LINKS, Kinematics, rotation_matrix
-from lerobot_robot_ur.models import DH_ALPHA, JOINT_NAMES, MODELS
+from lerobot_robot_ur.kinematics import GRIPPERS, LINKS, Kinematics
+from lerobot_robot_ur.models import MODELS
+from ur_motion import rotations
+from ur_motion.arms import DH_ALPHA, JOINT_NAMES
+from ur_motion.chain import Chain
 
 BODIES = ("base", *(f"{n}_link" for n in
           ("shoulder", "upper_arm", "forearm", "wrist_1", "wrist_2", "wrist_3")))  # fmt: skip
@@ -27,7 +28,7 @@ def scene():
 
 
 def place(model, data, joints, opening=0.0):
-    data.qpos[[model.joint(j).qposadr[0] for j in env_arm.JOINTS]] = joints
+    data.qpos[[model.joint(j).qposadr[0] for j in JOINT_NAMES]] = joints
     data.qpos[[model.joint(f).qposadr[0] for f in ("finger_left", "finger_right")]] = opening
     mujoco.mj_kinematics(model, data)
 
@@ -35,19 +36,24 @@ def place(model, data, joints, opening=0.0):
 def dh_flange(model, q):
     """The flange by the textbook's product of DH matrices."""
     pose = np.eye(4)
-    for angle, a, d, alpha in zip(q, model.dh_a, model.dh_d, DH_ALPHA, strict=True):
+    for angle, a, d, alpha in zip(q, model.arm.dh_a, model.arm.dh_d, DH_ALPHA, strict=True):
         about_z, along = np.eye(4), np.eye(4)
-        about_z[:3, :3] = rotation_matrix([0, 0, angle])
-        along[:3, :3], along[:3, 3] = rotation_matrix([alpha, 0, 0]), [a, 0, d]
+        about_z[:3, :3] = rotations.exp([0, 0, angle])
+        along[:3, :3], along[:3, 3] = rotations.exp([alpha, 0, 0]), [a, 0, d]
         pose = pose @ about_z @ along
     return pose
 
 
-def test_the_ur3e_is_the_simulators():
-    model = MODELS["ur3e"]
-    assert model.dh_a == env_arm.DH_A and model.dh_d == env_arm.DH_D
-    assert DH_ALPHA == env_arm.DH_ALPHA and JOINT_NAMES == env_arm.JOINTS
-    assert model.speed_limits == env_arm.MAX_SPEED
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("tcp", [[0, 0, 0.141, 0, 0, 0], [0.01, -0.02, 0.2, 0.3, -0.4, 0.5]])
+def test_the_tool_is_where_cartesian_control_has_it(name, tcp):
+    guarded, controlled = Kinematics(MODELS[name], tcp), Chain(MODELS[name].arm, tcp)
+    for q in np.random.default_rng(7).uniform(-6, 6, (20, 6)):
+        position, rotation = guarded.tool(q)
+        tool = controlled.tool(q)
+        np.testing.assert_allclose(position, tool.position, atol=1e-12)
+        np.testing.assert_allclose(rotation, tool.rotation, atol=1e-12)
+        np.testing.assert_allclose(guarded.jacobian(q), tool.jacobian, atol=1e-12)
 
 
 def test_frames_and_tool_are_mujocos(kinematics, scene):
@@ -113,12 +119,6 @@ def test_jacobian_is_the_derivative_of_the_tool(name):
             np.testing.assert_allclose(jacobian[:3, i], (p1 - p0) / (2 * step), atol=1e-8)
             turn = rotations.log(r1 @ r0.T) / (2 * step)
             np.testing.assert_allclose(jacobian[3:, i], turn, atol=1e-8)
-
-
-@pytest.mark.parametrize("vector", [[0, 0, 0], [1e-9, 0, 0], [0.3, -2.0, 1.0]])
-def test_rotation_matrix(vector):
-    expected = rotations.exp(np.array(vector, float))
-    np.testing.assert_allclose(rotation_matrix(vector), expected, atol=1e-15)
 
 
 def inside_of(geom, model, rng):

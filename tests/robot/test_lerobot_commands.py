@@ -20,11 +20,11 @@ from lerobot.policies.factory import get_policy_class  # noqa: E402
 from lerobot.scripts import lerobot_replay, lerobot_rollout  # noqa: E402
 from lerobot.utils.import_utils import register_third_party_plugins  # noqa: E402
 from lerobot_env_ur3e import UR3eEnv  # noqa: E402
-from lerobot_env_ur3e.control import TRANSLATION_STEP  # noqa: E402
 from lerobot_robot_ur import UR3e  # noqa: E402
-from lerobot_robot_ur.controller import FakeController  # noqa: E402
 from lerobot_robot_ur.layout import MEASURED, TOOL_MOTION  # noqa: E402
 from tiny_policies import build_tiny_smolvla  # noqa: E402
+from ur_fake_controller import FakeController  # noqa: E402
+from ur_motion.control import TRANSLATION_STEP  # noqa: E402
 from waiting import wait_for_pictures  # noqa: E402
 
 from actquant.capture.policy import convert_f32  # noqa: E402

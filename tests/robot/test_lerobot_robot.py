@@ -15,11 +15,11 @@ from lerobot.cameras.zmq import ZMQCameraConfig  # noqa: E402
 from lerobot.robots import make_robot_from_config  # noqa: E402
 from lerobot.scripts.lerobot_replay import ReplayConfig  # noqa: E402
 from lerobot_robot_ur import UR3, UR3Config, UR3e, UR3eConfig  # noqa: E402
-from lerobot_robot_ur.controller import FakeController  # noqa: E402
 from lerobot_robot_ur.errors import ConfigError, Refused, StaleState, Stopped  # noqa: E402
 from lerobot_robot_ur.layout import JOINT_POSITIONS, LAYOUTS, TOOL_MOTION  # noqa: E402
 from lerobot_robot_ur.limits import limits_for  # noqa: E402
 from lerobot_robot_ur.messages import Move  # noqa: E402
+from ur_fake_controller import FakeController  # noqa: E402
 from waiting import wait_for_pictures, wait_until  # noqa: E402
 
 HOST = "127.0.0.71"
@@ -378,35 +378,6 @@ def test_settings_that_cannot_be():
 def test_an_arm_without_gripper_has_six_quantities():
     robot = UR3e(UR3eConfig(ip=HOST, gripper="none"))
     assert list(robot.action_features) == list(robot.observation_features) == list(JOINT_POSITIONS)
-
-
-PROBE = """
-import sys
-
-class Absent:
-    @staticmethod
-    def find_spec(name, *_):
-        if name.partition(".")[0] in {without}:
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Absent)
-import lerobot_robot_ur.{module}
-"""
-
-
-@pytest.mark.parametrize(
-    "module, without",
-    [
-        ("servo_process", ["torch", "lerobot", "lerobot_env_ur3e", "mujoco"]),
-        ("robot", ["torch", "lerobot", "lerobot_env_ur3e", "mujoco", "rtde_control"]),
-        ("tool_motion", ["torch", "lerobot", "rtde_control"]),
-        ("controller", ["torch", "lerobot", "rtde_control"]),
-    ],
-)
-def test_nothing_but_the_plugin_needs_lerobot(module, without):
-    code = PROBE.format(module=module, without=without)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
 
 
 def test_the_servo_process_has_not_loaded_lerobot(connect):

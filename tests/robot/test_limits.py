@@ -6,10 +6,10 @@ import pickle
 
 import numpy as np
 import pytest
-from lerobot_env_ur3e.control import CONTROL_PERIOD, TRANSLATION_STEP, WORKSPACE_HIGH, WORKSPACE_LOW
 from lerobot_robot_ur.errors import ConfigError, Refused, Stopped
 from lerobot_robot_ur.limits import limits_for
 from lerobot_robot_ur.models import MODELS
+from ur_motion.control import CONTROL_PERIOD, TRANSLATION_STEP, WORKSPACE_HIGH, WORKSPACE_LOW
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.config import ArmConfig
-from lerobot_robot_ur.controller import FakeController
 from lerobot_robot_ur.errors import StaleState, Stopped
 from lerobot_robot_ur.limits import Limits
+from ur_fake_controller import FakeController
 
 HOST = "127.0.0.72"
 README = (Path(__file__).parents[2] / "robot" / "README.md").read_text()

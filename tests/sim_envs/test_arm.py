@@ -1,27 +1,42 @@
 """The arm: the model is the published numbers, and control stays within its limits."""
 
+import math
+
 import mujoco
 import numpy as np
 import pytest
-from lerobot_env_ur3e import rotations
-from lerobot_env_ur3e.arm import JOINT_LIMIT, JOINTS, MAX_SPEED, forward_kinematics
-from lerobot_env_ur3e.control import (
+from lerobot_env_ur3e.arm import BODIES
+from lerobot_env_ur3e.scene import FINGER_STROKE, PAD_HALF, kinematics_xml, scene_xml
+from ur_motion.arms import DH_ALPHA, JOINT_LIMIT, JOINT_NAMES, MAX_SPEED, UR3E
+from ur_motion.control import (
     CONTROL_PERIOD,
+    FINGERTIP,
     MAX_TILT,
-    STRAIGHT_DOWN,
+    TOOL_OFFSET,
     WORKSPACE_HIGH,
     WORKSPACE_LOW,
-    limit_pose,
 )
-from lerobot_env_ur3e.scene import TOOL_OFFSET
-from lerobot_env_ur3e.simulator import shared_simulator
 
 
-@pytest.mark.parametrize("which", ["model", "kinematics"])
-def test_forward_kinematics_is_dh(which):
-    model = getattr(shared_simulator(), which)
+def forward_kinematics(joints):
+    """Flange pose [4, 4] (m) at joint positions [6] (rad), as a product of DH matrices."""
+    pose = np.eye(4)
+    for angle, a, d, alpha in zip(joints, UR3E.dh_a, UR3E.dh_d, DH_ALPHA, strict=True):
+        c, s, ca, sa = math.cos(angle), math.sin(angle), math.cos(alpha), math.sin(alpha)
+        pose = pose @ [
+            [c, -s * ca, s * sa, a * c],
+            [s, c * ca, -c * sa, a * s],
+            [0.0, sa, ca, d],
+            [0.0, 0.0, 0.0, 1.0],
+        ]
+    return pose
+
+
+@pytest.mark.parametrize("xml", [scene_xml(), kinematics_xml()], ids=["scene", "arm alone"])
+def test_forward_kinematics_is_dh(xml):
+    model = mujoco.MjModel.from_xml_string(xml)
     data = mujoco.MjData(model)
-    addresses = [model.joint(j).qposadr[0] for j in JOINTS]
+    addresses = [model.joint(j).qposadr[0] for j in JOINT_NAMES]
     flange, tool = model.site("flange").id, model.site("tool").id
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -35,21 +50,14 @@ def test_forward_kinematics_is_dh(which):
         assert np.abs(data.site_xpos[tool] - tool_point).max() < 1e-9
 
 
-def test_rotation_vectors_invert():
-    rng = np.random.default_rng(1)
-    for scale in (1e-10, 1e-4, 1.0, 3.0):
-        axis = rng.standard_normal(3)
-        vector = axis / np.linalg.norm(axis) * scale
-        np.testing.assert_allclose(rotations.log(rotations.exp(vector)), vector, atol=1e-9)
+def test_what_control_knows_of_the_gripper_is_the_scenes():
+    assert (PAD_HALF[0], FINGER_STROKE + 2 * PAD_HALF[1], PAD_HALF[2]) == FINGERTIP
 
 
-def test_limit_pose_keeps_the_tilted_gripper_off_the_table():
-    tilted = rotations.exp(np.array([0.6, 0.0, 0.0])) @ STRAIGHT_DOWN
-    position, rotation = limit_pose(np.array([-0.3, 0.0, -0.5]), tilted)
-    np.testing.assert_allclose(rotation, tilted)
-    assert position[2] > WORKSPACE_LOW[2]  # a fingertip reaches lower than the tool point
-    _, rotation = limit_pose(position, rotations.exp(np.array([2.0, 0, 0])) @ STRAIGHT_DOWN)
-    assert np.linalg.norm(rotations.log(rotation @ STRAIGHT_DOWN.T)) == pytest.approx(MAX_TILT)
+def test_the_bodies_turn_with_the_joints():
+    model = mujoco.MjModel.from_xml_string(kinematics_xml())
+    bodies = [model.body(model.jnt_bodyid[model.joint(j).id]).name for j in JOINT_NAMES]
+    assert bodies == list(BODIES)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -74,13 +82,3 @@ def test_limits_hold_under_stubborn_random_actions(blind_env, seed):
         assert np.all(np.abs(measured) <= np.array(JOINT_LIMIT) + 0.01)
         assert env._world.data.site_xpos[env._world.tool][2] > 0.0
         before = command.joints
-
-
-def test_joint_limits_hold_where_the_target_lies_beyond_them(blind_env):
-    env = blind_env("pick_cube")
-    env.reset(options={"start": 0})
-    command = env._command.copy()
-    for _ in range(60):  # turn about the vertical for as long as it goes
-        command.rotation = rotations.exp(np.array([0, 0, 0.5])) @ command.rotation
-        command.joints = env._controller._solve(command.joints, command.position, command.rotation)
-        assert np.all(np.abs(command.joints) <= np.array(JOINT_LIMIT))

@@ -10,8 +10,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from ur_motion import rotations
 
-from .chain import Chain, Frame, frame, rotation_matrix, rotation_vector
+from .chain import Chain, Frame, frame
 
 Array = NDArray[np.float64]
 
@@ -146,7 +147,7 @@ class LineMove:
     ):
         self._chain = chain
         self._origin, self._target = chain.tool(start), frame(end)
-        self._turn = rotation_vector(self._target[1] @ self._origin[1].T)
+        self._turn = rotations.log(self._target[1] @ self._origin[1].T)
         length = float(np.linalg.norm(self._target[0] - self._origin[0]))
         if length < 1e-6:
             length = float(np.linalg.norm(self._turn))
@@ -166,7 +167,7 @@ class LineMove:
     def _at(self, way: float) -> Frame:
         share = way / self._profile.length
         (start, rotation), (end, _) = self._origin, self._target
-        return start + share * (end - start), rotation_matrix(share * self._turn) @ rotation
+        return start + share * (end - start), rotations.exp(share * self._turn) @ rotation
 
 
 class Sequence:

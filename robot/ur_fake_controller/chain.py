@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import mujoco
 import numpy as np
+from lerobot_env_ur3e.arm import BODIES
 from lerobot_env_ur3e.scene import kinematics_xml
+from lerobot_robot_ur.models import RobotModel
 from numpy.typing import ArrayLike, NDArray
-
-from ..models import RobotModel
+from ur_motion import rotations
 
 Array = NDArray[np.float64]
 Frame = tuple[Array, Array]  # position [3], rotation [3, 3]
@@ -25,45 +26,18 @@ _LARGEST_STEP = 0.4  # rad of one joint in one iteration
 
 def fit(model: mujoco.MjModel, robot: RobotModel) -> None:
     """Give the scene's UR3e the link lengths of another arm."""
-    a, d = robot.dh_a, robot.dh_d
-    offsets = {
-        "shoulder_link": (0.0, 0.0, d[0]),
-        "forearm_link": (a[1], 0.0, 0.0),
-        "wrist_1_link": (a[2], 0.0, d[3]),
-        "wrist_2_link": (0.0, -d[4], 0.0),
-        "wrist_3_link": (0.0, d[5], 0.0),
-    }
-    for body, offset in offsets.items():
+    for body, offset in zip(BODIES, robot.arm.joint_offsets, strict=True):
         model.body(body).pos[:] = offset
     mujoco.mj_setConst(model, mujoco.MjData(model))
 
 
-def rotation_matrix(rotation_vector: ArrayLike) -> Array:
-    """Rotation matrix [3, 3] of a rotation vector [3] (rad)."""
-    vector = np.asarray(rotation_vector, np.float64)
-    angle = float(np.linalg.norm(vector))
-    quaternion, matrix = np.array([1.0, 0.0, 0.0, 0.0]), np.empty(9)
-    if angle > 0:
-        mujoco.mju_axisAngle2Quat(quaternion, vector / angle, angle)
-    mujoco.mju_quat2Mat(matrix, quaternion)
-    return matrix.reshape(3, 3)
-
-
-def rotation_vector(matrix: Array) -> Array:
-    """Rotation vector [3] (rad, at most pi long) of a rotation matrix [3, 3]."""
-    quaternion, vector = np.empty(4), np.empty(3)
-    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(matrix).reshape(9))
-    mujoco.mju_quat2Vel(vector, quaternion, 1.0)
-    return vector
-
-
 def frame(pose: ArrayLike) -> Frame:
     values = np.asarray(pose, np.float64)
-    return values[:3].copy(), rotation_matrix(values[3:])
+    return values[:3].copy(), rotations.exp(values[3:])
 
 
 def pose(of: Frame) -> Array:
-    return np.concatenate([of[0], rotation_vector(of[1])])
+    return np.concatenate([of[0], rotations.log(of[1])])
 
 
 def compose(first: Frame, second: Frame) -> Frame:
@@ -123,7 +97,7 @@ class Chain:
         joints = np.asarray(near, np.float64).copy()
         for _ in range(iterations):
             tool, jacobian = self.jacobian(joints)
-            error = np.concatenate([target[0] - tool[0], rotation_vector(target[1] @ tool[1].T)])
+            error = np.concatenate([target[0] - tool[0], rotations.log(target[1] @ tool[1].T)])
             if np.abs(error).max() < 1e-9:
                 break
             square = jacobian @ jacobian.T + _DAMPING * np.eye(6)
@@ -131,6 +105,6 @@ class Chain:
             joints += step * min(1.0, _LARGEST_STEP / max(float(np.abs(step).max()), 1e-12))
         else:
             tool = self.tool(joints)
-            error = np.concatenate([target[0] - tool[0], rotation_vector(target[1] @ tool[1].T)])
+            error = np.concatenate([target[0] - tool[0], rotations.log(target[1] @ tool[1].T)])
         inside = bool(np.all(np.abs(joints) <= self._limits))
         return joints if inside and float(np.abs(error).max()) < 1e-5 else None

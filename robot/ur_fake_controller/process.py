@@ -241,5 +241,5 @@ class FakeController:
 
 def _import_path() -> Iterable[str]:
     """Where this process imports from, so that the controller finds the same packages."""
-    here = str(Path(__file__).parents[2])
+    here = str(Path(__file__).parents[1])
     return dict.fromkeys([here, *(p for p in sys.path if p)])

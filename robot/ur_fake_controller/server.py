@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from lerobot_robot_ur.models import MODELS
 from numpy.typing import NDArray
 
-from ..models import MODELS
 from .arm import Arm
 from .cameras import CameraProcess
 from .chain import Chain, pose

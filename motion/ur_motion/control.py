@@ -1,25 +1,22 @@
 """Cartesian control: actions move a commanded tool pose, inverse kinematics follows it.
 
 The commanded pose is held inside a workspace box, a tilt limit and above the table *before*
-inverse kinematics, and joint position and speed limits hold inside it. The real arm's driver
-integrates on its last command in the same way, so that execution errors do not accumulate.
+inverse kinematics, and joint position and speed limits hold inside it. The simulated arm and the
+real one integrate on the last command, not on what is measured: errors of execution do not
+accumulate.
 """
-
-# pyright: reportAttributeAccessIssue=false
-# (MuJoCo's compiled module carries no type information.)
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mink
-import mujoco
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import rotations
-from .arm import JOINT_LIMIT, JOINTS, MAX_SPEED
-from .scene import FINGER_OUTSIDE, PAD_HALF
+from .arms import UR3E, Arm
+from .chain import Chain
+from .inverse import InverseKinematics
 
 Array = NDArray[np.float64]
 
@@ -36,11 +33,16 @@ LEASH = 0.01  # m by which the commanded pose may run ahead of what the joints c
 STRAIGHT_DOWN = np.diag([-1.0, 1.0, -1.0])
 HOME = np.radians([0.0, -90.0, 90.0, -90.0, -90.0, 0.0])
 
+#: The Robotiq 2F-85: flange to the middle of the pads (m), where the tool point is.
+TOOL_OFFSET = 0.141
+TOOL_POINT = (0.0, 0.0, TOOL_OFFSET, 0.0, 0.0, 0.0)
+#: How far the fingertips of the open gripper reach from the tool point, along its axes (m).
+FINGERTIP = (0.011, 0.0507, 0.01875)
+
 # Corners [4, 3] of the open fingertips in the tool frame.
 _FINGERTIPS = np.array(
-    [[sx * PAD_HALF[0], sy * FINGER_OUTSIDE, PAD_HALF[2]] for sx in (-1, 1) for sy in (-1, 1)]
+    [[sx * FINGERTIP[0], sy * FINGERTIP[1], FINGERTIP[2]] for sx in (-1, 1) for sy in (-1, 1)]
 )
-_IK_ITERATIONS = 2
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Command:
     rotation: Array
 
     def copy(self) -> Command:
+        """Return a command whose arrays are its own."""
         return Command(self.joints.copy(), self.position.copy(), self.rotation.copy())
 
     @property
@@ -61,7 +64,7 @@ class Command:
 
 
 def limit_pose(position: Array, rotation: Array) -> tuple[Array, Array]:
-    """The nearest pose that the workspace box, the tilt limit and the table allow."""
+    """Return the nearest pose that the workspace box, the tilt limit and the table allow."""
     vector = rotations.log(rotation @ STRAIGHT_DOWN.T)
     angle = float(np.linalg.norm(vector))
     if angle > MAX_TILT:
@@ -73,59 +76,42 @@ def limit_pose(position: Array, rotation: Array) -> tuple[Array, Array]:
 
 
 class Controller:
-    """Differential inverse kinematics for one environment (mink on the arm-only model)."""
+    """Turns actions into commands of one arm.
 
-    def __init__(self, kinematics: mujoco.MjModel):
-        self._configuration = mink.Configuration(kinematics)
-        self._tool = mink.FrameTask("tool", "site", position_cost=10.0, orientation_cost=1.0)
-        # A light pull towards home keeps the elbow on its side without bending the tool's path.
-        posture = mink.PostureTask(kinematics, cost=1e-3)
-        posture.set_target(HOME)
-        self._tasks = [self._tool, posture]
-        self._limits = [
-            mink.ConfigurationLimit(kinematics),
-            mink.VelocityLimit(kinematics, dict(zip(JOINTS, MAX_SPEED, strict=True))),
-        ]
+    Args:
+        arm: its lengths.
+        tcp: pose [6] of the tool point in the flange's frame (m, rotation vector in rad).
+    """
+
+    def __init__(self, arm: Arm = UR3E, tcp: ArrayLike = TOOL_POINT):
+        self._chain = Chain(arm, tcp)
+        self._inverse = InverseKinematics(self._chain, HOME)
 
     def start_at(self, position: Array) -> Command:
-        """The command that holds the tool straight down at a position [3] (m)."""
+        """Return the command that holds the tool straight down at a position [3] (m)."""
         joints = HOME.copy()
         for _ in range(40):
             before = joints
-            joints = self._solve(before, position, STRAIGHT_DOWN)
+            joints, _ = self._inverse.advance(before, position, STRAIGHT_DOWN, CONTROL_PERIOD)
             if np.abs(joints - before).max() < 1e-9:
                 break
         return Command(joints, position.copy(), STRAIGHT_DOWN.copy())
 
+    def command_at(self, joints: ArrayLike) -> Command:
+        """Return the command that holds the arm where its joints [6] (rad) are."""
+        joints = np.array(joints, np.float64)
+        tool = self._chain.tool(joints)
+        return Command(joints, tool.position, tool.rotation)
+
     def advance(self, command: Command, motion: Array) -> Command:
-        """The next command after an action's motion [6] in [-1, 1] (translation, rotation)."""
+        """Return the command after an action's motion [6] in [-1, 1] (translation, rotation)."""
         rotation = rotations.exp(motion[3:6] * ROTATION_STEP) @ command.rotation
         position, rotation = limit_pose(
             command.position + motion[:3] * TRANSLATION_STEP, rotations.orthonormal(rotation)
         )
-        joints = self._solve(command.joints, position, rotation)
-        reached = self._configuration.get_transform_frame_to_world("tool", "site").translation()
+        joints, reached = self._inverse.advance(command.joints, position, rotation, CONTROL_PERIOD)
         ahead = position - reached
         distance = float(np.linalg.norm(ahead))
         if distance > LEASH:
             position = reached + ahead * (LEASH / distance)
         return Command(joints, position, rotation)
-
-    def _solve(self, joints: Array, position: Array, rotation: Array) -> Array:
-        """Joints [6] after at most one control period of motion towards a tool pose."""
-        configuration, dt = self._configuration, CONTROL_PERIOD / _IK_ITERATIONS
-        configuration.update(joints)
-        self._tool.set_target(
-            mink.SE3.from_rotation_and_translation(mink.SO3.from_matrix(rotation), position)
-        )
-        for _ in range(_IK_ITERATIONS):
-            try:
-                velocity = mink.solve_ik(
-                    configuration, self._tasks, dt, "daqp", damping=1e-8, limits=self._limits
-                )
-            except mink.NoSolutionFound:
-                break  # stay where we are: the next action may ask for something possible
-            configuration.integrate_inplace(velocity, dt)
-        limit = np.asarray(JOINT_LIMIT)
-        configuration.update(np.clip(configuration.q, -limit, limit))
-        return configuration.q.copy()

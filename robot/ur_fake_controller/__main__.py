@@ -1,4 +1,4 @@
-"""`python -m lerobot_robot_ur.controller`: run a fake controller in the foreground."""
+"""`python -m ur_fake_controller`: run a fake controller in the foreground."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from lerobot_env_ur3e.tasks import TASK_NAMES
+from lerobot_robot_ur.models import MODELS
 
-from ..models import MODELS
 from .server import ControllerServer, Settings
 
 _NICENESS = -10

@@ -116,8 +116,8 @@ class _Painter:
     def __init__(self, model: str, image_size: int):
         import mujoco
         from lerobot_env_ur3e.simulator import Simulator
+        from lerobot_robot_ur.models import MODELS
 
-        from ..models import MODELS
         from .chain import fit
 
         self._mujoco, self._size = mujoco, image_size

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from socket import socket
 from typing import Protocol
 
-from ..models import RobotModel
+from lerobot_robot_ur.models import RobotModel
+
 from .net import Connection, LineConnection, Loop, Service
 from .registers import ControlProgram, RuntimeState
 from .safety import Safety, SafetyMode

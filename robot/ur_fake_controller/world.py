@@ -9,15 +9,16 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from lerobot_env_ur3e.arm import DAMPING, JOINTS, SERVO_DAMPING, SERVO_STIFFNESS
-from lerobot_env_ur3e.control import Controller
+from lerobot_env_ur3e.arm import DAMPING, SERVO_DAMPING, SERVO_STIFFNESS
 from lerobot_env_ur3e.scene import FINGER_STROKE, OBJECTS, scene_xml
 from lerobot_env_ur3e.starts import make_start
 from lerobot_env_ur3e.tasks import find_task, is_success
 from lerobot_env_ur3e.world import FINGERS, World
+from lerobot_robot_ur.models import RobotModel
 from numpy.typing import NDArray
+from ur_motion.arms import JOINT_NAMES
+from ur_motion.control import Controller
 
-from ..models import RobotModel
 from .chain import Chain, fit
 
 Array = NDArray[np.float64]
@@ -42,8 +43,8 @@ class ArmWorld:
         fit(model, robot)
         model.opt.timestep = STEP
         self._world, self._chain = World(model), chain
-        self._solver = Controller(chain.model)
-        self._speeds = [int(model.joint(j).dofadr[0]) for j in JOINTS]
+        self._solver = Controller(robot.arm)
+        self._speeds = [int(model.joint(j).dofadr[0]) for j in JOINT_NAMES]
         self._finger_speeds = [int(model.joint(f).dofadr[0]) for f in FINGERS]
         self.place(task, start)
 

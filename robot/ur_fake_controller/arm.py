@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from lerobot_robot_ur.models import RobotModel
 from numpy.typing import ArrayLike, NDArray
 
-from ..models import RobotModel
 from .motions import Motion, MotionFault, Stop
 
 Array = NDArray[np.float64]
