@@ -18,6 +18,7 @@ from gguf.gguf_writer import WriterState
 from rich.progress import Progress
 
 from actquant.common.errors import ModelFileError
+from actquant.common.files import atomic_path
 from actquant.common.progress import bar
 
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
@@ -129,16 +130,11 @@ def _copy(source: BinaryIO, target: BinaryIO, offset: int, count: int) -> None:
 
 
 def _replaced(path: Path, write: Callable[[BinaryIO], None]) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
             write(file)
-        os.replace(temporary, path)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
