@@ -21,17 +21,17 @@ from lerobot_robot_ur.dashboard import bring_back
 from rich.console import Console
 from ur_fake_controller import FakeController
 
-from actquant.actor import load_actor
 from actquant.cli.output import key_values
-from actquant.compare import paired_difference
+from actquant.common.statistics import wilson95
+from actquant.control.actor import load_actor
 from actquant.deploy.latency import Percentiles
 from actquant.deploy.operator import ConsoleOperator
 from actquant.deploy.report import EpisodeReport
 from actquant.deploy.session import Session
 from actquant.deploy.settings import Settings
-from actquant.evaluate import parse_starts, write_atomically
-from actquant.simulation import Simulation
-from actquant.statistics import wilson95
+from actquant.environments.simulation import Simulation
+from actquant.evaluation.compare import paired_difference
+from actquant.evaluation.evaluate import parse_starts, write_atomically
 
 HOST, PERIOD_S, SETTLE_S = "127.0.0.90", 0.1, 0.5
 _PATIENCE = 4.0  # times what as many actions take without any wait

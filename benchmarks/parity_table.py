@@ -77,7 +77,7 @@ def measure(family: str, folder: Path) -> Row:
 
     from actquant.capture import fusion_report
     from actquant.capture.policy import capture_policy
-    from actquant.parity import golden_observations, measure_parity
+    from actquant.fidelity.parity import golden_observations, measure_parity
     from actquant.policies import load_policy
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -116,9 +116,9 @@ def measure(family: str, folder: Path) -> Row:
 def write(loaded: Any, captured: Any, path: Path, kind: str) -> None:
     """All matrices in one type, everything else float32."""
     from actquant.capture.policy import matrices_of_fixed_type, quantizable
-    from actquant.encoding import matrix_shape
-    from actquant.model_file import write_model
-    from actquant.quantize import encode
+    from actquant.encoders.blocks import encode
+    from actquant.format.encoding import matrix_shape
+    from actquant.format.model_file import write_model
 
     encodings = {}
     if kind == "Q8_0":

@@ -43,10 +43,10 @@ from actquant_runtime import PreviousChunk, Runtime
 from rich.console import Console
 from rich.table import Table
 
-from actquant.chunks import MODES, ChunkScheduler
-from actquant.evaluate import parse_starts, write_atomically
-from actquant.simulation import Simulation, policy_observation
-from actquant.statistics import wilson95
+from actquant.common.statistics import wilson95
+from actquant.control.chunks import MODES, ChunkScheduler
+from actquant.environments.simulation import Simulation, policy_observation
+from actquant.evaluation.evaluate import parse_starts, write_atomically
 
 ROOT = Path(__file__).parent.parent
 PERIOD_S = 0.1
@@ -298,7 +298,7 @@ def row(cell: Cell) -> list[str]:
 
 def reference_model(folder: Path) -> Path:
     """The embedded policy with weights of 16 bits."""
-    from actquant.convert import convert
+    from actquant.compression.convert import convert
 
     path = folder / "reference-f16.gguf"
     convert(ROOT / "exports" / "reference" / "checkpoint", path, recipe="f16", control_rate_hz=10)

@@ -11,7 +11,7 @@ import torch
 from lerobot.policies.act.modeling_act import ACTPolicy  # YOUR POLICY'S CLASS
 from torch import Tensor, nn
 
-from actquant.model_schema import Sampler
+from actquant.format.schema import Sampler
 from actquant.policies.base import LoadedPolicy, StageModule
 from actquant.policies.lerobot import LeRobotFamily, cameras
 

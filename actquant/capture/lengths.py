@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from actquant.capture.interpret import interpret
-from actquant.capture.ir import DTYPE_TO_TORCH, Graph, Node
 from actquant.capture.pattern import Pattern
-from actquant.capture.rewrite import substitute
-from actquant.capture.size import at_length, depends_on_length, fit_size
-from actquant.errors import CaptureError
+from actquant.capture.rewrite.rewrite import substitute
+from actquant.common.errors import CaptureError
+from actquant.program.interpret import interpret
+from actquant.program.ir import DTYPE_TO_TORCH, Graph, Node
+from actquant.program.size import at_length, depends_on_length, fit_size
 
 
 def join_lengths(first: Graph, second: Graph, lengths: tuple[int, int]) -> Graph:

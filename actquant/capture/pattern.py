@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actquant.capture.ir import TORCH_TO_DTYPE, Node
-from actquant.capture.size import Size, fit_size
+from actquant.program.ir import TORCH_TO_DTYPE, Node
+from actquant.program.size import Size, fit_size
 
 MAX_PARTS = 32
 """A constant of more different parts along a dimension is no pattern."""

@@ -14,12 +14,12 @@ from typing import Any
 from torch import Tensor, nn
 
 import actquant
-from actquant.capture.ir import Graph, Node
 from actquant.capture.report import CaptureReport, capture_report
 from actquant.capture.stages import capture_stages
-from actquant.model_file import matrix_weights, write_model
-from actquant.model_schema import ModelMetadata
+from actquant.format.model_file import matrix_weights, write_model
+from actquant.format.schema import ModelMetadata
 from actquant.policies.base import LoadedPolicy, QuantizableTensor
+from actquant.program.ir import Graph, Node
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from actquant.capture.fuse import fusion_report
-from actquant.capture.ir import Graph, Node
+from actquant.capture.rewrite.fuse import fusion_report
+from actquant.program.ir import Graph, Node
 
 F32_BYTES = 4
 

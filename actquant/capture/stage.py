@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from actquant.capture.export import export_stage
-from actquant.capture.fuse import fuse
-from actquant.capture.ir import Graph
-from actquant.capture.lower import lower
-from actquant.capture.partition import check_operators, lower_doubles
-from actquant.capture.rows import keep_read_rows
-from actquant.capture.simplify import simplify
-from actquant.capture.tabulate import tabulate
+from actquant.capture.export.export import export_stage
+from actquant.capture.lowering.lower import lower
+from actquant.capture.lowering.partition import check_operators, lower_doubles
+from actquant.capture.rewrite.fuse import fuse
+from actquant.capture.rewrite.rows import keep_read_rows
+from actquant.capture.rewrite.simplify import simplify
+from actquant.capture.rewrite.tabulate import tabulate
+from actquant.program.ir import Graph
 
 
 def capture_stage(module: nn.Module, inputs: dict[str, Tensor], name: str = "stage") -> Graph:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actquant.capture.hoist import hoist
-from actquant.capture.ir import Graph
 from actquant.capture.lengths import check_length, join_lengths
-from actquant.capture.simplify import simplify
-from actquant.capture.size import at_length
+from actquant.capture.rewrite.hoist import hoist
+from actquant.capture.rewrite.simplify import simplify
+from actquant.capture.rewrite.tabulate import STEP
 from actquant.capture.stage import finish, trace
-from actquant.capture.tabulate import STEP
-from actquant.model_schema import PolicyInterface
+from actquant.format.schema import PolicyInterface
 from actquant.policies.base import LoadedPolicy, Stage
+from actquant.program.ir import Graph
+from actquant.program.size import at_length
 
 
 def capture_stages(loaded: LoadedPolicy) -> dict[str, Graph]:

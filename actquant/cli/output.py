@@ -18,8 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from actquant.errors import ActquantError
-from actquant.interrupts import unwinding
+from actquant.common.errors import ActquantError
+from actquant.common.interrupts import unwinding
 
 app = typer.Typer(
     help="Compress a Vision-Language-Action policy by what its weights do to the robot's actions.",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from actquant import tables
+from actquant.cli import tables
 from actquant.cli.output import Json, app, key_values, progress_bars, show, told_plainly
 
 
@@ -55,8 +55,8 @@ def compress(
 ) -> None:
     """Compress a checkpoint into one GGUF."""
     with told_plainly(as_json):
-        from actquant.compress import compress as run
-        from actquant.convert import convert
+        from actquant.compression.compress import compress as run
+        from actquant.compression.convert import convert
 
         with progress_bars() as progress:
             if dataset is None:
@@ -90,7 +90,7 @@ def compress(
 def inspect(model: Annotated[Path, typer.Argument(help="A GGUF.")], as_json: Json = False) -> None:
     """Show what a GGUF holds: policy, bits, tensors, stages, normalisation, provenance."""
     with told_plainly(as_json):
-        from actquant.inspection import inspect_model
+        from actquant.evaluation.inspection import inspect_model
 
         report = inspect_model(model)
         show(report, as_json, *tables.inspection(report))
@@ -107,7 +107,7 @@ def verify(
 ) -> None:
     """Run the golden self-test of a GGUF on this machine; exit 1 if it fails."""
     with told_plainly(as_json):
-        from actquant.verification import verify as run
+        from actquant.fidelity.verification import verify as run
 
         report = run(model, against)
         show(report, as_json, *tables.verification(report))
@@ -139,8 +139,8 @@ def eval_(
 ) -> None:
     """Run a model in closed loop from numbered starts."""
     with told_plainly(as_json):
-        from actquant.evaluate import evaluate
-        from actquant.simulation import Ablation
+        from actquant.environments.simulation import Ablation
+        from actquant.evaluation.evaluate import evaluate
 
         with progress_bars() as progress:
             bar = progress.add_task(f"{model.name} in {env}", total=None)
@@ -167,7 +167,7 @@ def compare(
 ) -> None:
     """Compare two evaluations start by start (McNemar)."""
     with told_plainly(as_json):
-        from actquant.compare import compare as run
+        from actquant.evaluation.compare import compare as run
 
         comparison = run(a, b)
         show(comparison, as_json, *tables.comparison(comparison))
@@ -182,7 +182,7 @@ def bench(
 ) -> None:
     """Measure a GGUF's latency and peak memory in a process of its own."""
     with told_plainly(as_json):
-        from actquant.measure import measure
+        from actquant.evaluation.measure import measure
 
         measurement = measure(model, n=n, threads=threads)
         show(measurement, as_json, *tables.measurement(measurement))
@@ -191,7 +191,7 @@ def bench(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Show what this machine has and lacks, with the remedy; exit 1 if something is missing."""
-    from actquant.doctor import diagnose
+    from actquant.cli.doctor import diagnose
 
     report = diagnose()
     show(report, as_json, *tables.doctor(report))
@@ -208,7 +208,7 @@ def demo(
 ) -> None:
     """Compress the embedded reference policy three ways and run all of them in simulation."""
     with told_plainly(as_json):
-        from actquant.demo import run
+        from actquant.cli.demo import run
 
         with progress_bars() as progress:
             report = run(out, bpw=bpw, starts=starts, progress=progress)

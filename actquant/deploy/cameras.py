@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from actquant.errors import DeployError
+from actquant.common.errors import DeployError
 
 PREFIX = "observation.images."
 EXAMPLES = (

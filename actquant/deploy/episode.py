@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actquant.chunks import ChunkScheduler, Tick
+from actquant.common.errors import RecordingError
+from actquant.control.chunks import ChunkScheduler, Tick
 from actquant.deploy.events import EventLog
 from actquant.deploy.journal import Frame, Journal
 from actquant.deploy.latency import Latencies, MotionWatch, is_at_rest
@@ -17,8 +18,7 @@ from actquant.deploy.robot import Robot
 from actquant.deploy.settling import settle
 from actquant.deploy.smoothness import Smoothness
 from actquant.deploy.stopping import StopRequest
-from actquant.errors import RecordingError
-from actquant.simulation import Window
+from actquant.environments.simulation import Window
 
 if TYPE_CHECKING:
     from actquant.deploy.rerun_log import RerunLog

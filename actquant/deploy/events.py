@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actquant.errors import RecordingError
+from actquant.common.errors import RecordingError
 
 
 class EventLog:

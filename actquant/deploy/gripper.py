@@ -1,9 +1,9 @@
 """A gripper that is not active moves its fingers to become so: not without permission."""
 
+from actquant.common.errors import NotAllowedError
 from actquant.deploy.operator import Operator
 from actquant.deploy.robot import Robot
 from actquant.deploy.settings import Settings
-from actquant.errors import NotAllowedError
 
 
 def permit_activation(settings: Settings, robot: Robot, operator: Operator) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actquant.errors import RecordingError
+from actquant.common.errors import RecordingError
 
 SCHEMA_VERSION = 1
 _HEADER, _FRAMES, _IMAGES = "header.json", "frames.jsonl", "images.bin"

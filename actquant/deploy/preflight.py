@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from actquant.common.errors import DeployError
 from actquant.deploy.cameras import wrong_name
 from actquant.deploy.policy import Policy, Seen
 from actquant.deploy.recording import Recorder, header_of
 from actquant.deploy.robot import LONGEST_THOUGHT_S, Robot, missing_cameras
 from actquant.deploy.settings import Settings
-from actquant.errors import DeployError
-from actquant.simulation import Window
+from actquant.environments.simulation import Window
 
 UNUSUAL_Z = 5.0
 """Standard deviations (or what the file has in their place) from the training data's mean beyond

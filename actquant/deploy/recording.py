@@ -14,8 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actquant.common.errors import RecordingError
 from actquant.deploy.journal import Frame, Header, Journal, read
-from actquant.errors import RecordingError
 
 if TYPE_CHECKING:
     from actquant.deploy.policy import Policy, Seen

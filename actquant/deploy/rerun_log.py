@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actquant.chunks import Tick
+from actquant.common.errors import DeployError, RecordingError
+from actquant.control.chunks import Tick
 from actquant.deploy.policy import Policy, Seen
-from actquant.errors import DeployError, RecordingError
 
 _FLUSH_TIMEOUT_S = 10.0  # without one, it waits for ever for a writer that has failed
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actquant.common.errors import DeployError
 from actquant.deploy.cameras import parse_cameras
 from actquant.deploy.policy import Policy, Seen
 from actquant.deploy.settings import Settings
-from actquant.errors import DeployError
 
 if TYPE_CHECKING:
     from lerobot_robot_ur.robot import ArmWithCameras

@@ -6,7 +6,7 @@ import shlex
 import signal
 from dataclasses import dataclass
 
-from actquant.errors import DeployError
+from actquant.common.errors import DeployError
 
 CAMERAS = ("scene", "wrist")
 _LOOPBACK = "127."

@@ -13,7 +13,8 @@ from types import TracebackType
 
 from rich.markup import escape
 
-from actquant.chunks import ChunkScheduler
+from actquant.common.errors import DeployError, NotAllowedError, RecordingError
+from actquant.control.chunks import ChunkScheduler
 from actquant.deploy import tables
 from actquant.deploy.episode import Episode, Rules
 from actquant.deploy.events import EventLog
@@ -28,7 +29,6 @@ from actquant.deploy.rerun_log import RerunLog
 from actquant.deploy.robot import Robot, make_robot
 from actquant.deploy.settings import ExitCode, Settings
 from actquant.deploy.stopping import StopRequest, interruptible, keys, signals
-from actquant.errors import DeployError, NotAllowedError, RecordingError
 
 RECOVER = "recover"
 

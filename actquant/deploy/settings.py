@@ -7,8 +7,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from actquant.chunks import MODES
-from actquant.errors import DeployError
+from actquant.common.errors import DeployError
+from actquant.control.chunks import MODES
 
 
 class ExitCode(IntEnum):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TextIO
 
-from actquant.interrupts import SIGNALS, unwinding
+from actquant.common.interrupts import SIGNALS, unwinding
 
 END_KEYS = {" ": False, "q": True}
 """Keys that end the episode, and whether the deployment ends with it."""

@@ -4,9 +4,9 @@ from typing import Any
 
 from rich.markup import escape
 
+from actquant.cli.tables import table
 from actquant.deploy.preflight import ERROR, OK, WARNING, Preflight
 from actquant.deploy.report import DeploymentReport, EpisodeReport
-from actquant.tables import table
 
 _COLOURS = {OK: "green", WARNING: "yellow", ERROR: "red"}
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from actquant.errors import CheckpointError
+from actquant.common.errors import CheckpointError
 from actquant.policies.base import LoadedPolicy, Observation
 from actquant.policies.given_noise import given_noise
 from actquant.policies.lerobot import LeRobotFamily

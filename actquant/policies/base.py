@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from actquant.errors import CheckpointError
-from actquant.model_schema import PolicyInterface
-from actquant.parameters import StreamedWeights, example_outputs, weights_of
+from actquant.common.errors import CheckpointError
+from actquant.format.schema import PolicyInterface
+from actquant.weights.parameters import StreamedWeights, example_outputs, weights_of
 
 Group = Literal["vision", "language", "expert", "projection"]
 

@@ -26,8 +26,8 @@ from lerobot.processor.converters import (
 from torch import Tensor, nn
 from transformers.utils import cached_file  # pyright: ignore[reportPrivateImportUsage]
 
-from actquant.errors import CheckpointError
-from actquant.parameters import (
+from actquant.common.errors import CheckpointError
+from actquant.weights.parameters import (
     ParameterStore,
     StreamedWeights,
     add_placeholders,

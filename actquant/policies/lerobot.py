@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from actquant.errors import CheckpointError
-from actquant.model_schema import PolicyInterface
-from actquant.parameters import load_now
+from actquant.common.errors import CheckpointError
+from actquant.format.schema import PolicyInterface
 from actquant.policies import checkpoint
 from actquant.policies.base import (
     LoadedPolicy,
@@ -23,6 +22,7 @@ from actquant.policies.base import (
     example_stages,
 )
 from actquant.policies.visual import VisualNormalization
+from actquant.weights.parameters import load_now
 
 EMPTY_CAMERA = "observation.images.empty_camera_"
 """LeRobot's name for a camera that never exists but has a place in the prompt."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actquant.errors import CheckpointError
-from actquant.hub import find_checkpoint
-from actquant.parameters import total_memory
+from actquant.common.errors import CheckpointError
 from actquant.policies.base import LoadedPolicy, PolicyFamily
 from actquant.policies.registry import find_family, policy_type, supported_policies
+from actquant.weights.hub import find_checkpoint
+from actquant.weights.parameters import total_memory
 
 
 def load_policy(

@@ -10,8 +10,8 @@ from lerobot.policies.multi_task_dit import modeling_multi_task_dit as lerobot_d
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
-from actquant.errors import CheckpointError
-from actquant.model_schema import Sampler
+from actquant.common.errors import CheckpointError
+from actquant.format.schema import Sampler
 from actquant.policies import checkpoint
 from actquant.policies.action_diffusion import ActionDiffusionFamily, Prefix, image_steps
 from actquant.policies.base import LoadedPolicy, StageModule

@@ -9,8 +9,8 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-from actquant.errors import CheckpointError
-from actquant.model_schema import Sampler
+from actquant.common.errors import CheckpointError
+from actquant.format.schema import Sampler
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 

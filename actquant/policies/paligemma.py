@@ -12,8 +12,8 @@ import torch
 from lerobot.policies.common.vla_utils import prepare_attention_masks_4d
 from torch import Tensor, nn
 
-from actquant.errors import CheckpointError
-from actquant.model_schema import Sampler
+from actquant.common.errors import CheckpointError
+from actquant.format.schema import Sampler
 from actquant.policies import checkpoint
 from actquant.policies.base import LoadedPolicy, Observation, StageModule
 from actquant.policies.key_values import key_value_cache, key_value_outputs

@@ -10,7 +10,7 @@ from lerobot.policies.common.vla_utils import make_att_2d_masks
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy, pad_tensor
 from torch import Tensor, nn
 
-from actquant.model_schema import Sampler
+from actquant.format.schema import Sampler
 from actquant.policies import checkpoint
 from actquant.policies.base import LoadedPolicy, StageModule
 from actquant.policies.key_values import key_value_cache, key_value_outputs

@@ -11,8 +11,8 @@ import torch
 from lerobot.configs.types import NormalizationMode
 from torch import Tensor
 
-from actquant.errors import CheckpointError
-from actquant.model_schema import PolicyInterface
+from actquant.common.errors import CheckpointError
+from actquant.format.schema import PolicyInterface
 from actquant.policies import checkpoint
 from actquant.policies.base import StageModule
 

@@ -12,12 +12,12 @@ from lerobot.policies.xvla import modeling_xvla
 from lerobot.utils.constants import IMAGENET_STATS
 from torch import Tensor, nn
 
-from actquant.model_schema import Sampler
-from actquant.parameters import ParameterStore, StoredTensor
+from actquant.format.schema import Sampler
 from actquant.policies import checkpoint
 from actquant.policies.base import LoadedPolicy, Observation, StageModule
 from actquant.policies.given_noise import given_noise
 from actquant.policies.lerobot import LeRobotFamily, cameras
+from actquant.weights.parameters import ParameterStore, StoredTensor
 
 VLM = "model.vlm."
 OLD_PROJECTION = f"{VLM}image_projection"

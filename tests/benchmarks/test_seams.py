@@ -20,7 +20,7 @@ from seams import (
     run_episode,
 )
 
-from actquant.simulation import Simulation
+from actquant.environments.simulation import Simulation
 
 CHUNK, STEPS = 8, 4
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from actquant.capture import Graph, capture_stage, emit_program, interpret, parse_program
+from actquant.capture import capture_stage
+from actquant.program import Graph, emit_program, interpret, parse_program
 
 
 class Function(nn.Module):

@@ -9,7 +9,7 @@ from captured import Function, assert_captured
 from torch import nn
 
 from actquant.capture import capture_stage
-from actquant.errors import UnsupportedOperatorError
+from actquant.common.errors import UnsupportedOperatorError
 
 
 def operators(graph):

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from actquant.capture import capture_stage, interpret
-from actquant.errors import CaptureError, UnsupportedOperatorError
+from actquant.capture import capture_stage
+from actquant.common.errors import CaptureError, UnsupportedOperatorError
+from actquant.program import interpret
 
 
 class Constants(nn.Module):

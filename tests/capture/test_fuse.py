@@ -7,9 +7,10 @@ import torch
 from captured import assert_captured
 from torch import nn
 
-from actquant.capture import Graph, capture_stage, fusion_report, interpret
-from actquant.capture.ir import Node, topological
+from actquant.capture import capture_stage, fusion_report
 from actquant.capture.report import capture_report
+from actquant.program import Graph, interpret
+from actquant.program.ir import Node, topological
 
 
 def check(module: nn.Module, make, expected: dict[str, int]):

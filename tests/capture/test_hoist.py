@@ -1,8 +1,9 @@
 import torch
 from torch import nn
 
-from actquant.capture import capture_stage, interpret
-from actquant.capture.hoist import hoist
+from actquant.capture import capture_stage
+from actquant.capture.rewrite.hoist import hoist
+from actquant.program import interpret
 
 
 class Before(nn.Module):

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from actquant.capture import capture_stage, emit_program, interpret, parse_program
-from actquant.capture.ir import Graph
+from actquant.capture import capture_stage
 from actquant.capture.lengths import check_length, join_lengths
 from actquant.capture.pattern import Pattern
-from actquant.capture.size import at_length
-from actquant.errors import CaptureError
+from actquant.common.errors import CaptureError
+from actquant.program import emit_program, interpret, parse_program
+from actquant.program.ir import Graph
+from actquant.program.size import at_length
 
 LENGTHS = (11, 17)
 

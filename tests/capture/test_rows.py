@@ -1,7 +1,8 @@
 import torch
 from torch import nn
 
-from actquant.capture import capture_stage, interpret
+from actquant.capture import capture_stage
+from actquant.program import interpret
 
 
 class LastLayer(nn.Module):

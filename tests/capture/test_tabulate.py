@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from actquant.capture import interpret
 from actquant.capture.report import capture_report
 from actquant.capture.stage import finish, trace
-from actquant.errors import CaptureError
+from actquant.common.errors import CaptureError
+from actquant.program import interpret
 
 TIMES = (1.0, 0.75, 0.5, 0.25)
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actquant import artifacts
-from actquant.artifacts import WorkFolder, atomic_path, hash_json, hash_path
+from actquant.compression import artifacts
+from actquant.compression.artifacts import WorkFolder, atomic_path, hash_json, hash_path
 
 SOURCES = {"checkpoint": "abc", "settings": "1"}
 

@@ -12,13 +12,24 @@ import format_page
 from tiny_policies import build_tiny_smolvla
 from toy_policy import make_dataset
 
-import actquant.compress as compress_module
-from actquant.action_error import load_for_dataset, measure_action_error
-from actquant.assemble import Assembly
-from actquant.compress import CompressionReport, Settings, compress, held_out_action_error
-from actquant.errors import BudgetError, CheckpointError, DatasetError, ModelFileError, ParityError
-from actquant.formats import FORMATS
-from actquant.model_file import read_model
+import actquant.compression.compress as compress_module
+from actquant.common.errors import (
+    BudgetError,
+    CheckpointError,
+    DatasetError,
+    ModelFileError,
+    ParityError,
+)
+from actquant.compression.assemble import Assembly
+from actquant.compression.compress import (
+    CompressionReport,
+    Settings,
+    compress,
+    held_out_action_error,
+)
+from actquant.fidelity.action_error import load_for_dataset, measure_action_error
+from actquant.format.model_file import read_model
+from actquant.format.tensor_types import FORMATS
 
 SMALL = Settings(n_frames=8, n_held_out=4, draws=1)
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny_policies import build_tiny_smolvla
 
-from actquant.action_error import load_for_dataset
-from actquant.calibrate import action_losses, calibrate
+from actquant.calibration.curvature import curvature
+from actquant.calibration.frames import action_losses, calibrate
+from actquant.calibration.sensitivity import sensitivity
 from actquant.capture.policy import quantizable
-from actquant.curvature import curvature
-from actquant.sensitivity import sensitivity
+from actquant.fidelity.action_error import load_for_dataset
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import tiny_policies
 import torch
 
-from actquant.convert import convert
+from actquant.compression.convert import convert
 from actquant.deploy.settings import Settings
 
 # Modules that share this stage may run at the same time, in workers of pytest-xdist (gw0, gw1, …).

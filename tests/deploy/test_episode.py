@@ -15,7 +15,7 @@ from lerobot_robot_ur.robot import ArmWithCameras
 from stage import Answers, patient_settings
 from ur_fake_controller import FakeController
 
-from actquant.chunks import ChunkScheduler, Tick
+from actquant.control.chunks import ChunkScheduler, Tick
 from actquant.deploy import episode as episode_module
 from actquant.deploy.episode import Episode, Rules
 from actquant.deploy.events import read_events

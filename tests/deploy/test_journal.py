@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from frames import frame, header
 
+from actquant.common.errors import RecordingError
 from actquant.deploy.journal import Journal, read
-from actquant.errors import RecordingError
 
 HERE = Path(__file__).parent
 

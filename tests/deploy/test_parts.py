@@ -13,12 +13,12 @@ import pytest
 import typer
 
 from actquant.cli.output import told_plainly
+from actquant.common.errors import DeployError, RecordingError
 from actquant.deploy.cameras import parse_cameras
 from actquant.deploy.events import EventLog, read_events
 from actquant.deploy.latency import MotionWatch, Percentiles
 from actquant.deploy.smoothness import jerk
 from actquant.deploy.stopping import StopRequest, interruptible, keys, signals
-from actquant.errors import DeployError, RecordingError
 
 
 @pytest.mark.parametrize(("key", "leave"), [(b" ", False), (b"q", True)])

@@ -14,9 +14,9 @@ import pytest
 from frames import CAMERAS, frame, header
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+from actquant.common.errors import RecordingError
 from actquant.deploy.journal import Journal
 from actquant.deploy.recording import Recorder
-from actquant.errors import RecordingError
 
 
 def in_child(action: Callable[[], None]) -> int | None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from actquant.common.errors import DeployError
 from actquant.deploy.robot_sim import SimSettings, run
-from actquant.errors import DeployError
 
 HOST, CONTROL_PORT = "127.0.0.80", 30099
 COMMAND = [sys.executable, "-m", "actquant.cli", "robot-sim", "--host", HOST]

@@ -23,13 +23,13 @@ from typer.testing import CliRunner
 from ur_fake_controller import FakeController
 
 from actquant.cli import app
+from actquant.common.errors import DeployError, NotAllowedError
 from actquant.deploy.events import read_events
 from actquant.deploy.policy import Policy
 from actquant.deploy.recording import Recorder
 from actquant.deploy.report import DeploymentReport
 from actquant.deploy.session import Session, deploy
 from actquant.deploy.settings import ExitCode, Settings
-from actquant.errors import DeployError, NotAllowedError
 
 Make = Callable[..., Settings]
 MOVED_RAD = 0.01

@@ -22,7 +22,7 @@ from lerobot.rollout.inference.rtc import supports_rtc_inference  # noqa: E402
 from lerobot.utils.import_utils import register_third_party_plugins  # noqa: E402
 from tiny_policies import CAMERAS  # noqa: E402
 
-from actquant.model_file import write_model  # noqa: E402
+from actquant.format.model_file import write_model  # noqa: E402
 
 register_third_party_plugins()
 ActquantConfig: Any = PreTrainedConfig.get_choice_class("actquant")

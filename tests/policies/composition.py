@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from actquant.image_steps import apply_image_steps
-from actquant.model_schema import PolicyInterface
+from actquant.format.image_steps import apply_image_steps
+from actquant.format.schema import PolicyInterface
 from actquant.policies.base import LoadedPolicy
 
 

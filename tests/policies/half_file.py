@@ -8,9 +8,9 @@ import torch
 from actquant_runtime import Runtime
 
 from actquant.capture.policy import CapturedPolicy, capture_policy
-from actquant.golden import GoldenInput
-from actquant.model_file import write_model
-from actquant.parity import golden_observations
+from actquant.fidelity.parity import golden_observations
+from actquant.format.golden import GoldenInput
+from actquant.format.model_file import write_model
 from actquant.policies import LoadedPolicy
 
 TYPES = ("F16", "BF16")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_cnn_policies import ACTION_DIM, STATE_DIM, build_tiny_act
 from tiny_policies import CAMERAS
 
-from actquant.errors import CheckpointError
+from actquant.common.errors import CheckpointError
 from actquant.policies import load_policy
 
 TOLERANCE = 1e-5

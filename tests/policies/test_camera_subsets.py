@@ -10,8 +10,8 @@ from tiny_pi import build_tiny_pi05
 from tiny_policies import build_tiny_smolvla
 
 from actquant.capture.policy import convert_f32
-from actquant.errors import CheckpointError
-from actquant.golden import golden_input
+from actquant.common.errors import CheckpointError
+from actquant.format.golden import golden_input
 from actquant.policies import load_policy
 
 CAMERAS = tuple(f"observation.images.{name}" for name in ("scene", "side", "wrist"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import actquant.policies.loading as loading
-from actquant.errors import CheckpointError
+from actquant.common.errors import CheckpointError
 from actquant.policies import load_policy
 
 

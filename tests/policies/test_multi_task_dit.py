@@ -10,7 +10,7 @@ from tiny_cnn_policies import ACTION_DIM, STATE_DIM
 from tiny_multi_task_dit import build_tiny_multi_task_dit
 from tiny_policies import CAMERAS
 
-from actquant.errors import CheckpointError
+from actquant.common.errors import CheckpointError
 from actquant.policies import load_policy
 from actquant.policies.given_noise import given_noise
 

@@ -21,8 +21,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from actquant.image_steps import apply_image_steps
-from actquant.parity import golden_observations
+from actquant.fidelity.parity import golden_observations
+from actquant.format.image_steps import apply_image_steps
 from actquant.policies import LoadedPolicy, load_policy
 from actquant.policies.openvla_oft import images
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from actquant.capture import fusion_report
 from actquant.capture.policy import CapturedPolicy, capture_policy, convert_f32, quantizable
-from actquant.parity import golden_observations, measure_parity
+from actquant.fidelity.parity import golden_observations, measure_parity
+from actquant.fidelity.reference_runner import ReferenceRunner
 from actquant.policies import LoadedPolicy, load_policy
-from actquant.reference_runner import ReferenceRunner
 
 TOLERANCE = 2e-5
 PROMPTS = ("lift", "Put the black cup on the tray", "put the bowl on the plate " * 4, "Ünknown_x")

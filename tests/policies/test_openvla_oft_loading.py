@@ -10,7 +10,7 @@ import torch
 from openvla_oft_checkpoint import STEP, Sizes, build_openvla_oft
 from safetensors.torch import load_file, save_file
 
-from actquant.errors import CheckpointError
+from actquant.common.errors import CheckpointError
 from actquant.policies import load_policy, supported_policies
 
 HEAD = f"action_head--{STEP}_checkpoint.pt"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_pi import HUB_TOKENIZER, build_tiny_pi, tiny_backbone
 from tiny_policies import CAMERAS
 
-from actquant.errors import CheckpointError
+from actquant.common.errors import CheckpointError
 from actquant.policies import LoadedPolicy, load_policy, paligemma
 
 TYPES = ("pi0", "pi05")

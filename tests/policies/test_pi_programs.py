@@ -12,7 +12,7 @@ from tiny_pi import build_tiny_pi, tiny_backbone
 from tiny_policies import CAMERAS
 from torch import nn
 
-import actquant.convert as convert_module
+import actquant.compression.convert as convert_module
 from actquant.capture import fusion_report
 from actquant.capture.policy import (
     CapturedPolicy,
@@ -21,8 +21,8 @@ from actquant.capture.policy import (
     matrices_of_fixed_type,
     quantizable,
 )
-from actquant.model_file import read_model
-from actquant.parity import ReferenceRunner, golden_observations, measure_parity
+from actquant.fidelity.parity import ReferenceRunner, golden_observations, measure_parity
+from actquant.format.model_file import read_model
 from actquant.policies import LoadedPolicy, load_policy
 
 PROMPTS = ("push", " put_the black\ncup on the tray ", "the the the put put put", "lift")

@@ -11,9 +11,9 @@ from tiny_multi_task_dit import build_tiny_multi_task_dit
 from torch import nn
 
 from actquant.capture.policy import capture_policy, convert_f32, quantizable
-from actquant.parity import measure_parity
+from actquant.fidelity.parity import measure_parity
+from actquant.fidelity.reference_runner import ReferenceRunner
 from actquant.policies import LoadedPolicy, load_policy
-from actquant.reference_runner import ReferenceRunner
 
 PROMPTS = ("push", "put the Cup on the tray, then the lid", "lift")
 CASES: dict[str, tuple[Callable[..., Path], dict]] = {

@@ -9,12 +9,13 @@ import torch
 from tiny_policies import CAMERAS, build_tiny_smolvla
 from torch import nn
 
-from actquant.capture import fusion_report, interpret
+from actquant.capture import fusion_report
 from actquant.capture.policy import capture_policy, quantizable
-from actquant.capture.size import at_length
-from actquant.golden import golden_input
-from actquant.parity import ReferenceRunner, golden_observations
+from actquant.fidelity.parity import ReferenceRunner, golden_observations
+from actquant.format.golden import golden_input
 from actquant.policies import load_policy
+from actquant.program import interpret
+from actquant.program.size import at_length
 
 PROMPTS = ("push", "put the black cup on the tray", "lift", "the the the put put put the the the")
 TOLERANCE = 1e-5

@@ -7,7 +7,7 @@ import pytest
 from tiny_families import BUILDERS, build_tiny, loading
 
 from actquant.capture.policy import capture_policy
-from actquant.golden import golden_input
+from actquant.format.golden import golden_input
 from actquant.policies import load_policy, supported_policies
 from actquant.policies.base import LoadedPolicy
 

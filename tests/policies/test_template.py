@@ -10,8 +10,8 @@ from tiny_policies import CAMERAS
 from tiny_template_policy import YourPolicy, build_tiny_template_policy
 
 from actquant.capture.policy import capture_policy, convert_f32, quantizable
-from actquant.convert import convert
-from actquant.parity import ReferenceRunner, check_parity, golden_observations
+from actquant.compression.convert import convert
+from actquant.fidelity.parity import ReferenceRunner, check_parity, golden_observations
 from actquant.policies import load_policy, registry
 
 TEMPLATE = Path(__file__).parents[2] / "docs" / "policy_template.py"

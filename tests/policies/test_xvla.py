@@ -12,7 +12,7 @@ from tiny_policies import CAMERAS
 from tiny_xvla import build_tiny_xvla
 
 from actquant.capture.policy import convert_f32
-from actquant.parity import PROMPTS, ReferenceRunner, check_parity
+from actquant.fidelity.parity import PROMPTS, ReferenceRunner, check_parity
 from actquant.policies import load_policy
 from actquant.policies.xvla import sampler
 

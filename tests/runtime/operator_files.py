@@ -8,7 +8,7 @@ import torch
 from actquant_runtime import Runtime, dequantize
 from policy_files import CHUNK, EMBEDDING, Packed, write_policy
 
-from actquant.capture import interpret, parse_program
+from actquant.program import interpret, parse_program
 
 DENOISE = f"%0 = input f32[1,{CHUNK},4] name=x_t\n%1 = sqr f32[1,{CHUNK},4] %0\noutput output %1"
 VISION = (

@@ -7,8 +7,8 @@ from actquant_runtime import ModelFileError, Runtime
 from operator_files import DENOISE, VISION
 from policy_files import write_policy
 
-import actquant.errors
-from actquant.capture import interpret, parse_program
+import actquant.common.errors
+from actquant.program import interpret, parse_program
 
 INPUT = "%0 = input f32[1,5] name=state"
 STATE = np.array([[1, -2, 3, -4, 5]], np.float32)
@@ -80,7 +80,9 @@ def test_both_readers_accept(tmp_path, lines, expected):
 )
 def test_both_readers_refuse(tmp_path, lines):
     text = "\n".join([INPUT, *lines])
-    with pytest.raises((actquant.errors.ModelFileError, actquant.errors.CaptureError)):
+    with pytest.raises(
+        (actquant.common.errors.ModelFileError, actquant.common.errors.CaptureError)
+    ):
         graph = parse_program(text, "prefix", {k: torch.from_numpy(v) for k, v in TENSORS.items()})
         interpret(graph, {"state": torch.from_numpy(STATE)})
     with pytest.raises(ModelFileError):

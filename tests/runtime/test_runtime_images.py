@@ -6,7 +6,7 @@ from actquant_runtime import ModelFileError
 from actquant_runtime._core import preprocess_image
 from PIL import Image
 
-from actquant.image_steps import apply_image_steps
+from actquant.format.image_steps import apply_image_steps
 
 torch = pytest.importorskip("torch")
 transforms = pytest.importorskip("torchvision.transforms")

@@ -7,8 +7,8 @@ from actquant_runtime import ArgumentError, Runtime
 from policy_files import noise, observation, write_policy
 
 from actquant.capture.policy import convert_f32
-from actquant.golden import golden_input
-from actquant.reference_runner import ReferenceRunner
+from actquant.fidelity.reference_runner import ReferenceRunner
+from actquant.format.golden import golden_input
 
 TOLERANCE = 1e-5
 

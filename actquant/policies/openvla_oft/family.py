@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actquant.errors import CheckpointError
-from actquant.model_schema import PolicyInterface
+from actquant.common.errors import CheckpointError
+from actquant.format.schema import PolicyInterface
 from actquant.policies import checkpoint
 from actquant.policies.base import (
     LoadedPolicy,

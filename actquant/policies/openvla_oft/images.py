@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from actquant.image_steps import antialiasing_weights
+from actquant.format.image_steps import antialiasing_weights
 
 CROP_FRACTION = 0.9
 """Area of the middle part that is kept, where training cropped images at random."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from actquant.errors import CheckpointError
+from actquant.common.errors import CheckpointError
 from actquant.policies.openvla_oft.module import Architecture, TowerShape
 
 Shapes = Mapping[str, tuple[int, ...]]

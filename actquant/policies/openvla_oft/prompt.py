@@ -12,7 +12,7 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from actquant.errors import CheckpointError
+from actquant.common.errors import CheckpointError
 
 TEMPLATE = "In: What action should the robot take to {task}?\nOut:"
 TASK_STEPS = ("lower",)

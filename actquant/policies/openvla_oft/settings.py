@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actquant.errors import CheckpointError
+from actquant.common.errors import CheckpointError
 
 OPTIONS = ("unnorm_key", "num_images_in_input", "num_action_chunks", "center_crop")
 """Of `load_policy`, with the names of the published code; keys of config.json, too."""

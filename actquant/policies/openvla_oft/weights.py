@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from actquant.errors import CheckpointError
-from actquant.parameters import ParameterStore
+from actquant.common.errors import CheckpointError
 from actquant.policies import checkpoint
 from actquant.policies.openvla_oft.layout import tells_sizes, unused
 from actquant.policies.openvla_oft.module import Architecture, OpenVLAOFT
+from actquant.weights.parameters import ParameterStore
 
 UNSUPPORTED = {
     "vision_backbone": "a FiLM-conditioned vision backbone",

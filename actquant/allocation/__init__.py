@@ -1,0 +1,1 @@
+"""A type for every quantizable tensor under a budget on the size of the whole file."""

@@ -1,0 +1,1 @@
+"""Splitting a graph into device and host operators."""

@@ -1,0 +1,1 @@
+"""Rewriting of graphs: simplification, fusion, hoisting, tables."""

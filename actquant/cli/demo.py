@@ -1,0 +1,148 @@
+"""The main job on the embedded reference policy: compress it, verify it, run it, compare."""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from rich.progress import Progress
+
+from actquant.common.errors import CheckpointError
+from actquant.compression.compress import compress
+from actquant.control.actor import load_actor
+from actquant.environments.simulation import Simulation
+from actquant.evaluation.evaluate import evaluate, write_atomically
+from actquant.evaluation.measure import measure
+from actquant.fidelity.verification import verify
+
+REFERENCE = Path(__file__).resolve().parents[2] / "exports" / "reference"
+RECIPES = ("f16", "paper", "rtn")
+GIF_TASK, GIF_START = "stack", 0
+
+
+class DemoRow(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: str
+    path: str
+    file_bytes: int
+    whole_file_bpw: float
+    quantized_tensor_bpw: float
+    held_out_action_error: float | None
+    n: int
+    successes: int
+    success_rate: float
+    wilson95: tuple[float, float]
+    p50_ms: float
+    p95_ms: float
+    peak_rss_bytes: int
+
+
+class DemoReport(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    policy: str
+    bpw: float
+    env: str
+    starts: str
+    n_tasks: int
+    rows: list[DemoRow]
+    gif: str
+
+
+def run(out: Path, *, bpw: float, starts: str, progress: Progress, env: str = "ur3e") -> DemoReport:
+    """Writes the models, their evaluations, `report.json` and a GIF into `out`.
+
+    Work that is finished there is taken over, not done again.
+    Raises CheckpointError if the reference policy is not beside the package.
+    """
+    checkpoint, dataset = REFERENCE / "checkpoint", REFERENCE / "calibration"
+    if not (checkpoint / "config.json").is_file():
+        raise CheckpointError(
+            f"there is no reference policy at {checkpoint}; run the demo from a clone of the "
+            "repository"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [
+        _row(recipe, checkpoint, dataset, out, bpw, env, starts, progress) for recipe in RECIPES
+    ]
+    gif = _side_by_side(rows, env, out / "side-by-side.gif")
+    report = DemoReport(
+        policy="reference policy",
+        bpw=bpw,
+        env=env,
+        starts=starts,
+        n_tasks=len(Simulation(env).tasks),
+        rows=rows,
+        gif=str(gif),
+    )
+    write_atomically(out / "report.json", report.model_dump_json(indent=1))
+    return report
+
+
+def _row(
+    recipe: str,
+    checkpoint: Path,
+    dataset: Path,
+    out: Path,
+    bpw: float,
+    env: str,
+    starts: str,
+    progress: Progress,
+) -> DemoRow:
+    name = recipe if recipe == "f16" else f"{recipe}-{bpw:g}bpw"
+    model = out / f"{name}.gguf"
+    made = compress(
+        checkpoint, dataset, bpw, model, recipe=recipe, work=out / "work", progress=progress
+    )
+    verify(model).raise_if_failed()
+    bar = progress.add_task(f"{name} in {env}", total=None)
+    result = evaluate(
+        model,
+        env=env,
+        starts=starts,
+        out=out / f"{name}.json",
+        on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
+    )
+    progress.remove_task(bar)
+    speed = measure(model)
+    return DemoRow(
+        recipe=name,
+        path=str(model),
+        file_bytes=model.stat().st_size,
+        whole_file_bpw=made.whole_file_bpw,
+        quantized_tensor_bpw=made.quantized_tensor_bpw,
+        held_out_action_error=made.held_out_action_error,
+        n=result.overall.n,
+        successes=result.overall.successes,
+        success_rate=result.overall.success_rate,
+        wilson95=result.overall.wilson95,
+        p50_ms=speed.p50_ms,
+        p95_ms=speed.p95_ms,
+        peak_rss_bytes=speed.peak_rss_bytes,
+    )
+
+
+def _side_by_side(rows: list[DemoRow], env: str, path: Path) -> Path:
+    """One start by every model, beside each other, at 10 frames a second."""
+    import imageio.v3 as imageio
+
+    simulation = Simulation(env)
+    films: list[list[np.ndarray]] = []
+    for row in rows:
+        film: list[np.ndarray] = []
+        simulation.run_episode(
+            load_actor(Path(row.path)),
+            GIF_TASK,
+            GIF_START,
+            on_step=lambda environment, film=film: film.append(environment.render()),
+        )
+        films.append(film)
+    length = max(map(len, films))
+    frames = [
+        np.concatenate([film[min(i, len(film) - 1)] for film in films], axis=1)
+        for i in range(length)
+    ]
+    temporary = path.with_name(f".{path.name}")
+    imageio.imwrite(temporary, np.stack(frames), extension=".gif", duration=100, loop=0)
+    temporary.replace(path)
+    return path

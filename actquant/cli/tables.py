@@ -1,0 +1,272 @@
+"""What the commands print for people."""
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from actquant.cli.demo import DemoReport
+    from actquant.cli.doctor import Report
+    from actquant.compression.compress import CompressionReport
+    from actquant.evaluation.compare import Comparison, PairedDifference
+    from actquant.evaluation.evaluate import EvaluationResult, Rate
+    from actquant.evaluation.inspection import Inspection
+    from actquant.evaluation.measure import Measurement
+    from actquant.fidelity.verification import Verification
+
+
+def table(title: str, *columns: str) -> Table:
+    """Columns whose heading starts with `>` are right-aligned."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+    return made
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    return f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 1e6:.2f} MB"
+
+
+def doctor(report: "Report") -> list[Any]:
+    colours = {"ok": "green", "missing": "red", "warning": "yellow"}
+    shown = table("This machine", "what", "status", "found", "needed for", "remedy")
+    for check in report.checks:
+        status = f"[{colours[check.status]}]{check.status}[/]"
+        shown.add_row(check.name, status, check.found, check.needed_for, check.remedy)
+    return [shown]
+
+
+def _bits(value: float | None) -> str:
+    return "none quantized" if value is None else f"{value:.3f}"
+
+
+def compression(report: "CompressionReport") -> list[Any]:
+    shown = table(f"{report.path} by recipe {report.recipe}", "what", ">value")
+    shown.add_row("file", megabytes(report.file_bytes))
+    shown.add_row("whole-file bpw", f"{report.whole_file_bpw:.3f}")
+    shown.add_row("quantized-tensor bpw", f"{report.quantized_tensor_bpw:.3f}")
+    shown.add_row("parameters", f"{report.parameter_count:,}")
+    shown.add_row("of them quantized", f"{report.quantized_parameter_count:,}")
+    if report.parity:
+        shown.add_row(
+            "parity of the f32 program", f"{report.parity['worst_rms']:.1e} of the actions' rms"
+        )
+    if report.file_error is not None:
+        shown.add_row("error of the file", f"{report.file_error:.1e} of the actions' rms")
+    if report.held_out:
+        error = report.held_out
+        shown.add_row(
+            "held-out action error",
+            f"{error.to_reference:.4f} ± {error.to_reference_standard_error:.4f} std "
+            f"(n {error.n_frames})",
+        )
+    shown.add_row("time", f"{sum(report.timings_s.values()):.1f} s")
+    shown.add_row(
+        "read by no program",
+        _bytes_of(report.capture.dropped_parameters, report.capture.dropped_bytes),
+    )
+    if report.capture.tabulated_parameters:
+        shown.add_row(
+            "replaced by tables per step",
+            _bytes_of(report.capture.tabulated_parameters, report.capture.tabulated_bytes)
+            + f" by {megabytes(report.capture.table_bytes)}",
+        )
+    unfused = sum(sum(stage.unfused.values()) for stage in report.capture.stages)
+    shown.add_row("unfused", str(unfused))
+    if report.reused:
+        shown.add_row("taken from the work folder", ", ".join(report.reused))
+    parts: list[Any] = [shown, _types(report), _programs(report)]
+    parts += [f"[yellow]not fused[/] {line}" for line in report.capture.warnings]
+    if report.unreached:
+        parts.append(
+            "[yellow]no gradient came to[/] "
+            + ", ".join(report.unreached)
+            + ": encoded as if all their weights counted the same"
+        )
+    return parts
+
+
+def _bytes_of(parameters: int, size: int) -> str:
+    return f"{parameters} parameter tensors, {megabytes(size)} in f32"
+
+
+def _programs(report: "CompressionReport") -> Table:
+    """The operators of each stage, the frequent ones first."""
+    shown = table("Programs", "stage", "device operators", ">host operators", ">tables")
+    for stage in report.capture.stages:
+        operators = ", ".join(f"{count} × {op}" for op, count in stage.device_operators.items())
+        shown.add_row(stage.name, operators, str(stage.host_operators), str(stage.tables))
+    return shown
+
+
+def _types(report: "CompressionReport") -> Table:
+    """Which types each layer got, and how many tensors of each."""
+    shown = table("Types per layer", "layer", "types")
+    layers: dict[str, dict[str, int]] = {}
+    for tensor in report.tensors:
+        counts = layers.setdefault(tensor.layer, {})
+        counts[tensor.type] = counts.get(tensor.type, 0) + 1
+    for layer, counts in layers.items():
+        shown.add_row(layer, ", ".join(f"{n} × {type_}" for type_, n in counts.items()))
+    return shown
+
+
+def inspection(report: "Inspection") -> list[Any]:
+    from actquant.evaluation.inspection import provenance_lines
+
+    policy = table(report.path, "what", "value")
+    policy.add_row("policy", f"{report.name} ({report.family})")
+    steps = f", {report.sampling_steps} steps" if report.sampling_steps else ""
+    policy.add_row("driver", f"{report.driver}{steps}")
+    policy.add_row("parameters", f"{report.parameter_count:,}")
+    policy.add_row("file", megabytes(report.file_bytes))
+    policy.add_row("whole-file bpw", f"{report.whole_file_bpw:.3f}")
+    policy.add_row("quantized-tensor bpw", _bits(report.quantized_tensor_bpw))
+    policy.add_row("control rate", f"{report.control_rate_hz:g} Hz")
+    policy.add_row("chunk", f"{report.chunk_length} actions, {report.steps_per_chunk} executed")
+    policy.add_row("cameras", f"{', '.join(report.cameras)} ({report.optional_cameras} optional)")
+    policy.add_row("image", f"{report.image_size[0]} × {report.image_size[1]}")
+    policy.add_row("prompt", f"at most {report.prompt_max_tokens} tokens")
+    policy.add_row("golden inputs", str(report.golden_inputs))
+    if report.memory is not None:
+        memory = report.memory
+        policy.add_row(
+            "peak memory of bench",
+            f"{megabytes(memory.peak_rss_bytes)} (weights {megabytes(memory.weights_bytes)}, "
+            f"buffers {megabytes(memory.compute_bytes)}, the process itself "
+            f"{megabytes(memory.opened_bytes)})",
+        )
+    tensors = table("Tensors", "part", "type", ">tensors", ">weights", ">size", ">bpw")
+    for group in report.groups:
+        tensors.add_row(
+            group.group,
+            group.type,
+            str(group.n_tensors),
+            f"{group.n_weights:,}",
+            megabytes(group.bytes),
+            f"{group.bits_per_weight:.2f}",
+        )
+    stages = table("Stages", "stage", ">device ops", ">host ops", "inputs", "outputs")
+    for stage in report.stages:
+        counts = (str(stage.device_operators), str(stage.host_operators))
+        stages.add_row(stage.name, *counts, _few(stage.inputs), _few(stage.outputs))
+    ranges = table("Normalisation (mean, standard deviation)", "", "name", ">mean", ">std")
+    for kind, statistics in (("state", report.state), ("action", report.action)):
+        for name, (mean, std) in statistics.items():
+            ranges.add_row(kind, name, f"{mean:.4g}", f"{std:.4g}")
+    origin = table("Provenance", "what", "value")
+    for key, value in provenance_lines(report.provenance):
+        origin.add_row(key, value)
+    return [policy, tensors, stages, ranges, origin]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])}, … ({len(names)})"
+
+
+def verification(report: "Verification") -> list[Any]:
+    shown = table(f"{report.path}", "check", ">max error", ">rms error", ">limit", ">n", "result")
+    for check in report.checks:
+        limit = "—" if check.limit is None else f"{check.limit:.0e}"
+        verdict = "measured" if check.limit is None else "passed" if check.passed else "FAILED"
+        shown.add_row(
+            check.name, f"{check.max_abs:.2e}", f"{check.rms:.2e}", limit, str(check.n), verdict
+        )
+    return [shown, "Errors are relative to the rms of the expected actions."]
+
+
+def evaluation(result: "EvaluationResult") -> list[Any]:
+    about = result.provenance
+    shown = table(
+        f"{about.model} in {about.env}, starts {about.starts}",
+        *("task", ">n", ">success", ">95 % (Wilson)", ">mean steps"),
+    )
+
+    def row(name: str, rate: "Rate") -> None:
+        shown.add_row(
+            name,
+            str(rate.n),
+            percent(rate.success_rate),
+            interval(rate.wilson95),
+            f"{rate.mean_steps:.1f}",
+        )
+
+    for name, rate in result.tasks.items():
+        row(name, rate)
+    shown.add_section()
+    row("all", result.overall)
+    parts: list[Any] = [shown]
+    if result.latency_ms:
+        latency = result.latency_ms
+        parts.append(
+            f"latency a chunk: p50 {latency.p50:.1f}, p95 {latency.p95:.1f}, p99 "
+            f"{latency.p99:.1f}, max {latency.max:.1f} ms (n {latency.n}, {about.threads_per_job} "
+            f"thread(s), {about.jobs} job(s) beside each other)"
+        )
+    return parts
+
+
+def comparison(result: "Comparison") -> list[Any]:
+    shown = table(
+        f"A = {result.a}\nB = {result.b}",
+        *("task", ">pairs", ">both", ">only A", ">only B", ">neither"),
+        *(">A − B", ">95 %", ">McNemar p"),
+    )
+
+    def row(name: str, pair: "PairedDifference") -> None:
+        counts = (pair.n, pair.both, pair.only_a, pair.only_b, pair.neither)
+        shown.add_row(
+            name,
+            *map(str, counts),
+            percent(pair.difference),
+            interval(pair.difference95),
+            f"{pair.mcnemar_p:.3g}",
+        )
+
+    for name, pair in result.tasks.items():
+        row(name, pair)
+    shown.add_section()
+    row("all", result.overall)
+    return [shown]
+
+
+def measurement(result: "Measurement") -> list[Any]:
+    shown = table("Latency and memory", "what", ">value")
+    shown.add_row("load", f"{result.load_ms:.1f} ms")
+    shown.add_row("latency p50", f"{result.p50_ms:.2f} ms")
+    shown.add_row("latency p95", f"{result.p95_ms:.2f} ms")
+    shown.add_row("inferences", str(result.n))
+    shown.add_row("peak RSS", megabytes(result.peak_rss_bytes))
+    shown.add_row("RSS before the model", megabytes(result.rss_before_load_bytes))
+    return [shown]
+
+
+def demo(report: "DemoReport") -> list[Any]:
+    shown = table(
+        f"{report.policy}, budget {report.bpw:g} bits per weight, starts {report.starts} of "
+        f"{report.n_tasks} tasks",
+        *("model", ">file", ">whole-file bpw", ">quantized bpw", ">action error"),
+        *(">success", ">95 % (Wilson)", ">p50", ">p95", ">peak RSS"),
+    )
+    for row in report.rows:
+        shown.add_row(
+            row.recipe,
+            megabytes(row.file_bytes),
+            f"{row.whole_file_bpw:.2f}",
+            f"{row.quantized_tensor_bpw:.2f}",
+            "—" if row.held_out_action_error is None else f"{row.held_out_action_error:.4f}",
+            f"{row.successes}/{row.n} {percent(row.success_rate)}",
+            interval(row.wilson95),
+            f"{row.p50_ms:.1f} ms",
+            f"{row.p95_ms:.1f} ms",
+            megabytes(row.peak_rss_bytes),
+        )
+    return [shown, f"side by side: {report.gif}"]

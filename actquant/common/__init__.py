@@ -1,0 +1,1 @@
+"""What every room uses: errors, atomic files and hashes, time, progress, interrupts, statistics."""

@@ -1,0 +1,1 @@
+"""From a checkpoint to one file: the pipeline, its work folder, its report."""

@@ -1,0 +1,1 @@
+"""A policy that acts: protocol, observation window, noise, scheduling of chunks."""

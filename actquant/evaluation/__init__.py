@@ -1,0 +1,1 @@
+"""Closed-loop success, comparison, latency and memory, inspection."""

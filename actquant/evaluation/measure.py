@@ -1,0 +1,145 @@
+"""Latency and peak memory of a model in a process of its own, without a simulator beside it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from actquant.common.errors import EvaluationError
+
+
+class Measurement(BaseModel):
+    """Latency in ms from observation to action chunk; memory in bytes, its peak with the longest
+    prompt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    load_ms: float
+    p50_ms: float
+    p95_ms: float
+    n: int
+    threads: int
+    peak_rss_bytes: int
+    rss_before_load_bytes: int
+
+
+def measure(model: Path, *, n: int = 100, threads: int = 0) -> Measurement:
+    """Runs `n` golden observations through a GGUF or a checkpoint in a fresh process.
+
+    Raises EvaluationError with the process's own words if it fails.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "actquant.evaluation.measure",
+        str(model),
+        str(n),
+        str(threads),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise EvaluationError(f"measuring {model} failed: {done.stderr.strip()[-2000:]}")
+    return Measurement.model_validate_json(done.stdout.strip().splitlines()[-1])
+
+
+class MemoryPrediction(BaseModel):
+    """Peak memory of a process of `actquant bench` that loads a file and acts, in bytes.
+
+    opened: measured: Python, numpy and the runtime with the file opened, its programs checked and
+    its tokenizer built; weights: tensors that are read whole by the first action (tables, of which
+    single rows are read, hardly count); compute: graphs and buffers at the longest prompt.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    opened_bytes: int
+    weights_bytes: int
+    compute_bytes: int
+
+    @computed_field
+    @property
+    def peak_rss_bytes(self) -> int:
+        return self.opened_bytes + self.weights_bytes + self.compute_bytes
+
+
+def predict_memory(model: Path) -> MemoryPrediction:
+    """What `measure` will find, without running the model.
+
+    Raises EvaluationError if the runtime cannot open it.
+    """
+    command = [sys.executable, "-m", "actquant.evaluation.measure", str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise EvaluationError(f"{model} cannot be opened: {done.stderr.strip()[-2000:]}")
+    return MemoryPrediction.model_validate_json(done.stdout.strip().splitlines()[-1])
+
+
+def _predict_here(model: Path) -> MemoryPrediction:
+    from actquant_runtime import Runtime, golden_observation
+
+    runtime = Runtime(str(model))
+    description = runtime.describe()
+    golden_observation(description, seed=1)
+    memory = description["memory"]
+    return MemoryPrediction(
+        opened_bytes=peak_rss_bytes(),
+        weights_bytes=memory["weights_bytes"],
+        compute_bytes=memory["compute_bytes"],
+    )
+
+
+def peak_rss_bytes() -> int:
+    """This program's peak so far. (getrusage's also counts the parent's, from before exec.)"""
+    return _status_bytes("VmHWM")
+
+
+def resident_bytes() -> int:
+    """What this program has in memory now."""
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(field: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+def _measure_here(model: Path, n: int, threads: int) -> Measurement:
+    from actquant_runtime import Runtime, golden_observation
+
+    before = peak_rss_bytes()
+    begin = time.perf_counter()
+    runtime = Runtime(str(model), threads=threads)
+    load_ms = (time.perf_counter() - begin) * 1e3
+    description = runtime.describe()
+    observation, noise = golden_observation(description, seed=1)
+    latencies_ms = []
+    warm_up = 5 if n >= 20 else 1
+    for _ in range(n + warm_up):
+        begin = time.perf_counter()
+        runtime.act(observation, noise=noise)
+        latencies_ms.append((time.perf_counter() - begin) * 1e3)
+    tokens = (description["prompt"] or {}).get("max_length", 0)
+    runtime.act({**observation, "task": " ".join(["push"] * tokens)}, noise=noise)
+    p50, p95 = np.percentile(latencies_ms[warm_up:], [50, 95])
+    return Measurement(
+        load_ms=load_ms,
+        p50_ms=p50,
+        p95_ms=p95,
+        n=n,
+        threads=threads,
+        peak_rss_bytes=peak_rss_bytes(),
+        rss_before_load_bytes=before,
+    )
+
+
+if __name__ == "__main__":
+    path, *numbers = sys.argv[1:]
+    if numbers:
+        result: BaseModel = _measure_here(Path(path), *map(int, numbers))
+    else:
+        result = _predict_here(Path(path))
+    print(result.model_dump_json(exclude={"peak_rss_bytes"} if not numbers else None))

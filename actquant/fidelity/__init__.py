@@ -1,0 +1,1 @@
+"""How far a file is from PyTorch: parity, action error, self-test."""

@@ -1,0 +1,146 @@
+"""How far a model's actions are from the f32 policy's, on frames that nothing was fitted to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from actquant.calibration.frames import (
+    ACTION,
+    STATE,
+    Frames,
+    Sample,
+    calibrate,
+    check_features,
+    draw_noise,
+    read_dataset_info,
+)
+from actquant.common.errors import CalibrationError
+from actquant.policies.base import LoadedPolicy, Observation
+
+Act = Callable[[Observation, np.ndarray], np.ndarray]
+"""(raw observation, noise of `noise_shape`) -> action chunk [H, A] in the robot's units."""
+NOISE_DRAW = 1_000_000
+"""Far from the draws of calibration, so that the noise is new as well."""
+HELD_OUT_FRAMES = 64
+
+
+class ActionError(BaseModel):
+    """Distances in units of the standard deviation of each action dimension.
+
+    to_reference: mean over frames of the root mean square difference to the f32 PyTorch policy's
+    chunk from the same noise, with its standard error; worst: the frame where it is largest.
+    l1_to_truth: mean absolute difference to the demonstrated chunk, padding left out;
+    reference_l1_to_truth: the same for the f32 policy.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    to_reference: float
+    to_reference_standard_error: float
+    worst: float
+    l1_to_truth: float
+    reference_l1_to_truth: float
+    n_frames: int
+
+
+def reference_chunks(loaded: LoadedPolicy, frames: Sequence[Sample], seed: int) -> np.ndarray:
+    """The f32 PyTorch policy's chunks [n, H, A] in the robot's units, one noise per frame."""
+    chunks = []
+    for sample in frames:
+        noise, _ = draw_noise(loaded, [sample.frame], seed, NOISE_DRAW)
+        chunks.append(loaded.family.predict(loaded, [sample.observation], noise)[0])
+    return np.stack(chunks)
+
+
+def measure_action_error(
+    act: Act,
+    loaded: LoadedPolicy,
+    frames: Frames,
+    *,
+    seed: int = 0,
+    reference: np.ndarray | None = None,
+) -> ActionError:
+    """Compare a model with the f32 policy, and both with the demonstration, on held-out frames.
+
+    reference: the result of `reference_chunks`, where it is already known.
+
+    Raises CalibrationError if there are no frames or the model answers with NaN.
+    """
+    if not len(frames):
+        raise CalibrationError("there are no held-out frames to measure the action error on")
+    samples = [frames[position] for position in range(len(frames))]
+    if reference is None:
+        reference = reference_chunks(loaded, samples, seed)
+    scale = np.array(loaded.interface.action_std) + loaded.interface.normalization_eps
+    distances, errors, reference_errors = [], [], []
+    for sample, expected in zip(samples, reference, strict=True):
+        noise, _ = draw_noise(loaded, [sample.frame], seed, NOISE_DRAW)
+        chunk = np.asarray(act(sample.observation, noise[0].numpy()), np.float64)
+        if not np.isfinite(chunk).all():
+            raise CalibrationError(
+                f"episode {sample.frame.episode}, frame {sample.frame.frame}: the model's actions "
+                "hold NaN or infinity"
+            )
+        chunk_of = slice(sample.now, sample.now + len(expected))
+        valid, truth = ~sample.is_pad[chunk_of], sample.actions[chunk_of]
+        distances.append(np.sqrt(np.mean(((chunk - expected) / scale) ** 2)))
+        errors.append(np.mean(np.abs((chunk - truth) / scale)[valid]))
+        reference_errors.append(np.mean(np.abs((expected - truth) / scale)[valid]))
+    spread = np.std(distances, ddof=1) / np.sqrt(len(distances)) if len(distances) > 1 else 0.0
+    return ActionError(
+        to_reference=float(np.mean(distances)),
+        to_reference_standard_error=float(spread),
+        worst=float(np.max(distances)),
+        l1_to_truth=float(np.mean(errors)),
+        reference_l1_to_truth=float(np.mean(reference_errors)),
+        n_frames=len(samples),
+    )
+
+
+def runtime_act(model: str | Path) -> Act:
+    """What the model file answers."""
+    from actquant_runtime import Runtime
+
+    runtime = Runtime(str(model))
+    return lambda observation, noise: runtime.act(dict(observation), noise=noise)
+
+
+def held_out_action_error(
+    model: str | Path,
+    checkpoint: str | Path,
+    dataset: str | Path,
+    *,
+    seed: int = 0,
+    n_frames: int = HELD_OUT_FRAMES,
+) -> float:
+    """`ActionError.to_reference` of a model file on the episodes that `compress` with the same seed
+    kept apart.
+
+    Raises what loading the checkpoint and the dataset raises.
+    """
+    loaded = load_for_dataset(checkpoint, dataset)
+    frames = calibrate(loaded, dataset, n_held_out=n_frames, seed=seed).held_out
+    return measure_action_error(runtime_act(model), loaded, frames, seed=seed).to_reference
+
+
+def load_for_dataset(checkpoint: str | Path, dataset: str | Path) -> LoadedPolicy:
+    """Load a checkpoint with control rate and names as the dataset gives them.
+
+    Raises CheckpointError for the checkpoint, DatasetError for the dataset and for features that do
+    not match.
+    """
+    from actquant.policies import load_policy
+
+    info = read_dataset_info(dataset)
+    loaded = load_policy(checkpoint, control_rate_hz=info.fps, streamed=False)
+    check_features(info, loaded)
+    face = loaded.interface
+    loaded.interface = replace(
+        face,
+        state_names=tuple(face.state_names and (info.names(STATE) or face.state_names)),
+        action_names=tuple(info.names(ACTION) or face.action_names),
+    )
+    return loaded

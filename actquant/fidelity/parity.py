@@ -1,0 +1,161 @@
+"""Does a file compute what PyTorch computes? Whole action chunks, on inputs capture never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from actquant.common.errors import ParityError
+from actquant.fidelity.reference_runner import ReferenceRunner
+from actquant.format.golden import GoldenInput, golden_inputs
+from actquant.policies.base import LoadedPolicy
+
+__all__ = [
+    "ParityReport",
+    "ReferenceRunner",
+    "Runner",
+    "check_parity",
+    "golden_observations",
+    "measure_parity",
+    "runtime",
+]
+
+F32_THRESHOLD = 1e-4
+PROMPTS = (
+    "put the bowl on the plate",
+    "pick up the red block and place it in the left tray, then close the drawer",
+    "push",
+    "open the top drawer and put the mug inside",
+)
+
+
+class Runner(Protocol):
+    """Anything that answers like `actquant_runtime.Runtime`."""
+
+    def act(self, observation: Mapping[str, Any], *, noise: np.ndarray) -> np.ndarray:
+        """observation as in `policies.base`, noise of `noise_shape` -> float32 [H, A]."""
+        ...
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Errors relative to the root mean square of the reference actions over all inputs.
+
+    worst_rms is the root mean square error of the worst chunk; it is what the threshold judges.
+    """
+
+    max_abs: float
+    rms: float
+    worst_rms: float
+    reference_rms: float
+    threshold: float
+    executor: str
+    golden: list[dict[str, Any]]
+    """What `model_file.with_golden` stores."""
+
+    @property
+    def passed(self) -> bool:
+        return self.worst_rms <= self.threshold
+
+    def __str__(self) -> str:
+        return (
+            f"{self.executor}: worst chunk {self.worst_rms:.2e} rms, max {self.max_abs:.2e}, all "
+            f"{self.rms:.2e} rms of the actions' rms "
+            f"({self.reference_rms:.3g}) over {len(self.golden)} inputs; "
+            f"threshold {self.threshold:.0e}"
+        )
+
+
+def golden_observations(
+    loaded: LoadedPolicy, prompts: Sequence[str] = PROMPTS, n: int = 16
+) -> list[GoldenInput]:
+    """n inputs made from seeds, over prompts of several lengths, some with a masked camera."""
+    return golden_inputs(loaded.interface, prompts, n)
+
+
+def check_parity(
+    model_path: str | Path,
+    loaded: LoadedPolicy,
+    *,
+    prompts: Sequence[str] = PROMPTS,
+    n: int = 16,
+    threshold: float = F32_THRESHOLD,
+    runner: Runner | None = None,
+) -> ParityReport:
+    """Compare a file's actions with PyTorch's.
+
+    runner: what executes the file; `actquant_runtime.Runtime` if absent. threshold: on the worst
+    chunk's rms error relative to the actions' rms; 1e-4 suits float32 files.
+
+    Raises ParityError with both errors if the threshold is passed or a result is not finite.
+    """
+    report = measure_parity(
+        model_path, loaded, prompts=prompts, n=n, threshold=threshold, runner=runner
+    )
+    if not report.passed:
+        raise ParityError(f"{model_path} does not compute what PyTorch computes: {report}")
+    return report
+
+
+def measure_parity(
+    model_path: str | Path,
+    loaded: LoadedPolicy,
+    *,
+    prompts: Sequence[str] = PROMPTS,
+    n: int = 16,
+    threshold: float = F32_THRESHOLD,
+    runner: Runner | None = None,
+    reference: np.ndarray | None = None,
+) -> ParityReport:
+    """As `check_parity`, without raising: for quantized files, whose error is what it is.
+
+    reference: the result of `reference_actions`, where it is already known.
+    """
+    runner = runner or runtime(model_path)
+    inputs = golden_observations(loaded, prompts, n)
+    actions = np.stack([runner.act(x.observation, noise=x.noise) for x in inputs])
+    if reference is None:
+        reference = reference_actions(loaded, prompts, n)
+    reference_rms = float(np.sqrt(np.mean(np.square(reference, dtype=np.float64))))
+    error = actions.astype(np.float64) - reference
+    if not np.isfinite(error).all():
+        raise ParityError(f"{model_path} answers with NaN or infinity")
+    return ParityReport(
+        max_abs=float(np.abs(error).max()) / reference_rms,
+        rms=float(np.sqrt(np.mean(error**2))) / reference_rms,
+        worst_rms=float(np.sqrt(np.mean(error**2, axis=(1, 2))).max()) / reference_rms,
+        reference_rms=reference_rms,
+        threshold=threshold,
+        executor=type(runner).__name__,
+        golden=[
+            {
+                "seed": x.seed,
+                "prompt": x.prompt,
+                "masked_cameras": list(x.masked_cameras),
+                "actions": a.tolist(),
+                "actions_reference": r.tolist(),
+            }
+            for x, a, r in zip(inputs, actions, reference, strict=True)
+        ],
+    )
+
+
+def reference_actions(
+    loaded: LoadedPolicy, prompts: Sequence[str] = PROMPTS, n: int = 16
+) -> np.ndarray:
+    """PyTorch's chunks [n, H, A] for `golden_observations`."""
+    inputs = golden_observations(loaded, prompts, n)
+    return np.stack([loaded.family.act(loaded, dict(x.observation), x.noise) for x in inputs])
+
+
+def runtime(model_path: str | Path) -> Runner:
+    """The native runtime on a file. Raises ParityError if it is not installed."""
+    try:
+        import actquant_runtime  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ParityError(f"actquant_runtime is not installed: {error}") from error
+    return actquant_runtime.Runtime(str(model_path))

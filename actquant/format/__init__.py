@@ -1,0 +1,1 @@
+"""The model file: schema, keys, container, tensor types, golden values (docs/format.md)."""

@@ -1,0 +1,1 @@
+"""One file a recipe: what statistics it needs, how it allocates, how it encodes."""

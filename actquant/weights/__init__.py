@@ -1,0 +1,1 @@
+"""Where weights live: parameters that stay on disk, checkpoints on the Hugging Face hub."""
