@@ -38,7 +38,7 @@ class Report(BaseModel):
 # Extras and the packages that show them to be there; the ranges are pyproject.toml's.
 EXTRAS = {
     "compress": (("torch", "lerobot", "transformers", "safetensors"), "compressing a checkpoint"),
-    "sim": (("mujoco", "mink", "gymnasium", "lerobot_env_ur3e"), "evaluation in simulation"),
+    "sim": (("mujoco", "gymnasium", "ur_motion", "lerobot_env_ur3e"), "evaluation in simulation"),
 }
 
 
@@ -113,7 +113,8 @@ def _memory() -> Check:
 
 
 def _package(package: str, extra: str, purpose: str) -> Check:
-    remedy = "pip install ./sim_envs" if package == "lerobot_env_ur3e" else ""
+    of_the_repository = package in ("ur_motion", "lerobot_env_ur3e")
+    remedy = "pip install ./motion ./sim_envs" if of_the_repository else ""
     try:
         found, status = importlib.metadata.version(package), "ok"
         remedy = ""

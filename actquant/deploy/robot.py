@@ -122,7 +122,7 @@ def make_robot(settings: Settings, policy: Policy) -> Robot:
         from lerobot_robot_ur.robot import ArmWithCameras
     except ImportError as error:
         raise DeployError(
-            f"the driver is not installed ({error}); pip install './robot[lerobot]'"
+            f"the driver is not installed ({error}); pip install ./motion './robot[lerobot]'"
         ) from error
     wrong: list[str] = []
     cameras = _collect(wrong, parse_cameras, settings.cameras)

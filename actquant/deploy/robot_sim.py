@@ -36,7 +36,8 @@ def run(settings: SimSettings) -> None:
         from ur_fake_controller.server import ControllerServer, Settings
     except ImportError as error:
         raise DeployError(
-            f"the fake controller is not installed ({error}); pip install ./sim_envs './robot[sim]'"
+            f"the fake controller is not installed ({error}); "
+            "pip install ./motion ./sim_envs './robot[sim]'"
         ) from error
     wrong = []
     if settings.model not in MODELS:

@@ -178,7 +178,7 @@ def _ur3e() -> tuple[Callable[[str], Any], tuple[str, ...]]:
         from lerobot_env_ur3e import TASK_NAMES, UR3eEnv
     except ImportError as error:
         raise EvaluationError(
-            f"the UR3e simulator is not installed ({error}); pip install ./sim_envs"
+            f"the UR3e simulator is not installed ({error}); pip install ./motion ./sim_envs"
         ) from error
     return (lambda task: UR3eEnv(task=task)), TASK_NAMES
 

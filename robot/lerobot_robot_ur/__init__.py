@@ -1,8 +1,8 @@
-"""UR3e and UR3 as LeRobot robots, and a fake UR controller to try them on.
+"""UR3e and UR3 as LeRobot robots; `ur_fake_controller` beside it is what to try them on.
 
 LeRobot imports every installed distribution named `lerobot_robot_*`; the package then registers
 the robots `ur3e` and `ur3`. It does so only where LeRobot has been imported before: importing
-LeRobot takes seconds and PyTorch, which driver, servo process and fake controller do without.
+LeRobot takes seconds and PyTorch, which driver and servo process do without.
 `from lerobot_robot_ur import UR3e` registers them at any time.
 """
 
