@@ -298,10 +298,10 @@ def row(cell: Cell) -> list[str]:
 
 def reference_model(folder: Path) -> Path:
     """The embedded policy with weights of 16 bits."""
-    from actquant.compression.convert import convert
+    from actquant.compression.pipeline import compress
 
     path = folder / "reference-f16.gguf"
-    convert(ROOT / "exports" / "reference" / "checkpoint", path, recipe="f16", control_rate_hz=10)
+    compress(ROOT / "exports" / "reference" / "checkpoint", path, recipe="f16", control_rate_hz=10)
     return path
 
 

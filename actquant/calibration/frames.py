@@ -6,7 +6,6 @@ it and the policy's own batch of both.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from actquant.calibration.dataset import (
+    ACTION,
+    ACTION_IS_PAD,
+    STATE,
+    TASK,
+    DatasetInfo,
+    check_features,
+    read_dataset_info,
+)
 from actquant.common.errors import CalibrationError, DatasetError
-from actquant.compression.artifacts import hash_json, hash_path
+from actquant.common.files import hash_json
 from actquant.policies.base import LoadedPolicy, Observation
 
-STATE, ACTION, ACTION_IS_PAD, TASK = "observation.state", "action", "action_is_pad", "task"
 CALIBRATION_SHARE = 0.75
 
 
@@ -58,92 +65,6 @@ class Batch:
 
     frames: tuple[Frame, ...]
     tensors: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What a LeRobotDataset folder says of itself, read without its frames."""
-
-    folder: Path
-    fps: float
-    features: dict[str, dict[str, Any]]
-    total_episodes: int
-
-    @cached_property
-    def sha256(self) -> str:
-        return hash_path(self.folder)
-
-    @property
-    def cameras(self) -> list[str]:
-        return [k for k, f in self.features.items() if f.get("dtype") in ("image", "video")]
-
-    def names(self, feature: str) -> list[str] | None:
-        """Names of a vector's components, or None where the dataset has none."""
-        names = self.features.get(feature, {}).get("names")
-        if isinstance(names, dict):
-            parts = [v if isinstance(v, list) else [k] for k, v in names.items()]
-            names = [name for part in parts for name in part]
-        size = int(np.prod(self.features.get(feature, {}).get("shape", [0])))
-        return [str(name) for name in names] if names and len(names) == size else None
-
-
-def read_dataset_info(folder: str | Path) -> DatasetInfo:
-    """Read `meta/info.json` of a local LeRobotDataset (format v3).
-
-    Raises DatasetError if the folder is none.
-    """
-    folder = Path(folder)
-    path = folder / "meta" / "info.json"
-    if not path.is_file():
-        raise DatasetError(f"{folder} is no LeRobotDataset: it has no meta/info.json")
-    try:
-        info = json.loads(path.read_text())
-        version = str(info["codebase_version"])
-        result = DatasetInfo(
-            folder, float(info["fps"]), dict(info["features"]), int(info["total_episodes"])
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is damaged: {type(error).__name__} {error}") from error
-    if not version.startswith("v3"):
-        raise DatasetError(f"{folder} has dataset format {version}; LeRobot's v3.0 is needed")
-    return result
-
-
-def check_features(info: DatasetInfo, loaded: LoadedPolicy) -> None:
-    """Compare a dataset's features with what the policy takes and gives.
-
-    Raises DatasetError with all differences: name, expected and found shape.
-    """
-    interface, problems = loaded.interface, []
-    required = len(interface.cameras) - interface.optional_cameras
-    present = [camera for camera in interface.cameras if camera in info.cameras]
-    if len(present) < max(required, 1):
-        problems.append(
-            f"cameras: expected {list(interface.cameras)} "
-            f"({interface.optional_cameras} of them optional), found {info.cameras}"
-        )
-    size = (interface.image_height, interface.image_width)
-    for camera in present:
-        found = _image_size(info.features[camera])
-        if not interface.image_steps and found != size:
-            problems.append(f"{camera}: expected height x width {size}, found {found}")
-    for key, names in ((STATE, interface.state_names), (ACTION, interface.action_names)):
-        feature = info.features.get(key)
-        found = None if feature is None else tuple(feature["shape"])
-        if names and found != (len(names),):
-            problems.append(f"{key}: expected shape {(len(names),)}, found {found or 'nothing'}")
-    if problems:
-        raise DatasetError(
-            f"dataset {info.folder} does not fit the policy:\n  "
-            + "\n  ".join(problems)
-            + f"\nthe dataset has: {', '.join(info.features)}"
-        )
-
-
-def _image_size(feature: dict[str, Any]) -> tuple[int, int]:
-    shape = tuple(int(side) for side in feature["shape"])
-    channels_first = list(feature.get("names") or [])[:1] in (["channels"], ["channel"])
-    return shape[1:] if channels_first else shape[:2]  # pyright: ignore[reportReturnType]
 
 
 class Frames(Sequence[Sample]):
@@ -342,35 +263,3 @@ def sample_frames(
         places = np.floor((np.arange(quota) + rng.random()) * step).astype(int)
         frames += [Frame(episode, int(p), first + int(p)) for p in places]
     return frames
-
-
-def draw_noise(
-    loaded: LoadedPolicy, frames: Sequence[Frame], seed: int, draw: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Noise [B, *noise_shape] and time [B], fixed per frame.
-
-    Noise is N(0, 1), time as in training (`PolicyFamily.draw_time`), both from a generator seeded
-    by (seed, row of the frame, draw): no batching changes them.
-    """
-    noise, times = [], []
-    shape = loaded.interface.noise_shape
-    for frame in frames:
-        rng = np.random.default_rng([seed, frame.index, draw])
-        noise.append(rng.standard_normal(shape, dtype=np.float32))
-        times.append(loaded.family.draw_time(loaded, rng))
-    return torch.from_numpy(np.stack(noise)), torch.tensor(times, dtype=torch.float32)
-
-
-def action_losses(loaded: LoadedPolicy, batch: Batch, seed: int, draw: int = 0) -> Tensor:
-    """The policy's action loss [B] of a batch, with this draw's noise and time.
-
-    Raises CalibrationError, naming episode and frame, if a loss is NaN or infinite.
-    """
-    noise, time = draw_noise(loaded, batch.frames, seed, draw)
-    losses = loaded.family.action_loss(loaded, dict(batch.tensors), noise, time)
-    for frame, loss in zip(batch.frames, losses.detach().tolist(), strict=True):
-        if not np.isfinite(loss):
-            raise CalibrationError(
-                f"episode {frame.episode}, frame {frame.frame}: the action loss is {loss}"
-            )
-    return losses

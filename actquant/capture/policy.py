@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import logging
 import re
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 import actquant
 from actquant.capture.report import CaptureReport, capture_report
 from actquant.capture.stages import capture_stages
+from actquant.common.clock import iso_date
 from actquant.format.model_file import matrix_weights, write_model
 from actquant.format.schema import ModelMetadata
 from actquant.policies.base import LoadedPolicy, QuantizableTensor
@@ -131,7 +131,7 @@ def _provenance(loaded: LoadedPolicy, dropped: tuple[str, ...]) -> dict[str, Any
         **({} if loaded.revision is None else {"checkpoint_revision": loaded.revision}),
         "checkpoint_sha256": loaded.checkpoint_sha256,
         "tool": f"actquant {actquant.__version__}",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": iso_date(),
         "dropped_parameters": list(dropped),
     }
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
 from actquant.common.errors import CheckpointError
-from actquant.compression.compress import compress
+from actquant.compression.pipeline import compress
 from actquant.control.actor import load_actor
 from actquant.environments.simulation import Simulation
 from actquant.evaluation.evaluate import evaluate, write_atomically
@@ -92,7 +92,13 @@ def _row(
     name = recipe if recipe == "f16" else f"{recipe}-{bpw:g}bpw"
     model = out / f"{name}.gguf"
     made = compress(
-        checkpoint, dataset, bpw, model, recipe=recipe, work=out / "work", progress=progress
+        checkpoint,
+        model,
+        recipe=recipe,
+        dataset=dataset,
+        bpw=bpw,
+        work=out / "work",
+        progress=progress,
     )
     verify(model).raise_if_failed()
     bar = progress.add_task(f"{name} in {env}", total=None)

@@ -55,34 +55,24 @@ def compress(
 ) -> None:
     """Compress a checkpoint into one GGUF."""
     with told_plainly(as_json):
-        from actquant.compression.compress import compress as run
-        from actquant.compression.convert import convert
+        from actquant.compression.pipeline import compress as run
 
         with progress_bars() as progress:
-            if dataset is None:
-                report = convert(
-                    checkpoint,
-                    out,
-                    recipe=recipe,
-                    bpw=bpw,
-                    verify=verify,
-                    control_rate_hz=control_rate_hz,
-                    state_names=state_names.split(",") if state_names else None,
-                    action_names=action_names.split(",") if action_names else None,
-                    options=key_values("--option", option or []),
-                    progress=progress,
-                )
-            else:
-                report = run(
-                    checkpoint,
-                    dataset,
-                    bpw,
-                    out,
-                    recipe=recipe,
-                    work=work or out.with_name(out.name + ".work"),
-                    seed=seed,
-                    progress=progress,
-                )
+            report = run(
+                checkpoint,
+                out,
+                recipe=recipe,
+                dataset=dataset,
+                bpw=bpw,
+                verify=verify,
+                work=work,
+                seed=seed,
+                progress=progress,
+                control_rate_hz=control_rate_hz,
+                state_names=state_names.split(",") if state_names else None,
+                action_names=action_names.split(",") if action_names else None,
+                options=key_values("--option", option or []),
+            )
         show(report, as_json, *tables.compression(report))
 
 

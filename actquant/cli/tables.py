@@ -7,7 +7,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from actquant.cli.demo import DemoReport
     from actquant.cli.doctor import Report
-    from actquant.compression.compress import CompressionReport
+    from actquant.compression.report import CompressionReport
     from actquant.evaluation.compare import Comparison, PairedDifference
     from actquant.evaluation.evaluate import EvaluationResult, Rate
     from actquant.evaluation.inspection import Inspection

@@ -1,5 +1,7 @@
-"""How long the stages of a command take, and a bar for each of them."""
+"""The date of what is written, how long the stages of a command take, and a bar for each."""
 
+import datetime
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +9,21 @@ from dataclasses import dataclass, field
 
 from rich.progress import Progress
 
+from actquant.common.errors import ActquantError
 from actquant.common.progress import bar
+
+
+def iso_date() -> str:
+    """Returns the date and time for provenance: that of SOURCE_DATE_EPOCH (seconds) if it is set.
+
+    Raises ActquantError if it is no number of seconds.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        now = time.time() if given is None else int(given)
+        return datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError) as error:
+        raise ActquantError(f"SOURCE_DATE_EPOCH={given} is no number of seconds") from error
 
 
 @dataclass

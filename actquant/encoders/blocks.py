@@ -1,16 +1,13 @@
-"""Encoding tensors into ggml blocks, with the Fisher as the importance of every single weight."""
+"""From a weight to ggml blocks, with or without an importance for every single weight."""
 
 import os
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gguf
 import numpy as np
-from rich.progress import Progress
 
 from actquant.common.errors import QuantizationError
-from actquant.common.progress import bar
 from actquant.format.encoding import EncodedTensor
 from actquant.format.tensor_types import get_format, row_bytes
 
@@ -25,16 +22,19 @@ everything, and ggml's searches divide by sums of importance."""
 class Encoded:
     """An encoded weight and what it lost.
 
-    error: sum F (w - w')^2 / sum F w^2, with F the importance it was encoded with (1 without).
+    error: sum F (w - w')^2 / sum F w^2, with F the importance it was encoded with (1 without);
+    guided: whether anything told its weights apart.
     """
 
     tensor: EncodedTensor
     error: float
+    guided: bool = False
 
 
-def importance(fisher: np.ndarray) -> np.ndarray:
-    """Fisher [rows, columns] to importance of the same shape: each row scaled to a mean of 1, no
-    weight below IMPORTANCE_FLOOR, and 1 throughout a row whose Fisher is zero.
+def make_importance(fisher: np.ndarray) -> np.ndarray:
+    """Scales each row of a Fisher [rows, columns] to a mean of 1, no weight below IMPORTANCE_FLOOR.
+
+    A row whose Fisher is zero becomes 1 throughout.
 
     A row's scale does not matter, as ggml encodes row by row; its floor is relative to its mean.
     """
@@ -45,20 +45,20 @@ def importance(fisher: np.ndarray) -> np.ndarray:
 
 
 def encode(
-    name: str, weight: np.ndarray, type_name: str, weights_of_error: np.ndarray | None = None
+    name: str, weight: np.ndarray, type_name: str, importance: np.ndarray | None = None
 ) -> Encoded:
-    """Encode one weight [rows, columns] float32 as a ggml type, on all cores.
+    """Encodes one weight [rows, columns] float32 as a ggml type, on all cores.
 
-    weights_of_error: importance [rows, columns], or None for plain rounding.
+    importance: [rows, columns], or None for plain rounding.
 
     Raises QuantizationError, naming the tensor, for NaN or infinity, for a type that needs
     importance and gets none, and where encoding yields anything that is not finite.
     """
     entry = get_format(type_name)
-    if weights_of_error is not None:
-        if weights_of_error.shape != weight.shape:
+    if importance is not None:
+        if importance.shape != weight.shape:
             raise QuantizationError(
-                f"{name}: importance has shape {weights_of_error.shape}, expected {weight.shape}"
+                f"{name}: importance has shape {importance.shape}, expected {weight.shape}"
             )
     elif entry.needs_importance:
         raise QuantizationError(f"{name}: type {type_name} needs importance")
@@ -67,8 +67,8 @@ def encode(
 
     def encode_rows(start: int) -> tuple[float, float]:
         part = slice(start, start + step)
-        counts = None if weights_of_error is None else weights_of_error[part]
-        data[part], lost, whole = _encode_rows(name, weight[part], type_name, counts)
+        own = None if importance is None else importance[part]
+        data[part], lost, whole = _encode_rows(name, weight[part], type_name, own)
         return lost, whole
 
     # ggml encodes row by row, so blocks of rows are independent.
@@ -82,27 +82,27 @@ def encode(
 
 
 def _encode_rows(
-    name: str, weight: np.ndarray, type_name: str, counts: np.ndarray | None
+    name: str, weight: np.ndarray, type_name: str, importance: np.ndarray | None
 ) -> tuple[np.ndarray, float, float]:
     """(blocks, importance-weighted squared error, the same of the weight itself)."""
     weight = np.ascontiguousarray(weight, np.float32)
     if not np.isfinite(weight).all():
         raise QuantizationError(f"{name}: the weight holds NaN or infinity")
-    if counts is not None and not (np.isfinite(counts).all() and (counts > 0).all()):
+    if importance is not None and not (np.isfinite(importance).all() and (importance > 0).all()):
         raise QuantizationError(f"{name}: importance must be finite and positive")
-    data, decoded = _round_trip(weight, type_name, counts)
+    data, decoded = _round_trip(weight, type_name, importance)
     expected = (len(weight), row_bytes(weight.shape[1], type_name))
     if data.shape != expected:
         raise QuantizationError(f"{name}: {type_name} gave {data.shape} bytes, not {expected}")
     if not np.isfinite(decoded).all():
         raise QuantizationError(f"{name}: {type_name} cannot hold the weight (NaN or infinity)")
-    factor = 1.0 if counts is None else counts.astype(np.float64)
+    factor = 1.0 if importance is None else importance.astype(np.float64)
     lost = float((factor * (weight.astype(np.float64) - decoded) ** 2).sum())
     return data, lost, float((factor * weight.astype(np.float64) ** 2).sum())
 
 
 def _round_trip(
-    weight: np.ndarray, type_name: str, weights_of_error: np.ndarray | None
+    weight: np.ndarray, type_name: str, importance: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     if get_format(type_name).grid == "float":
         kind = gguf.GGMLQuantizationType[type_name]
@@ -111,33 +111,18 @@ def _round_trip(
         return stored.view(np.uint8), gguf.quants.dequantize(stored, kind)
     import actquant_runtime
 
-    data = actquant_runtime.quantize(weight, type_name, importance=weights_of_error)
+    data = actquant_runtime.quantize(weight, type_name, importance=importance)
     return data, actquant_runtime.dequantize(data, type_name, weight.shape[1])
 
 
-def quantize(
-    weights: Mapping[str, np.ndarray],
-    types: Mapping[str, str],
-    fisher: Mapping[str, np.ndarray] | None = None,
-    *,
-    progress: Progress | None = None,
-) -> dict[str, Encoded]:
-    """Encode every tensor of `types` (name -> ggml type).
+def encode_with_importance(
+    name: str, weight: np.ndarray, type_name: str, fisher: np.ndarray
+) -> Encoded:
+    """Encodes a weight [rows, columns] with the importance that follows from its Fisher.
 
-    weights: name -> float32 [rows, columns]; fisher: name -> [rows, columns], or None for plain
-    rounding.
-
-    Raises QuantizationError as `encode` does, and for a tensor that has no weight.
+    Raises QuantizationError as `encode` does, and for a Fisher that is not finite.
     """
-    missing: Sequence[str] = [name for name in types if name not in weights]
-    if missing:
-        raise QuantizationError(f"no weights for {', '.join(missing)}")
-    encoded: dict[str, Encoded] = {}
-    with bar(progress, "quantize", len(types)) as advance:
-        for name, type_name in types.items():
-            if fisher is not None and not np.isfinite(fisher[name]).all():
-                raise QuantizationError(f"{name}: the Fisher holds NaN or infinity")
-            counts = None if fisher is None else importance(fisher[name])
-            encoded[name] = encode(name, weights[name], type_name, counts)
-            advance(1)
-    return encoded
+    if not np.isfinite(fisher).all():
+        raise QuantizationError(f"{name}: the Fisher holds NaN or infinity")
+    encoded = encode(name, weight, type_name, make_importance(fisher))
+    return replace(encoded, guided=bool(fisher.any()))

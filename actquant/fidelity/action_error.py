@@ -1,22 +1,14 @@
 """How far a model's actions are from the f32 policy's, on frames that nothing was fitted to."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from actquant.calibration.frames import (
-    ACTION,
-    STATE,
-    Frames,
-    Sample,
-    calibrate,
-    check_features,
-    draw_noise,
-    read_dataset_info,
-)
+from actquant.calibration.dataset import load_for_dataset
+from actquant.calibration.frames import Frames, Sample, calibrate
+from actquant.calibration.losses import draw_noise
 from actquant.common.errors import CalibrationError
 from actquant.policies.base import LoadedPolicy, Observation
 
@@ -124,23 +116,3 @@ def held_out_action_error(
     loaded = load_for_dataset(checkpoint, dataset)
     frames = calibrate(loaded, dataset, n_held_out=n_frames, seed=seed).held_out
     return measure_action_error(runtime_act(model), loaded, frames, seed=seed).to_reference
-
-
-def load_for_dataset(checkpoint: str | Path, dataset: str | Path) -> LoadedPolicy:
-    """Load a checkpoint with control rate and names as the dataset gives them.
-
-    Raises CheckpointError for the checkpoint, DatasetError for the dataset and for features that do
-    not match.
-    """
-    from actquant.policies import load_policy
-
-    info = read_dataset_info(dataset)
-    loaded = load_policy(checkpoint, control_rate_hz=info.fps, streamed=False)
-    check_features(info, loaded)
-    face = loaded.interface
-    loaded.interface = replace(
-        face,
-        state_names=tuple(face.state_names and (info.names(STATE) or face.state_names)),
-        action_names=tuple(info.names(ACTION) or face.action_names),
-    )
-    return loaded

@@ -85,6 +85,7 @@ def check_parity(
     n: int = 16,
     threshold: float = F32_THRESHOLD,
     runner: Runner | None = None,
+    reference: np.ndarray | None = None,
 ) -> ParityReport:
     """Compare a file's actions with PyTorch's.
 
@@ -94,7 +95,13 @@ def check_parity(
     Raises ParityError with both errors if the threshold is passed or a result is not finite.
     """
     report = measure_parity(
-        model_path, loaded, prompts=prompts, n=n, threshold=threshold, runner=runner
+        model_path,
+        loaded,
+        prompts=prompts,
+        n=n,
+        threshold=threshold,
+        runner=runner,
+        reference=reference,
     )
     if not report.passed:
         raise ParityError(f"{model_path} does not compute what PyTorch computes: {report}")

@@ -1,1 +1,19 @@
-"""One file a recipe: what statistics it needs, how it allocates, how it encodes."""
+"""One file a recipe; RECIPES is the table of them. A new one is a file and a line in it."""
+
+from actquant.common.errors import BudgetError
+from actquant.recipes.one_type import BF16, F16, F32, Q8_0
+from actquant.recipes.paper import PAPER
+from actquant.recipes.recipe import Recipe
+from actquant.recipes.rtn import RTN
+
+__all__ = ["RECIPES", "Recipe", "find_recipe"]
+
+RECIPES = {recipe.name: recipe for recipe in (PAPER, RTN, F32, F16, BF16, Q8_0)}
+
+
+def find_recipe(name: str) -> Recipe:
+    """Returns the recipe of that name. Raises BudgetError with the valid names if there is none."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise BudgetError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}") from None

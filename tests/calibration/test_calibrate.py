@@ -7,13 +7,9 @@ import pytest
 import torch
 from toy_policy import CAMERAS, TASKS, make_dataset, make_toy
 
-from actquant.calibration.frames import (
-    calibrate,
-    draw_noise,
-    read_dataset_info,
-    sample_frames,
-    split_episodes,
-)
+from actquant.calibration.dataset import read_dataset_info
+from actquant.calibration.frames import calibrate, sample_frames, split_episodes
+from actquant.calibration.losses import draw_noise
 from actquant.common.errors import CalibrationError, DatasetError
 
 

@@ -7,8 +7,10 @@ from tiny_cnn_policies import build_tiny_diffusion
 from tiny_policies import CAMERAS
 from toy_policy import make_dataset
 
-from actquant.calibration.frames import STATE, action_losses, calibrate, draw_noise
-from actquant.fidelity.action_error import load_for_dataset, measure_action_error, reference_chunks
+from actquant.calibration.dataset import STATE, load_for_dataset
+from actquant.calibration.frames import calibrate
+from actquant.calibration.losses import action_losses, draw_noise
+from actquant.fidelity.action_error import measure_action_error, reference_chunks
 
 WINDOW, CHUNK = 8, 4
 

@@ -1,18 +1,19 @@
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import format_page
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("actquant_runtime")
-
-import format_page
 from tiny_policies import build_tiny_smolvla
 from toy_policy import make_dataset
 
-import actquant.compression.compress as compress_module
+import actquant.compression.pipeline as pipeline
+import actquant.compression.proof as proof
+from actquant.calibration.dataset import load_for_dataset
+from actquant.calibration.frames import calibrate
 from actquant.common.errors import (
     BudgetError,
     CheckpointError,
@@ -20,25 +21,22 @@ from actquant.common.errors import (
     ModelFileError,
     ParityError,
 )
-from actquant.compression.assemble import Assembly
-from actquant.compression.compress import (
-    CompressionReport,
-    Settings,
-    compress,
-    held_out_action_error,
-)
-from actquant.fidelity.action_error import load_for_dataset, measure_action_error
+from actquant.compression.contents import FileContents
+from actquant.compression.pipeline import compress
+from actquant.compression.report import CompressionReport
+from actquant.fidelity.action_error import held_out_action_error, measure_action_error
 from actquant.format.model_file import read_model
 from actquant.format.tensor_types import FORMATS
+from actquant.recipes.settings import CompressionSettings
 
-SMALL = Settings(n_frames=8, n_held_out=4, draws=1)
+SMALL = CompressionSettings(n_frames=8, n_held_out=4, draws=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _captured_once():
     """Loading and capturing the same checkpoint again would only cost time."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(compress_module, "load_for_dataset", functools.cache(load_for_dataset))
+    patch.setattr(pipeline, "load_for_dataset", functools.cache(load_for_dataset))
     yield
     patch.undo()
 
@@ -53,10 +51,10 @@ def made(checkpoint: Path, dataset: Path, tmp_path_factory: pytest.TempPathFacto
     """The paper's recipe half a bit above the minimum, with its work folder."""
     out = tmp_path_factory.mktemp("out") / "model.gguf"
     with pytest.raises(BudgetError) as caught:
-        compress(checkpoint, dataset, 0.5, out, settings=SMALL)
+        compress(checkpoint, out, dataset=dataset, bpw=0.5, settings=SMALL)
     assert not out.exists()
     minimum = float(str(caught.value).split("feasible minimum is ")[1].split(",")[0])
-    report = compress(checkpoint, dataset, minimum + 0.5, out, settings=SMALL)
+    report = compress(checkpoint, out, dataset=dataset, bpw=minimum + 0.5, settings=SMALL)
     return report, minimum
 
 
@@ -118,20 +116,30 @@ def test_a_second_run_takes_over_what_is_finished(made, checkpoint, dataset, tmp
     report, minimum = made
     work = Path(report.path + ".work")
     again = compress(
-        checkpoint, dataset, report.bpw_budget, tmp_path / "a.gguf", work=work, settings=SMALL
+        checkpoint,
+        tmp_path / "a.gguf",
+        dataset=dataset,
+        bpw=report.bpw_budget,
+        work=work,
+        settings=SMALL,
     )
-    assert {"sensitivity", "curvature"} < set(again.reused)
+    assert set(again.reused) == {"mean_activations", "fisher", "encoding"}
     assert [t.model_dump() for t in again.tensors] == [t.model_dump() for t in report.tensors]
     other = compress(
-        checkpoint, dataset, minimum + 0.2, tmp_path / "b.gguf", work=work, settings=SMALL
+        checkpoint,
+        tmp_path / "b.gguf",
+        dataset=dataset,
+        bpw=minimum + 0.2,
+        work=work,
+        settings=SMALL,
     )
-    assert other.reused == ["sensitivity", "curvature"]
+    assert other.reused == ["mean_activations", "fisher"]
     assert other.file_bytes < again.file_bytes
     seeded = compress(
         checkpoint,
-        dataset,
-        report.bpw_budget,
         tmp_path / "c.gguf",
+        dataset=dataset,
+        bpw=report.bpw_budget,
         work=work,
         settings=SMALL,
         seed=1,
@@ -139,30 +147,60 @@ def test_a_second_run_takes_over_what_is_finished(made, checkpoint, dataset, tmp
     assert seeded.reused == []
 
 
-def test_metadata_that_grew_is_taken_off_the_tensors(
+def test_golden_values_that_have_become_too_long_are_left_out_from_the_end(
     made, checkpoint, dataset, tmp_path, monkeypatch
 ):
     report, _ = made
-    foreseen = Assembly.fixed_bytes
-    monkeypatch.setattr(Assembly, "fixed_bytes", lambda *a: foreseen(*a) - 5000)
+    whole = read_model(report.path).metadata.golden
+    finish = FileContents.finish
+
+    def finish_within_half(self, *arguments):
+        halved = replace(self, golden_limit_bytes=len(json.dumps(whole)) // 2)
+        return finish(halved, *arguments)
+
+    monkeypatch.setattr(FileContents, "finish", finish_within_half)
     work = Path(report.path + ".work")
     out = tmp_path / "model.gguf"
-    again = compress(checkpoint, dataset, report.bpw_budget, out, work=work, settings=SMALL)
-    assert again.file_bytes == out.stat().st_size
-    assert again.whole_file_bpw <= report.bpw_budget
-    assert read_model(out).metadata.allocation["model.state_proj.weight"]["type"] == next(
-        t.type for t in again.tensors if t.name == "model.state_proj.weight"
+    again = compress(
+        checkpoint, out, dataset=dataset, bpw=report.bpw_budget, work=work, settings=SMALL
     )
+    assert again.file_bytes == out.stat().st_size and again.whole_file_bpw <= report.bpw_budget
+    kept = read_model(out).metadata.golden
+    assert kept == whole[: len(kept)] and 5 <= len(kept) < len(whole) == 16
+
+
+def test_a_killed_encoding_goes_on_with_the_next_tensor(made, checkpoint, dataset, tmp_path):
+    report, _ = made
+    work = Path(report.path + ".work")
+    stage = work / "encoded-paper"
+    encoded = [stage / f"{t.name}.{t.type}.safetensors" for t in report.tensors]
+    modified = {path: path.stat().st_mtime_ns for path in encoded}
+    lost = encoded[::2]
+    for path in lost:
+        path.unlink()
+    out = tmp_path / "model.gguf"
+    again = compress(
+        checkpoint, out, dataset=dataset, bpw=report.bpw_budget, work=work, settings=SMALL
+    )
+    assert again.reused == ["mean_activations", "fisher"]
+    assert [t.model_dump() for t in again.tensors] == [t.model_dump() for t in report.tensors]
+    for path, before in modified.items():
+        assert (path.stat().st_mtime_ns == before) == (path not in lost)
 
 
 def test_rtn_and_f16_go_the_same_way(made, checkpoint, dataset, tmp_path):
     report, _ = made
     out = tmp_path / "model.gguf"
-    half = compress(checkpoint, dataset, None, out, recipe="f16", settings=SMALL)
+    half = compress(checkpoint, out, dataset=dataset, recipe="f16", settings=SMALL)
     assert {t.type for t in half.tensors} == {"F16"} and half.bpw_budget is None
     assert half.held_out_action_error < 0.02
     rtn = compress(
-        checkpoint, dataset, report.whole_file_bpw + 3, out, recipe="rtn", settings=SMALL
+        checkpoint,
+        out,
+        dataset=dataset,
+        bpw=report.whole_file_bpw + 3,
+        recipe="rtn",
+        settings=SMALL,
     )
     assert rtn.whole_file_bpw <= report.whole_file_bpw + 3
     assert not {t.type for t in rtn.tensors} & {"IQ2_XXS", "IQ2_XS", "IQ3_S"}
@@ -184,7 +222,7 @@ def test_uniform_recipes_take_a_dataset_and_no_budget(
     recipe, types, limit, checkpoint, dataset, tmp_path
 ):
     out = tmp_path / "model.gguf"
-    report = compress(checkpoint, dataset, None, out, recipe=recipe, settings=SMALL)
+    report = compress(checkpoint, out, dataset=dataset, recipe=recipe, settings=SMALL)
     model = read_model(out)
     assert {t.type for t in model.tensors.values()} - {"I64", "I8"} == types
     assert {t.type for t in report.tensors} == {recipe.upper()} and report.bpw_budget is None
@@ -196,8 +234,8 @@ def test_uniform_recipes_take_a_dataset_and_no_budget(
 
 
 def test_the_policy_itself_has_no_action_error(checkpoint, dataset):
-    loaded = compress_module.load_for_dataset(checkpoint, dataset)
-    frames = compress_module.calibrate(loaded, dataset, n_held_out=3).held_out
+    loaded = load_for_dataset(checkpoint, dataset)
+    frames = calibrate(loaded, dataset, n_held_out=3).held_out
 
     def act(observation, noise):
         return loaded.family.predict(loaded, [observation], torch.from_numpy(noise)[None])[0]
@@ -213,11 +251,11 @@ def test_nothing_is_written_when_the_program_does_not_agree(
     def disagree(*_, **__):
         raise ParityError("off by one")
 
-    monkeypatch.setattr(compress_module, "check_parity", disagree)
+    monkeypatch.setattr(proof, "check_parity", disagree)
     out = tmp_path / "model.gguf"
     out.write_text("older")
     with pytest.raises(ParityError):
-        compress(checkpoint, dataset, 8, out, settings=SMALL)
+        compress(checkpoint, out, dataset=dataset, bpw=8, settings=SMALL)
     assert out.read_text() == "older"
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [out]
 
@@ -225,14 +263,14 @@ def test_nothing_is_written_when_the_program_does_not_agree(
 def test_bad_input_is_named(checkpoint, dataset, tmp_path):
     out = tmp_path / "model.gguf"
     with pytest.raises(CheckpointError):
-        compress(tmp_path / "nothing", dataset, 3, out)
+        compress(tmp_path / "nothing", out, dataset=dataset, bpw=3)
     with pytest.raises(DatasetError):
-        compress(checkpoint, tmp_path / "nothing", 3, out)
+        compress(checkpoint, out, dataset=tmp_path / "nothing", bpw=3)
     other = make_dataset(tmp_path / "other", episodes=2, length=2, action_dim=3)
     with pytest.raises(DatasetError, match="action: expected shape"):
-        compress(checkpoint, other, 3, out)
+        compress(checkpoint, out, dataset=other, bpw=3)
     with pytest.raises(BudgetError, match="known: paper"):
-        compress(checkpoint, dataset, 3, out, recipe="best")
+        compress(checkpoint, out, dataset=dataset, bpw=3, recipe="best")
     with pytest.raises(ModelFileError, match="folder"):
-        compress(checkpoint, dataset, 3, tmp_path)
+        compress(checkpoint, tmp_path, dataset=dataset, bpw=3)
     assert not out.exists()

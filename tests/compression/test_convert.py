@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from tiny_policies import CAMERAS, build_tiny_smolvla
 from tokenizers import Tokenizer
 
-import actquant.compression.convert as convert_module
+import actquant.compression.pipeline as pipeline
 from actquant.cli import tables
 from actquant.common.errors import BudgetError, CheckpointError, ParityError
-from actquant.compression.convert import LIMITS, convert
+from actquant.compression.pipeline import compress
+from actquant.compression.proof import LIMITS
 from actquant.fidelity.reference_runner import ReferenceRunner
 from actquant.format.golden import golden_input
 from actquant.format.model_file import read_model
@@ -31,7 +32,7 @@ def checkpoint(tmp_path_factory) -> Path:
 def _captured_once():
     """Loading and capturing the same checkpoint again would only cost time."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(convert_module, "load_policy", functools.cache(load_policy))
+    patch.setattr(pipeline, "load_policy", functools.cache(load_policy))
     yield
     patch.undo()
 
@@ -52,7 +53,7 @@ def loaded(checkpoint):
 )
 def test_uniform_recipes(recipe, types, checkpoint, loaded, tmp_path):
     out = tmp_path / "m.gguf"
-    report = convert(checkpoint, out, recipe=recipe, control_rate_hz=10)
+    report = compress(checkpoint, out, recipe=recipe, control_rate_hz=10)
     model = read_model(out)
     assert {t.type for t in model.tensors.values()} - {"I64", "I8"} == types
     assert report.file_bytes == out.stat().st_size
@@ -72,9 +73,9 @@ def test_uniform_recipes(recipe, types, checkpoint, loaded, tmp_path):
 def test_rtn_meets_its_budget_exactly_and_reports_every_error(checkpoint, tmp_path):
     out = tmp_path / "m.gguf"
     with pytest.raises(BudgetError) as caught:
-        convert(checkpoint, out, recipe="rtn", bpw=0.5, control_rate_hz=10)
+        compress(checkpoint, out, recipe="rtn", bpw=0.5, control_rate_hz=10)
     minimum = float(str(caught.value).split("feasible minimum is ")[1].split(",")[0])
-    report = convert(checkpoint, out, recipe="rtn", bpw=minimum + 1, control_rate_hz=10)
+    report = compress(checkpoint, out, recipe="rtn", bpw=minimum + 1, control_rate_hz=10)
     assert report.whole_file_bpw <= minimum + 1
     assert report.parity["executor"] == "ReferenceRunner" and report.parity["worst_rms"] < 1e-4
     stored = read_model(out).metadata.allocation
@@ -82,7 +83,7 @@ def test_rtn_meets_its_budget_exactly_and_reports_every_error(checkpoint, tmp_pa
         t.name: t.model_dump(include={"type", "bits", "score", "error"}) for t in report.tensors
     }
     assert all(0 < t.error < 0.2 for t in report.tensors)
-    lowest = convert(
+    lowest = compress(
         checkpoint, tmp_path / "low.gguf", recipe="rtn", bpw=minimum, control_rate_hz=10,
         verify="none",
     )  # fmt: skip
@@ -91,7 +92,7 @@ def test_rtn_meets_its_budget_exactly_and_reports_every_error(checkpoint, tmp_pa
 
 
 def test_its_provenance_is_the_documented_one(checkpoint, tmp_path):
-    convert(checkpoint, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10, verify="none")
+    compress(checkpoint, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10, verify="none")
     found = set(read_model(tmp_path / "m.gguf").metadata.provenance)
     documented = set(format_page.json_keys(0))
     with_data = {"dataset", "dataset_sha256", "calibration_episodes", "held_out_episodes"}
@@ -99,7 +100,7 @@ def test_its_provenance_is_the_documented_one(checkpoint, tmp_path):
 
 
 def test_the_weights_in_the_file_are_those_of_the_checkpoint(checkpoint, loaded, tmp_path):
-    convert(checkpoint, tmp_path / "m.gguf", recipe="f32", control_rate_hz=10, verify="none")
+    compress(checkpoint, tmp_path / "m.gguf", recipe="f32", control_rate_hz=10, verify="none")
     model = read_model(tmp_path / "m.gguf")
     names = model.metadata.provenance["tensor_names"]
     parameters = dict(loaded.policy.named_parameters())
@@ -116,7 +117,7 @@ def test_the_weights_in_the_file_are_those_of_the_checkpoint(checkpoint, loaded,
 def test_quick_verification_masks_a_camera_and_changes_the_length_of_the_prompt(
     checkpoint, loaded, tmp_path
 ):
-    convert(checkpoint, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10)
+    compress(checkpoint, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10)
     first, second = read_model(tmp_path / "m.gguf").metadata.golden
     assert (first["masked_cameras"], second["masked_cameras"]) == ([], [CAMERAS[0]])
     tokenizer = Tokenizer.from_str(loaded.tokenizer_json)
@@ -125,7 +126,7 @@ def test_quick_verification_masks_a_camera_and_changes_the_length_of_the_prompt(
 
 
 def test_the_summary_always_says_how_much_was_not_fused(checkpoint, tmp_path):
-    report = convert(
+    report = compress(
         checkpoint, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10, verify="none"
     )
     what, value = (list(column.cells) for column in tables.compression(report)[0].columns)
@@ -139,14 +140,14 @@ def test_the_summary_always_says_how_much_was_not_fused(checkpoint, tmp_path):
 
 def test_full_verification_stores_sixteen_golden_inputs(checkpoint, tmp_path):
     out = tmp_path / "m.gguf"
-    convert(checkpoint, out, recipe="f16", control_rate_hz=10, verify="full")
+    compress(checkpoint, out, recipe="f16", control_rate_hz=10, verify="full")
     assert len(read_model(out).metadata.golden) == 16
 
 
 def test_a_file_that_does_not_agree_does_not_appear(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setitem(convert_module.LIMITS, "F16", 1e-9)
+    monkeypatch.setitem(LIMITS, "F16", 1e-9)
     with pytest.raises(ParityError, match="does not compute what PyTorch computes"):
-        convert(checkpoint, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10)
+        compress(checkpoint, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10)
     assert not list(tmp_path.iterdir())
 
 
@@ -163,7 +164,7 @@ def test_a_file_that_does_not_agree_does_not_appear(checkpoint, tmp_path, monkey
 )
 def test_what_is_missing_is_said_before_anything_slow(given, error, message, checkpoint, tmp_path):
     with pytest.raises(error, match=message):
-        convert(checkpoint, tmp_path / "m.gguf", **given)
+        compress(checkpoint, tmp_path / "m.gguf", **given)
     assert not list(tmp_path.iterdir())
 
 
@@ -184,7 +185,7 @@ def test_a_repository_of_the_hub_is_found_in_its_cache(checkpoint, tmp_path, mon
     for reference in ("some/tiny-policy", f"some/tiny-policy@{commit}"):
         loaded = load_policy(reference, control_rate_hz=10)
         assert (loaded.name, loaded.revision) == ("some/tiny-policy", commit)
-    convert(
+    compress(
         "some/tiny-policy", tmp_path / "m.gguf", recipe="f16", control_rate_hz=10, verify="none"
     )
     metadata = read_model(tmp_path / "m.gguf").metadata
@@ -213,8 +214,8 @@ def test_shards_convert_to_the_same_file(checkpoint, tmp_path):
     index = {name: file for file, members in parts.items() for name in members}
     (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     given = {"recipe": "q8_0", "control_rate_hz": 10, "verify": "none"}
-    convert(checkpoint, tmp_path / "one.gguf", **given)
-    convert(sharded, tmp_path / "two.gguf", **given)
+    compress(checkpoint, tmp_path / "one.gguf", **given)
+    compress(sharded, tmp_path / "two.gguf", **given)
     one, two = (read_model(tmp_path / f"{name}.gguf") for name in ("one", "two"))
     for name in one.tensors:
         assert np.array_equal(one.load(name), two.load(name))

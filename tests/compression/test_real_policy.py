@@ -7,11 +7,14 @@ import pytest
 import torch
 from tiny_policies import build_tiny_smolvla
 
-from actquant.calibration.curvature import curvature
-from actquant.calibration.frames import action_losses, calibrate
-from actquant.calibration.sensitivity import sensitivity
+from actquant.calibration.accumulators import Fisher, MeanActivations
+from actquant.calibration.dataset import load_for_dataset
+from actquant.calibration.frames import calibrate
+from actquant.calibration.losses import action_losses
+from actquant.calibration.statistics import collect
 from actquant.capture.policy import quantizable
-from actquant.fidelity.action_error import load_for_dataset
+from actquant.common.artifacts import WorkFolder
+from actquant.recipes.paper import hsic_scores
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +44,11 @@ def test_actions_are_normalised_as_the_policys_own_preprocessor_does(loaded, dat
     torch.testing.assert_close(batch.tensors["observation.state"], own["observation.state"])
 
 
-def test_hooks_agree_with_autograd_on_every_tensor(loaded, dataset):
+def test_hooks_agree_with_autograd_on_every_tensor(loaded, dataset, tmp_path):
     frames = calibrate(loaded, dataset, n_frames=3).calibration
     tensors = quantizable(loaded)
-    found = curvature(loaded, tensors, frames, draws=1, batch_size=2)
+    work = WorkFolder(tmp_path)
+    found = collect(loaded, tensors, frames, [Fisher], work, {}, draws=1, batch_size=2)
     weights = {t.name: loaded.policy.get_parameter(t.name) for t in tensors}
     expected = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for weight in weights.values():
@@ -59,14 +63,19 @@ def test_hooks_agree_with_autograd_on_every_tensor(loaded, dataset):
     for name, value in expected.items():
         assert value.max() > 0, name
         np.testing.assert_allclose(
-            found[name], value.numpy(), rtol=1e-3, atol=float(value.max()) * 1e-5, err_msg=name
+            found.of(name, Fisher)["fisher"],
+            value.numpy(),
+            rtol=1e-3,
+            atol=float(value.max()) * 1e-5,
+            err_msg=name,
         )
 
 
-def test_every_tensor_has_a_score(loaded, dataset):
+def test_every_tensor_has_a_score(loaded, dataset, tmp_path):
     frames = calibrate(loaded, dataset, n_frames=6).calibration
     tensors = quantizable(loaded)
-    scores = sensitivity(loaded, tensors, frames)
+    found = collect(loaded, tensors, frames, [MeanActivations], WorkFolder(tmp_path), {})
+    scores = hsic_scores(tensors, found)
     assert list(scores) == [t.name for t in tensors] and len(tensors) > 30
     assert all(score.hsic_y_out > 0 for score in scores.values())
     assert len({round(score.F_out, 12) for score in scores.values()}) > len(tensors) // 2

@@ -8,7 +8,7 @@ import pytest
 import tiny_policies
 import torch
 
-from actquant.compression.convert import convert
+from actquant.compression.pipeline import compress
 from actquant.deploy.settings import Settings
 
 # Modules that share this stage may run at the same time, in workers of pytest-xdist (gw0, gw1, …).
@@ -82,7 +82,7 @@ def build(folder: Path) -> Path:
             num_steps=2,
         )
     model = folder / "tiny.gguf"
-    convert(
+    compress(
         checkpoint,
         model,
         recipe="f32",

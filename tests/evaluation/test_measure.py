@@ -4,7 +4,7 @@ import pytest
 from tiny_policies import build_tiny_smolvla
 
 from actquant.common.errors import EvaluationError
-from actquant.compression.convert import convert
+from actquant.compression.pipeline import compress
 from actquant.evaluation.inspection import inspect_model
 from actquant.evaluation.measure import measure, predict_memory
 
@@ -13,7 +13,7 @@ from actquant.evaluation.measure import measure, predict_memory
 def test_peak_memory_is_foretold_within_five_percent(hidden, tmp_path):
     policy = build_tiny_smolvla(tmp_path / "policy", hidden=hidden, layers=4)
     out = tmp_path / "m.gguf"
-    convert(policy, out, recipe="f16", control_rate_hz=10, verify="none")
+    compress(policy, out, recipe="f16", control_rate_hz=10, verify="none")
     foretold = inspect_model(out).memory
     assert foretold is not None
     measured = measure(out, n=2, threads=1)

@@ -12,7 +12,7 @@ from tiny_pi import build_tiny_pi, tiny_backbone
 from tiny_policies import CAMERAS
 from torch import nn
 
-import actquant.compression.convert as convert_module
+import actquant.compression.pipeline as pipeline
 from actquant.capture import fusion_report
 from actquant.capture.policy import (
     CapturedPolicy,
@@ -73,8 +73,8 @@ def test_what_lerobots_bfloat16_keeps_in_single_precision_stays_so_in_a_file(
     matrices = [*(t.name for t in quantizable(loaded)), *matrices_of_fixed_type(loaded)]
     kept = {name for name in matrices if theirs[name].dtype == torch.float32}
     assert kept == set(matrices) & set(captured.single_precision) != set(matrices)
-    monkeypatch.setattr(convert_module, "load_policy", lambda *_, **__: loaded)
-    report = convert_module.convert("", tmp_path / "m.gguf", recipe="bf16", verify="none")
+    monkeypatch.setattr(pipeline, "load_policy", lambda *_, **__: loaded)
+    report = pipeline.compress("", tmp_path / "m.gguf", recipe="bf16", verify="none")
     tensors = read_model(tmp_path / "m.gguf").tensors
     for name in matrices:
         assert tensors[captured.tensor_names[name]].type == ("F32" if name in kept else "BF16")

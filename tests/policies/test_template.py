@@ -10,7 +10,7 @@ from tiny_policies import CAMERAS
 from tiny_template_policy import YourPolicy, build_tiny_template_policy
 
 from actquant.capture.policy import capture_policy, convert_f32, quantizable
-from actquant.compression.convert import convert
+from actquant.compression.pipeline import compress
 from actquant.fidelity.parity import ReferenceRunner, check_parity, golden_observations
 from actquant.policies import load_policy, registry
 
@@ -58,7 +58,7 @@ def test_its_program_is_the_policy_in_the_interpreter_and_in_the_runtime(loaded,
 
 
 def test_it_is_compressed_by_the_command_that_knows_no_family(folder, tmp_path):
-    report = convert(folder, tmp_path / "policy.gguf", recipe="q8_0", control_rate_hz=10)
+    report = compress(folder, tmp_path / "policy.gguf", recipe="q8_0", control_rate_hz=10)
     assert report.parity["worst_rms"] < 1e-4 and report.file_error < 0.1
 
 

@@ -1,9 +1,14 @@
 import numpy as np
 import pytest
 
-import actquant.encoders.blocks as quantize_module
+import actquant.encoders.blocks as blocks_module
 from actquant.common.errors import QuantizationError
-from actquant.encoders.blocks import IMPORTANCE_FLOOR, encode, importance, quantize
+from actquant.encoders.blocks import (
+    IMPORTANCE_FLOOR,
+    encode,
+    encode_with_importance,
+    make_importance,
+)
 from actquant.format.tensor_types import FORMATS
 
 
@@ -18,7 +23,7 @@ def test_importance_has_a_floor_relative_to_its_row():
     _, fisher = make()
     fisher[0, :10] = 0
     fisher[1] = 0
-    found = importance(fisher)
+    found = make_importance(fisher)
     assert found.dtype == np.float32 and found.min() == np.float32(IMPORTANCE_FLOOR)
     np.testing.assert_array_equal(found[1], 1.0)
     np.testing.assert_allclose(found[2:].mean(axis=1), 1.0, rtol=1e-3)
@@ -31,15 +36,13 @@ def test_bad_weights_and_importance_are_named():
     with pytest.raises(QuantizationError, match="blk.q: type IQ2_XXS needs importance"):
         encode("blk.q", weight, "IQ2_XXS")
     with pytest.raises(QuantizationError, match="blk.q: importance has shape"):
-        encode("blk.q", weight, "Q4_K", importance(fisher)[:, :5])
+        encode("blk.q", weight, "Q4_K", make_importance(fisher)[:, :5])
     with pytest.raises(QuantizationError, match="positive"):
         encode("blk.q", weight, "Q4_K", np.zeros_like(weight))
-    with pytest.raises(QuantizationError, match="no weights for other"):
-        quantize({"blk.q": weight}, {"other": "Q4_K"})
     bad = fisher.copy()
     bad[0, 0] = np.nan
     with pytest.raises(QuantizationError, match="blk.q: the Fisher"):
-        quantize({"blk.q": weight}, {"blk.q": "Q4_K"}, {"blk.q": bad})
+        encode_with_importance("blk.q", weight, "Q4_K", bad)
     weight[3, 4] = np.inf
     with pytest.raises(QuantizationError, match="blk.q: the weight holds NaN"):
         encode("blk.q", weight, "F16")
@@ -59,10 +62,9 @@ def test_half_precision_needs_no_encoder_and_refuses_what_it_cannot_hold():
     "type_name", [n for n, f in FORMATS.items() if f.grid != "float" and not n.startswith("IQ1")]
 )
 def test_every_type_encodes_padded_rows_and_more_bits_lose_less(type_name: str):
-    pytest.importorskip("actquant_runtime")
     weight, fisher = make()
     entry = FORMATS[type_name]
-    found = encode("w", weight, type_name, importance(fisher))
+    found = encode("w", weight, type_name, make_importance(fisher))
     assert found.tensor.shape == (8, 300)
     expected = 3.0 * 2 ** (-2 * entry.bits_per_weight)
     assert expected / 60 < found.error < 8 * expected
@@ -70,9 +72,8 @@ def test_every_type_encodes_padded_rows_and_more_bits_lose_less(type_name: str):
 
 @pytest.mark.parametrize("type_name", ["IQ2_XXS", "IQ2_S", "IQ3_XXS", "Q3_K", "Q4_K"])
 def test_importance_lowers_the_error_that_it_weighs(type_name: str):
-    pytest.importorskip("actquant_runtime")
     weight, fisher = make(columns=512)
-    counts = importance(fisher)
+    counts = make_importance(fisher)
     guided = encode("w", weight, type_name, counts)
     plain = encode("w", weight, type_name, np.ones_like(counts))
     import actquant_runtime
@@ -87,9 +88,8 @@ def test_importance_lowers_the_error_that_it_weighs(type_name: str):
 def test_encoding_in_blocks_of_rows_is_encoding_whole(
     type_name: str, rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch
 ):
-    pytest.importorskip("actquant_runtime")
     weight, fisher = make(rows=7)
-    counts = importance(fisher)
+    counts = make_importance(fisher)
     whole = encode("w", weight, type_name, counts)
     heights = []
 
@@ -97,11 +97,21 @@ def test_encoding_in_blocks_of_rows_is_encoding_whole(
         heights.append(len(part))
         return encode_rows(name, part, *others)
 
-    encode_rows = quantize_module._encode_rows
-    monkeypatch.setattr(quantize_module, "_encode_rows", counted)
-    monkeypatch.setattr(quantize_module, "BLOCK_WEIGHTS", 300 * rows_at_a_time + 299)
+    encode_rows = blocks_module._encode_rows
+    monkeypatch.setattr(blocks_module, "_encode_rows", counted)
+    monkeypatch.setattr(blocks_module, "BLOCK_WEIGHTS", 300 * rows_at_a_time + 299)
     blocks = encode("w", weight, type_name, counts)
     assert sorted(heights) == {1: [1] * 7, 3: [1, 3, 3]}[rows_at_a_time]
     np.testing.assert_array_equal(blocks.tensor.data, whole.tensor.data)
     assert blocks.tensor.shape == whole.tensor.shape == (7, 300)
     assert blocks.error == pytest.approx(whole.error, rel=1e-12) and whole.error > 0
+
+
+def test_a_fisher_guides_the_encoding_unless_it_is_zero():
+    weight, fisher = make(columns=512)
+    guided = encode_with_importance("w", weight, "Q4_K", fisher)
+    np.testing.assert_array_equal(
+        guided.tensor.data, encode("w", weight, "Q4_K", make_importance(fisher)).tensor.data
+    )
+    unguided = encode_with_importance("w", weight, "Q4_K", np.zeros_like(fisher))
+    assert guided.guided and not unguided.guided

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actquant.compression import artifacts
-from actquant.compression.artifacts import WorkFolder, atomic_path, hash_json, hash_path
+from actquant.common import artifacts
+from actquant.common.artifacts import WorkFolder
+from actquant.common.files import atomic_path, hash_json, hash_path
 
 SOURCES = {"checkpoint": "abc", "settings": "1"}
 
@@ -12,10 +13,10 @@ SOURCES = {"checkpoint": "abc", "settings": "1"}
 def test_what_was_saved_comes_back(tmp_path: Path):
     work = WorkFolder(tmp_path / "work")
     arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3).T, "b": np.array([1, 2], np.uint8)}
-    saved = work.save("stage", SOURCES, arrays, {"n": 3, "names": ["x"]})
-    loaded = work.load("stage", SOURCES)
+    work.save("stage", "a.b", SOURCES, (arrays, {"n": 3, "names": ["x"]}))
+    loaded = work.load("stage", "a.b", SOURCES)
     assert loaded is not None and loaded.info == {"n": 3, "names": ["x"]}
-    assert loaded.fingerprint == saved.fingerprint
+    assert work.holds("stage", "a.b", SOURCES) and not work.holds("stage", "a", SOURCES)
     for name, array in arrays.items():
         np.testing.assert_array_equal(loaded.arrays[name], array)
         assert loaded.arrays[name].dtype == array.dtype
@@ -28,24 +29,24 @@ def test_a_kept_artefact_is_not_built_again_and_a_stale_one_is(tmp_path: Path):
         built.append(1)
         return {"a": np.ones(2)}, {}
 
-    assert work.build("stage", SOURCES, make)[1] is False
-    assert work.build("stage", SOURCES, make)[1] is True
-    assert work.build("stage", {**SOURCES, "checkpoint": "def"}, make)[1] is False
+    assert work.build("stage", "a", SOURCES, make)[1] is False
+    assert work.build("stage", "a", SOURCES, make)[1] is True
+    assert work.build("stage", "a", {**SOURCES, "checkpoint": "def"}, make)[1] is False
     assert len(built) == 2
 
 
 def test_another_schema_and_damaged_files_are_not_taken(tmp_path: Path, monkeypatch):
     work = WorkFolder(tmp_path)
-    work.save("stage", SOURCES, {"a": np.ones(1000)})
-    whole = work.path("stage").read_bytes()
-    work.path("stage").write_bytes(whole[: len(whole) // 2])
-    assert work.load("stage", SOURCES) is None
-    work.path("stage").write_bytes(b"")
-    assert work.load("stage", SOURCES) is None
-    work.path("stage").write_bytes(whole)
-    assert work.load("stage", SOURCES) is not None
-    monkeypatch.setattr(artifacts, "SCHEMA_VERSION", 2)
-    assert work.load("stage", SOURCES) is None
+    work.save("stage", "a", SOURCES, ({"a": np.ones(1000)}, {}))
+    whole = work.path("stage", "a").read_bytes()
+    work.path("stage", "a").write_bytes(whole[: len(whole) // 2])
+    assert work.load("stage", "a", SOURCES) is None
+    work.path("stage", "a").write_bytes(b"")
+    assert work.load("stage", "a", SOURCES) is None
+    work.path("stage", "a").write_bytes(whole)
+    assert work.load("stage", "a", SOURCES) is not None
+    monkeypatch.setattr(artifacts, "SCHEMA_VERSION", 3)
+    assert work.load("stage", "a", SOURCES) is None
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path):

@@ -1,0 +1,209 @@
+"""What is summed up for one linear layer z = W x while the action loss runs over frames.
+
+An accumulator is one statistic of one weight matrix. Hooks (`hooks.py`) hand it what passes through
+the layer; a module that is called several times in one forward pass, e.g. once a camera, hands it
+each call. Its state can be saved and restored between two batches.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actquant.common.errors import CalibrationError
+
+Arrays = dict[str, np.ndarray]
+
+
+class Accumulator(ABC):
+    """One statistic of one weight [rows, columns]; x: [B, ..., columns], z and dz: [B, ..., rows].
+
+    `forward` comes once for each call of the layer, `backward` in any order after all of them,
+    `end_batch` when both are through.
+    """
+
+    name: ClassVar[str]
+    """Of the statistic, and of the stage of its artefacts."""
+    needs_gradients: ClassVar[bool] = False
+    needs_draws: ClassVar[bool] = False
+    """Whether further draws of noise and time over the same frames tell it more."""
+
+    def __init__(self, tensor: str, rows: int, columns: int) -> None:
+        self.tensor = tensor
+        self.shape = (rows, columns)
+
+    @classmethod
+    @abstractmethod
+    def state_bytes(cls, rows: int, columns: int, frames: int) -> int:
+        """Returns the memory that it needs for this many frames."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
+        """Takes a call's input and output. Raises CalibrationError if B is not `frames`."""
+
+    def backward(self, x: Tensor, dz: Tensor) -> None:  # noqa: B027  most need no gradient
+        """Takes a call's input and the gradient of its output."""
+
+    @abstractmethod
+    def end_batch(self) -> None:
+        """Adds what came in since the last batch ended."""
+
+    @abstractmethod
+    def state(self) -> Arrays:
+        """Returns everything that `restore` needs to go on."""
+
+    @abstractmethod
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes over a state."""
+
+    @abstractmethod
+    def result(self, samples: int) -> Arrays:
+        """Returns the statistic over `samples` samples.
+
+        Raises CalibrationError if it is not finite, or if nothing came in that should have.
+        """
+
+    def _finite(self, arrays: Arrays, what: str) -> Arrays:
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise CalibrationError(f"{self.tensor}: NaN or infinity in its {what}")
+        return arrays
+
+
+class MeanActivations(Accumulator):
+    """Mean input and output of each frame over its tokens: float64 [n, columns] and [n, rows]."""
+
+    name = "mean_activations"
+
+    def __init__(self, tensor: str, rows: int, columns: int) -> None:
+        super().__init__(tensor, rows, columns)
+        self._means: dict[str, list[np.ndarray]] = {"inputs": [], "outputs": []}
+        self._sums: dict[str, Tensor] = {}
+        self._tokens = 0
+
+    @classmethod
+    def state_bytes(cls, rows: int, columns: int, frames: int) -> int:
+        return 8 * frames * (rows + columns)
+
+    def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
+        for side, values in (("inputs", x), ("outputs", z)):
+            if values.shape[0] != frames:
+                raise CalibrationError(
+                    f"{self.tensor}: saw a batch of {values.shape[0]} for {frames} frames; its "
+                    "activations cannot be told apart by frame"
+                )
+            tokens = values.detach().reshape(frames, -1, values.shape[-1]).double()
+            total = tokens.sum(dim=1)
+            self._sums[side] = self._sums[side] + total if side in self._sums else total
+        self._tokens += tokens.shape[1]
+
+    def end_batch(self) -> None:
+        if not self._sums:
+            raise CalibrationError(f"{self.tensor} was never used in the policy's action loss")
+        for side, total in self._sums.items():
+            self._means[side].append((total / self._tokens).cpu().numpy())
+        self._sums, self._tokens = {}, 0
+
+    def state(self) -> Arrays:
+        return {side: np.concatenate(parts) for side, parts in self._means.items() if parts}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._means = {side: [arrays[side]] if side in arrays else [] for side in self._means}
+
+    def result(self, samples: int) -> Arrays:
+        return self._finite(self.state(), "activations")
+
+
+class Fisher(Accumulator):
+    """Mean over samples of the squared gradient of each weight: float32 [rows, columns].
+
+    The Action-Mixed Fisher of ActQuant (arXiv:2605.24011, stage 2) with the action loss alone:
+    F_ij = mean of (dL/dW_ij)^2. For one sample the gradient is the sum over its tokens of dz x'.
+    """
+
+    name = "fisher"
+    needs_gradients = True
+    needs_draws = True
+
+    def __init__(self, tensor: str, rows: int, columns: int) -> None:
+        super().__init__(tensor, rows, columns)
+        self._sum = torch.zeros(rows, columns)
+        self._calls = 0
+        self._gradient: Tensor | None = None
+
+    @classmethod
+    def state_bytes(cls, rows: int, columns: int, frames: int) -> int:
+        return 4 * rows * columns
+
+    def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
+        self._calls += 1
+
+    def backward(self, x: Tensor, dz: Tensor) -> None:
+        batch = x.shape[0]
+        gradient = torch.bmm(
+            dz.reshape(batch, -1, dz.shape[-1]).transpose(1, 2).float(),
+            x.reshape(batch, -1, x.shape[-1]).float(),
+        )
+        if self._calls == 1:
+            self._add(gradient)
+            return
+        # A module called once per camera: its gradients are summed before they are squared.
+        self._gradient = gradient if self._gradient is None else self._gradient.add_(gradient)
+
+    def _add(self, gradient: Tensor) -> None:
+        for sample in gradient:
+            self._sum.addcmul_(sample, sample)
+
+    def end_batch(self) -> None:
+        if self._gradient is not None:
+            self._add(self._gradient)
+        self._calls, self._gradient = 0, None
+
+    def state(self) -> Arrays:
+        return {"sum": self._sum.cpu().numpy()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._sum = torch.from_numpy(arrays["sum"].copy())
+
+    def result(self, samples: int) -> Arrays:
+        return self._finite({"fisher": (self._sum / samples).cpu().numpy()}, "gradients")
+
+
+class SecondMoments(Accumulator):
+    """Mean over tokens of x x': float64 [columns, columns], the Hessian of the layer's output."""
+
+    name = "second_moments"
+
+    def __init__(self, tensor: str, rows: int, columns: int) -> None:
+        super().__init__(tensor, rows, columns)
+        self._sum = torch.zeros(columns, columns, dtype=torch.float64)
+        self._tokens = 0
+
+    @classmethod
+    def state_bytes(cls, rows: int, columns: int, frames: int) -> int:
+        return 8 * columns * columns
+
+    def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
+        tokens = x.detach().reshape(-1, x.shape[-1]).double()
+        self._sum.addmm_(tokens.T, tokens)
+        self._tokens += len(tokens)
+
+    def end_batch(self) -> None:
+        """Does nothing: every call was added when it came."""
+
+    def state(self) -> Arrays:
+        return {"sum": self._sum.cpu().numpy(), "tokens": np.array([self._tokens])}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._sum = torch.from_numpy(arrays["sum"].copy())
+        self._tokens = int(arrays["tokens"][0])
+
+    def result(self, samples: int) -> Arrays:
+        if not self._tokens:
+            raise CalibrationError(f"{self.tensor} was never used in the policy's action loss")
+        moments = (self._sum / self._tokens).cpu().numpy()
+        return self._finite({"second_moments": moments}, "activations")

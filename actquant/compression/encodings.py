@@ -1,0 +1,89 @@
+"""The encoded tensors of one file, each made when it is needed and kept in the work folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.progress import Progress
+
+from actquant.calibration.statistics import Statistics
+from actquant.capture.policy import Parameters
+from actquant.common.artifacts import Contents, WorkFolder
+from actquant.common.progress import bar
+from actquant.encoders.blocks import Encoded
+from actquant.format.encoding import DeferredEncoding, EncodedTensor, matrix_shape
+from actquant.recipes import Recipe
+from actquant.recipes.recipe import round_to_nearest
+
+FIXED_TYPE = "Q8_0"
+"""Of embedding tables and patch convolutions: read once per inference, and every action hangs on
+them, so no recipe gambles with them."""
+
+
+@dataclass
+class TensorEncoder:
+    """Encodes the tensors of a policy by a recipe.
+
+    work: where encodings are kept by tensor and type, or None to encode anew at every request;
+    made_from: hashes of what they depend on. errors, unguided: what was found so far of each
+    tensor. all_kept: whether nothing had to be encoded.
+    """
+
+    recipe: Recipe
+    params: Parameters
+    statistics: Statistics | None
+    work: WorkFolder | None
+    made_from: Mapping[str, str]
+    errors: dict[str, float] = field(default_factory=dict)
+    unguided: list[str] = field(default_factory=list)
+    all_kept: bool = True
+
+    def encoding(self, name: str, type_name: str) -> DeferredEncoding:
+        """Returns a tensor in a type, encoded when it is written."""
+        return DeferredEncoding(
+            type_name, self._shape(name), lambda: self._make(name, type_name).tensor.data
+        )
+
+    def fixed(self, name: str) -> DeferredEncoding:
+        """Returns a matrix that no recipe chooses a type for, in FIXED_TYPE."""
+
+        def make() -> np.ndarray:
+            return round_to_nearest(name, self._weight(name), FIXED_TYPE, None).tensor.data
+
+        return DeferredEncoding(FIXED_TYPE, self._shape(name), make)
+
+    def prepare(self, types: Mapping[str, str], progress: Progress | None) -> None:
+        """Encodes all tensors into the work folder, so that their errors are known."""
+        with bar(progress, "quantize", len(types)) as advance:
+            for name, type_name in types.items():
+                self._make(name, type_name)
+                advance(1)
+
+    def _shape(self, name: str) -> tuple[int, int]:
+        return matrix_shape(self.params.shape(name))
+
+    def _weight(self, name: str) -> np.ndarray:
+        return self.params[name].detach().reshape(self._shape(name)).numpy()
+
+    def _make(self, name: str, type_name: str) -> Encoded:
+        if self.work is None:
+            encoded = self.recipe.encode(name, self._weight(name), type_name, self.statistics)
+        else:
+            encoded = self._from(self.work, name, type_name)
+        self.errors[name] = encoded.error
+        if self.recipe.statistics and not encoded.guided and name not in self.unguided:
+            self.unguided.append(name)
+        return encoded
+
+    def _from(self, work: WorkFolder, name: str, type_name: str) -> Encoded:
+        def make() -> Contents:
+            found = self.recipe.encode(name, self._weight(name), type_name, self.statistics)
+            return {"data": found.tensor.data}, {"error": found.error, "guided": found.guided}
+
+        stage, item = f"encoded-{self.recipe.name}", f"{name}.{type_name}"
+        stored, kept = work.build(stage, item, self.made_from, make)
+        self.all_kept = self.all_kept and kept
+        tensor = EncodedTensor(type_name, stored.arrays["data"], self._shape(name))
+        return Encoded(tensor, float(stored.info["error"]), bool(stored.info["guided"]))

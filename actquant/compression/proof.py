@@ -1,0 +1,122 @@
+"""Proof that program and file compute what PyTorch computes, and the golden values of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actquant.capture.policy import CapturedPolicy, convert_f32
+from actquant.common.artifacts import WorkFolder
+from actquant.common.errors import ParityError
+from actquant.fidelity.parity import (
+    F32_THRESHOLD,
+    ParityReport,
+    check_parity,
+    measure_parity,
+    reference_actions,
+)
+from actquant.fidelity.reference_runner import ReferenceRunner
+from actquant.policies.base import LoadedPolicy
+
+VERIFY = {"none": 0, "quick": 2, "full": 16}
+"""How many golden inputs prove a file. Their prompts differ in length, and the second has a masked
+camera where the policy allows it."""
+LIMITS = {"F32": F32_THRESHOLD, "F16": 5e-3, "BF16": 4e-2}
+"""On the rms of the worst chunk relative to the actions' rms, where all matrices have this type.
+
+ggml rounds the activations as it rounds the weights: to 11 bits for F16, to 8 for BF16. Files with
+blocks below that are not judged: their error is what the recipe makes it. For them the captured
+program is, run in float32.
+"""
+NUMBER_CHARACTERS = 18
+"""Of a float32 in JSON, with its comma."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Compares a policy's program and its file with PyTorch on the same golden inputs.
+
+    inputs: how many, 0 for no proof; float_type: of all matrices of the file, None where it has
+    blocks.
+    """
+
+    loaded: LoadedPolicy
+    captured: CapturedPolicy
+    inputs: int
+    float_type: str | None
+    work: WorkFolder | None
+
+    @cached_property
+    def _reference(self) -> np.ndarray:
+        return reference_actions(self.loaded, n=self.inputs)
+
+    def prove_program(self) -> ParityReport | None:
+        """Runs the program with f32 weights: in the C++ runtime where there is a work folder for a
+        file of them, else in the interpreter of the format.
+
+        Returns None where nothing is asked for, and where the interpreter would only repeat what
+        the file itself is judged by. Raises ParityError.
+        """
+        if not self.inputs:
+            return None
+        if self.work is not None:
+            with self.work.scratch("f32.gguf") as path:
+                return self._check(convert_f32(self.loaded, path), None)
+        if self.float_type is not None:
+            return None
+        runner = ReferenceRunner(self.loaded.interface, self.captured.stages)
+        return self._check(Path("the captured program"), runner)
+
+    def _check(self, path: Path, runner: ReferenceRunner | None) -> ParityReport:
+        return check_parity(
+            path, self.loaded, n=self.inputs, runner=runner, reference=self._reference
+        )
+
+    def prove_file(self, path: Path) -> ParityReport | None:
+        """Runs the file in the C++ runtime; judges it where its type has a limit.
+
+        Returns None where nothing is asked for. Raises ParityError.
+        """
+        if not self.inputs:
+            return None
+        limit = LIMITS.get(self.float_type or "", np.inf)
+        report = measure_parity(
+            path, self.loaded, n=self.inputs, threshold=limit, reference=self._reference
+        )
+        if not report.passed:
+            raise ParityError(f"{path.name} does not compute what PyTorch computes: {report}")
+        return report
+
+    def longest_golden_bytes(self) -> int:
+        """Returns an upper bound on the JSON of the golden values."""
+        face = self.loaded.interface
+        numbers = 2 * face.chunk_length * len(face.action_names) * NUMBER_CHARACTERS
+        camera_characters = sum(len(camera) + 4 for camera in face.cameras)
+        return self.inputs * (numbers + camera_characters + 400)
+
+
+def golden_values(report: ParityReport | None) -> list[dict[str, Any]]:
+    """Returns what a file stores of its proof, each float32 in its shortest decimal form."""
+
+    def shorten(rows: Sequence[Sequence[float]]) -> list[list[float]]:
+        return [[float(str(np.float32(value))) for value in row] for row in rows]
+
+    return [
+        {
+            **item,
+            "actions": shorten(item["actions"]),
+            "actions_reference": shorten(item["actions_reference"]),
+        }
+        for item in (report.golden if report else ())
+    ]
+
+
+def without_golden(report: ParityReport | None) -> dict[str, Any]:
+    """Returns the errors of a proof alone, empty where there was none."""
+    found = {} if report is None else asdict(report)
+    return {key: value for key, value in found.items() if key != "golden"}

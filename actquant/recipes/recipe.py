@@ -1,0 +1,61 @@
+"""What a recipe is: which statistics it needs, how it allocates, how it encodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actquant.allocation.budget import Allocation, Budget, TensorSize
+from actquant.calibration.accumulators import Accumulator
+from actquant.calibration.statistics import Statistics
+from actquant.encoders.blocks import Encoded, encode
+from actquant.format.tensor_types import get_format
+from actquant.policies.base import QuantizableTensor
+from actquant.recipes.settings import CompressionSettings
+
+Allocate = Callable[[Sequence[TensorSize], Budget | None], Allocation]
+"""(tensors in forward order, budget; None for a recipe of one type) -> their types. Raises
+BudgetError, stating the feasible range, when the budget is too small."""
+Encode = Callable[[str, np.ndarray, str, Statistics | None], Encoded]
+"""(tensor, weight float32 [rows, columns], type, what was collected) -> blocks of that type."""
+Scores = Callable[
+    [Sequence[QuantizableTensor], Statistics, CompressionSettings], Mapping[str, float]
+]
+"""(tensors in forward order, what was collected, settings) -> sensitivity of each tensor."""
+
+
+def round_to_nearest(
+    name: str, weight: np.ndarray, type_name: str, statistics: Statistics | None
+) -> Encoded:
+    """Encodes a weight as ggml does without importance."""
+    return encode(name, weight, type_name)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way of making a file smaller; `actquant.recipes.RECIPES` names them all.
+
+    summary: for people; statistics: what is collected from a dataset, which the recipe then needs;
+    scores: the sensitivities that `allocate` finds in its tensors, from these statistics; one_type:
+    the type of every tensor, for a recipe that has no budget.
+    """
+
+    name: str
+    summary: str
+    allocate: Allocate
+    encode: Encode = round_to_nearest
+    statistics: tuple[type[Accumulator], ...] = ()
+    scores: Scores | None = None
+    one_type: str | None = None
+
+    @property
+    def needs_budget(self) -> bool:
+        return self.one_type is None
+
+    @property
+    def float_type(self) -> str | None:
+        """The type of all matrices of the file where that has no blocks."""
+        plain = self.one_type is not None and get_format(self.one_type).grid == "float"
+        return self.one_type if plain else None
