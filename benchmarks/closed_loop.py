@@ -28,7 +28,7 @@ from actquant.deploy.latency import Percentiles
 from actquant.deploy.operator import ConsoleOperator
 from actquant.deploy.report import EpisodeReport
 from actquant.deploy.session import Session
-from actquant.deploy.settings import Settings
+from actquant.deploy.settings import DeploySettings
 from actquant.environments.simulation import Simulation
 from actquant.evaluation.compare import paired_difference
 from actquant.evaluation.evaluate import parse_starts, write_atomically
@@ -119,8 +119,8 @@ def _prefer(controller: FakeController) -> None:
         print("the controller runs without priority", file=sys.stderr)
 
 
-def _settings(arguments: argparse.Namespace, log: Path) -> Settings:
-    return Settings(
+def _settings(arguments: argparse.Namespace, log: Path) -> DeploySettings:
+    return DeploySettings(
         model=arguments.model,
         robot="ur3e",
         ip=arguments.host,
@@ -143,15 +143,15 @@ def _operator() -> ConsoleOperator:
 def _episode(
     session: Session, controller: FakeController, number: int, task: str, start: int, seed: int
 ) -> tuple[bool, EpisodeReport]:
-    driver = session.robot.driver
-    if driver.arm.stopped is not None:
-        driver.recover("benchmark")
+    port = session.robot.port
+    if port.stopped is not None:
+        port.recover("benchmark")
     # The servo streams its last target: it has to end before the arm is put elsewhere.
-    driver.disconnect()
+    port.disconnect()
     if controller.state()["safety_mode"] != "NORMAL":
         bring_back(controller.host)
     controller.reset(task, start)
-    driver.connect()
+    port.connect()
     session.robot.task = controller.state()["instruction"]
     time.sleep(SETTLE_S)
     limit = find_task(task).limit

@@ -104,9 +104,9 @@ def deploy(
         from actquant.deploy import tables
         from actquant.deploy.operator import ConsoleOperator
         from actquant.deploy.session import deploy as run
-        from actquant.deploy.settings import Settings
+        from actquant.deploy.settings import DeploySettings
 
-        settings = Settings(
+        settings = DeploySettings(
             model=model,
             robot=robot,
             ip=ip,

@@ -61,5 +61,25 @@ class NotAllowedError(DeployError):
     exit_code = 3
 
 
+class RobotError(DeployError):
+    """A robot or a camera gave what cannot be used, or cannot be reached."""
+
+
+class StaleStateError(RobotError):
+    """The newest measurement or picture is too old to act upon."""
+
+
+class RefusedError(RobotError):
+    """An action that the robot does not carry out; `reasons` has all of them, one sentence each."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        self.reasons = reasons
+        super().__init__("; ".join(reasons))
+
+
+class StoppedError(RobotError):
+    """The robot was stopped and stays so until an operator allows it to move again."""
+
+
 class RecordingError(DeployError):
     """A recording cannot be written or read: a full disk, or a dataset with other features."""

@@ -39,6 +39,8 @@ def parse_cameras(specs: Sequence[str]) -> dict[str, Any]:
             cameras[full] = _camera(where)
         except ValueError as error:
             wrong.append(f"--camera {spec}: {error}")
+        except ImportError as error:
+            raise DeployError(f"cameras need LeRobot, which is not installed ({error})") from error
     if wrong:
         kinds = ", ".join(EXAMPLES)
         raise DeployError("\n".join([*wrong, f"KIND:WHERE is one of {kinds}"]))

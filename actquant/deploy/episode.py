@@ -6,13 +6,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from actquant.common.errors import RecordingError
+from actquant.common.errors import (
+    RecordingError,
+    RefusedError,
+    RobotError,
+    StaleStateError,
+    StoppedError,
+)
 from actquant.control.chunks import ChunkScheduler, Tick
 from actquant.deploy.events import EventLog
 from actquant.deploy.journal import Frame, Journal
 from actquant.deploy.latency import Latencies, MotionWatch, is_at_rest
 from actquant.deploy.policy import Inference, Policy, Seen
+from actquant.deploy.port import RobotState
 from actquant.deploy.report import Ending, EpisodeReport
 from actquant.deploy.robot import Robot
 from actquant.deploy.settling import settle
@@ -149,21 +157,19 @@ class Episode:
 
     def _attempt(self) -> Ending | None:
         """A tick, and the ending by what it raises."""
-        from lerobot_robot_ur.errors import RobotError, StaleState, Stopped
-
         try:
             try:
                 return self._tick()
-            except StaleState as stale:
+            except StaleStateError as stale:
                 return self._refuse("stale", [str(stale)])
-        except Stopped as stopped:
+        except StoppedError as stopped:
             if self._stop.is_set:  # it is the operator's stop that the arm reports
                 return self._operators_ending()
             return Ending(kind="stopped", detail=str(stopped))
         except RecordingError as error:
             return Ending(kind="recording", detail=str(error))
         except RobotError as error:
-            return Ending(kind="robot error", detail=f"{type(error).__name__}: {error}")
+            return Ending(kind="robot error", detail=str(error))
 
     def _operators_ending(self) -> Ending:
         return Ending(kind="operator", detail=self._stop.by)
@@ -209,12 +215,10 @@ class Episode:
             self._events.add("not settled", settled.lacking, seconds=settled.seconds)
         self._is_still = settled.is_still
         if settled.is_still and not self._holding and not self._stop.is_set:
-            self._robot.stand()
+            self._robot.hold_position()
 
     def _offer(self, tick: Tick, seen: Seen) -> Ending | None:
         """Executes the action, unless it is too old or the robot refuses it."""
-        from lerobot_robot_ur.errors import Refused, StaleState
-
         is_first = tick.chunk != self._chunk
         if is_first:
             self._chunk = tick.chunk
@@ -226,10 +230,10 @@ class Episode:
             return self._refuse("old action", [f"it is {late:.2f} s late, limit {limit:.2f} s"])
         try:
             ending = self._execute(tick, seen, is_first)
-        except Refused as refused:
+        except RefusedError as refused:
             self._scheduler.refused()
             return self._refuse("refused", refused.reasons)
-        except StaleState as stale:
+        except StaleStateError as stale:
             self._scheduler.refused()
             return self._refuse("stale", [str(stale)])
         self._counts.in_a_row = 0
@@ -248,7 +252,7 @@ class Episode:
     def _execute(self, tick: Tick, seen: Seen, is_first: bool) -> Ending | None:
         if self._begin_journal is not None and self.journal is None:
             self.journal = self._begin_journal(seen)
-        state = self._robot.arm.state()
+        state = self._robot.port.state()
         if self._stop.is_set:
             return self._operators_ending()
         if self._rules.dry_run:
@@ -299,7 +303,7 @@ class Episode:
         if inference.camera_time_s is not None:
             add("camera to action", sent_s - inference.camera_time_s)
 
-    def _watch_for_motion(self, sent_s: float, before: Any, is_first: bool) -> None:
+    def _watch_for_motion(self, sent_s: float, before: RobotState, is_first: bool) -> None:
         """`before`: the arm's state just before an action was sent."""
         self._watch.goes_on(before.commanded)
         camera_time_s = self._inference.camera_time_s if self._inference is not None else None
@@ -322,7 +326,7 @@ class Episode:
         self._hold("no action")
         now = time.monotonic()
         self._idle_since = self._idle_since or now
-        limit = self._robot.arm.limits.stop_after_s
+        limit = self._robot.port.stop_after_s
         if now - self._idle_since > limit:
             return Ending(kind="policy", detail=f"no action for {limit:g} s")
         return None
@@ -344,27 +348,25 @@ class Episode:
         if not self._holding:
             self._holding = True
             self._events.add("hold", why)
-            self._robot.driver.hold()
+            self._robot.port.hold()
 
     def _come_to_rest(self) -> None:
         """Hold, unless the arm has stopped by itself. Into the operator's stop too: what may have
         been sent at the same time is taken back, of the gripper also."""
-        from lerobot_robot_ur.errors import RobotError
-
-        has_stopped = self._robot.arm.stopped is not None and not self._stop.is_set
+        has_stopped = self._robot.port.stopped is not None and not self._stop.is_set
         if self._rules.dry_run or has_stopped:
             return
         try:
-            self._robot.driver.hold()
+            self._robot.port.hold()
         except RobotError as error:
             self._events.add("hold failed", str(error))
 
     # -- from the arm --------------------------------------------------------------------------
 
     def _drain_arm_events(self) -> None:
-        for event in self._robot.arm.events():
+        for event in self._robot.port.events():
             self._events.add(f"arm: {event.kind}", event.detail, happened_s=event.time_s)
 
-    def _read_state(self) -> tuple[float, Any]:
-        state = self._robot.arm.state()
+    def _read_state(self) -> tuple[float, NDArray[np.float64]]:
+        state = self._robot.port.state()
         return state.time_s, state.joints

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from actquant.common.errors import RobotError
+
 MOVED_RAD = 5e-4
 """A joint that is this far from where it stood has moved; encoders and servo noise are below."""
 AT_REST_RAD_S = 5e-3
@@ -116,8 +118,6 @@ class MotionWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        from lerobot_robot_ur.errors import RobotError
-
         while not self._closed:
             self._wake.wait()
             self._wake.clear()

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from actquant.common.errors import DeployError
+from actquant.common.errors import DeployError, RobotError
 from actquant.deploy.cameras import wrong_name
 from actquant.deploy.policy import Policy, Seen
 from actquant.deploy.recording import Recorder, header_of
 from actquant.deploy.robot import LONGEST_THOUGHT_S, Robot, missing_cameras
-from actquant.deploy.settings import Settings
+from actquant.deploy.settings import DeploySettings
 from actquant.environments.simulation import Window
 
 UNUSUAL_Z = 5.0
@@ -47,19 +47,16 @@ class Preflight(BaseModel):
         return [row for row in self.rows if row.verdict == ERROR]
 
 
-def examine(robot: Robot, policy: Policy, settings: Settings) -> Preflight:
+def examine(robot: Robot, policy: Policy, settings: DeploySettings) -> Preflight:
     """Looks at a connected robot and runs the policy; nothing moves.
 
     Raises DeployError if no observation can be had or the policy fails on it.
     """
-    from lerobot_robot_ur.errors import RobotError
-
     try:
         seen = robot.observe()
     except RobotError as error:
         raise DeployError(f"no observation can be made: {error}") from error
-    rows = _controller_rows(robot, settings)
-    rows += _limit_rows(robot, settings)
+    rows = _robot_rows(robot)
     rows += _camera_rows(robot, policy, seen, settings)
     rows += _state_rows(policy, seen, settings.allow_unusual_state)
     rows += _policy_rows(robot, policy, seen, settings)
@@ -67,70 +64,18 @@ def examine(robot: Robot, policy: Policy, settings: Settings) -> Preflight:
     return Preflight(rows=rows)
 
 
-def _controller_rows(robot: Robot, settings: Settings) -> list[Row]:
-    arm, config, info = robot.arm, robot.arm.config, robot.arm.controller
-    assert info is not None
-    state = arm.state()
-    version = ".".join(map(str, info.version))
-    tcp = ", ".join(f"{v:g}" for v in config.tcp)
-    centre = ", ".join(f"{v:g}" for v in config.payload_cog_m)
-    rows = [
-        Row(what="controller", value=f"{info.model} at {config.ip}, serial {info.serial}"),
-        Row(what="PolyScope", value=version),
-        Row(what="arm", value=f"{config.model}, servo at {arm.model.rate_hz:g} Hz"),
-        Row(what="tool centre point", value=f"{tcp} (m, rad)"),
-        Row(what="payload", value=f"{config.payload_kg:g} kg at {centre} m"),
-        Row(what="state", value=f"{1e3 * (time.monotonic() - state.time_s):.1f} ms old"),
+def _robot_rows(robot: Robot) -> list[Row]:
+    return [
+        Row(what=fact.what, value=fact.value, verdict=OK if fact.is_usual else WARNING)
+        for fact in robot.port.facts()
     ]
-    slider = state.speed_scaling
-    rows.append(
-        Row(
-            what="speed slider",
-            value=f"{100 * slider:.0f} %",
-            verdict=OK if slider > 0.99 else WARNING,
-        )
-    )
-    opening = state.gripper_opening_m
-    if opening is not None:
-        rows.append(Row(what=f"gripper {config.gripper}", value=f"{1e3 * opening:.1f} mm open"))
-    return rows
 
 
-def _limit_rows(robot: Robot, settings: Settings) -> list[Row]:
-    limits, speed = robot.arm.limits, settings.speed
-    degrees = np.degrees
-
-    def spread(low: Any, high: Any) -> str:
-        return ", ".join(
-            f"{a:.0f}…{b:.0f}" for a, b in zip(degrees(low), degrees(high), strict=True)
-        )
-
-    box = ", ".join(
-        f"{axis} {low:g}…{high:g}"
-        for axis, low, high in zip("xyz", limits.box_low_m, limits.box_high_m, strict=True)
-    )
-    values = {
-        "speed": f"{100 * speed:g} % of full, one action takes {1e3 * robot.period_s:g} ms",
-        "joint positions": f"{spread(limits.position_low_rad, limits.position_high_rad)} °",
-        "joint speeds": ", ".join(f"{v:.0f}" for v in degrees(limits.velocity_rad_s)) + " °/s",
-        "tool speed": f"{limits.tool_speed_m_s:g} m/s",
-        "workspace of the tool": f"{box} m",
-        "table": f"at {limits.table_height_m:g} m, clearance {1e3 * limits.clearance_m:g} mm",
-        "oldest allowed": (
-            f"state {limits.max_state_age_s:g} s, picture {limits.max_camera_age_s:g} s, "
-            f"action {limits.max_action_age_s:g} s"
-        ),
-        "without an action": f"hold after {limits.hold_after_s:g} s, "
-        f"stop after {limits.stop_after_s:g} s",
-    }
-    return [Row(what=what, value=value) for what, value in values.items()]
-
-
-def _camera_rows(robot: Robot, policy: Policy, seen: Seen, settings: Settings) -> list[Row]:
+def _camera_rows(robot: Robot, policy: Policy, seen: Seen, settings: DeploySettings) -> list[Row]:
     rows = []
     now = time.monotonic()
     times = robot.picture_times()
-    for name, camera in robot.driver.cameras.items():
+    for name, camera in robot.port.cameras.items():
         taken = times[name]
         age = "age unknown" if taken is None else f"{1e3 * (now - taken):.0f} ms old"
         size, verdict = _size(seen.raw[name].shape, camera, policy, settings)
@@ -139,17 +84,17 @@ def _camera_rows(robot: Robot, policy: Policy, seen: Seen, settings: Settings) -
             rows.append(Row(what=name, value="one colour all over: covered?", verdict=ERROR))
         if problem := wrong_name(camera):
             rows.append(Row(what=name, value=problem, verdict=ERROR))
-    for first, second in combinations(robot.driver.cameras, 2):
+    for first, second in combinations(robot.port.cameras, 2):
         if np.array_equal(seen.raw[first], seen.raw[second]):
             both = f"the same picture as {second}: is one named wrongly?"
             rows.append(Row(what=first, value=both, verdict=ERROR))
-    for name in missing_cameras(policy, list(robot.driver.cameras)):
+    for name in missing_cameras(policy, list(robot.port.cameras)):
         rows.append(Row(what=name, value="not there; the policy can do without", verdict=WARNING))
     return rows
 
 
 def _size(
-    shape: tuple[int, ...], camera: Any, policy: Policy, settings: Settings
+    shape: tuple[int, ...], camera: Any, policy: Policy, settings: DeploySettings
 ) -> tuple[str, str]:
     """The size of a camera's pictures, what becomes of it, and the verdict."""
     own, wanted = (camera.height, camera.width), policy.image_size
@@ -211,7 +156,7 @@ def _compare(value: float, middle: float, width: float, is_range: bool) -> tuple
     return (text, True) if z <= UNUSUAL_Z else (text + unusual, False)
 
 
-def _policy_rows(robot: Robot, policy: Policy, seen: Seen, settings: Settings) -> list[Row]:
+def _policy_rows(robot: Robot, policy: Policy, seen: Seen, settings: DeploySettings) -> list[Row]:
     """The longest of some inferences after the one that warms up, and what it means."""
     actions, durations = np.zeros(0), []
     for _ in range(_TRIALS):
@@ -232,7 +177,7 @@ def _policy_rows(robot: Robot, policy: Policy, seen: Seen, settings: Settings) -
     return rows
 
 
-def inference_row(seconds: float, chunk_length: int, robot: Robot, settings: Settings) -> Row:
+def inference_row(seconds: float, chunk_length: int, robot: Robot, settings: DeploySettings) -> Row:
     """Whether a policy that takes `seconds` for a chunk can drive the arm in this mode.
 
     In `async` and `rtc` the next chunk is asked for in time for delays up to half a chunk: after a
@@ -243,7 +188,7 @@ def inference_row(seconds: float, chunk_length: int, robot: Robot, settings: Set
         longest, available = LONGEST_THOUGHT_S, robot.period_s
         meanwhile = "the arm stands still meanwhile"
     else:
-        longest = min(robot.oldest_action_s, robot.arm.limits.stop_after_s)
+        longest = min(robot.oldest_action_s, robot.port.stop_after_s)
         available = robot.period_s * (1 if settings.mode == "sync" else chunk_length // 2)
         meanwhile = "longer, and the arm has to wait for actions"
     text = f"{1e3 * seconds:.1f} ms; "
@@ -254,7 +199,9 @@ def inference_row(seconds: float, chunk_length: int, robot: Robot, settings: Set
     return Row(what="inference", value=text, verdict=WARNING if seconds > available else OK)
 
 
-def _recording_rows(robot: Robot, policy: Policy, seen: Seen, settings: Settings) -> list[Row]:
+def _recording_rows(
+    robot: Robot, policy: Policy, seen: Seen, settings: DeploySettings
+) -> list[Row]:
     if settings.record is None:
         return []
     recorder = Recorder(settings.record)

@@ -20,7 +20,7 @@ from actquant.deploy.journal import Frame, Header, Journal, read
 if TYPE_CHECKING:
     from actquant.deploy.policy import Policy, Seen
     from actquant.deploy.robot import Robot
-    from actquant.deploy.settings import Settings
+    from actquant.deploy.settings import DeploySettings
 
 STATE, ACTION = "observation.state", "action"
 _NOTE, _META, _DONE = "undo.json", "undo-meta", ".done-"
@@ -204,7 +204,7 @@ class Recorder:
 
 
 def header_of(
-    settings: "Settings", robot: "Robot", policy: "Policy", seen: "Seen", number: int
+    settings: "DeploySettings", robot: "Robot", policy: "Policy", seen: "Seen", number: int
 ) -> Header:
     """Of the recording of episode `number`; pictures are as large as those in `seen`."""
     return Header(
@@ -213,7 +213,7 @@ def header_of(
         robot_type=settings.robot,
         state_names=list(policy.state_names),
         action_names=list(policy.action_names),
-        cameras={name: list(seen.raw[name].shape) for name in robot.driver.cameras},
+        cameras={name: list(seen.raw[name].shape) for name in robot.port.cameras},
         info={"model": str(settings.model), "episode": number},
     )
 

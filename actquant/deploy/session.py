@@ -13,7 +13,13 @@ from types import TracebackType
 
 from rich.markup import escape
 
-from actquant.common.errors import DeployError, NotAllowedError, RecordingError
+from actquant.common.errors import (
+    DeployError,
+    NotAllowedError,
+    RecordingError,
+    RobotError,
+    StoppedError,
+)
 from actquant.control.chunks import ChunkScheduler
 from actquant.deploy import tables
 from actquant.deploy.episode import Episode, Rules
@@ -27,7 +33,7 @@ from actquant.deploy.recording import Recorder, header_of
 from actquant.deploy.report import DeploymentReport, Ending, EpisodeReport
 from actquant.deploy.rerun_log import RerunLog
 from actquant.deploy.robot import Robot, make_robot
-from actquant.deploy.settings import ExitCode, Settings
+from actquant.deploy.settings import DeploySettings, ExitCode
 from actquant.deploy.stopping import StopRequest, interruptible, keys, signals
 
 RECOVER = "recover"
@@ -40,7 +46,7 @@ class Session:
     cannot be reached.
     """
 
-    def __init__(self, settings: Settings, operator: Operator) -> None:
+    def __init__(self, settings: DeploySettings, operator: Operator) -> None:
         self.settings, self.operator = settings, operator
         self.policy = Policy(settings.model, settings.threads)
         self.robot: Robot = make_robot(settings, self.policy)
@@ -88,21 +94,14 @@ class Session:
             salvage(self.recorder, self.operator, self.events)
 
     def _connect(self, stack: ExitStack) -> None:
-        from lerobot_robot_ur.dashboard import bring_back
-        from lerobot_robot_ur.errors import RobotError, Stopped
-
-        driver = self.robot.driver
+        port = self.robot.port
         try:
-            try:
-                driver.connect()
-            except Stopped as stopped:
-                _demand_recovery(self.operator, str(stopped))
-                bring_back(self.settings.ip)
-                driver.connect()
-        except (RobotError, ConnectionError, RuntimeError) as error:
-            # Cameras raise what their drivers do: ConnectionError and RuntimeError.
-            raise DeployError(f"{type(error).__name__}: {error}") from error
-        stack.callback(driver.disconnect)
+            port.connect()
+        except StoppedError as stopped:
+            _demand_recovery(self.operator, str(stopped))
+            port.bring_back()
+            port.connect()
+        stack.callback(port.disconnect)
 
     def run_episode(
         self,
@@ -155,8 +154,8 @@ class Session:
         """Slower motion takes longer; but the servo must not miss the next action meanwhile."""
         if self.settings.dry_run:
             return 0.0
-        stop_after_s = self.robot.arm.limits.stop_after_s
-        return min(self.settings.settle_s / self.settings.speed, stop_after_s / 2)
+        limit = self.robot.port.stop_after_s / 2
+        return min(self.settings.settle_s / self.settings.speed, limit)
 
     def _noise(self, number: int) -> Noise:
         if self.settings.seed is None:
@@ -165,14 +164,12 @@ class Session:
 
     def _stop_arm(self, by: str) -> None:
         """A controlled stop at once, without waiting for the loop's next tick."""
-        from lerobot_robot_ur.errors import RobotError
-
         self.events.add("stop", by)
         try:
             if self.stop.leave:
-                self.robot.arm.stop(by)
+                self.robot.port.stop(by)
             else:
-                self.robot.arm.hold()
+                self.robot.port.interrupt()
         except RobotError as error:
             self.events.add("stop failed", str(error))
 
@@ -206,7 +203,7 @@ class Session:
             rerun.close()
 
 
-def _demand_steps(settings: Settings, policy: Policy) -> None:
+def _demand_steps(settings: DeploySettings, policy: Policy) -> None:
     steps = settings.steps_per_chunk
     if steps is not None and steps > policy.chunk_length:
         raise DeployError(
@@ -214,7 +211,7 @@ def _demand_steps(settings: Settings, policy: Policy) -> None:
         )
 
 
-def deploy(settings: Settings, operator: Operator) -> DeploymentReport:
+def deploy(settings: DeploySettings, operator: Operator) -> DeploymentReport:
     """The whole of `actquant deploy`. The report is written however the episodes end.
 
     Raises DeployError where it cannot begin, NotAllowedError where it must not.
@@ -228,7 +225,7 @@ def deploy(settings: Settings, operator: Operator) -> DeploymentReport:
         try:
             report.exit_code = _run_episodes(session, report.episodes)
         finally:
-            report.servo_jitter = dataclasses.asdict(session.robot.arm.jitter())
+            report.servo_jitter = session.robot.port.jitter()
             _finish(session, report)
     return report
 
@@ -252,7 +249,7 @@ def _tell_of_recording(session: Session, report: DeploymentReport, what: str) ->
     report.exit_code = report.exit_code or ExitCode.RECORDING
 
 
-def _demand_permission(preflight: Preflight, settings: Settings, operator: Operator) -> None:
+def _demand_permission(preflight: Preflight, settings: DeploySettings, operator: Operator) -> None:
     if preflight.errors:
         named = "\n".join(f"- {row.what}: {row.value}" for row in preflight.errors)
         raise NotAllowedError(
@@ -299,7 +296,7 @@ def _go_on(session: Session, last: EpisodeReport) -> bool:
         return False
     try:
         with interruptible(session.stop):
-            if session.robot.arm.stopped is not None or last.ending.kind == "stopped":
+            if session.robot.port.stopped is not None or last.ending.kind == "stopped":
                 return _recover(session, last)
             if (settings.yes or settings.dry_run) and not session.stop.is_set:
                 return True
@@ -310,11 +307,9 @@ def _go_on(session: Session, last: EpisodeReport) -> bool:
 
 
 def _recover(session: Session, last: EpisodeReport) -> bool:
-    from lerobot_robot_ur.errors import RobotError
-
     try:
         _demand_recovery(session.operator, last.ending.detail)
-        session.robot.driver.recover(getpass.getuser())
+        session.robot.port.recover(getpass.getuser())
     except NotAllowedError:
         return False
     except RobotError as error:
@@ -335,7 +330,7 @@ def _demand_recovery(operator: Operator, why: str) -> None:
 
 def _report(session: Session, preflight: Preflight) -> DeploymentReport:
     """Of a deployment that has no episode yet, and fails if nobody says otherwise."""
-    settings, arm = session.settings, session.robot.arm
+    settings = session.settings
     return DeploymentReport(
         model=str(settings.model),
         robot=settings.robot,
@@ -343,7 +338,7 @@ def _report(session: Session, preflight: Preflight) -> DeploymentReport:
         mode=settings.mode,
         speed=settings.speed,
         dry_run=settings.dry_run,
-        controller=str(arm.controller),
+        controller=session.robot.port.identity(),
         control_rate_hz=session.policy.rate_hz,
         preflight=preflight.model_dump()["rows"],
         episodes=[],

@@ -25,13 +25,13 @@ class ExitCode(IntEnum):
 
 
 @dataclass(frozen=True)
-class Settings:
+class DeploySettings:
     """See `actquant deploy --help`.
 
     Attributes:
         cameras: specs `NAME=KIND:WHERE`.
-        limits: values by the names of `lerobot_robot_ur.limits.Limits`, in place of the defaults.
-        arm: other values by the names of `lerobot_robot_ur.config.ArmConfig`.
+        limits: values by the names of the robot's limits, in place of the defaults.
+        arm: other values of the robot's set-up, by its own names.
         max_seconds: of one episode at full speed; --speed stretches it.
         settle_s: how long `sync` waits at most for arm and gripper to arrive before it looks; 0:
             not at all.

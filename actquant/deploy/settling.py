@@ -2,11 +2,11 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from actquant.deploy.latency import AT_REST_RAD_S
+from actquant.deploy.port import RobotState
 from actquant.deploy.robot import Robot
 from actquant.deploy.stopping import StopRequest
 
@@ -37,15 +37,15 @@ def settle(robot: Robot, stop: StopRequest, timeout_s: float) -> Settled:
     wanted.
 
     After `timeout_s` it gives up: an arm that presses on something does not arrive.
-    Raises lerobot_robot_ur's StaleState, and Stopped for an arm that has stopped.
+    Raises StaleStateError, and StoppedError for an arm that has stopped.
     """
     begin = time.monotonic()
     opening, gripper_since = None, begin
     arm_since: float | None = None
     while True:
-        if (stopped := robot.arm.stopped) is not None:
+        if (stopped := robot.port.stopped) is not None:
             raise stopped
-        state, now = robot.arm.state(), time.monotonic()
+        state, now = robot.port.state(), time.monotonic()
         if state.gripper_opening_m is not None:
             if opening is not None and abs(state.gripper_opening_m - opening) > STILL_M:
                 gripper_since = now
@@ -62,7 +62,7 @@ def settle(robot: Robot, stop: StopRequest, timeout_s: float) -> Settled:
             return Settled(now - begin, still, "" if stop.is_set else lacking)
 
 
-def _arm_lacks(state: Any) -> str:
+def _arm_lacks(state: RobotState) -> str:
     """What the arm lacks of having arrived; empty if nothing."""
     distance = float(np.abs(state.joints - state.commanded).max())
     if state.is_moving or float(np.abs(state.joint_speeds).max()) >= 4 * AT_REST_RAD_S:

@@ -76,6 +76,20 @@ def lerobot_names(names: Iterable[str], valid: Sequence[str]) -> list[str]:
     return list(translated.values())
 
 
+def measured_names(has_gripper: bool) -> tuple[str, ...]:
+    """Return what is measured of an arm, with or without a gripper."""
+    return MEASURED if has_gripper else tuple(n for n in MEASURED if n != GRIPPER_OPENING)
+
+
+def indices(names: Iterable[str], of: Sequence[str]) -> NDArray[np.intp]:
+    """Return where in `of` (LeRobot's names) each quantity stands, by either of its names.
+
+    Raises:
+        ConfigError: names that are not among them.
+    """
+    return np.array([of.index(name) for name in lerobot_names(names, of)], np.intp)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """Joints [6] (rad), tool point [3] (m) and rotation [3, 3] in the base frame, opening (m).
@@ -89,14 +103,14 @@ class Measurement:
     gripper_opening_m: float | None
 
     def values(self, names: Iterable[str]) -> Array:
-        """The named quantities [n]; ConfigError for names that measure nothing here."""
-        everything = dict(zip(JOINT_POSITIONS, self.joints, strict=True))
-        if self.gripper_opening_m is not None:
-            everything[GRIPPER_OPENING] = self.gripper_opening_m
+        """Return the named quantities [n]; ConfigError for names that measure nothing here."""
+        return self.all()[indices(names, measured_names(self.gripper_opening_m is not None))]
+
+    def all(self) -> Array:
+        """Return all quantities [n], in the order of `measured_names`."""
+        opening = () if self.gripper_opening_m is None else (self.gripper_opening_m,)
         rotation = rotations.log(self.tool_rotation @ STRAIGHT_DOWN.T)
-        everything |= zip(TOOL_POSE, (*self.tool_position, *rotation), strict=True)
-        own = lerobot_names(names, tuple(everything))
-        return np.array([everything[name] for name in own], np.float64)
+        return np.array([*self.joints, *opening, *self.tool_position, *rotation], np.float64)
 
 
 @dataclass(frozen=True)
@@ -149,13 +163,19 @@ def read_action(action: Mapping[str, Any], names: Sequence[str]) -> Array:
 
     Raises:
         ConfigError: names that are missing or unknown.
-        Refused: values that are not finite numbers.
     """
     own = dict(zip(lerobot_names(action, names), action.values(), strict=True))
     if missing := [name for name in names if name not in own]:
         raise ConfigError(f"the action lacks {', '.join(missing)}; it has {', '.join(action)}")
-    values = np.array([float(own[name]) for name in names], np.float64)
-    if not np.all(np.isfinite(values)):
-        pairs = zip(names, values, strict=True)
+    return np.array([float(own[name]) for name in names], np.float64)
+
+
+def demand_numbers(actions: Array, names: Sequence[str]) -> None:
+    """Check that all values of actions [n, A] are finite.
+
+    Raises:
+        Refused: with the names of those of the first action that are not.
+    """
+    for action in actions[~np.isfinite(actions).all(axis=1)]:
+        pairs = zip(names, action, strict=True)
         raise Refused([f"{name} is {value}" for name, value in pairs if not np.isfinite(value)])
-    return values

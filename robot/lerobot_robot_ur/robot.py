@@ -27,8 +27,11 @@ from .layout import (
     Layout,
     Measurement,
     Target,
+    demand_numbers,
     find_layout,
+    indices,
     lerobot_names,
+    measured_names,
     read_action,
 )
 from .messages import REFUSED
@@ -76,6 +79,7 @@ class ArmWithCameras:
 
     Attributes:
         period_s: time that one action takes.
+        measured: names of what `measure_all` gives (LeRobot's).
 
     Raises:
         ConfigError: an unknown layout, one that needs a gripper where there is none, or a control
@@ -93,6 +97,8 @@ class ArmWithCameras:
         self.arm = arm
         self.cameras = dict(cameras or {})
         self.layout = _fitting(find_layout(layout), arm)
+        self.measured = measured_names(arm.config.gripper != "none")
+        self._state_indices = indices(self.layout.state, self.measured)
         self._joint_targets = JointTargets(_fitting(find_layout("joints"), arm).action)
         self._space, period_s = self._make_space(control_rate_hz)
         self.period_s = period_s / arm.config.speed
@@ -145,21 +151,29 @@ class ArmWithCameras:
             StaleState: the arm's state or a camera's newest picture is too old.
             ConfigError: a camera's pictures are not as large as its configuration says.
         """
-        self._check_running()
-        pictures = {name: self._picture(name, camera) for name, camera in self.cameras.items()}
-        values = self.measure(self.layout.state)
+        pictures = self.pictures()
+        values = self.measure_all()[self._state_indices]
         return dict(zip(self.layout.state, map(float, values), strict=True)) | pictures
 
+    def pictures(self) -> dict[str, NDArray[np.uint8]]:
+        """Return the newest picture uint8 [H, W, 3] of each camera. Raises as `get_observation`."""
+        self._check_running()
+        return {name: self._picture(name, camera) for name, camera in self.cameras.items()}
+
     def measure(self, names: Sequence[str]) -> Array:
-        """Quantities [n] of the arm by either of their names, whatever the layout.
+        """Return quantities [n] of the arm by either of their names, whatever the layout.
 
         Raises:
             StaleState
             ConfigError: a name that measures nothing.
         """
+        return self.measure_all()[indices(names, self.measured)]
+
+    def measure_all(self) -> Array:
+        """Return all quantities of the arm [n], in the order of `measured`. Raises StaleState."""
         state = self.arm.state()
         tool = self.arm.guard.kinematics.tool(state.joints)
-        return Measurement(state.joints, *tool, state.gripper_opening_m).values(names)
+        return Measurement(state.joints, *tool, state.gripper_opening_m).all()
 
     def _picture(self, name: str, camera: Camera) -> NDArray[np.uint8]:
         max_age_ms = round(1e3 * self.arm.limits.max_camera_age_s)
@@ -197,12 +211,33 @@ class ArmWithCameras:
             Stopped: the arm has stopped and needs `recover`.
             ConfigError: missing or unknown names.
         """
+        space, action = self._space_of(action)
+        known = (action, *upcoming[: self._ahead])
+        taken = self._send(space, np.stack([read_action(each, space.names) for each in known]))
+        values = dict(zip(space.names, map(float, taken), strict=True))
+        own = lerobot_names(action, space.names)
+        return {name: values[key] for name, key in zip(action, own, strict=True)}
+
+    def send_actions(self, actions: Array) -> Array:
+        """Move as the first of actions [n, A] says, and then as the others do unless more come.
+
+        Args:
+            actions: one or more, in the order of `layout.action`.
+
+        Returns:
+            The first action [A] as far as it could be taken over.
+
+        Raises:
+            Refused, Stopped: as `send_action`.
+        """
+        return self._send(self._space, np.asarray(actions[: 1 + self._ahead], np.float64))
+
+    def _send(self, space: ActionSpace, actions: Array) -> Array:
         self._check_running()
         if self._refused_in_motion != self.arm.refused_in_motion:
             self._begin_anew()  # the arm is not where the last action led
-        space, action = self._space_of(action)
         try:
-            targets, due = self._plan(space, (action, *upcoming[: self._ahead]))
+            targets, due = self._plan(space, actions)
         except Refused as refused:
             self.arm.note(REFUSED, str(refused))
             raise
@@ -216,40 +251,30 @@ class ArmWithCameras:
         space.accept()
         if space is not self._space:
             self._space.forget()
-        taken = dict(zip(space.names, map(float, targets[0].action), strict=True))
-        own = lerobot_names(action, space.names)
-        return {name: taken[key] for name, key in zip(action, own, strict=True)}
+        return targets[0].action
 
-    def _plan(
-        self, space: ActionSpace, actions: Sequence[Mapping[str, Any]]
-    ) -> tuple[list[Target], float]:
-        """Targets of actions, and when (time.monotonic) the first of them is due."""
-        values = np.stack([read_action(each, space.names) for each in actions])
-        targets = space.plan(values, self.arm.commanded())
+    def _plan(self, space: ActionSpace, actions: Array) -> tuple[list[Target], float]:
+        """Targets of actions [n, A], and when (time.monotonic) the first of them is due."""
+        demand_numbers(actions, space.names)
+        targets = space.plan(actions, self.arm.commanded())
         now = time.monotonic()  # planning took its time
         return targets, self._due(now) if space is self._space else now + self.period_s
 
-    def check_action(
-        self,
-        action: Mapping[str, Any],
-        upcoming: Sequence[Mapping[str, Any]] = (),
-        *,
-        start: Array | None = None,
-    ) -> Array:
-        """Raise as `send_action` would of values and targets; nothing is sent, nothing moves.
+    def check_actions(self, actions: Array, *, start: Array | None = None) -> Array:
+        """Raise as `send_actions` would of values and targets; nothing is sent, nothing moves.
 
         Args:
+            actions: as for `send_actions`.
             start: joint positions [6] (rad) from which the action leads on; by default where the
                 arm was told to go.
 
         Returns:
-            Joint positions [6] (rad) to which the action leads.
+            Joint positions [6] (rad) to which the first action leads.
         """
-        space, action = self._space_of(action)
-        known = (action, *upcoming[: self._ahead])
-        values = np.stack([read_action(each, space.names) for each in known])
+        values = np.asarray(actions[: 1 + self._ahead], np.float64)
+        demand_numbers(values, self.layout.action)
         before = self.arm.commanded() if start is None else start
-        joints = np.stack([target.joints for target in space.plan(values, before)])
+        joints = np.stack([target.joints for target in self._space.plan(values, before)])
         self.arm.guard.check_waypoints(before, joints, self.period_s)
         return joints[0]
 

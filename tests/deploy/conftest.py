@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from stage import HOST, IMAGE, build, patient_settings
 
-from actquant.deploy.settings import Settings
+from actquant.deploy.settings import DeploySettings
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +30,11 @@ def controller() -> Iterator[FakeController]:
 @pytest.fixture
 def settings(
     model: Path, controller: FakeController, tmp_path: Path
-) -> Iterator[Callable[..., Settings]]:
+) -> Iterator[Callable[..., DeploySettings]]:
     """Makes settings for the fake controller, which is at its start; faults end with the test."""
     controller.reset()
 
-    def make(**changes: Any) -> Settings:
+    def make(**changes: Any) -> DeploySettings:
         limits = {"max_state_age_s": 1.5, "max_camera_age_s": 1.5, "stop_after_s": 5.0}
         limits |= changes.pop("limits", {})
         values = {"yes": True, "max_seconds": 1.5, "limits": limits}

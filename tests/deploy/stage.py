@@ -9,7 +9,7 @@ import tiny_policies
 import torch
 
 from actquant.compression.pipeline import compress
-from actquant.deploy.settings import Settings
+from actquant.deploy.settings import DeploySettings
 
 # Modules that share this stage may run at the same time, in workers of pytest-xdist (gw0, gw1, …).
 HOST = f"127.0.{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]}.82"
@@ -42,7 +42,7 @@ class Answers:
         return self._answers.pop(0) if self._answers else ""
 
 
-def patient_settings(model: Path, log: Path, **changes: Any) -> Settings:
+def patient_settings(model: Path, log: Path, **changes: Any) -> DeploySettings:
     """For the fake controller on a busy machine, where real time is not to be had; the wait for a
     policy is what it always is."""
     values: dict[str, Any] = {
@@ -56,7 +56,7 @@ def patient_settings(model: Path, log: Path, **changes: Any) -> Settings:
         "seed": 0,
         "limits": {"max_state_age_s": 1.5, "max_camera_age_s": 1.5},
     }
-    return Settings(**(values | changes))
+    return DeploySettings(**(values | changes))
 
 
 def build(folder: Path) -> Path:

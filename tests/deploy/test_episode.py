@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lerobot_robot_ur.errors import Refused, StaleState
+from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.layout import JOINT_POSITIONS
 from lerobot_robot_ur.robot import ArmWithCameras
 from stage import Answers, patient_settings
 from ur_fake_controller import FakeController
 
+from actquant.common.errors import RefusedError, StaleStateError
 from actquant.control.chunks import ChunkScheduler, Tick
 from actquant.deploy import episode as episode_module
+from actquant.deploy.adapters.ur import URPort
 from actquant.deploy.episode import Episode, Rules
 from actquant.deploy.events import read_events
 from actquant.deploy.policy import Policy
@@ -72,18 +74,23 @@ def session(connected: Session, controller: FakeController) -> Iterator[Session]
     THOUGHTS.forget()
     yield connected
     controller.faults.clear()
-    if connected.robot.arm.stopped is not None:
-        connected.robot.driver.recover("a test")
+    if connected.robot.port.stopped is not None:
+        connected.robot.port.recover("a test")
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and not is_fresh(connected.robot):
         time.sleep(0.05)
+
+
+def arm_of(session: Session) -> Arm:
+    assert isinstance(session.robot.port, URPort)
+    return session.robot.port.arm
 
 
 def is_fresh(robot: Robot) -> bool:
     """Whether arm, gripper and cameras answer, as again some time after a fault."""
     try:
         robot.observe()
-    except StaleState:
+    except StaleStateError:
         return False
     return True
 
@@ -94,10 +101,10 @@ class Sent:
     def __init__(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
         self.all: list[tuple[float, str]] = []
         for name in ("move_through", "hold"):
-            monkeypatch.setattr(session.robot.arm, name, self._noted(session, name))
+            monkeypatch.setattr(arm_of(session), name, self._noted(session, name))
 
     def _noted(self, session: Session, name: str) -> Callable[..., None]:
-        real = getattr(session.robot.arm, name)
+        real = getattr(arm_of(session), name)
 
         def send(*arguments: Any) -> None:
             self.all.append((time.monotonic(), name))
@@ -169,14 +176,14 @@ def test_an_action_sent_into_a_stop_is_taken_back_and_does_not_count(
 def test_in_sync_a_policy_may_think_longer_than_an_action_may_be_old(
     session: Session, seconds: float
 ) -> None:
-    limits = session.robot.arm.limits
-    assert (limits.max_action_age_s, limits.stop_after_s) == (1.0, 2.0)
+    port = session.robot.port
+    assert (port.max_action_age_s, port.stop_after_s) == (1.0, 2.0)
     THOUGHTS.do = lambda number: time.sleep(seconds)
     report = session.run_episode(4, max_actions=2 * STEPS)
     assert (report.ending.kind, report.ending.detail) == ("time limit", f"{2 * STEPS} actions")
     assert report.refusals == {} and report.chunks == 2
     assert report.latency_ms["camera to action"].p50 > 1e3 * seconds
-    assert session.robot.arm.stopped is None
+    assert session.robot.port.stopped is None
 
 
 def test_a_gripper_that_is_silent_is_a_stale_state_and_no_stop(
@@ -192,7 +199,7 @@ def test_a_gripper_that_is_silent_is_a_stale_state_and_no_stop(
     report = session.run_episode(5)
     assert report.ending.kind == "refusals" and "gripper has not answered" in report.ending.detail
     assert report.refusals == {"stale": 3} and report.ending.exit_code == ExitCode.REFUSALS
-    assert session.robot.arm.stopped is None and sent.all[-1][1] == "hold"
+    assert session.robot.port.stopped is None and sent.all[-1][1] == "hold"
 
 
 def test_after_a_refusal_the_policy_looks_again_and_nothing_refused_counts(
@@ -203,7 +210,7 @@ def test_after_a_refusal_the_policy_looks_again_and_nothing_refused_counts(
     def refuse_the_second(*arguments: Any) -> Any:
         offered.append(arguments)
         if len(offered) == 2:
-            raise Refused("not today")
+            raise RefusedError(["not today"])
         return send(*arguments)
 
     class Executed:
@@ -221,7 +228,7 @@ def test_after_a_refusal_the_policy_looks_again_and_nothing_refused_counts(
 def test_a_picture_of_another_size_ends_the_episode_with_a_hold(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (camera,) = session.robot.driver.cameras.values()
+    (camera,) = session.robot.port.cameras.values()
 
     def change(number: int) -> None:
         monkeypatch.setattr(camera, "width", 1)
@@ -231,13 +238,13 @@ def test_a_picture_of_another_size_ends_the_episode_with_a_hold(
     report = session.run_episode(6)
     assert report.ending.kind == "robot error" and "its configuration says" in report.ending.detail
     assert report.ending.exit_code == ExitCode.ROBOT_STOPPED
-    assert session.robot.arm.stopped is None and sent.all[-1][1] == "hold"
+    assert session.robot.port.stopped is None and sent.all[-1][1] == "hold"
 
 
 def test_settling_ends_when_the_arm_is_where_it_was_told_to_go(
     session: Session, controller: FakeController
 ) -> None:
-    height, arm = controller.state()["tool"][2], session.robot.arm
+    height, arm = controller.state()["tool"][2], session.robot.port
     session.robot.send(UP, np.stack([UP]))
     settled = settle(session.robot, StopRequest(), timeout_s=20)
     assert settled.seconds > session.robot.period_s and settled.is_still and not settled.lacking
@@ -251,7 +258,7 @@ def test_settling_ends_when_the_arm_is_where_it_was_told_to_go(
     settled = settle(session.robot, StopRequest(), timeout_s=0.0)
     assert settled.seconds < 1 and settled.lacking == "the arm still moves"
     assert not settled.is_still
-    session.robot.driver.hold()
+    session.robot.port.hold()
 
 
 def test_settling_waits_for_a_picture_of_the_arm_at_rest(
@@ -286,7 +293,7 @@ def test_a_dry_run_checks_each_joint_target_from_the_one_before(
     session: Session, mode: str
 ) -> None:
     """All of them from where the arm stands would be jumps."""
-    driver, arm = session.robot.driver, session.robot.arm
+    cameras, arm = session.robot.port.cameras, arm_of(session)
     policy: Any = copy.copy(session.policy)
     policy.action_names = [*JOINT_POSITIONS, "gripper.pos"]
     policy.observation_steps = 1
@@ -301,7 +308,7 @@ def test_a_dry_run_checks_each_joint_target_from_the_one_before(
         return chunk
 
     robot = Robot(
-        ArmWithCameras(arm, driver.cameras, layout="joints", control_rate_hz=10),
+        URPort(ArmWithCameras(arm, cameras, layout="joints", control_rate_hz=10), policy),
         policy,
         "turn",
         resize=False,

@@ -90,7 +90,7 @@ def test_a_file_that_may_not_grow_ends_in_an_error_and_keeps_what_was_there(
         f"sys.path.insert(0, {str(HERE)!r})\n"
         "from frames import frame, header\n"
         "from actquant.deploy.journal import Journal\n"
-        "from actquant.errors import RecordingError\n"
+        "from actquant.common.errors import RecordingError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         f"journal = Journal(pathlib.Path({str(tmp_path / 'j')!r}), header())\n"

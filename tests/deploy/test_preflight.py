@@ -96,14 +96,14 @@ def wait_for_pictures(session: Session, are_one: bool) -> None:
     """Until both cameras give one picture, or not."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        scene, wrist = (session.robot.observe().raw[n] for n in session.robot.driver.cameras)
+        scene, wrist = (session.robot.observe().raw[n] for n in session.robot.port.cameras)
         if np.array_equal(scene, wrist) == are_one:
             return
         time.sleep(0.02)
 
 
 def test_a_misspelt_camera_is_an_error_and_so_are_two_with_one_picture(session: Session) -> None:
-    _, wrist = session.robot.driver.cameras.values()
+    _, wrist = session.robot.port.cameras.values()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wrist, "camera_name", "wirst")
         wait_for_pictures(session, are_one=True)

@@ -29,9 +29,9 @@ from actquant.deploy.policy import Policy
 from actquant.deploy.recording import Recorder
 from actquant.deploy.report import DeploymentReport
 from actquant.deploy.session import Session, deploy
-from actquant.deploy.settings import ExitCode, Settings
+from actquant.deploy.settings import DeploySettings, ExitCode
 
-Make = Callable[..., Settings]
+Make = Callable[..., DeploySettings]
 MOVED_RAD = 0.01
 
 
@@ -239,7 +239,7 @@ def test_chunks_in_the_background(
     assert horizons == ({2} if mode == "rtc" else set())
 
 
-def in_child(settings: Settings, prepare: Callable[[], object]) -> multiprocessing.Process:
+def in_child(settings: DeploySettings, prepare: Callable[[], object]) -> multiprocessing.Process:
     """A process that deploys; forked, because importing LeRobot anew takes seconds."""
 
     def run() -> None:

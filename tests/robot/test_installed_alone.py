@@ -60,7 +60,7 @@ if "{layout}" == "joints":
     action |= zip(robot.layout.action, map(float, START))
 else:
     action["move_z.vel"] = 1.0
-joints = robot.check_action(action, start=START)
+joints = robot.check_actions(np.array([list(action.values())]), start=START)
 assert joints.shape == (6,) and np.isfinite(joints).all()
 assert np.array_equal(joints, START) == ("{layout}" == "joints")
 """

@@ -15,6 +15,7 @@ from lerobot_robot_ur.layout import (
     MEASURED,
     JointTargets,
     Measurement,
+    demand_numbers,
     find_layout,
     read_action,
 )
@@ -93,7 +94,7 @@ def test_values_that_are_no_numbers_are_refused():
     names = find_layout("joints").action
     action = dict.fromkeys(names, 0.0) | {"elbow.pos": float("nan"), "wrist_1.pos": float("inf")}
     with pytest.raises(Refused) as refused:
-        read_action(action, names)
+        demand_numbers(read_action(action, names)[None], names)
     assert refused.value.reasons == ["elbow.pos is nan", "wrist_1.pos is inf"]
 
 

@@ -1,0 +1,30 @@
+"""Adapters between `port.RobotPort` and drivers: the only place where a robot's name stands.
+
+An adapter is a module with `make_port(settings, policy, cameras) -> RobotPort`.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from actquant.common.errors import DeployError
+from actquant.deploy.policy import Policy
+from actquant.deploy.port import RobotPort
+from actquant.deploy.settings import DeploySettings
+
+ROBOTS = {"ur3e": "ur", "ur3": "ur"}
+"""The module in this folder that drives each robot."""
+
+
+def make_port(settings: DeploySettings, policy: Policy, cameras: Mapping[str, Any]) -> RobotPort:
+    """Make the port to the robot of `settings`, not connected.
+
+    `cameras`: LeRobot's configurations by the policy's names.
+
+    Raises DeployError listing everything that policy and robot lack of each other, that there is no
+    such robot, or that its driver is not installed.
+    """
+    if settings.robot not in ROBOTS:
+        raise DeployError(f"--robot {settings.robot}; there are {', '.join(ROBOTS)}")
+    adapter = importlib.import_module(f"{__name__}.{ROBOTS[settings.robot]}")
+    return adapter.make_port(settings, policy, cameras)
