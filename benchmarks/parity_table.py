@@ -34,15 +34,15 @@ sys.path.insert(0, str(ROOT / "tests"))
 INPUTS = 16
 TYPES = ("F32", "F16", "BF16", "Q8_0")
 NOTES = """\
-Errors of the native runtime against PyTorch in float32, relative to the root mean square of \
-PyTorch's actions: over all actions (rms) and the largest single one (max). Real policies with \
-tiny sizes and random weights; prompts of several lengths, a third of the inputs with an absent \
-camera where the policy allows it. F16, BF16 and Q8_0: all matrices in that type; ggml rounds what \
-they are multiplied with alike, and adds up in float32. What a policy's own bfloat16 keeps in \
-float32 (vision and action projections of `pi0` and `pi05`) stays so beside BF16. PyTorch bf16: \
-the same policy under autocast. Unfused: patterns such as attention that the programs spell out. \
-Conversion: load, capture and write the F32 file, in a process of its own, so that time and peak \
-memory are of it alone."""
+How far the native runtime is from PyTorch in float32: the root mean square difference of a chunk \
+in standard deviations of each action, as the mean over chunks and the worst one. Real policies \
+with tiny sizes and random weights; prompts of several lengths, a third of the inputs with an \
+absent camera where the policy allows it. F16, BF16 and Q8_0: all matrices in that type; ggml \
+rounds what they are multiplied with alike, and adds up in float32. What a policy's own bfloat16 \
+keeps in float32 (vision and action projections of `pi0` and `pi05`) stays so beside BF16. PyTorch \
+bf16: the same policy under autocast. Unfused: patterns such as attention that the programs spell \
+out. Conversion: load, capture and write the F32 file, in a process of its own, so that time and \
+peak memory are of it alone."""
 NOT_COMPARED = """\
 ## What is not as published
 
@@ -55,15 +55,15 @@ and is 0 here; the published evaluation makes it -1."""
 
 @dataclass
 class Row:
-    """Errors relative to the root mean square of PyTorch's float32 actions, over all inputs."""
+    """Distances from PyTorch in float32 (`actquant.fidelity.distance`): mean, and worst chunk."""
 
     family: str
     parameters: int
-    rms: dict[str, float]
-    max: dict[str, float]
-    bfloat16_rms: float
+    mean: dict[str, float]
+    worst: dict[str, float]
+    bfloat16_mean: float
     """Of PyTorch under autocast to bfloat16."""
-    bfloat16_max: float
+    bfloat16_worst: float
     unfused: int
     conversion_s: float
     peak_rss_mb: float
@@ -77,6 +77,7 @@ def measure(family: str, folder: Path) -> Row:
 
     from actquant.capture import fusion_report
     from actquant.capture.policy import capture_policy
+    from actquant.fidelity.distance import action_scale, measure_distance
     from actquant.fidelity.parity import golden_observations, measure_parity
     from actquant.policies import load_policy
 
@@ -98,15 +99,15 @@ def measure(family: str, folder: Path) -> Row:
         wanted = np.array([item["actions_reference"] for item in reports["F32"].golden])
         with torch.autocast("cpu", torch.bfloat16):
             got = [loaded.family.act(loaded, dict(x.observation), x.noise) for x in inputs]
-        distance = (np.stack(got) - wanted) / reports["F32"].reference_rms
+        bfloat16 = measure_distance(np.stack(got), wanted, action_scale(loaded.interface))
     left = [fusion_report(graph) for graph in captured.stages.values()]
     return Row(
         family=family,
         parameters=captured.metadata.parameter_count,
-        rms={kind: report.rms for kind, report in reports.items()},
-        max={kind: report.max_abs for kind, report in reports.items()},
-        bfloat16_rms=float(np.sqrt(np.mean(distance**2))),
-        bfloat16_max=float(np.abs(distance).max()),
+        mean={kind: report.distance.mean for kind, report in reports.items()},
+        worst={kind: report.distance.worst for kind, report in reports.items()},
+        bfloat16_mean=bfloat16.mean,
+        bfloat16_worst=bfloat16.worst,
         unfused=sum(v for report in left for k, v in report.items() if k.startswith("unfused")),
         conversion_s=conversion_s,
         peak_rss_mb=peak_rss_mb,
@@ -139,8 +140,8 @@ def write(loaded: Any, captured: Any, path: Path, kind: str) -> None:
 
 def table(rows: list[Row], about: str) -> str:
     head = "| family | parameters |"
-    head += "".join(f" {kind} rms | {kind} max |" for kind in TYPES)
-    head += " PyTorch bf16 rms | PyTorch bf16 max | unfused | conversion | peak RSS |"
+    head += "".join(f" {kind} mean | {kind} worst |" for kind in TYPES)
+    head += " PyTorch bf16 mean | PyTorch bf16 worst | unfused | conversion | peak RSS |"
     lines = [
         "# Parity",
         "",
@@ -152,10 +153,10 @@ def table(rows: list[Row], about: str) -> str:
         "|" + "---|" * (head.count("|") - 1),
     ]
     for row in rows:
-        errors = "".join(f" {row.rms[k]:.1e} | {row.max[k]:.1e} |" for k in TYPES)
+        errors = "".join(f" {row.mean[k]:.1e} | {row.worst[k]:.1e} |" for k in TYPES)
         lines.append(
-            f"| `{row.family}` | {row.parameters:,} |{errors} {row.bfloat16_rms:.1e} | "
-            f"{row.bfloat16_max:.1e} | {row.unfused} | {row.conversion_s:.0f} s | "
+            f"| `{row.family}` | {row.parameters:,} |{errors} {row.bfloat16_mean:.1e} | "
+            f"{row.bfloat16_worst:.1e} | {row.unfused} | {row.conversion_s:.0f} s | "
             f"{row.peak_rss_mb:,.0f} MB |"
         )
     return "\n".join([*lines, "", NOT_COMPARED]) + "\n"

@@ -55,7 +55,7 @@ def convert(arguments: argparse.Namespace) -> dict[str, Any]:
                 "timings_s",
             )
         },
-        "program_error": report["parity"].get("worst_rms"),
+        "program_error": report["program_error"],
     }
 
 

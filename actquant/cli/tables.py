@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from actquant.evaluation.evaluate import EvaluationResult, Rate
     from actquant.evaluation.inspection import Inspection
     from actquant.evaluation.measure import Measurement
+    from actquant.fidelity.distance import Distance
     from actquant.fidelity.verification import Verification
 
 
@@ -48,6 +49,11 @@ def _bits(value: float | None) -> str:
     return "none quantized" if value is None else f"{value:.3f}"
 
 
+def _distance(distance: "Distance") -> str:
+    limit = "not judged" if distance.limit is None else f"limit {distance.limit:.0e}"
+    return f"mean {distance.mean:.3g}, worst {distance.worst:.3g} (n {distance.n}, {limit})"
+
+
 def compression(report: "CompressionReport") -> list[Any]:
     shown = table(f"{report.path} by recipe {report.recipe}", "what", ">value")
     shown.add_row("file", megabytes(report.file_bytes))
@@ -55,18 +61,17 @@ def compression(report: "CompressionReport") -> list[Any]:
     shown.add_row("quantized-tensor bpw", f"{report.quantized_tensor_bpw:.3f}")
     shown.add_row("parameters", f"{report.parameter_count:,}")
     shown.add_row("of them quantized", f"{report.quantized_parameter_count:,}")
-    if report.parity:
-        shown.add_row(
-            "parity of the f32 program", f"{report.parity['worst_rms']:.1e} of the actions' rms"
-        )
+    shown.add_row("[bold]from PyTorch, in standard deviations of the actions[/]", "")
+    if report.program_error is not None:
+        shown.add_row("f32 program on golden inputs", _distance(report.program_error))
     if report.file_error is not None:
-        shown.add_row("error of the file", f"{report.file_error:.1e} of the actions' rms")
+        shown.add_row("file on golden inputs", _distance(report.file_error))
     if report.held_out:
         error = report.held_out
         shown.add_row(
-            "held-out action error",
-            f"{error.to_reference:.4f} ± {error.to_reference_standard_error:.4f} std "
-            f"(n {error.n_frames})",
+            "file on held-out frames: action error",
+            f"mean {error.to_reference:.4f} ± {error.to_reference_standard_error:.4f}, "
+            f"worst {error.worst:.3g} (n {error.n_frames})",
         )
     shown.add_row("time", f"{sum(report.timings_s.values()):.1f} s")
     shown.add_row(

@@ -36,9 +36,10 @@ from actquant.common.errors import (
 from actquant.common.files import atomic_path, hash_json, hash_path
 from actquant.compression.contents import GOLDEN_GROWTH_BYTES, FileContents
 from actquant.compression.encodings import TensorEncoder
-from actquant.compression.proof import VERIFY, Proof, golden_values, without_golden
+from actquant.compression.proof import VERIFY, Proof, golden_values
 from actquant.compression.report import CompressionReport
 from actquant.fidelity.action_error import ActionError, measure_action_error, runtime_act
+from actquant.fidelity.distance import Distance
 from actquant.fidelity.parity import ParityReport
 from actquant.policies import LoadedPolicy, QuantizableTensor, load_policy
 from actquant.recipes import RECIPES, Recipe, find_recipe
@@ -181,6 +182,10 @@ def _provenance(
     }
 
 
+def _distance(report: ParityReport | None) -> Distance | None:
+    return None if report is None else report.distance
+
+
 @dataclass
 class _Job:
     """One compression after loading and capture."""
@@ -233,8 +238,8 @@ class _Job:
             recipe=self.recipe.name,
             held_out=held_out,
             capture=self.captured.report,
-            parity=without_golden(program or file),
-            file_error=None if file is None else file.worst_rms,
+            program_error=_distance(program or file),
+            file_error=_distance(file),
             tensors=reports,
             timings_s=self.clock.timings_s,
             reused=self.reused,

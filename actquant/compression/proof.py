@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ VERIFY = {"none": 0, "quick": 2, "full": 16}
 """How many golden inputs prove a file. Their prompts differ in length, and the second has a masked
 camera where the policy allows it."""
 LIMITS = {"F32": F32_THRESHOLD, "F16": 5e-3, "BF16": 4e-2}
-"""On the rms of the worst chunk relative to the actions' rms, where all matrices have this type.
+"""On the distance of the worst chunk, where all matrices have this type.
 
 ggml rounds the activations as it rounds the weights: to 11 bits for F16, to 8 for BF16. Files with
 blocks below that are not judged: their error is what the recipe makes it. For them the captured
@@ -84,11 +84,11 @@ class Proof:
         """
         if not self.inputs:
             return None
-        limit = LIMITS.get(self.float_type or "", np.inf)
+        limit = LIMITS.get(self.float_type or "")
         report = measure_parity(
             path, self.loaded, n=self.inputs, threshold=limit, reference=self._reference
         )
-        if not report.passed:
+        if not report.distance.passed:
             raise ParityError(f"{path.name} does not compute what PyTorch computes: {report}")
         return report
 
@@ -114,9 +114,3 @@ def golden_values(report: ParityReport | None) -> list[dict[str, Any]]:
         }
         for item in (report.golden if report else ())
     ]
-
-
-def without_golden(report: ParityReport | None) -> dict[str, Any]:
-    """Returns the errors of a proof alone, empty where there was none."""
-    found = {} if report is None else asdict(report)
-    return {key: value for key, value in found.items() if key != "golden"}

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from actquant.allocation.budget import Allocation, Budget, TensorSize
 from actquant.capture.report import CaptureReport
 from actquant.fidelity.action_error import ActionError
+from actquant.fidelity.distance import Distance
 from actquant.format.model_file import read_model
 from actquant.format.tensor_types import get_format
 from actquant.policies.base import QuantizableTensor
@@ -64,10 +65,10 @@ class CompressionReport(BaseModel):
     """What was made, how large it is and how it was found.
 
     Bits per weight come in two kinds: whole_file_bpw is 8 x file bytes / all parameters of the
-    policy, quantized_tensor_bpw counts the quantized tensors alone. parity: errors of the f32
-    program relative to the actions' root mean square. file_error: the file's own error in the worst
-    chunk, in the same unit, on golden inputs. capture: the programs, and what the file does
-    without. held_out: see ActionError. reused: statistics, and `encoding`, that were all in the
+    policy, quantized_tensor_bpw counts the quantized tensors alone. program_error, file_error: how
+    far the program in f32 and the file are from PyTorch on golden inputs. held_out: how far the
+    file is on frames of the dataset, in the same unit. capture: the programs, and what the file
+    does without. reused: statistics, and `encoding`, that were all in the
     work folder already. unreached: tensors whose curvature is zero throughout (no gradient came to
     them), encoded as if all weights counted the same.
     """
@@ -84,14 +85,14 @@ class CompressionReport(BaseModel):
     quantized_parameter_count: int
     fixed_bytes: int
     held_out: ActionError | None
-    parity: dict[str, Any]
+    program_error: Distance | None
+    file_error: Distance | None
     capture: CaptureReport
     tensors: list[TensorReport]
     timings_s: dict[str, float]
     reused: list[str]
     unreached: list[str]
     provenance: dict[str, Any]
-    file_error: float | None = None
 
     @classmethod
     def of_file(

@@ -10,6 +10,7 @@ from actquant.calibration.dataset import load_for_dataset
 from actquant.calibration.frames import Frames, Sample, calibrate
 from actquant.calibration.losses import draw_noise
 from actquant.common.errors import CalibrationError
+from actquant.fidelity.distance import action_scale, measure_distance
 from actquant.policies.base import LoadedPolicy, Observation
 
 Act = Callable[[Observation, np.ndarray], np.ndarray]
@@ -66,8 +67,8 @@ def measure_action_error(
     samples = [frames[position] for position in range(len(frames))]
     if reference is None:
         reference = reference_chunks(loaded, samples, seed)
-    scale = np.array(loaded.interface.action_std) + loaded.interface.normalization_eps
-    distances, errors, reference_errors = [], [], []
+    scale = action_scale(loaded.interface)
+    chunks, errors, reference_errors = [], [], []
     for sample, expected in zip(samples, reference, strict=True):
         noise, _ = draw_noise(loaded, [sample.frame], seed, NOISE_DRAW)
         chunk = np.asarray(act(sample.observation, noise[0].numpy()), np.float64)
@@ -78,14 +79,14 @@ def measure_action_error(
             )
         chunk_of = slice(sample.now, sample.now + len(expected))
         valid, truth = ~sample.is_pad[chunk_of], sample.actions[chunk_of]
-        distances.append(np.sqrt(np.mean(((chunk - expected) / scale) ** 2)))
+        chunks.append(chunk)
         errors.append(np.mean(np.abs((chunk - truth) / scale)[valid]))
         reference_errors.append(np.mean(np.abs((expected - truth) / scale)[valid]))
-    spread = np.std(distances, ddof=1) / np.sqrt(len(distances)) if len(distances) > 1 else 0.0
+    distance = measure_distance(np.stack(chunks), reference, scale)
     return ActionError(
-        to_reference=float(np.mean(distances)),
-        to_reference_standard_error=float(spread),
-        worst=float(np.max(distances)),
+        to_reference=distance.mean,
+        to_reference_standard_error=distance.standard_error,
+        worst=distance.worst,
         l1_to_truth=float(np.mean(errors)),
         reference_l1_to_truth=float(np.mean(reference_errors)),
         n_frames=len(samples),

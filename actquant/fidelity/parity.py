@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from actquant.common.errors import ParityError
+from actquant.fidelity.distance import Distance, action_scale, measure_distance
 from actquant.fidelity.reference_runner import ReferenceRunner
 from actquant.format.golden import GoldenInput, golden_inputs
 from actquant.policies.base import LoadedPolicy
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 F32_THRESHOLD = 1e-4
+"""On the distance of the worst chunk, where only the order of sums differs."""
 PROMPTS = (
     "put the bowl on the plate",
     "pick up the red block and place it in the left tray, then close the drawer",
@@ -43,31 +45,14 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Errors relative to the root mean square of the reference actions over all inputs.
+    """How far an executor is from PyTorch; golden: what `model_file.with_golden` stores."""
 
-    worst_rms is the root mean square error of the worst chunk; it is what the threshold judges.
-    """
-
-    max_abs: float
-    rms: float
-    worst_rms: float
-    reference_rms: float
-    threshold: float
+    distance: Distance
     executor: str
     golden: list[dict[str, Any]]
-    """What `model_file.with_golden` stores."""
-
-    @property
-    def passed(self) -> bool:
-        return self.worst_rms <= self.threshold
 
     def __str__(self) -> str:
-        return (
-            f"{self.executor}: worst chunk {self.worst_rms:.2e} rms, max {self.max_abs:.2e}, all "
-            f"{self.rms:.2e} rms of the actions' rms "
-            f"({self.reference_rms:.3g}) over {len(self.golden)} inputs; "
-            f"threshold {self.threshold:.0e}"
-        )
+        return f"{self.executor}: {self.distance}"
 
 
 def golden_observations(
@@ -89,10 +74,10 @@ def check_parity(
 ) -> ParityReport:
     """Compare a file's actions with PyTorch's.
 
-    runner: what executes the file; `actquant_runtime.Runtime` if absent. threshold: on the worst
-    chunk's rms error relative to the actions' rms; 1e-4 suits float32 files.
+    runner: what executes the file; `actquant_runtime.Runtime` if absent. threshold: on the distance
+    of the worst chunk; the default suits float32 files.
 
-    Raises ParityError with both errors if the threshold is passed or a result is not finite.
+    Raises ParityError with the distance if the threshold is passed or a result is not finite.
     """
     report = measure_parity(
         model_path,
@@ -103,7 +88,7 @@ def check_parity(
         runner=runner,
         reference=reference,
     )
-    if not report.passed:
+    if not report.distance.passed:
         raise ParityError(f"{model_path} does not compute what PyTorch computes: {report}")
     return report
 
@@ -114,11 +99,11 @@ def measure_parity(
     *,
     prompts: Sequence[str] = PROMPTS,
     n: int = 16,
-    threshold: float = F32_THRESHOLD,
+    threshold: float | None = None,
     runner: Runner | None = None,
     reference: np.ndarray | None = None,
 ) -> ParityReport:
-    """As `check_parity`, without raising: for quantized files, whose error is what it is.
+    """Measures as `check_parity` does without judging: a quantized file is what it is.
 
     reference: the result of `reference_actions`, where it is already known.
     """
@@ -127,16 +112,12 @@ def measure_parity(
     actions = np.stack([runner.act(x.observation, noise=x.noise) for x in inputs])
     if reference is None:
         reference = reference_actions(loaded, prompts, n)
-    reference_rms = float(np.sqrt(np.mean(np.square(reference, dtype=np.float64))))
-    error = actions.astype(np.float64) - reference
-    if not np.isfinite(error).all():
-        raise ParityError(f"{model_path} answers with NaN or infinity")
+    try:
+        distance = measure_distance(actions, reference, action_scale(loaded.interface), threshold)
+    except ParityError as error:
+        raise ParityError(f"{model_path}: {error}") from error
     return ParityReport(
-        max_abs=float(np.abs(error).max()) / reference_rms,
-        rms=float(np.sqrt(np.mean(error**2))) / reference_rms,
-        worst_rms=float(np.sqrt(np.mean(error**2, axis=(1, 2))).max()) / reference_rms,
-        reference_rms=reference_rms,
-        threshold=threshold,
+        distance=distance,
         executor=type(runner).__name__,
         golden=[
             {

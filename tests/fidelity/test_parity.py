@@ -3,6 +3,7 @@ import pytest
 
 from actquant.capture.policy import convert_f32
 from actquant.common.errors import ParityError
+from actquant.fidelity.distance import action_scale
 from actquant.fidelity.parity import (
     ReferenceRunner,
     check_parity,
@@ -18,7 +19,7 @@ def file(loaded, tmp_path_factory):
 
 def test_a_float32_file_agrees_with_pytorch(file, loaded):
     report = check_parity(file, loaded, n=6, runner=ReferenceRunner.from_file(file))
-    assert report.rms <= report.max_abs < 1e-5
+    assert 0 < report.distance.mean <= report.distance.worst < 1e-5
     assert len(report.golden) == 6 and "ReferenceRunner" in str(report)
     entry = report.golden[1]
     assert set(entry) == {"seed", "prompt", "masked_cameras", "actions", "actions_reference"}
@@ -35,18 +36,19 @@ class Off(ReferenceRunner):
 
 def test_a_difference_is_an_error_with_its_size(file, loaded):
     runner = Off.from_file(file)
-    with pytest.raises(ParityError, match=r"max \d\.\d\de-0\d, .* threshold 1e-04"):
+    with pytest.raises(ParityError, match=r"worst chunk \d\.\d\de-0\d, .* \(limit 1e-04"):
         check_parity(file, loaded, n=2, runner=runner)
     report = measure_parity(file, loaded, n=2, runner=runner)
-    assert not report.passed
-    assert report.max_abs * report.reference_rms == pytest.approx(1e-2, rel=1e-3)
+    assert report.distance.limit is None
+    scale = action_scale(loaded.interface)
+    expected = np.sqrt(np.mean((1e-2 / scale) ** 2))
+    assert report.distance.worst == pytest.approx(expected, rel=1e-3)
     runner.error = float("nan")
     with pytest.raises(ParityError, match="NaN"):
         measure_parity(file, loaded, n=2, runner=runner)
 
 
 def test_the_native_runtime_agrees_with_pytorch(file, loaded):
-    pytest.importorskip("actquant_runtime")
     report = check_parity(file, loaded, n=6)
     assert report.executor == "Runtime"
 

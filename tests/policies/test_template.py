@@ -49,7 +49,7 @@ def test_its_program_is_the_policy_in_the_interpreter_and_in_the_runtime(loaded,
     file = convert_f32(loaded, tmp_path / "policy.gguf")
     check_parity(file, loaded, n=4, runner=ReferenceRunner.from_file(file))
     report = check_parity(file, loaded, n=8)
-    assert report.worst_rms < 1e-5
+    assert report.distance.worst < 1e-5
     assert {tuple(golden["masked_cameras"]) for golden in report.golden} == {
         (),
         *((camera,) for camera in CAMERAS),
@@ -59,7 +59,7 @@ def test_its_program_is_the_policy_in_the_interpreter_and_in_the_runtime(loaded,
 
 def test_it_is_compressed_by_the_command_that_knows_no_family(folder, tmp_path):
     report = compress(folder, tmp_path / "policy.gguf", recipe="q8_0", control_rate_hz=10)
-    assert report.parity["worst_rms"] < 1e-4 and report.file_error < 0.1
+    assert report.program_error.worst < 1e-4 and report.file_error.worst < 0.1
 
 
 def test_every_weight_has_a_group_and_the_loss_is_the_policys_own(loaded):
