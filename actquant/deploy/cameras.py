@@ -19,7 +19,7 @@ _MESSAGE_TIMEOUT_MS = 2000
 
 
 def parse_cameras(specs: Sequence[str]) -> dict[str, Any]:
-    """LeRobot's CameraConfig by the policy's name for each camera.
+    """Returns LeRobot's CameraConfig by the policy's name for each camera.
 
     A spec is `NAME=KIND:WHERE`, with `?width=640&height=480&fps=30` after it where the camera has a
     choice. NAME is the policy's (`observation.images.scene`) or its last part (`scene`).
@@ -63,7 +63,9 @@ def _camera(where: str) -> Any:
 
 
 def wrong_name(camera: Any) -> str:
-    """What is wrong with the name by which a ZMQ camera asks; empty if nothing, or not to be told.
+    """Returns what is wrong with the name by which a ZMQ camera asks.
+
+    Empty if nothing is wrong, or if it cannot be told.
 
     LeRobot's ZMQCamera takes the first picture of a message that has none of its name.
     """

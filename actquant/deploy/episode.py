@@ -137,7 +137,7 @@ class Episode:
         return f"episode {self._number}, mode {self._scheduler.mode}"
 
     def _loop(self, begin: float) -> Ending:
-        """Ticks at `begin + k * period`: a late tick shifts none of those after it."""
+        """Runs ticks at `begin + k * period`: a late tick shifts none of those after it."""
         period, self._due_s = self._robot.period_s, begin
         while True:
             if self._stop.wait_until(self._due_s):
@@ -156,7 +156,7 @@ class Episode:
             self._due_s += (missed + 1) * period
 
     def _attempt(self) -> Ending | None:
-        """A tick, and the ending by what it raises."""
+        """Runs a tick; returns the ending by what it raises."""
         try:
             try:
                 return self._tick()
@@ -240,7 +240,7 @@ class Episode:
         return ending
 
     def _lateness(self, tick: Tick) -> float:
-        """How long after its time an action comes (s).
+        """Returns how long after its time an action comes (s).
 
         An arm that stood still until the policy had thought changed nothing of what it had seen.
         """
@@ -279,9 +279,9 @@ class Episode:
         return None
 
     def _check(self, tick: Tick, is_first: bool) -> Any:
-        """What is checked in place of being sent, from where it would find the arm; the action.
+        """Checks an action, in place of sending it, from where it would find the arm; returns it.
 
-        A chunk begins where it saw the arm stand, but in `rtc`: there it goes on from the one
+        A chunk begins where it saw the arm at rest, but in `rtc`: there it goes on from the one
         before.
         """
         goes_on = not is_first or self._scheduler.mode == "rtc"
@@ -292,7 +292,7 @@ class Episode:
         return tick.action
 
     def _note_times(self, tick: Tick, sent_s: float) -> None:
-        """What the first action of a chunk tells of the way from its observation."""
+        """Notes what the first action of a chunk tells of the path from its observation."""
         inference = self._inference
         if inference is None:
             return
@@ -304,7 +304,10 @@ class Episode:
             add("camera to action", sent_s - inference.camera_time_s)
 
     def _watch_for_motion(self, sent_s: float, before: RobotState, is_first: bool) -> None:
-        """`before`: the arm's state just before an action was sent."""
+        """Watches for the motion that an action causes.
+
+        `before`: the arm's state just before it was sent.
+        """
         self._watch.goes_on(before.commanded)
         camera_time_s = self._inference.camera_time_s if self._inference is not None else None
         if is_first and camera_time_s is not None and is_at_rest(before.joint_speeds):
@@ -319,10 +322,9 @@ class Episode:
             extra={"tick": self._counts.ticks, "chunk": tick.chunk, "index": tick.index},
         )
 
-    # -- without an action ---------------------------------------------------------------------
-
     def _wait_for_policy(self) -> Ending | None:
-        """Nothing to execute: hold; a policy that stays silent for too long ends the episode."""
+        """Holds, as there is nothing to execute; a policy that stays silent for too long ends the
+        episode."""
         self._hold("no action")
         now = time.monotonic()
         self._idle_since = self._idle_since or now
@@ -351,8 +353,11 @@ class Episode:
             self._robot.port.hold()
 
     def _come_to_rest(self) -> None:
-        """Hold, unless the arm has stopped by itself. Into the operator's stop too: what may have
-        been sent at the same time is taken back, of the gripper also."""
+        """Holds, unless the arm has stopped by itself.
+
+        In the operator's stop too: what may have been sent at the same time is taken back, of the
+        gripper also.
+        """
         has_stopped = self._robot.port.stopped is not None and not self._stop.is_set
         if self._rules.dry_run or has_stopped:
             return
@@ -360,8 +365,6 @@ class Episode:
             self._robot.port.hold()
         except RobotError as error:
             self._events.add("hold failed", str(error))
-
-    # -- from the arm --------------------------------------------------------------------------
 
     def _drain_arm_events(self) -> None:
         for event in self._robot.port.events():

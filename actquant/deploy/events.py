@@ -28,11 +28,11 @@ class EventLog:
             raise RecordingError(f"no event log can be written at {self.path}: {error}") from error
 
     def set_context(self, **context: Any) -> None:
-        """What every following event says too, e.g. the episode's number."""
+        """Sets what every following event says too, e.g. the episode's number."""
         self._context = context
 
     def add(self, kind: str, detail: str = "", **more: Any) -> None:
-        """Log one event; never raises, so that it can be called on the way to a stop."""
+        """Logs one event; never raises, so that it can be called on the way to a stop."""
         event = {
             "time_s": time.time(),
             "monotonic_s": time.monotonic(),
@@ -61,7 +61,7 @@ class EventLog:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of an event log; a torn last one is left out."""
+    """Returns the whole lines of an event log; a torn last one is left out."""
     events = []
     for line in Path(path).read_bytes().splitlines():
         try:

@@ -7,7 +7,7 @@ from actquant.deploy.settings import DeploySettings
 
 
 def permit_activation(settings: DeploySettings, robot: Robot, operator: Operator) -> None:
-    """Return if connecting moves no finger, or if it may.
+    """Returns if connecting moves no finger, or if it may.
 
     Raises NotAllowedError if the gripper would have to be activated and nobody allowed it.
     """

@@ -109,14 +109,14 @@ class Journal:
 
 
 def _write_all(file: Any, data: bytes) -> None:
-    """A raw file writes as much as there is room for: go on until all is there, or it fails."""
+    """Writes until all is there, or it fails: a raw file writes as much as there is space for."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
 
 
 def read(folder: Path) -> tuple[Header, Iterator[Frame]]:
-    """A journal's header, and its whole frames in order; the first torn one ends them.
+    """Returns a journal's header, and its whole frames in order; the first torn one ends them.
 
     Raises RecordingError if the folder holds no journal of this version.
     """
@@ -146,7 +146,7 @@ def _frames(folder: Path, header: Header) -> Iterator[Frame]:
 
 
 def _frame(line: bytes, images: Any, header: Header) -> Frame | None:
-    """The frame of a line, or None where the line or its pixels are torn."""
+    """Returns the frame of a line, or None where the line or its pixels are torn."""
     try:
         values = json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How long each part of the way from a camera's picture to the arm's motion takes."""
+"""How long each part of the path from a camera's picture to the arm's motion takes."""
 
 import threading
 import time
@@ -35,7 +35,7 @@ class Percentiles(BaseModel):
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Percentiles | None":
-        """None of no durations."""
+        """Returns the percentiles of durations [n] (s); None of no durations."""
         if not len(seconds):
             return None
         values = 1e3 * np.asarray(seconds, np.float64)
@@ -58,7 +58,7 @@ class Latencies:
 
 
 def is_at_rest(speeds: Joints) -> bool:
-    """speeds: of the joints [6], rad/s."""
+    """Returns whether joints that move at `speeds` [6] (rad/s) are at rest."""
     return bool(np.abs(speeds).max() < AT_REST_RAD_S)
 
 
@@ -98,13 +98,15 @@ class MotionWatch:
         self._thread.start()
 
     def sent(self, camera_time_s: float, sent_s: float, joints: Joints, commanded: Joints) -> None:
-        """A command was sent at `sent_s` to an arm at rest at `joints` [6] (rad), which was told
-        before to be at `commanded` [6]. It takes the place of the one that was watched."""
+        """Takes note that a command was sent at `sent_s` to an arm at rest at `joints` [6] (rad),
+        which was told before to be at `commanded` [6]. It takes the place of the one that was
+        watched."""
         self._watched = _Command(camera_time_s, sent_s, joints, commanded)
         self._wake.set()
 
     def goes_on(self, commanded: Joints) -> None:
-        """Another command is about to be sent, with the arm told to be at `commanded` [6] (rad).
+        """Takes note that another command is about to be sent, with the arm told to be at
+        `commanded` [6] (rad).
 
         If the watched one has not led away from where the arm stood, motion would be the later's.
         """

@@ -14,7 +14,7 @@ class Operator(Protocol):
     def tell(self, *what: Any) -> None: ...
 
     def ask(self, question: str) -> str:
-        """The answer, stripped; empty where nobody is present."""
+        """Returns the answer, stripped; empty where nobody is present."""
         ...
 
 

@@ -65,13 +65,13 @@ class Policy:
         self.begin_episode(lambda chunk: None)
 
     def begin_episode(self, noise: Noise) -> None:
-        """Chunks are counted from 0 again."""
+        """Begins an episode: chunks are counted from 0 again."""
         with self._lock:
             self._noise, self._chunk_count = noise, 0
             self._inferences.clear()
 
     def act(self, seen: Seen, previous: "PreviousChunk | None" = None) -> Actions:
-        """Actions [H, A] in the robot's units. May be called from another thread."""
+        """Returns actions [H, A] in the robot's units. May be called from another thread."""
         with self._lock:
             noise = self._noise(self._chunk_count)
             self._chunk_count += 1
@@ -82,12 +82,13 @@ class Policy:
         return actions
 
     def take_inference(self, made_s: float) -> Inference | None:
-        """The times of the chunk that answered the observation made then; once."""
+        """Returns the times of the chunk that answered the observation made then; once."""
         with self._lock:
             return self._inferences.pop(made_s, None)
 
     def seeded_noise(self, seed: int, task: str, start: int) -> Noise:
-        """Noise that follows from (seed, task, start, chunk), the same as `actquant eval` draws."""
+        """Returns noise that follows from (seed, task, start, chunk), as `actquant eval` draws
+        it."""
         shape = tuple(self.about["noise_shape"])
 
         def noise(chunk: int) -> NDArray[np.float32]:

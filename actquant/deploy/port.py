@@ -71,23 +71,23 @@ class RobotPort(Protocol):
     cameras: Mapping[str, Any]
 
     def gripper_lacks(self) -> str:
-        """Say why connecting would move the gripper's fingers; empty if it would not."""
+        """Says why connecting would move the gripper's fingers; empty if it would not."""
         ...
 
     def connect(self) -> None:
-        """Connect everything; the arm does not move. Raises StoppedError for a stopped robot."""
+        """Connects everything; the arm does not move. Raises StoppedError for a stopped robot."""
         ...
 
     def bring_back(self) -> None:
-        """Make a stopped robot ready for `connect`, after an operator's word."""
+        """Makes a stopped robot ready for `connect`, after an operator's word."""
         ...
 
     def disconnect(self) -> None:
-        """Stop in a controlled way and close everything."""
+        """Stops in a controlled way and closes everything."""
         ...
 
     def recover(self, operator: str) -> None:
-        """Make a connected robot ready to move again after a stop, on the word of an operator."""
+        """Makes a connected robot ready to move again after a stop, on the word of an operator."""
         ...
 
     @property
@@ -96,30 +96,30 @@ class RobotPort(Protocol):
         ...
 
     def identity(self) -> str:
-        """Return what the connected robot says that it is."""
+        """Returns what the connected robot says that it is."""
         ...
 
     def facts(self) -> list[Fact]:
-        """Return what a person should know before the connected robot moves, limits included."""
+        """Returns what a person should know before the connected robot moves, limits included."""
         ...
 
     def pictures(self) -> dict[str, NDArray[np.uint8]]:
-        """Return the newest picture uint8 [H, W, 3] of each camera.
+        """Returns the newest picture uint8 [H, W, 3] of each camera.
 
         Raises StaleStateError for a picture that is too old, StoppedError after a stop.
         """
         ...
 
     def measure(self) -> Array:
-        """Return the state [S]. Raises StaleStateError."""
+        """Returns the state [S]. Raises StaleStateError."""
         ...
 
     def state(self) -> RobotState:
-        """Return the arm's state. Raises StaleStateError."""
+        """Returns the arm's state. Raises StaleStateError."""
         ...
 
     def send(self, actions: Array) -> Array:
-        """Move as the first of actions [n, A] says, then as the others do unless more come.
+        """Moves as the first of actions [n, A] says, then as the others do unless more come.
 
         Returns the first action [A] as far as it was taken over. Raises RefusedError with all
         reasons, and StoppedError.
@@ -127,7 +127,7 @@ class RobotPort(Protocol):
         ...
 
     def check(self, actions: Array, start: Array | None = None) -> Array:
-        """Raise as `send` would, and move nothing.
+        """Raises as `send` would, and moves nothing.
 
         `start`: joints [J] (rad) from which the first action leads on; by default where the arm was
         told to go. Returns the joints [J] (rad) to which it leads.
@@ -135,28 +135,28 @@ class RobotPort(Protocol):
         ...
 
     def hold(self) -> None:
-        """Bring the robot to rest; the next action begins where it stands then."""
+        """Brings the robot to rest; the next action begins where it stands then."""
         ...
 
     def interrupt(self) -> None:
-        """Bring the robot to rest, from any thread; the control loop's `hold` follows."""
+        """Brings the robot to rest, from any thread; the control loop's `hold` follows."""
         ...
 
     def hold_position(self, duration_s: float) -> None:
-        """Keep the robot, which has come to rest, where it was told to go.
+        """Keeps the robot, which has come to rest, where it was told to go.
 
         No action is due for `duration_s`.
         """
         ...
 
     def stop(self, reason: str) -> None:
-        """Stop in a controlled way, from any thread. Motion needs `recover` then."""
+        """Stops in a controlled way, from any thread. Motion needs `recover` then."""
         ...
 
     def events(self) -> list[RobotEvent]:
-        """Return what has happened since the last call."""
+        """Returns what has happened since the last call."""
         ...
 
     def jitter(self) -> dict[str, float]:
-        """Return how regular the robot's own control loop is, by name of the figure."""
+        """Returns how regular the robot's own control loop is, by name of the figure."""
         ...

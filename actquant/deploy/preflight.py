@@ -48,7 +48,7 @@ class Preflight(BaseModel):
 
 
 def examine(robot: Robot, policy: Policy, settings: DeploySettings) -> Preflight:
-    """Looks at a connected robot and runs the policy; nothing moves.
+    """Examines a connected robot and runs the policy; nothing moves.
 
     Raises DeployError if no observation can be had or the policy fails on it.
     """
@@ -96,7 +96,7 @@ def _camera_rows(robot: Robot, policy: Policy, seen: Seen, settings: DeploySetti
 def _size(
     shape: tuple[int, ...], camera: Any, policy: Policy, settings: DeploySettings
 ) -> tuple[str, str]:
-    """The size of a camera's pictures, what becomes of it, and the verdict."""
+    """Returns the size of a camera's pictures, what becomes of it, and the verdict."""
     own, wanted = (camera.height, camera.width), policy.image_size
     size = f"{own[0]} × {own[1]}"
     if own == wanted:
@@ -114,7 +114,7 @@ def _size(
 
 
 def _state_rows(policy: Policy, seen: Seen, allow_unusual: bool) -> list[Row]:
-    """The live state against the statistics of the policy's training data.
+    """Returns the live state against the statistics of the policy's training data.
 
     A file says how its policy normalises, (state - middle) / width, and that is the data's mean and
     standard deviation, or the middle and half width of its range, or nothing (0 and 1).
@@ -140,7 +140,7 @@ def _state_rows(policy: Policy, seen: Seen, allow_unusual: bool) -> list[Row]:
 
 
 def _compare(value: float, middle: float, width: float, is_range: bool) -> tuple[str, bool]:
-    """A state's value beside that of the training data, and whether it is usual."""
+    """Returns a state's value beside that of the training data, and whether it is usual."""
     distance = abs(value - middle)
     if width <= _NEVER_VARIED * max(1.0, abs(middle)):
         usual = distance <= UNUSUAL_Z * max(width, _NEVER_VARIED)
@@ -157,7 +157,7 @@ def _compare(value: float, middle: float, width: float, is_range: bool) -> tuple
 
 
 def _policy_rows(robot: Robot, policy: Policy, seen: Seen, settings: DeploySettings) -> list[Row]:
-    """The longest of some inferences after the one that warms up, and what it means."""
+    """Returns the longest of some inferences after the one that warms up, and what it means."""
     actions, durations = np.zeros(0), []
     for _ in range(_TRIALS):
         begin = time.monotonic()
@@ -178,7 +178,7 @@ def _policy_rows(robot: Robot, policy: Policy, seen: Seen, settings: DeploySetti
 
 
 def inference_row(seconds: float, chunk_length: int, robot: Robot, settings: DeploySettings) -> Row:
-    """Whether a policy that takes `seconds` for a chunk can drive the arm in this mode.
+    """Returns whether a policy that takes `seconds` for a chunk can drive the arm in this mode.
 
     In `async` and `rtc` the next chunk is asked for in time for delays up to half a chunk: after a
     longer one, what is left of a chunk when it comes is over before the next one.
@@ -212,7 +212,7 @@ def _recording_rows(
 
 
 def window_of(seen: Seen, steps: int) -> Seen:
-    """The observation as a policy of several observation steps takes it at an episode's begin."""
+    """Returns an observation as a policy of several steps takes it at an episode's begin."""
     window = Window(steps)
     window.append(dict(seen.raw))
     return Seen(window.observation, seen.made_s, seen.camera_time_s)

@@ -55,7 +55,7 @@ class Recorder:
         os.close(self._lock)
 
     def begin(self, header: Header) -> Journal:
-        """A journal for a new episode.
+        """Returns a journal for a new episode.
 
         Raises RecordingError if the dataset is there and has other features, or is no dataset.
         """
@@ -71,7 +71,7 @@ class Recorder:
         raise AssertionError("unreachable")
 
     def differences(self, header: Header) -> list[str]:
-        """How the dataset that is there differs from what an episode of `header` needs."""
+        """Returns how the dataset that is there differs from what an episode of `header` needs."""
         info_path = self.root / "meta" / "info.json"
         if not self.root.exists():
             return []
@@ -94,12 +94,14 @@ class Recorder:
         return sorted(wrong)
 
     def pending(self) -> list[Path]:
-        """Journals of episodes that have not become part of the dataset, oldest first."""
+        """Returns the journals of episodes that have not become part of the dataset, oldest
+        first."""
         folders = self.journals.glob("episode_*")
         return sorted(path for path in folders if (path / "header.json").is_file())
 
     def salvage(self) -> dict[Path, int]:
-        """Turns every pending journal into an episode; the frames of each (0: there were none).
+        """Turns every pending journal into an episode; returns the frames of each (0: there were
+        none).
 
         Raises RecordingError as `commit`.
         """
@@ -109,7 +111,8 @@ class Recorder:
         return {path: self.commit(path) for path in self.pending()}
 
     def commit(self, journal: Path) -> int:
-        """Append a journal's whole frames as an episode, then delete the journal; their number.
+        """Appends a journal's whole frames as an episode, deletes the journal, returns their
+        number.
 
         Raises RecordingError if that fails, with the dataset put back and the journal kept.
         """
@@ -164,7 +167,7 @@ class Recorder:
         )
 
     def _note(self) -> None:
-        """Write down which files the dataset has, and keep its small ones, which change."""
+        """Writes down which files the dataset has, and keeps its small ones, which change."""
         files: list[str] = []
         meta = self.journals / _META
         shutil.rmtree(meta, ignore_errors=True)
@@ -176,7 +179,7 @@ class Recorder:
         os.replace(draft, self.journals / _NOTE)
 
     def _undo(self) -> None:
-        """Put the dataset back to the last note, if there is one."""
+        """Puts the dataset back to the last note, if there is one."""
         note = self.journals / _NOTE
         if not note.exists():
             return
@@ -192,7 +195,7 @@ class Recorder:
         self._forget_note()
 
     def _restore_meta(self) -> None:
-        """By renaming, which a full disk does not prevent."""
+        """Restores by renaming, which a full disk does not prevent."""
         kept = self.journals / _META
         if kept.exists():
             shutil.rmtree(self.root / "meta", ignore_errors=True)
@@ -206,7 +209,8 @@ class Recorder:
 def header_of(
     settings: "DeploySettings", robot: "Robot", policy: "Policy", seen: "Seen", number: int
 ) -> Header:
-    """Of the recording of episode `number`; pictures are as large as those in `seen`."""
+    """Returns the header of the recording of episode `number`; pictures are as large as those in
+    `seen`."""
     return Header(
         task=robot.task,
         rate_hz=policy.rate_hz,
@@ -219,12 +223,12 @@ def header_of(
 
 
 def frames_per_second(header: Header) -> int:
-    """LeRobot counts in whole frames a second; at least one."""
+    """Returns whole frames a second, as LeRobot counts them; at least one."""
     return max(1, round(header.rate_hz))
 
 
 def features(header: Header) -> dict[str, Mapping[str, Any]]:
-    """A LeRobotDataset's features for an episode of `header`."""
+    """Returns a LeRobotDataset's features for an episode of `header`."""
     found: dict[str, Mapping[str, Any]] = {}
     for name, shape in header.cameras.items():
         names = ["height", "width", "channels"]

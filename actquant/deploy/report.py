@@ -79,7 +79,7 @@ class DeploymentReport(_Record):
     exit_code: int
 
     def write(self, path: Path) -> None:
-        """As JSON, whole or not at all. Raises OSError."""
+        """Writes JSON, whole or not at all. Raises OSError."""
         draft = path.with_name(path.name + ".tmp")
         try:
             draft.write_text(self.model_dump_json(indent=1))

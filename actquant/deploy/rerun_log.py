@@ -48,7 +48,8 @@ class RerunLog:
         stream.log("chunk/age_s", rerun.Scalars(tick.age_s))
 
     def close(self) -> None:
-        """A file without a frame goes. Raises RecordingError if it could not be written whole."""
+        """Closes the file; one without a frame goes. Raises RecordingError if it could not be
+        written whole."""
         try:
             self._stream.flush(timeout_sec=_FLUSH_TIMEOUT_S)
         except RuntimeError as error:

@@ -39,7 +39,7 @@ class Robot:
         return max(self.port.max_action_age_s, _LATE_PERIODS * self.period_s)
 
     def observe(self) -> Seen:
-        """Return the newest pictures and state. Raises as the port's `pictures` and `measure`."""
+        """Returns the newest pictures and state. Raises as the port's `pictures` and `measure`."""
         # Read before the pictures: a newer one may come in between, never an older one.
         times = self.picture_times().values()
         pictures = self.port.pictures()
@@ -53,11 +53,11 @@ class Robot:
         return Seen(raw, made, min(known) if known and len(known) == len(times) else None)
 
     def picture_times(self) -> dict[str, float | None]:
-        """When (time.monotonic) each camera's newest picture came; None where it does not say."""
+        """Returns when (time.monotonic) each camera's newest picture came; None where untold."""
         return {n: getattr(c, "latest_timestamp", None) for n, c in self.port.cameras.items()}
 
     def state(self) -> NDArray[np.float32]:
-        """Return the state [S] in the policy's order and units. Raises StaleStateError."""
+        """Returns the state [S] in the policy's order and units. Raises StaleStateError."""
         return self.port.measure().astype(np.float32)
 
     def _fitted(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -73,11 +73,12 @@ class Robot:
     def send(
         self, action: NDArray[np.float32], upcoming: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Move; return the action [A] as far as it was taken over. Raises as the port's `send`."""
+        """Moves; returns the action [A] as far as it was taken over. Raises as the port's
+        `send`."""
         return self.port.send(_actions(action, upcoming)).astype(np.float32)
 
     def hold_position(self) -> None:
-        """Keep the arm, which has come to rest; no action is due for LONGEST_THOUGHT_S."""
+        """Keeps the arm, which has come to rest; no action is due for LONGEST_THOUGHT_S."""
         self.port.hold_position(LONGEST_THOUGHT_S)
 
     def check(
@@ -86,18 +87,18 @@ class Robot:
         upcoming: NDArray[np.float32],
         start: NDArray[np.float64] | None = None,
     ) -> NDArray[np.float64]:
-        """Return to which joints [J] (rad) the action would lead from `start` [J] (rad; None: from
+        """Returns to which joints [J] (rad) the action would lead from `start` [J] (rad; None: from
         where the arm was told to go). Raises as `send`, and moves nothing."""
         return self.port.check(_actions(action, upcoming), start)
 
 
 def _actions(action: NDArray[np.float32], upcoming: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[1 + m, A]: an action [A] and those that follow [m, A]."""
+    """Returns [1 + m, A]: an action [A] and those that follow [m, A]."""
     return np.concatenate([action[None], upcoming]).astype(np.float64)
 
 
 def make_robot(settings: DeploySettings, policy: Policy) -> Robot:
-    """Make the robot of `settings`, not connected.
+    """Makes the robot of `settings`, not connected.
 
     Raises DeployError listing everything that policy and robot lack of each other, or that the
     driver is not installed.
@@ -133,5 +134,5 @@ def _camera_problems(policy: Policy, cameras: Mapping[str, Any]) -> list[str]:
 
 
 def missing_cameras(policy: Policy, cameras: Sequence[str]) -> list[str]:
-    """Return the cameras that the policy has and the robot has not."""
+    """Returns the cameras that the policy has and the robot has not."""
     return [name for name in policy.cameras if name not in cameras]

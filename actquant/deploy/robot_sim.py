@@ -78,7 +78,7 @@ def _unavailable(host: str, error: OSError) -> str:
 
 
 def introduction(settings: SimSettings, instruction: str) -> str:
-    """What to type to drive this controller."""
+    """Returns what to type to drive this controller."""
     words = ["actquant", "deploy", "MODEL.gguf", "--robot", settings.model, "--ip", settings.host]
     words += ["--task", instruction]
     if settings.cameras:

@@ -112,7 +112,8 @@ class Session:
         max_seconds: float | None = None,
         max_actions: int | None = None,
     ) -> EpisodeReport:
-        """One episode, recorded if the settings say so; ends with the arm at rest or stopped.
+        """Runs one episode, recorded if the settings say so; it ends with the arm at rest or
+        stopped.
 
         Keys and signals stop it (see `stopping`); `stop` tells afterwards whether to go on.
         """
@@ -163,7 +164,7 @@ class Session:
         return self.policy.seeded_noise(self.settings.seed, self.settings.task, number)
 
     def _stop_arm(self, by: str) -> None:
-        """A controlled stop at once, without waiting for the loop's next tick."""
+        """Stops in a controlled way at once, without waiting for the loop's next tick."""
         self.events.add("stop", by)
         try:
             if self.stop.leave:
@@ -212,7 +213,7 @@ def _demand_steps(settings: DeploySettings, policy: Policy) -> None:
 
 
 def deploy(settings: DeploySettings, operator: Operator) -> DeploymentReport:
-    """The whole of `actquant deploy`. The report is written however the episodes end.
+    """Runs the whole of `actquant deploy`. The report is written however the episodes end.
 
     Raises DeployError where it cannot begin, NotAllowedError where it must not.
     """
@@ -287,7 +288,7 @@ def _run_episodes(session: Session, episodes: list[EpisodeReport]) -> ExitCode:
 
 
 def _go_on(session: Session, last: EpisodeReport) -> bool:
-    """Whether another episode may begin after `last`; recovers with the operator's word.
+    """Returns whether another episode may begin after `last`; recovers with the operator's word.
 
     After a stop of the operator's it always takes their word, whatever was allowed beforehand.
     """
@@ -329,7 +330,8 @@ def _demand_recovery(operator: Operator, why: str) -> None:
 
 
 def _report(session: Session, preflight: Preflight) -> DeploymentReport:
-    """Of a deployment that has no episode yet, and fails if nobody says otherwise."""
+    """Returns the report of a deployment without an episode, which fails if nobody says
+    otherwise."""
     settings = session.settings
     return DeploymentReport(
         model=str(settings.model),

@@ -63,7 +63,7 @@ def settle(robot: Robot, stop: StopRequest, timeout_s: float) -> Settled:
 
 
 def _arm_lacks(state: RobotState) -> str:
-    """What the arm lacks of having arrived; empty if nothing."""
+    """Returns what the arm lacks of having arrived; empty if nothing."""
     distance = float(np.abs(state.joints - state.commanded).max())
     if state.is_moving or float(np.abs(state.joint_speeds).max()) >= 4 * AT_REST_RAD_S:
         return "the arm still moves"

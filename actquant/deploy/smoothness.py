@@ -17,8 +17,10 @@ class Smoothness:
         self._seams: list[bool] = []
 
     def add(self, time_s: float, joints: ArrayLike, is_seam: bool) -> None:
-        """joints [6] (rad), commanded at `time_s` before an action; the first of a chunk after
-        another one if `is_seam`."""
+        """Adds joints [6] (rad) that were commanded at `time_s`, before an action.
+
+        `is_seam`: the action is the first of a chunk after another one.
+        """
         self._times.append(time_s)
         self._joints.append(joints)
         self._seams.append(is_seam)
@@ -30,7 +32,8 @@ class Smoothness:
 def jerk(
     times_s: ArrayLike, joints: ArrayLike, seams: ArrayLike, period_s: float
 ) -> dict[str, float]:
-    """Rms jerk (rad/s^3) of joints [n, 6] (rad) commanded at times [n], inside chunks and at seams.
+    """Returns the rms jerk (rad/s^3) of joints [n, 6] (rad) commanded at times [n], inside chunks
+    and at seams.
 
     seams [n]: whether a sample's action began another chunk. The third difference that ends at
     sample k spans k-3 to k; it belongs to a seam if one of the last three steps began a chunk, and

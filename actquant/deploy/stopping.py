@@ -34,7 +34,7 @@ class StopRequest:
         self.signal_number = 0
 
     def request(self, by: str, leave: bool, signal_number: int = 0) -> None:
-        """`leave`: end the deployment too, not only this episode."""
+        """Asks for a stop; with `leave` of the deployment too, not only of this episode."""
         with self._lock:
             is_news = not self.by or (leave and not self.leave)
             self.by = self.by or by
@@ -55,7 +55,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def signals(stop: StopRequest) -> Iterator[None]:
-    """Inside the block SIGINT and SIGTERM ask for a stop instead of ending the process.
+    """Lets SIGINT and SIGTERM ask for a stop inside the block instead of ending the process.
 
     A thread of its own does: a handler would run in the main thread, only after a native call such
     as an inference has returned, and perhaps while that thread holds a lock that the stop needs.
@@ -76,7 +76,7 @@ def signals(stop: StopRequest) -> Iterator[None]:
 
 
 def _left_to_the_thread(number: int, frame: FrameType | None) -> None:
-    """Only signals that have a handler are written to the pipe."""
+    """Does nothing: only signals that have a handler are written to the pipe."""
 
 
 def _read_signals(reader: int, stop: StopRequest) -> None:
@@ -88,8 +88,8 @@ def _read_signals(reader: int, stop: StopRequest) -> None:
 
 @contextlib.contextmanager
 def interruptible(stop: StopRequest) -> Iterator[None]:
-    """Inside the block SIGINT and SIGTERM raise KeyboardInterrupt, and `stop` then knows of it: for
-    questions, while nothing moves."""
+    """Lets SIGINT and SIGTERM raise KeyboardInterrupt inside the block, of which `stop` then knows:
+    for questions, while nothing moves."""
     received: list[int] = []
     try:
         with unwinding() as received:
@@ -102,7 +102,7 @@ def interruptible(stop: StopRequest) -> Iterator[None]:
 
 @contextlib.contextmanager
 def keys(stop: StopRequest, terminal: TextIO | None = None) -> Iterator[None]:
-    """Inside the block a press of one of END_KEYS asks for a stop, if there is a terminal.
+    """Lets a press of one of END_KEYS ask for a stop inside the block, if there is a terminal.
 
     So does one that was pressed just before and that nobody has read.
     """

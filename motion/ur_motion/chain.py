@@ -57,7 +57,7 @@ class Chain:
         self._inverse_mass = 1.0 / (_BASE_MASS + total)
 
     def tool(self, joints: ArrayLike) -> ToolState:
-        """Return where the tool is and how it moves at joint positions [6] (rad)."""
+        """Returns where the tool is and how it moves at joint positions [6] (rad)."""
         position: Vector = (0.0, 0.0, 0.0)
         turn = quaternions.IDENTITY
         rows = quaternions.matrix(turn)
@@ -80,7 +80,7 @@ class Chain:
     def _jacobian(
         self, point: Vector, anchors: list[Vector], axes: list[Vector], centres: list[Vector]
     ) -> Array:
-        """Take the axes' motion at the arm's centre of mass, then carry it to the point."""
+        """Takes the axes' motion at the arm's centre of mass, then carries it to the point."""
         centre: Vector = (0.0, 0.0, 0.0)
         links = zip(LINK_MASSES, centres, strict=True)
         for mass, at in (*reversed(list(links)), (_BASE_MASS, _BASE_CENTRE)):

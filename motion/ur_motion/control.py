@@ -54,7 +54,7 @@ class Command:
     rotation: Array
 
     def copy(self) -> Command:
-        """Return a command whose arrays are its own."""
+        """Returns a command whose arrays are its own."""
         return Command(self.joints.copy(), self.position.copy(), self.rotation.copy())
 
     @property
@@ -64,7 +64,7 @@ class Command:
 
 
 def limit_pose(position: Array, rotation: Array) -> tuple[Array, Array]:
-    """Return the nearest pose that the workspace box, the tilt limit and the table allow."""
+    """Returns the nearest pose that the workspace box, the tilt limit and the table allow."""
     vector = rotations.log(rotation @ STRAIGHT_DOWN.T)
     angle = float(np.linalg.norm(vector))
     if angle > MAX_TILT:
@@ -88,7 +88,7 @@ class Controller:
         self._inverse = InverseKinematics(self._chain, HOME)
 
     def start_at(self, position: Array) -> Command:
-        """Return the command that holds the tool straight down at a position [3] (m)."""
+        """Returns the command that holds the tool straight down at a position [3] (m)."""
         joints = HOME.copy()
         for _ in range(40):
             before = joints
@@ -98,13 +98,13 @@ class Controller:
         return Command(joints, position.copy(), STRAIGHT_DOWN.copy())
 
     def command_at(self, joints: ArrayLike) -> Command:
-        """Return the command that holds the arm where its joints [6] (rad) are."""
+        """Returns the command that holds the arm where its joints [6] (rad) are."""
         joints = np.array(joints, np.float64)
         tool = self._chain.tool(joints)
         return Command(joints, tool.position, tool.rotation)
 
     def advance(self, command: Command, motion: Array) -> Command:
-        """Return the command after an action's motion [6] in [-1, 1] (translation, rotation)."""
+        """Returns the command after an action's motion [6] in [-1, 1] (translation, rotation)."""
         rotation = rotations.exp(motion[3:6] * ROTATION_STEP) @ command.rotation
         position, rotation = limit_pose(
             command.position + motion[:3] * TRANSLATION_STEP, rotations.orthonormal(rotation)

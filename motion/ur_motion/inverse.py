@@ -48,7 +48,7 @@ class InverseKinematics:
     def advance(
         self, joints: Array, position: Array, rotation: Array, duration_s: float
     ) -> tuple[Array, Array]:
-        """Move from `joints` [6] (rad) towards a tool pose for at most `duration_s`.
+        """Moves from `joints` [6] (rad) towards a tool pose for at most `duration_s`.
 
         Args:
             position: of the tool point [3] (m, base frame).
@@ -68,7 +68,7 @@ class InverseKinematics:
         return joints, self._chain.tool(joints).position
 
     def _step(self, joints: Array, target: Pose, dt: float) -> Array | None:
-        """Return the change [6] (rad) of the joints in `dt`; None where none is possible."""
+        """Returns the change [6] (rad) of the joints in `dt`; None where none is possible."""
         hessian, gradient = _objective(self._chain.tool(joints), target)
         posture = joints - self._home
         hessian += _POSTURE_COST * _POSTURE_COST * np.eye(6)
@@ -84,7 +84,7 @@ class InverseKinematics:
 
 
 def _objective(tool: ToolState, target: Pose) -> tuple[Array, Array]:
-    """Return the quadratic and the linear term of the tool's error, in its own frame."""
+    """Returns the quadratic and the linear term of the tool's error, in its own frame."""
     pose = Pose.of(tool.position, tool.rotation)
     to_own_frame = np.zeros((6, 6))
     turn = np.array(quaternions.matrix(quaternions.conjugate(pose.turn)))

@@ -21,7 +21,7 @@ _SMALLEST = 1e-15
 
 
 def multiply(a: Quaternion, b: Quaternion) -> Quaternion:
-    """Return the rotation `b` followed by `a`."""
+    """Returns the rotation `b` followed by `a`."""
     return (
         a[0] * b[0] - a[1] * b[1] - a[2] * b[2] - a[3] * b[3],
         a[0] * b[1] + a[1] * b[0] + a[2] * b[3] - a[3] * b[2],
@@ -31,12 +31,12 @@ def multiply(a: Quaternion, b: Quaternion) -> Quaternion:
 
 
 def conjugate(q: Quaternion) -> Quaternion:
-    """Return the inverse rotation."""
+    """Returns the inverse rotation."""
     return (q[0], -q[1], -q[2], -q[3])
 
 
 def normalized(q: Quaternion) -> Quaternion:
-    """Return the unit quaternion of the same direction."""
+    """Returns the unit quaternion of the same direction."""
     norm = math.sqrt(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3])
     if norm < _SMALLEST:
         return IDENTITY
@@ -47,14 +47,14 @@ def normalized(q: Quaternion) -> Quaternion:
 
 
 def about_z(angle: float) -> Quaternion:
-    """Return the rotation by an angle (rad) about the z axis."""
+    """Returns the rotation by an angle (rad) about the z axis."""
     if angle == 0.0:
         return IDENTITY
     return (math.cos(angle * 0.5), 0.0, 0.0, math.sin(angle * 0.5))
 
 
 def rotate(q: Quaternion, v: Vector) -> Vector:
-    """Return the vector [3] after the rotation."""
+    """Returns the vector [3] after the rotation."""
     t0 = q[0] * v[0] + q[2] * v[2] - q[3] * v[1]
     t1 = q[0] * v[1] + q[3] * v[0] - q[1] * v[2]
     t2 = q[0] * v[2] + q[1] * v[1] - q[2] * v[0]
@@ -66,7 +66,7 @@ def rotate(q: Quaternion, v: Vector) -> Vector:
 
 
 def matrix(q: Quaternion) -> tuple[Vector, Vector, Vector]:
-    """Return the rows of the rotation matrix [3, 3]."""
+    """Returns the rows of the rotation matrix [3, 3]."""
     q00, q11, q22, q33 = q[0] * q[0], q[1] * q[1], q[2] * q[2], q[3] * q[3]
     q01, q02, q03 = q[0] * q[1], q[0] * q[2], q[0] * q[3]
     q12, q13, q23 = q[1] * q[2], q[1] * q[3], q[2] * q[3]
@@ -78,7 +78,7 @@ def matrix(q: Quaternion) -> tuple[Vector, Vector, Vector]:
 
 
 def from_matrix(rotation: Array) -> Quaternion:
-    """Return the unit quaternion of a rotation matrix [3, 3]."""
+    """Returns the unit quaternion of a rotation matrix [3, 3]."""
     (m0, m1, m2), (m3, m4, m5), (m6, m7, m8) = np.asarray(rotation).tolist()
     if m0 + m4 + m8 > 0.0:
         w = 0.5 * math.sqrt(1.0 + m0 + m4 + m8)
@@ -96,7 +96,7 @@ def from_matrix(rotation: Array) -> Quaternion:
 
 
 def log(q: Quaternion) -> Array:
-    """Return the rotation vector [3] (rad), at most pi long."""
+    """Returns the rotation vector [3] (rad), at most pi long."""
     sign = float(np.sign(q[0]))
     w, x, y, z = (sign or 1.0) * np.array(q)
     norm = math.sqrt(x * x + y * y + z * z)

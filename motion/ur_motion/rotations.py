@@ -13,12 +13,12 @@ Array = NDArray[np.float64]
 
 
 def skew(v: Array) -> Array:
-    """Return the cross-product matrix [3, 3] of a vector [3]."""
+    """Returns the cross-product matrix [3, 3] of a vector [3]."""
     return np.array([[0.0, -v[2], v[1]], [v[2], 0.0, -v[0]], [-v[1], v[0], 0.0]])
 
 
 def exp(rotation_vector: ArrayLike) -> Array:
-    """Return the rotation matrix [3, 3] of a rotation vector [3] (Rodrigues' formula)."""
+    """Returns the rotation matrix [3, 3] of a rotation vector [3] (Rodrigues' formula)."""
     vector = np.asarray(rotation_vector, np.float64)
     angle = float(np.linalg.norm(vector))
     if angle < 1e-12:
@@ -28,7 +28,7 @@ def exp(rotation_vector: ArrayLike) -> Array:
 
 
 def log(matrix: Array) -> Array:
-    """Return the rotation vector [3], at most pi long, of a rotation matrix [3, 3].
+    """Returns the rotation vector [3], at most pi long, of a rotation matrix [3, 3].
 
     Near zero the sine of the angle is used, which is exact there; near pi, where the sine is no
     longer good for the direction, the quaternion is.
@@ -43,6 +43,6 @@ def log(matrix: Array) -> Array:
 
 
 def orthonormal(matrix: Array) -> Array:
-    """Return the rotation [3, 3] nearest to an almost-rotation: stops drift of a product."""
+    """Returns the rotation [3, 3] nearest to an almost-rotation: stops drift of a product."""
     u, _, vt = np.linalg.svd(matrix)
     return u @ vt

@@ -31,12 +31,12 @@ class Pose:
 
     @classmethod
     def of(cls, position: Array, rotation: Array) -> Pose:
-        """Return the pose of a position [3] (m) and a rotation matrix [3, 3]."""
+        """Returns the pose of a position [3] (m) and a rotation matrix [3, 3]."""
         x, y, z = np.asarray(position).tolist()
         return cls(quaternions.from_matrix(rotation), (x, y, z))
 
     def inverse(self) -> Pose:
-        """Return the pose of the outer frame in this one."""
+        """Returns the pose of the outer frame in this one."""
         turn = quaternions.conjugate(self.turn)
         x, y, z = self.position
         return Pose(turn, quaternions.rotate(turn, (-x, -y, -z)))
@@ -49,7 +49,7 @@ class Pose:
         )
 
     def log(self) -> Array:
-        """Return the twist [6] that leads here from the outer frame (eq. 174 to 179)."""
+        """Returns the twist [6] that leads here from the outer frame (eq. 174 to 179)."""
         omega = quaternions.log(self.turn)
         theta = np.float64(_norm(omega))
         t2 = theta * theta
@@ -65,7 +65,7 @@ class Pose:
 
 
 def inverse_right_jacobian(twist: Array) -> Array:
-    """Return [6, 6] from a small motion in the pose's own frame to the change of its twist [6]."""
+    """Returns [6, 6] from a small motion in the pose's own frame to the change of its twist [6]."""
     v, omega = -twist[:3], -twist[3:]
     if _dot(omega, omega) < _SMALL:
         return np.eye(6)
@@ -77,7 +77,7 @@ def inverse_right_jacobian(twist: Array) -> Array:
 
 
 def _inverse_left_jacobian(omega: Array) -> Array:
-    """[3, 3] for rotations (eq. 146)."""
+    """Returns [3, 3] for rotations (eq. 146)."""
     theta = np.float64(_norm(omega))
     t2 = theta * theta
     if theta < _SMALL:
@@ -90,7 +90,7 @@ def _inverse_left_jacobian(omega: Array) -> Array:
 
 
 def _coupling(v: Array, omega: Array) -> Array:
-    """[3, 3]: how translation follows rotation (Q in eq. 180)."""
+    """Returns [3, 3]: how translation follows rotation (Q in eq. 180)."""
     theta = np.float64(_norm(omega))
     t2 = theta * theta
     t4 = t2 * t2

@@ -6,9 +6,7 @@ The face of the servo process and the gripper's thread. No method waits for the 
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import select
 import threading
 import time
 from collections.abc import Sequence
@@ -19,36 +17,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from .channel import ChannelClosed
 from .config import ArmConfig
-from .dashboard import ControllerInfo, bring_back, check_controller, stop_program
+from .dashboard import ControllerInfo, bring_back, check_controller
 from .errors import ConnectionFailed, Refused, RobotError, StaleState, Stopped
 from .gripper import GripperThread, make_gripper
 from .guard import Guard
-from .messages import REFUSED, Halt, Hold, Move, Report, StopReport
+from .messages import REFUSED, Halt, Hold, Move
 from .models import MODELS
+from .monitor import Event, EventQueue, Monitor
+from .path import check_path, slow_path
 from .servo_process import ServoProcess
 from .shared import Jitter, Phase, ServoState
 from .stops import StopKind
-from .way import check_way, slow_way
 
 Array = NDArray[np.float64]
 
-_BEAT_S = 0.05
-_REMEMBERED_EVENTS = 10_000
 _THERE_RAD = 5e-3  # from the goal: what gravity and friction may leave
 _NO_JITTER = Jitter(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened, at `time_s` (time.monotonic).
-
-    `kind` is a StopKind, or: connected, realtime, refused, hold, gripper, dashboard,
-    recovered, disconnected.
-    """
-
-    time_s: float
-    kind: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -95,13 +79,10 @@ class Arm:
         self.controller: ControllerInfo | None = None
         self._process: ServoProcess | None = None
         self._gripper: GripperThread | None = None
-        self._monitor: threading.Thread | None = None
-        self._is_leaving = threading.Event()
+        self._events = EventQueue()
+        self._monitor = Monitor(config.ip, self._events, self._hold_gripper)
         self._lock = threading.Lock()
-        self._events: collections.deque[Event] = collections.deque(maxlen=_REMEMBERED_EVENTS)
-        self._stopped: Stopped | None = None
-        self._sequence = self._refused_in_motion = 0
-        self._last_refusal = ""
+        self._sequence = 0
 
     def __enter__(self) -> Arm:
         self.connect()
@@ -110,14 +91,12 @@ class Arm:
     def __exit__(self, *_: object) -> None:
         self.disconnect()
 
-    # -- connection ----------------------------------------------------------------------------
-
     @property
     def is_connected(self) -> bool:
         return self._process is not None
 
     def connect(self) -> None:
-        """Check the controller, start the servo process and the gripper. Nothing of the arm moves;
+        """Checks the controller, starts servo process and gripper. Nothing of the arm moves;
         a gripper that was not active opens and closes once.
 
         Raises:
@@ -127,13 +106,13 @@ class Arm:
         """
         if self.is_connected:
             raise ConnectionFailed(f"{self.config.ip}: this arm is connected already")
-        if self._stopped is not None:
-            raise self._stopped
+        if self._monitor.stopped is not None:
+            raise self._monitor.stopped
         self.controller = check_controller(self.config.ip, self.model)
         self._start()
 
     def disconnect(self) -> None:
-        """Stop in a controlled way, end the program on the controller and the process here.
+        """Stops in a controlled way, ends the program on the controller and the process here.
 
         What had stopped the arm before (`stopped`) is remembered.
         """
@@ -145,10 +124,7 @@ class Arm:
     def _start(self) -> None:
         gripper = make_gripper(self.config.gripper, self.config.gripper_ip or self.config.ip)
         self._process = process = ServoProcess(self.config)
-        self._stopped = None
-        self._is_leaving.clear()
-        self._monitor = threading.Thread(target=self._watch, args=(process,), daemon=True)
-        self._monitor.start()
+        self._monitor.start(process)
         self.note("connected", f"{self.config.ip}: {self.controller}")
         self.note("realtime", "; ".join(process.notes))
         if gripper is not None:
@@ -160,25 +136,22 @@ class Arm:
                 raise
 
     def _leave(self, reason: str) -> None:
-        """End the servo process, after a controlled stop, and the gripper's thread."""
+        """Ends the servo process, after a controlled stop, and the gripper's thread."""
         process, self._process = self._process, None
         gripper, self._gripper = self._gripper, None
         if process is None:
             return
-        self._is_leaving.set()
+        self._monitor.expect_the_end()
         with contextlib.suppress(ChannelClosed):  # it has ended by itself
             process.channel.send(Halt(reason, leave=True))
         # Only now: a gripper that does not answer is waited for, and the arm must not move on.
         if gripper is not None:
             gripper.stop()
-        if self._monitor is not None:
-            self._monitor.join(10.0)
+        self._monitor.join()
         process.close()
 
-    # -- looking -------------------------------------------------------------------------------
-
     def state(self) -> ArmState:
-        """The newest state; never a wait.
+        """Returns the newest state; never a wait.
 
         Raises:
             StaleState: it is older than `limits.max_state_age_s`, or the gripper's older than 1 s.
@@ -200,7 +173,7 @@ class Arm:
         )
 
     def commanded(self) -> Array:
-        """Joint positions [6] (rad) last sent to the controller, whatever the gripper does.
+        """Returns joint positions [6] (rad) last sent to the controller, whatever the gripper does.
 
         Raises:
             StaleState, ConnectionFailed: as `state`, of the arm alone.
@@ -211,22 +184,19 @@ class Arm:
     def refused_in_motion(self) -> int:
         """How many commands the servo process has refused in motion so far: the arm has come to
         rest on its way then, and is not where it was told to go."""
-        return self._refused_in_motion
+        return self._monitor.refused_in_motion
 
     @property
     def stopped(self) -> Stopped | None:
         """Why the arm does not move until `recover`; None where it may."""
-        return self._stopped
+        return self._monitor.stopped
 
     def events(self) -> list[Event]:
-        """What has happened since the last call."""
-        with self._lock:
-            events = list(self._events)
-            self._events.clear()
-        return events
+        """Returns what has happened since the last call."""
+        return self._events.take()
 
     def jitter(self) -> Jitter:
-        """Periods of the servo loop since it was started."""
+        """Returns periods of the servo loop since it was started."""
         return _NO_JITTER if self._process is None else self._process.shared.jitter()
 
     @property
@@ -234,15 +204,13 @@ class Arm:
         """Process number of the servo process."""
         return None if self._process is None else self._process.pid
 
-    # -- moving --------------------------------------------------------------------------------
-
     def move_through(
         self,
         joints: ArrayLike,
         arrival_times_s: ArrayLike,
         gripper_openings_m: Sequence[float] | None = None,
     ) -> None:
-        """Go through joint positions [n, 6] (rad), at times [n] (time.monotonic) where the limits
+        """Goes through joint positions [n, 6] (rad), at times [n] (time.monotonic) where the limits
         allow it and later where not; in place of whatever has not begun. Returns at once.
 
         The next call is due when the first waypoint is: `limits.hold_after_s` later the arm holds,
@@ -256,10 +224,10 @@ class Arm:
         self._move(joints, arrival_times_s, gripper_openings_m, is_streamed=True)
 
     def move_to(self, joints: ArrayLike, timeout_s: float | None = None) -> None:
-        """Go slowly to joint positions [6] (rad) and return when the arm is there, at rest.
+        """Goes slowly to joint positions [6] (rad) and returns when the arm is there, at rest.
 
         Args:
-            timeout_s: by default twice what the way should take.
+            timeout_s: by default twice what the path should take.
 
         Raises:
             Refused, Stopped, StaleState: as `move_through`.
@@ -268,26 +236,26 @@ class Arm:
         """
         goal = np.asarray(joints, np.float64)
         start = self.commanded()
-        way, times = slow_way(self.guard, start, goal)
-        sequence = self._move(way, time.monotonic() + times, None, is_streamed=False)
+        path, times = slow_path(self.guard, start, goal)
+        sequence = self._move(path, time.monotonic() + times, None, is_streamed=False)
         if timeout_s is None:
             timeout_s = 2.0 * float(times[-1]) + 5.0
         self._wait_for(goal, sequence, timeout_s)
 
     def hold(self) -> None:
-        """Decelerate and stay, arm and gripper."""
+        """Decelerates and stays, arm and gripper."""
         self._hold_gripper()
         self._send(Hold(self._next_sequence()))
 
     def stop(self, reason: str) -> None:
-        """Controlled stop: decelerate, end the program. Motion needs `recover` then."""
+        """Stops in a controlled way: decelerates, ends the program. Motion needs `recover` then."""
         self._hold_gripper()
         self._send(Halt(reason))
-        if self._stopped is None:
-            self._stopped = Stopped(StopKind.REQUESTED, reason)
+        if self._monitor.stopped is None:
+            self._monitor.stopped = Stopped(StopKind.REQUESTED, reason)
 
     def recover(self, operator: str) -> None:
-        """Make the arm ready to move again, after a look at why it stopped.
+        """Makes the arm ready to move again, after a look at why it stopped.
 
         Unlocks a protective stop, switches power and brakes on where needed, starts a new servo
         process and makes the gripper active. The arm stands still until it is told to move.
@@ -302,14 +270,12 @@ class Arm:
         """
         if not operator.strip():
             raise Refused("recovery needs the name of the operator who allows it")
-        before = self._stopped
+        before = self._monitor.stopped
         self._leave("recovery")
         bring_back(self.config.ip)
         self.controller = check_controller(self.config.ip, self.model)
         self._start()
         self.note("recovered", f"from {before} by {operator.strip()}")
-
-    # -- inside --------------------------------------------------------------------------------
 
     def _move(
         self,
@@ -318,13 +284,13 @@ class Arm:
         gripper_openings_m: Sequence[float] | None,
         is_streamed: bool,
     ) -> int:
-        if self._stopped is not None:
-            raise self._stopped
+        if self._monitor.stopped is not None:
+            raise self._monitor.stopped
         now = time.monotonic()
         start = self.commanded()
         stroke = self._gripper.stroke_m if self._gripper is not None else None
         try:
-            way = check_way(
+            path = check_path(
                 self.guard,
                 start,
                 joints,
@@ -336,12 +302,12 @@ class Arm:
         except Refused as refused:
             self.note(REFUSED, str(refused))
             raise
-        self._last_refusal = ""
+        self._monitor.last_refusal = ""
         sequence = self._next_sequence()
-        self._send(Move(sequence, way.joints, way.times_s, is_streamed))
-        if way.openings_m is not None and self._gripper is not None:
-            starts = [now, *way.times_s[:-1].tolist()]
-            self._gripper.schedule(way.openings_m.tolist(), starts)
+        self._send(Move(sequence, path.joints, path.times_s, is_streamed))
+        if path.openings_m is not None and self._gripper is not None:
+            starts = [now, *path.times_s[:-1].tolist()]
+            self._gripper.schedule(path.openings_m.tolist(), starts)
         return sequence
 
     def _send(self, message: Move | Hold | Halt) -> None:
@@ -353,7 +319,8 @@ class Arm:
                 raise ConnectionFailed(f"{self.config.ip}: the servo process takes no commands")
         except ChannelClosed:
             # The monitor notices too, and tells why.
-            raise self._stopped or Stopped(StopKind.LINK_LOST, "the servo process ended") from None
+            ended = Stopped(StopKind.LINK_LOST, "the servo process ended")
+            raise self._monitor.stopped or ended from None
 
     def _read(self) -> ServoState:
         process = self._process
@@ -375,11 +342,11 @@ class Arm:
         return servo
 
     def _wait_for(self, goal: Array, sequence: int, timeout_s: float) -> None:
-        """Return when the arm rests at `goal` [6] (rad), where command `sequence` leads."""
+        """Returns when the arm rests at `goal` [6] (rad), where command `sequence` leads."""
         deadline = time.monotonic() + timeout_s
         while True:
-            if self._stopped is not None:
-                raise self._stopped
+            if self._monitor.stopped is not None:
+                raise self._monitor.stopped
             servo = self._read()
             if servo.sequence > sequence:
                 raise RobotError("on its way to its goal the arm was told something else")
@@ -388,8 +355,8 @@ class Arm:
             if servo.sequence == sequence and servo.at_rest and not is_stopping:
                 if np.abs(servo.joints - goal).max() < _THERE_RAD:
                     return
-                if self._last_refusal:
-                    raise RobotError(f"the arm rests before its goal: {self._last_refusal}")
+                if self._monitor.last_refusal:
+                    raise RobotError(f"the arm rests before its goal: {self._monitor.last_refusal}")
             if time.monotonic() > deadline:
                 self.hold()
                 off = np.abs(servo.joints - goal).max()
@@ -409,49 +376,5 @@ class Arm:
             return self._sequence
 
     def note(self, kind: str, detail: str, time_s: float | None = None) -> None:
-        """Add an event to those that `events` gives."""
-        event = Event(time.monotonic() if time_s is None else time_s, kind, detail)
-        with self._lock:
-            self._events.append(event)
-
-    # -- the monitor's thread ------------------------------------------------------------------
-
-    def _watch(self, process: ServoProcess) -> None:
-        """Beat the heart, take reports, notice the end of the servo process at once."""
-        poll = select.poll()
-        poll.register(process.channel.fileno(), select.POLLIN)
-        while True:
-            process.shared.beat()
-            if not poll.poll(1000 * _BEAT_S):
-                continue
-            try:
-                for report in process.channel.receive():
-                    self._take(report)
-            except ChannelClosed:
-                break
-        if not self._is_leaving.is_set():
-            self._notice_the_end(process)
-
-    def _notice_the_end(self, process: ServoProcess) -> None:
-        """The servo process has ended by itself."""
-        known = self._stopped
-        if known is None:
-            detail = process.last_words()
-            self._take(StopReport(time.monotonic(), StopKind.LINK_LOST, detail))
-        # The watchdog stops the arm. But ur-rtde may have connected anew before the process ended,
-        # and then a program runs that nothing watches.
-        # So may one that a closed safeguard has paused. Stale state is the watchdog's alone.
-        is_unsure = known is None or known.kind != StopKind.STALE
-        if is_unsure and not stop_program(self.config.ip):
-            self.note("dashboard", "it did not confirm that the program is ended")
-
-    def _take(self, report: Report) -> None:
-        if isinstance(report, StopReport):
-            if self._is_leaving.is_set() and report.kind == StopKind.REQUESTED:
-                return
-            self._stopped = Stopped(report.kind, report.detail)
-            self._hold_gripper()
-        elif report.kind == REFUSED:
-            self._last_refusal = report.detail
-            self._refused_in_motion += 1
-        self.note(report.kind, report.detail, report.time_s)
+        """Adds an event to those that `events` gives."""
+        self._events.note(kind, detail, time_s)

@@ -37,7 +37,7 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, message: object) -> bool:
-        """Whether there was room for it.
+        """Returns whether there was space for it.
 
         Raises:
             ChannelClosed
@@ -55,7 +55,7 @@ class Channel:
         return True
 
     def receive(self) -> list:
-        """All messages that have come.
+        """Returns all messages that have come.
 
         Raises:
             ChannelClosed: there is none, and the other end is gone.

@@ -48,7 +48,7 @@ class Clearances:
         )
 
     def excess(self, joints: Array, frames: Array) -> Array:
-        """How far outside [m, places] of each configuration.
+        """Returns how far outside [m, places] of each configuration.
 
         Args:
             joints: [m, 6] (rad).
@@ -74,7 +74,7 @@ class Clearances:
         )
 
     def describe(self, place: int, excess: float) -> str:
-        """A place that is outside by `excess`, in words."""
+        """Returns a place that is outside by `excess`, in words."""
         kind, i, side = self._places[place]
         sign = 1 if side else -1
         if kind == "range":
@@ -98,7 +98,7 @@ class Clearances:
 def _capsule_pairs(
     kinematics: Kinematics,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Indices [p] into _CAN_TOUCH, rising, and of both capsules."""
+    """Returns indices [p] into _CAN_TOUCH, rising, and of both capsules."""
     pairs = [
         (i, a, b)
         for i, (one, other) in enumerate(_CAN_TOUCH)
@@ -110,20 +110,20 @@ def _capsule_pairs(
 
 
 def _distances(one: Array, other: Array) -> Array:
-    """Distances [...] between lines given by their ends [..., 3, 2].
+    """Returns distances [...] between lines given by their ends [..., 3, 2].
 
     Closest points as in Ericson, Real-Time Collision Detection (2005), section 5.1.9.
     """
-    start, way = one[..., 0], one[..., 1] - one[..., 0]
-    start2, way2 = other[..., 0], other[..., 1] - other[..., 0]
+    start, path = one[..., 0], one[..., 1] - one[..., 0]
+    start2, path2 = other[..., 0], other[..., 1] - other[..., 0]
     gap = start - start2
-    a, e = _dot(way, way), _dot(way2, way2)
-    b, c, f = _dot(way, way2), _dot(way, gap), _dot(way2, gap)
+    a, e = _dot(path, path), _dot(path2, path2)
+    b, c, f = _dot(path, path2), _dot(path, gap), _dot(path2, gap)
     a, e = np.maximum(a, _TINY), np.maximum(e, _TINY)  # a line can be a point
     s = _clip((b * f - c * e) / np.maximum(a * e - b * b, _TINY))
     t = _clip((b * s + f) / e)
     s = _clip((b * t - c) / a)
-    between = gap + s[..., None] * way - t[..., None] * way2
+    between = gap + s[..., None] * path - t[..., None] * path2
     return np.sqrt(_dot(between, between))
 
 

@@ -75,7 +75,7 @@ class Dashboard:
         self._socket.close()
 
     def ask(self, command: str) -> str:
-        """The answer to one command line."""
+        """Returns the answer to one command line."""
         try:
             self._socket.sendall(command.encode() + b"\n")
         except OSError as error:
@@ -104,15 +104,16 @@ class Dashboard:
         return ControllerInfo(version, self.ask("get robot model"), serial)
 
     def is_in_remote_control(self) -> bool:
-        """e-Series from 5.6 only; before that there is no such thing."""
+        """Returns whether it is; on an e-Series from 5.6 only, before that there is no such
+        thing."""
         return self.ask("is in remote control").lower() == "true"
 
     def robot_mode(self) -> str:
-        """`RUNNING`, `IDLE`, `POWER_OFF`, …"""
+        """Returns `RUNNING`, `IDLE`, `POWER_OFF`, …"""
         return self.ask("robotmode").partition(":")[2].strip()
 
     def safety_status(self) -> str:
-        """`NORMAL`, `REDUCED`, `PROTECTIVE_STOP`, `SAFEGUARD_STOP`, `ROBOT_EMERGENCY_STOP`, …"""
+        """Returns `NORMAL`, `REDUCED`, `PROTECTIVE_STOP`, `SAFEGUARD_STOP`, …"""
         answer = self.ask("safetystatus")
         if "could not understand" in answer.lower():
             answer = self.ask("safetymode")
@@ -123,7 +124,7 @@ class Dashboard:
 
 
 def check_controller(host: str, model: RobotModel) -> ControllerInfo:
-    """What the controller says of itself, once it is known that it can drive that arm now.
+    """Returns what the controller says of itself, once it is known that it can drive that arm now.
 
     Raises:
         ConnectionFailed: it is another arm's, or does not allow remote control.
@@ -155,7 +156,7 @@ def check_controller(host: str, model: RobotModel) -> ControllerInfo:
 
 
 def stop_program(host: str) -> bool:
-    """Have the controller end its program; whether it said that it did."""
+    """Has the controller end its program; whether it said that it did."""
     try:
         with Dashboard(host, timeout_s=1.0) as dashboard:
             return dashboard.ask("stop") == "Stopped"
@@ -164,7 +165,7 @@ def stop_program(host: str) -> bool:
 
 
 def bring_back(host: str) -> None:
-    """Unlock a protective stop, switch power on, release the brakes: as far as each is needed.
+    """Unlocks a protective stop, switches power on, releases the brakes: as far as each is needed.
 
     Raises:
         Stopped: something only a person at the robot can end still holds it.

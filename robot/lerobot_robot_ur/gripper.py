@@ -45,11 +45,11 @@ class Gripper(Protocol):
     def connect(self) -> None: ...
 
     def activate(self) -> None:
-        """Make it ready to move, where it is not; the fingers may move."""
+        """Makes it ready to move, where it is not; the fingers may move."""
         ...
 
     def move(self, opening_m: float) -> bool:
-        """Whether the target was taken; False where it has to be offered again later."""
+        """Returns whether the target was taken; False where it has to be offered again later."""
         ...
 
     def read(self) -> GripperReading: ...
@@ -58,7 +58,7 @@ class Gripper(Protocol):
 
 
 def make_gripper(kind: str, host: str) -> Gripper | None:
-    """The gripper of a kind in KINDS at an address; None for "none"."""
+    """Returns the gripper of a kind in KINDS at an address; None for "none"."""
     from .onrobot import OnRobotGripper
     from .robotiq import RobotiqGripper
 
@@ -100,7 +100,7 @@ class GripperThread:
         return self._gripper.stroke_m
 
     def start(self) -> None:
-        """Connect and activate.
+        """Connects and activates.
 
         Raises:
             GripperError: it cannot be reached, or does not become active.
@@ -112,24 +112,24 @@ class GripperThread:
             raise GripperError(self._failure or "the gripper did not become ready in time")
 
     def stop(self) -> None:
-        """End the thread; the fingers go on to their last target."""
+        """Ends the thread; the fingers go on to their last target."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(5.0)
 
     def schedule(self, openings_m: Sequence[float], times_s: Sequence[float]) -> None:
-        """Take over openings [n] (m) at times [n] (time.monotonic), in place of earlier ones."""
+        """Takes over openings [n] (m) at times [n] (time.monotonic), in place of earlier ones."""
         with self._lock:
             self._schedule = sorted(zip(map(float, times_s), map(float, openings_m), strict=True))
 
     def hold(self) -> None:
-        """Forget what is scheduled or could not be sent yet; the fingers go on to the target they
+        """Forgets what is scheduled or could not be sent yet; the fingers go on to the target they
         have."""
         with self._lock:
             self._schedule, self._target = [], None
 
     def reading(self) -> GripperReading:
-        """The newest reading.
+        """Returns the newest reading.
 
         Raises:
             StaleState: it is older than `max_age_s`; the message says why.
@@ -139,8 +139,6 @@ class GripperThread:
         if reading is None or age > self._max_age:
             raise StaleState(f"the gripper has not answered for {age:.1f} s: {failure or 'busy'}")
         return reading
-
-    # -- the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
@@ -166,7 +164,7 @@ class GripperThread:
         self._gripper.close()
 
     def _cycle(self) -> None:
-        """Read, which fails where the gripper is not ready; then send what is due."""
+        """Reads, which fails where the gripper is not ready; then sends what is due."""
         reading = self._gripper.read()
         now = time.monotonic()
         with self._lock:

@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 _ROUNDING = 1e-9  # relative, of speeds: a speed at its limit passes
 _STILL = 1e-9  # rad or m: what is outside by so little more than before stands still
-_SAMPLE_RAD = 0.05  # largest joint step between the points of a way that are looked at
+_SAMPLE_RAD = 0.05  # largest joint step between the points of a path that are looked at
 
 
 class Guard:
@@ -53,7 +53,7 @@ class Guard:
         self._velocity = np.array(limits.velocity_rad_s)
 
     def check_target(self, q: ArrayLike, previous: ArrayLike, dt_s: float) -> None:
-        """Check the target of one servo cycle.
+        """Checks the target of one servo cycle.
 
         Args:
             q: joint positions [6] (rad).
@@ -71,7 +71,7 @@ class Guard:
     def check_waypoints(
         self, from_joints: ArrayLike, joints: ArrayLike, period_s: float | ArrayLike
     ) -> None:
-        """Check waypoints, and the straight ways between them in joint space.
+        """Checks waypoints, and the straight paths between them in joint space.
 
         Args:
             from_joints: joint positions [6] (rad) where the motion begins: where the commanded
@@ -103,7 +103,7 @@ class Guard:
     def _reasons(
         self, samples: Array, times: Array, waypoint: NDArray[np.intp] | None
     ) -> list[str]:
-        """What is wrong along samples [m + 1, 6], `times` [m] (s) apart.
+        """Returns what is wrong along samples [m + 1, 6], `times` [m] (s) apart.
 
         `waypoint` [m] is the number of the waypoint that each leads to, for the words.
         """
@@ -135,16 +135,16 @@ class Guard:
 
 
 def _subdivided(corners: Array, counts: NDArray[np.intp]) -> Array:
-    """Points along the ways between corners [n + 1, 6], `counts` [n] of them on each."""
-    ways = [
+    """Returns points along the paths between corners [n + 1, 6], `counts` [n] of them on each."""
+    paths = [
         np.linspace(a, b, count + 1)[1:]
         for a, b, count in zip(corners[:-1], corners[1:], counts, strict=True)
     ]
-    return np.vstack([corners[:1], *ways])
+    return np.vstack([corners[:1], *paths])
 
 
 def _joints(values: Any, what: str, dimensions: int) -> Array:
-    """Joint positions as float64 [6] or [n, 6].
+    """Returns joint positions as float64 [6] or [n, 6].
 
     Raises:
         Refused: they are no numbers, not six, or not finite.
@@ -169,7 +169,7 @@ def _joints(values: Any, what: str, dimensions: int) -> Array:
 
 
 def _seconds(values: Any, count: int) -> Array:
-    """Times [count] (s).
+    """Returns times [count] (s).
 
     Raises:
         Refused: they are no numbers above 0, or not one for all or one for each.

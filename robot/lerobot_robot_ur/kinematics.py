@@ -56,7 +56,8 @@ class GripperShape:
     knuckles: tuple[float, float, float, float]
 
     def capsules(self) -> list[Capsule]:
-        """Thin rods along the edges, so that the lowest point is exact, and a filled middle."""
+        """Returns thin rods along the edges, so that the lowest point is exact, and a filled
+        middle."""
         palm, palm_x, palm_y = self.palm
         tip, tip_x, tip_y = self.fingers
         begin, end, knuckle_x, knuckle_y = self.knuckles
@@ -100,7 +101,7 @@ GRIPPERS: dict[str, GripperShape | None] = {
 
 
 def _arm_capsules(model: RobotModel) -> dict[str, list[Capsule]]:
-    """Capsules of each link in its frame; offsets of the tubes are 0.12 m and 0.027 m."""
+    """Returns capsules of each link in its frame; offsets of the tubes are 0.12 m and 0.027 m."""
     a, d = model.arm.dh_a, model.arm.dh_d
     return {
         "base": [Capsule((0, 0, 0.03), (0, 0, 0.06), 0.068)],
@@ -172,7 +173,7 @@ class Kinematics:
             self._ends[i, :3, 0], self._ends[i, :3, 1] = c.start, c.end
 
     def frames(self, joints: ArrayLike) -> Array:
-        """Frames [..., 7, 4, 4] of the base and the six links (m) at joints [..., 6] (rad).
+        """Returns frames [..., 7, 4, 4] of the base and the six links (m) at joints [..., 6] (rad).
 
         The frame of link i has its origin on the axis of joint i and z along that axis, and
         turns with it; the last is the flange. It follows the DH frame of the joint before by
@@ -193,18 +194,19 @@ class Kinematics:
         return frames
 
     def tool(self, joints: ArrayLike) -> tuple[Array, Array]:
-        """Position [..., 3] (m) and rotation [..., 3, 3] of the tool point in the base frame."""
+        """Returns position [..., 3] (m) and rotation [..., 3, 3] of the tool in the base frame."""
         frame = self.frames(joints)[..., 6, :, :] @ self._tcp
         return frame[..., :3, 3], frame[..., :3, :3]
 
     def tool_position(self, frames: Array) -> Array:
-        """Position [..., 3] (m) of the tool point, from `frames`."""
+        """Returns position [..., 3] (m) of the tool point, from `frames`."""
         flange = frames[..., 6, :3, :]
         point = np.append(self._tcp[:3, 3], 1.0)
         return np.einsum("...ij,j->...i", flange, point)
 
     def jacobian(self, joints: ArrayLike) -> Array:
-        """[..., 6, 6] from joint speeds (rad/s) to the tool point's velocity (m/s, then rad/s)."""
+        """Returns [..., 6, 6] from joint speeds (rad/s) to the tool's velocity (m/s, then
+        rad/s)."""
         frames = self.frames(joints)
         axes, origins = frames[..., 1:, :3, 2], frames[..., 1:, :3, 3]
         arms = self.tool_position(frames)[..., None, :] - origins
@@ -212,12 +214,12 @@ class Kinematics:
         return np.swapaxes(columns, -1, -2)
 
     def capsule_ends(self, frames: Array) -> Array:
-        """Both ends [..., C, 3, 2] (m, base frame) of all capsules, from `frames`."""
+        """Returns both ends [..., C, 3, 2] (m, base frame) of all capsules, from `frames`."""
         return frames[..., self._frame, :3, :] @ self._ends
 
 
 def _joint_transforms(model: RobotModel) -> Array:
-    """[6, 4, 4]: from the frame of a link to that of the next one at angle zero."""
+    """Returns [6, 4, 4]: from the frame of a link to that of the next one at angle zero."""
     a, d, alpha = (0.0, *model.arm.dh_a[:5]), model.arm.dh_d, (0.0, *DH_ALPHA[:5])
     transforms = np.zeros((6, 4, 4))
     for i in range(6):
@@ -232,5 +234,5 @@ def _joint_transforms(model: RobotModel) -> Array:
 
 
 def _exact_cosine_sine(angle: float) -> tuple[float, float]:
-    """Without the rounding error that pi / 2 brings."""
+    """Returns both without the rounding error that pi / 2 brings."""
     return float(np.round(np.cos(angle), 15)), float(np.round(np.sin(angle), 15))

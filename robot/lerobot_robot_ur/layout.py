@@ -61,14 +61,14 @@ LAYOUTS = {
 
 
 def find_layout(name: str) -> Layout:
-    """The layout of that name; ConfigError with the valid ones."""
+    """Returns the layout of that name; ConfigError with the valid ones."""
     if name not in LAYOUTS:
         raise ConfigError(f"there is no layout {name!r}; valid are {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
 
 def lerobot_names(names: Iterable[str], valid: Sequence[str]) -> list[str]:
-    """LeRobot's names of quantities; ConfigError names all that are not among `valid`."""
+    """Returns LeRobot's names of quantities; ConfigError names all that are not among `valid`."""
     translated = {name: _DATASET_NAMES.get(name, name) for name in names}
     if unknown := [name for name, own in translated.items() if own not in valid]:
         both = ", ".join(f"{name} ({_OTHER_NAME[name]})" for name in valid)
@@ -77,12 +77,12 @@ def lerobot_names(names: Iterable[str], valid: Sequence[str]) -> list[str]:
 
 
 def measured_names(has_gripper: bool) -> tuple[str, ...]:
-    """Return what is measured of an arm, with or without a gripper."""
+    """Returns what is measured of an arm, with or without a gripper."""
     return MEASURED if has_gripper else tuple(n for n in MEASURED if n != GRIPPER_OPENING)
 
 
 def indices(names: Iterable[str], of: Sequence[str]) -> NDArray[np.intp]:
-    """Return where in `of` (LeRobot's names) each quantity stands, by either of its names.
+    """Returns where in `of` (LeRobot's names) each quantity stands, by either of its names.
 
     Raises:
         ConfigError: names that are not among them.
@@ -103,11 +103,11 @@ class Measurement:
     gripper_opening_m: float | None
 
     def values(self, names: Iterable[str]) -> Array:
-        """Return the named quantities [n]; ConfigError for names that measure nothing here."""
+        """Returns the named quantities [n]; ConfigError for names that measure nothing here."""
         return self.all()[indices(names, measured_names(self.gripper_opening_m is not None))]
 
     def all(self) -> Array:
-        """Return all quantities [n], in the order of `measured_names`."""
+        """Returns all quantities [n], in the order of `measured_names`."""
         opening = () if self.gripper_opening_m is None else (self.gripper_opening_m,)
         rotation = rotations.log(self.tool_rotation @ STRAIGHT_DOWN.T)
         return np.array([*self.joints, *opening, *self.tool_position, *rotation], np.float64)
@@ -129,15 +129,15 @@ class ActionSpace(Protocol):
     names: tuple[str, ...]
 
     def plan(self, actions: Array, joints: ArrayLike) -> list[Target]:
-        """Targets of actions [n, A], one after the other, for an arm told to be at `joints`."""
+        """Returns the targets of actions [n, A] in a row, for an arm told to be at `joints`."""
         ...
 
     def accept(self) -> None:
-        """Take note that the first of the planned targets was sent."""
+        """Takes note that the first of the planned targets was sent."""
         ...
 
     def forget(self) -> None:
-        """Take note that the arm was told something else since: begin where it is."""
+        """Takes note that the arm was told something else since: begin where it is."""
         ...
 
 
@@ -159,7 +159,7 @@ class JointTargets:
 
 
 def read_action(action: Mapping[str, Any], names: Sequence[str]) -> Array:
-    """The action's values [n] in the order of `names` (LeRobot's).
+    """Returns the action's values [n] in the order of `names` (LeRobot's).
 
     Raises:
         ConfigError: names that are missing or unknown.
@@ -171,7 +171,7 @@ def read_action(action: Mapping[str, Any], names: Sequence[str]) -> Array:
 
 
 def demand_numbers(actions: Array, names: Sequence[str]) -> None:
-    """Check that all values of actions [n, A] are finite.
+    """Checks that all values of actions [n, A] are finite.
 
     Raises:
         Refused: with the names of those of the first action that are not.

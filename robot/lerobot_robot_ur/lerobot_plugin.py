@@ -59,7 +59,7 @@ class URConfig(RobotConfig):
         self.arm_config()  # so that all that is wrong is said before anything is connected
 
     def arm_config(self) -> ArmConfig:
-        """The arm's part; ConfigError lists what cannot be."""
+        """Returns the arm's part; ConfigError lists what cannot be."""
         own = {f.name for f in dataclasses.fields(self)} - {"limits"}
         shared = [f.name for f in dataclasses.fields(ArmConfig) if f.name in own]
         values = {name: getattr(self, name) for name in shared}
@@ -133,13 +133,13 @@ class UR(Robot):
         return True
 
     def calibrate(self) -> None:
-        """The arm's encoders are absolute."""
+        """Does nothing: the arm's encoders are absolute."""
 
     def configure(self) -> None:
-        """Tool, payload and limits are set by `connect`."""
+        """Does nothing: tool, payload and limits are set by `connect`."""
 
     def connect(self, calibrate: bool = True) -> None:
-        """Open cameras, arm and gripper; see `ArmWithCameras.connect`."""
+        """Opens cameras, arm and gripper; see `ArmWithCameras.connect`."""
         self.driver.connect()
         self._log_events()
 

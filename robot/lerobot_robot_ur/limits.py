@@ -65,11 +65,11 @@ class Limits:
             raise ConfigError(problems)
 
     def scaled(self, speed: float) -> Limits:
-        """The limits of motion that is played at a fraction `speed` (0 to 1] of its pace.
+        """Returns the limits of motion that is played at a fraction `speed` (0 to 1] of its pace.
 
         Velocity, acceleration, jerk and tool speed scale with it. (Motion played slower needs
         less of the last two, namely the square and the cube; but with this the arm stops as
-        soon as it does at full speed, in a shorter way.) Where the arm may be, and ages, stay.
+        soon as it does at full speed, on a shorter path.) Where the arm may be, and ages, stay.
 
         Raises:
             ConfigError: `speed` is not in (0, 1].
@@ -86,7 +86,7 @@ class Limits:
 
 
 def limits_for(model: str) -> Limits:
-    """The default limits of an arm in MODELS, for the table of lerobot_env_ur3e.
+    """Returns the default limits of an arm in MODELS, for the table of lerobot_env_ur3e.
 
     Raises:
         ConfigError: there is no such arm.
@@ -125,7 +125,7 @@ _POSITIVE = (
 
 
 def _problems(limits: Limits) -> list[str]:
-    """Everything that is wrong, a sentence each."""
+    """Returns everything that is wrong, a sentence each."""
     if limits.model not in MODELS:
         return [f"no arm {limits.model!r}; there are {', '.join(MODELS)}"]
     problems = [p for f in dataclasses.fields(limits)[1:] for p in _field_problems(limits, f.name)]
@@ -204,7 +204,7 @@ def _defaults(model: RobotModel) -> Limits:
         box_low_m=(-0.43, -0.25, 0.015),
         box_high_m=(-0.13, 0.25, 0.24),
         table_height_m=0.0,
-        # Not more: that workspace reaches down to 3 mm between fingertips and table, and the way
+        # Not more: that workspace reaches down to 3 mm between fingertips and table, and the path
         # between two of its poses, straight in the joints, dips up to 2 mm lower.
         clearance_m=0.001,
         max_joint_step_rad=0.35,

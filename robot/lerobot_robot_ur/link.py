@@ -75,7 +75,7 @@ class PacketClock:
         self._offsets: deque[tuple[float, float]] = deque()
 
     def age(self, timestamp_s: float, now: float) -> float:
-        """Age (s) at `now` (time.monotonic) of a packet stamped `timestamp_s`."""
+        """Returns age (s) at `now` (time.monotonic) of a packet stamped `timestamp_s`."""
         offset = now - timestamp_s
         offsets = self._offsets
         while offsets and offsets[-1][1] >= offset:
@@ -116,7 +116,7 @@ class Link:
             )
 
     def watch(self, on_lost: Callable[[], None]) -> None:
-        """Call `on_lost` in a thread as soon as the controller closes one of the connections.
+        """Calls `on_lost` in a thread as soon as the controller closes one of the connections.
 
         ur-rtde notices some 2 ms later, connects anew, uploads its program, without a watchdog, and
         sends the last command again; it can crash meanwhile. The process has to end before that.
@@ -134,7 +134,7 @@ class Link:
     def set_up(
         self, tcp: Sequence[float], payload_kg: float, payload_cog_m: Sequence[float]
     ) -> None:
-        """Set tool centre point and payload.
+        """Sets tool centre point and payload.
 
         Raises:
             ConnectionFailed: the controller refused one of them.
@@ -147,7 +147,7 @@ class Link:
         )
 
     def set_watchdog(self, period_s: float) -> None:
-        """Have the program ended where nothing comes for that long; from now on, so something has
+        """Has the program ended where nothing comes for that long; from now on, so something has
         to come soon.
 
         Raises:
@@ -165,7 +165,7 @@ class Link:
             )
 
     def read(self, now: float) -> Reading:
-        """The controller's newest state; never a wait.
+        """Returns the controller's newest state; never a wait.
 
         Raises:
             LinkLost: one of the connections is closed.
@@ -188,27 +188,28 @@ class Link:
         )
 
     def servo(self, q: Array) -> bool:
-        """Send one target [6] (rad); False where the controller's program does not run."""
+        """Sends one target [6] (rad); False where the controller's program does not run."""
         # servoJ itself takes a target of any length, and NaN.
         if q.shape != (6,) or not np.isfinite(q).all():
             raise ValueError(f"a servo target is 6 finite numbers, not {q}")
         return self._control.servoJ(q.tolist(), *self._servo_parameters)
 
     def kick_watchdog(self) -> bool:
-        """Tell the controller that we are here while nothing moves."""
+        """Tells the controller that we are here while nothing moves."""
         return self._control.kickWatchdog()
 
     def close(self) -> None:
-        """Disconnect, for a process that goes on; it takes a second."""
+        """Disconnects, for a process that goes on; it takes a second."""
         self._control.disconnect()
         self._receive.disconnect()
 
     def release(self) -> threading.Thread:
-        """Stop the servo and let the program run on, in a thread; nothing may be sent meanwhile."""
+        """Stops the servo in a thread and lets the program run on; nothing may be sent
+        meanwhile."""
         return _start(lambda: self._control.servoStop(_STOP_DECELERATION))
 
     def end_program(self, was_servoing: bool) -> threading.Thread:
-        """Stop the servo, then the program, in a thread: either call can wait for minutes.
+        """Stops the servo, then the program, in a thread: either call can wait for minutes.
 
         The thread is over when the program has ended; whoever waits for it sets the bound.
         """
@@ -222,7 +223,7 @@ class Link:
         return _start(end)
 
     def abandon_program(self) -> threading.Thread:
-        """End a program that the controller has stopped or paused, in a thread.
+        """Ends a program that the controller has stopped or paused, in a thread.
 
         A paused program would go on towards its last target as soon as the pause ends, and one
         that is sent anew would find the last command in its register.
@@ -247,7 +248,7 @@ def _connect_control(host: str) -> RTDEControlInterface:
 
 
 def _rtde_sockets() -> set[int]:
-    """Descriptors of this process's connections to RTDE servers; ur-rtde does not give them."""
+    """Returns descriptors of connections to RTDE servers, which ur-rtde does not give."""
     found = set()
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         try:

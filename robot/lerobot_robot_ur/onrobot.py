@@ -23,7 +23,7 @@ _BUSY, _GRIPPED = 1 << 0, 1 << 1  # of the status register, in both families
 class _Model:
     """Where a gripper keeps what, and what it can.
 
-    `status`, `width`: registers. `faults`: bits of the status that stand for trouble.
+    `status`, `width`: registers. `faults`: bits of the status that report a fault.
     `force_unit`: N of one count. `force_n`: what is asked for by default.
     """
 
@@ -85,7 +85,7 @@ class OnRobotGripper:
             raise GripperError(f"{self._host}: no Modbus server (OnRobot Compute Box) answers")
 
     def activate(self) -> None:
-        """Nothing to be done: it is ready once it has power."""
+        """Does nothing: it is ready once it has power."""
         self.read()
 
     def move(self, opening_m: float) -> bool:

@@ -13,7 +13,7 @@ _MCL_CURRENT, _MCL_FUTURE = 1, 2
 
 
 def make_realtime(cpu: int | None) -> list[str]:
-    """Ask for priority, locked memory and one processor, for all threads that there are.
+    """Asks for priority, locked memory and one processor, for all threads that there are.
 
     Returns:
         What was granted and what was not.
@@ -25,7 +25,8 @@ def make_realtime(cpu: int | None) -> list[str]:
 
 
 def stop_collecting() -> None:
-    """No garbage collection from here on: the loop makes no cycles, and a sweep takes its time."""
+    """Ends garbage collection from here on: the loop makes no cycles, and a sweep takes its
+    time."""
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -54,7 +54,7 @@ class Camera(Protocol):
 
 
 def close_camera(camera: Camera) -> None:
-    """Disconnect a camera once its reading thread has ended.
+    """Disconnects a camera once its reading thread has ended.
 
     LeRobot's ZMQCamera waits 2 s for that thread and closes its socket even if the thread still
     waits for a picture in it (up to `timeout_ms`, 5 s by default), which aborts the process.
@@ -110,7 +110,7 @@ class ArmWithCameras:
         self._connected = False
 
     def _make_space(self, control_rate_hz: float) -> tuple[ActionSpace, float]:
-        """What turns this layout's actions into targets, and the time (s) of an action."""
+        """Returns what turns this layout's actions into targets, and the time (s) of an action."""
         if self.layout.name == "tool_motion":
             config = self.arm.config
             return ToolMotion(self.arm.model, config.tcp, STROKES_M[config.gripper]), PERIOD_S
@@ -118,14 +118,12 @@ class ArmWithCameras:
             raise ConfigError(f"control_rate_hz is {control_rate_hz}, it must be above 0")
         return self._joint_targets, 1.0 / control_rate_hz
 
-    # -- connection ----------------------------------------------------------------------------
-
     @property
     def is_connected(self) -> bool:
         return self._connected
 
     def connect(self) -> None:
-        """Open the cameras, then the arm; where one fails, close what was open."""
+        """Opens the cameras, then the arm; where one fails, closes what was open."""
         with ExitStack() as stack:
             for camera in self.cameras.values():
                 camera.connect()
@@ -137,14 +135,12 @@ class ArmWithCameras:
         self._begin_anew()
 
     def disconnect(self) -> None:
-        """Stop the arm and close everything."""
+        """Stops the arm and closes everything."""
         self._connected = False
         self._stack.close()
 
-    # -- measuring -----------------------------------------------------------------------------
-
     def get_observation(self) -> dict[str, Any]:
-        """State by LeRobot's names (float) and a picture uint8 [H, W, 3] for each camera.
+        """Returns state by LeRobot's names (float) and a picture uint8 [H, W, 3] for each camera.
 
         Raises:
             Stopped: the arm has stopped and needs `recover`.
@@ -156,12 +152,16 @@ class ArmWithCameras:
         return dict(zip(self.layout.state, map(float, values), strict=True)) | pictures
 
     def pictures(self) -> dict[str, NDArray[np.uint8]]:
-        """Return the newest picture uint8 [H, W, 3] of each camera. Raises as `get_observation`."""
+        """Returns the newest picture uint8 [H, W, 3] of each camera.
+
+        Raises:
+            Stopped, StaleState, ConfigError: as `get_observation`.
+        """
         self._check_running()
         return {name: self._picture(name, camera) for name, camera in self.cameras.items()}
 
     def measure(self, names: Sequence[str]) -> Array:
-        """Return quantities [n] of the arm by either of their names, whatever the layout.
+        """Returns quantities [n] of the arm by either of their names, whatever the layout.
 
         Raises:
             StaleState
@@ -170,7 +170,7 @@ class ArmWithCameras:
         return self.measure_all()[indices(names, self.measured)]
 
     def measure_all(self) -> Array:
-        """Return all quantities of the arm [n], in the order of `measured`. Raises StaleState."""
+        """Returns all quantities of the arm [n], in the order of `measured`. Raises StaleState."""
         state = self.arm.state()
         tool = self.arm.guard.kinematics.tool(state.joints)
         return Measurement(state.joints, *tool, state.gripper_opening_m).all()
@@ -189,12 +189,10 @@ class ArmWithCameras:
             )
         return picture
 
-    # -- commanding ----------------------------------------------------------------------------
-
     def send_action(
         self, action: Mapping[str, Any], upcoming: Sequence[Mapping[str, Any]] = ()
     ) -> dict[str, float]:
-        """Move as one action says, and after it as the `upcoming` ones do unless others come;
+        """Moves as one action says, and after it as the `upcoming` ones do unless others come;
         until the arm holds, `limits.hold_after_s` after the first.
 
         In the layout `tool_motion` an action of joint targets is taken too, and what it says of
@@ -219,7 +217,7 @@ class ArmWithCameras:
         return {name: values[key] for name, key in zip(action, own, strict=True)}
 
     def send_actions(self, actions: Array) -> Array:
-        """Move as the first of actions [n, A] says, and then as the others do unless more come.
+        """Moves as the first of actions [n, A] says, and then as the others do unless more come.
 
         Args:
             actions: one or more, in the order of `layout.action`.
@@ -254,14 +252,14 @@ class ArmWithCameras:
         return targets[0].action
 
     def _plan(self, space: ActionSpace, actions: Array) -> tuple[list[Target], float]:
-        """Targets of actions [n, A], and when (time.monotonic) the first of them is due."""
+        """Returns targets of actions [n, A], and when (time.monotonic) the first of them is due."""
         demand_numbers(actions, space.names)
         targets = space.plan(actions, self.arm.commanded())
         now = time.monotonic()  # planning took its time
         return targets, self._due(now) if space is self._space else now + self.period_s
 
     def check_actions(self, actions: Array, *, start: Array | None = None) -> Array:
-        """Raise as `send_actions` would of values and targets; nothing is sent, nothing moves.
+        """Raises as `send_actions` would of values and targets; nothing is sent, nothing moves.
 
         Args:
             actions: as for `send_actions`.
@@ -279,7 +277,7 @@ class ArmWithCameras:
         return joints[0]
 
     def _space_of(self, action: Mapping[str, Any]) -> tuple[ActionSpace, Mapping[str, Any]]:
-        """What takes an action of these names, and the part of it that it takes."""
+        """Returns what takes an action of these names, and the part of it that it takes."""
         if self._space is not self._joint_targets and set(JOINT_POSITIONS) <= set(action):
             names = self._joint_targets.names
             pose = {name for name in MEASURED if name not in names}
@@ -287,7 +285,7 @@ class ArmWithCameras:
         return self._space, action
 
     def _due(self, now: float) -> float:
-        """When (time.monotonic) the next action ends: a period after the last one's end.
+        """Returns when (time.monotonic) the next action ends: a period after the last one's end.
 
         Actions come late by what inference takes, and then two in short order; each is given its
         whole period. Absolute targets may come as often as they like.
@@ -303,12 +301,12 @@ class ArmWithCameras:
         return due
 
     def hold(self) -> None:
-        """Come to rest on the path and stay there."""
+        """Comes to rest on the path and stays there."""
         self.arm.hold()
         self._begin_anew()
 
     def recover(self, operator: str) -> None:
-        """Be ready to move again after a stop, on the word of an operator (a name).
+        """Makes the arm ready to move again after a stop, on the word of an operator (a name).
 
         Where it was not connected it is not so afterwards either, but `connect` is free to.
         """
@@ -328,7 +326,7 @@ class ArmWithCameras:
 
 
 def _fitting(layout: Layout, arm: Arm) -> Layout:
-    """The layout without gripper where the arm has none."""
+    """Returns the layout without gripper where the arm has none."""
     if arm.config.gripper != "none":
         return layout
     if layout.name != "joints":

@@ -64,7 +64,7 @@ class ServoLoop:
         self._waiting: Move | None = None
 
     def run(self) -> None:
-        """Cycle until told to leave, or until the link or the parent is gone."""
+        """Cycles until told to leave, or until the link or the parent is gone."""
         self._link.watch(self._leave_on_hangup)
         self._cycle_began = self._clock = now = time.monotonic()
         Thread(target=self._leave_if_it_hangs, daemon=True).start()
@@ -80,12 +80,12 @@ class ServoLoop:
                 wake = now
 
     def _leave_on_hangup(self) -> None:
-        """End the process before ur-rtde notices that its connection is gone."""
+        """Ends the process before ur-rtde notices that its connection is gone."""
         self._leave_at_once(StopKind.LINK_LOST, "the controller closed an RTDE connection")
         os._exit(1)
 
     def _leave_if_it_hangs(self) -> None:
-        """End the process where a call of ur-rtde does not return, as without output it may not.
+        """Ends the process where a call of ur-rtde does not return, as without output it may not.
 
         The controller's watchdog has ended the program long before.
         """
@@ -103,7 +103,7 @@ class ServoLoop:
         return not is_ending or time.monotonic() > self._deadline
 
     def cycle(self) -> None:
-        """One period's work, without the wait for the next."""
+        """Does one period's work, without the wait for the next."""
         now = time.monotonic()
         elapsed = now - self._cycle_began
         self._cycle_began = now
@@ -121,8 +121,6 @@ class ServoLoop:
         self._clock += step
         self._act(step, now, reading)
         self._publish(reading, now)
-
-    # -- commands ------------------------------------------------------------------------------
 
     def _take_commands(self, reading: Reading) -> None:
         try:
@@ -159,10 +157,8 @@ class ServoLoop:
         if self._phase == Phase.SERVOING:
             self._trajectory.retarget(move.joints, self._clock + (move.times_s - now))
 
-    # -- safety --------------------------------------------------------------------------------
-
     def _look_after(self, reading: Reading, now: float) -> None:
-        """Everything but a command that can end the motion."""
+        """Looks after everything but a command that can end the motion."""
         if self._phase in (Phase.ENDING, Phase.STOPPED):
             return
         kind = classify(reading.safety_bits, reading.robot_bits, reading.runtime_state)
@@ -196,7 +192,7 @@ class ServoLoop:
         self._report_stop(kind, detail)
 
     def _begin_stop(self, kind: StopKind, detail: str) -> None:
-        """Decelerate along the trajectory, then end the program; in a stop, nothing."""
+        """Decelerates along the trajectory, then ends the program; in a stop, does nothing."""
         if self._stop is not None:
             return
         self._report_stop(kind, detail)
@@ -214,8 +210,6 @@ class ServoLoop:
             return
         self._ending = self._link.end_program(was_servoing=self._phase == Phase.STOPPING)
         self._phase, self._deadline = Phase.ENDING, time.monotonic() + _END_TIME_S
-
-    # -- motion --------------------------------------------------------------------------------
 
     def _act(self, step: float, now: float, reading: Reading) -> None:
         if self._phase == Phase.IDLE:
@@ -238,7 +232,7 @@ class ServoLoop:
             self._phase = Phase.STOPPED
 
     def _has_settled(self, reading: Reading, now: float) -> bool:
-        """Whether the arm, which lags by servoJ's lookahead, is where it was told to be."""
+        """Returns whether the arm, which lags by servoJ's lookahead, is where it was told to be."""
         assert self._commanded is not None
         if not self._trajectory.is_at_rest:
             self._rest_began = now
@@ -250,7 +244,8 @@ class ServoLoop:
         return bool(is_fresh and is_there and np.abs(reading.speeds).max() < _STILL_RAD_S)
 
     def _is_done(self, now: float, otherwise: str) -> bool:
-        """Whether the thread that is being waited for has ended; past its time the process does."""
+        """Returns whether the thread that is waited for has ended; past its time the process
+        does."""
         assert self._ending is not None
         if not self._ending.is_alive():
             return True
@@ -283,16 +278,14 @@ class ServoLoop:
         return None
 
     def _report_refusal(self, reasons: str) -> None:
-        """Once for each command: what follows is the same one's."""
+        """Reports once for each command: what follows is the same one's."""
         if not self._has_refused:
             self._has_refused = True
             self._report(REFUSED, f"in motion: {reasons}")
 
-    # -- reports -------------------------------------------------------------------------------
-
     def _publish(self, reading: Reading, now: float) -> None:
         assert self._commanded is not None
-        is_without_way = self._phase in (Phase.IDLE, Phase.ENDING, Phase.STOPPED)
+        has_no_path = self._phase in (Phase.IDLE, Phase.ENDING, Phase.STOPPED)
         self._shared.write(
             ServoState(
                 time_s=now,
@@ -305,7 +298,7 @@ class ServoLoop:
                 speed_scaling=reading.speed_scaling,
                 phase=self._phase,
                 sequence=self._sequence,
-                at_rest=(is_without_way or self._trajectory.is_at_rest)
+                at_rest=(has_no_path or self._trajectory.is_at_rest)
                 and bool(np.abs(reading.speeds).max() < _STILL_RAD_S),
                 robot_mode=reading.robot_mode,
                 safety_bits=reading.safety_bits,

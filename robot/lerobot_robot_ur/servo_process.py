@@ -89,7 +89,7 @@ class ServoProcess:
         return self._process.pid
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether the process has ended within that time."""
+        """Returns whether the process has ended within that time."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -97,7 +97,7 @@ class ServoProcess:
         return True
 
     def last_words(self) -> str:
-        """How the process ended, and the end of what it wrote."""
+        """Returns how the process ended, and the end of what it wrote."""
         self.wait(1.0)
         code = self._process.returncode
         if code is None:
@@ -112,7 +112,7 @@ class ServoProcess:
         return f"{how}; it wrote: {written}" if written else how
 
     def close(self) -> None:
-        """Wait until the process has ended, or end it; the watchdog then stops the arm."""
+        """Waits until the process has ended, or ends it; the watchdog then stops the arm."""
         self._resources.close()
 
     def _end(self) -> None:
@@ -122,12 +122,12 @@ class ServoProcess:
 
 
 def _import_path() -> dict[str, None]:
-    """Where this process imports from, so that the other finds the same packages."""
+    """Returns where this process imports from, so that the other finds the same packages."""
     return dict.fromkeys([str(Path(__file__).parents[1]), *(p for p in sys.path if p)])
 
 
 def main() -> None:
-    """The servo process itself."""
+    """Runs the servo process itself."""
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = Channel.of(int(sys.argv[1]))

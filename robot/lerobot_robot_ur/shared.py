@@ -109,13 +109,11 @@ class SharedMemory:
         return cls(descriptor)
 
     def close(self) -> None:
-        """Give up the descriptor; the mapping goes with the last view of it."""
+        """Gives up the descriptor; the mapping goes with the last view of it."""
         os.close(self.descriptor)
 
-    # -- state ---------------------------------------------------------------------------------
-
     def write(self, s: ServoState) -> None:
-        """Replace the record."""
+        """Replaces the record."""
         data = _RECORD.pack(
             s.time_s, s.timestamp_s, s.age_s, *s.joints, *s.speeds, *s.commanded, *s.force,
             s.speed_scaling, s.phase, s.sequence, s.at_rest, s.robot_mode,
@@ -124,7 +122,7 @@ class SharedMemory:
         self._map[_STATE_AT : _STATE_AT + _RECORD.size + 4] = data + _CHECK.pack(zlib.crc32(data))
 
     def read(self) -> ServoState | None:
-        """The newest whole record; None where there is none yet."""
+        """Returns the newest whole record; None where there is none yet."""
         for attempt in range(_READ_ATTEMPTS):
             data = self._map[_STATE_AT : _STATE_AT + _RECORD.size]
             check = self._map[_STATE_AT + _RECORD.size : _STATE_AT + _RECORD.size + 4]
@@ -134,10 +132,8 @@ class SharedMemory:
                 time.sleep(1e-5)
         return None
 
-    # -- heartbeat -----------------------------------------------------------------------------
-
     def beat(self) -> None:
-        """The parent is alive."""
+        """Says that the parent is alive."""
         self._heartbeat[0] = time.monotonic()
 
     @property
@@ -145,13 +141,11 @@ class SharedMemory:
         """time.monotonic() of the parent's last sign of life."""
         return float(self._heartbeat[0])
 
-    # -- periods -------------------------------------------------------------------------------
-
     def start_periods(self, now: float) -> None:
         self._first[0] = self._last[0] = now
 
     def add_period(self, seconds: float, now: float, nominal_s: float) -> None:
-        """Count one period that ended at `now`."""
+        """Counts one period that ended at `now`."""
         self._bins[min(int(seconds / BIN_S), BINS - 1)] += 1
         self._counts[0] += 1
         self._counts[1] += seconds > 1.5 * nominal_s

@@ -37,7 +37,7 @@ _POWER_ON = 1 << 0  # of robot_status_bits
 
 
 def classify(safety_bits: int, robot_bits: int, runtime_state: int) -> StopKind | None:
-    """Why a robot with these status bits cannot be moved by our program; None where it can."""
+    """Returns why a robot with these status bits cannot be moved by us; None where it can."""
     if safety_bits & _EMERGENCY:
         return StopKind.EMERGENCY
     if safety_bits & _FAULT:

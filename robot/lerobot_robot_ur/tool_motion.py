@@ -93,7 +93,7 @@ class ToolMotion:
 
 
 def _motion(before: Command, after: Command, gripper: float) -> Array:
-    """The action [7] that leads from one command to the next."""
+    """Returns the action [7] that leads from one command to the next."""
     translation = (after.position - before.position) / TRANSLATION_STEP
     rotation = rotations.log(after.rotation @ before.rotation.T) / ROTATION_STEP
     return np.array([*translation, *rotation, gripper])

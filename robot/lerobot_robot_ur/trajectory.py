@@ -90,7 +90,7 @@ class JointTrajectory:
         self.reset(np.zeros(6))
 
     def reset(self, joints: ArrayLike) -> None:
-        """Be at rest at joint positions [6] (rad); time begins anew with the next `step`."""
+        """Begins at rest at joint positions [6] (rad); time begins anew with the next `step`."""
         self._q = np.array(joints, np.float64)
         self._qd, self._qdd = np.zeros(6), np.zeros(6)
         self._now: float | None = None
@@ -109,7 +109,7 @@ class JointTrajectory:
         return self._segment is None and not self._ahead
 
     def retarget(self, joints: ArrayLike, arrival_times_s: ArrayLike) -> None:
-        """Replace all that is ahead.
+        """Replaces all that is ahead.
 
         Waypoints whose time has passed are left out, and those within the next 0.05 s that cannot
         be met in time where the one after can be met better; the last never is. Where the arm is
@@ -139,7 +139,7 @@ class JointTrajectory:
             self._next_segment(self._now, is_new=True)
 
     def hold(self) -> None:
-        """Stop as soon as the limits allow, and stay there."""
+        """Stops as soon as the limits allow, and stays there."""
         self._ahead.clear()
         self.late_s = 0.0
         if self._now is None or not (self._qd.any() or self._qdd.any()):
@@ -152,7 +152,8 @@ class JointTrajectory:
         self._began = self._now
 
     def brake(self) -> None:
-        """The last step was not taken: slow down from the one before it, forgetting what is ahead.
+        """Takes note that the last step was not taken: slows down from the one before it,
+        forgetting what is ahead.
 
         Faster than `hold`, within the limits of acceleration but not of jerk: to end an
         acceleration smoothly would mean going faster still.
@@ -167,7 +168,7 @@ class JointTrajectory:
         self._segment, self._began = _Ramp(self._q, mean, self._acceleration), self._now
 
     def step(self, now_s: float) -> tuple[Array, Array, Array]:
-        """Joint positions [6] (rad), velocities (rad/s) and accelerations (rad/s^2) at `now_s`.
+        """Returns positions [6] (rad), velocities (rad/s) and accelerations (rad/s^2) at `now_s`.
 
         Time does not run back: before the time of the last step, it is that time.
         """
@@ -195,7 +196,7 @@ class JointTrajectory:
         self._stepped = self._q, mean, now
 
     def _slopes(self, q: Array, times: Array) -> Array:
-        """Mean velocities [n, 6] asked for before each of new waypoints [n, 6].
+        """Returns the mean velocities [n, 6] asked for before each of new waypoints [n, 6].
 
         Before the first it is that from where the present motion has the arm one gap earlier:
         targets that go on with the same waypoints then ask for the same velocities.
@@ -211,8 +212,6 @@ class JointTrajectory:
         gaps = np.maximum(np.diff(times, prepend=times[0] if since is None else since), _ON_TIME)
         return np.diff(q, axis=0, prepend=before[None]) / gaps[:, None]
 
-    # -- segments ------------------------------------------------------------------------------
-
     def _take(self, elapsed: float) -> None:
         assert self._segment is not None
         q, qd, qdd, *_ = self._segment.at_time(elapsed)
@@ -223,7 +222,7 @@ class JointTrajectory:
         self._qd, self._qdd = np.zeros(6), np.zeros(6)
 
     def _next_segment(self, begin: float, is_new: bool = False) -> None:
-        """Plan from the present state, which is that of time `begin`, to what is ahead.
+        """Plans from the present state, which is that of time `begin`, to what is ahead.
 
         `is_new`: what is ahead has just been replaced.
         """
@@ -253,7 +252,7 @@ class JointTrajectory:
         self.late_s = max(0.0, begin + segment.duration - waypoint.time)
 
     def _plan(self, waypoint: _Waypoint, begin: float) -> Trajectory | None:
-        """The motion to a waypoint, by its time or as soon after as the limits allow."""
+        """Returns the motion to a waypoint, by its time or as soon after as the limits allow."""
         duration = max(waypoint.time - begin, _CATCH_UP * waypoint.gap)
         velocity = waypoint.velocity
         segment = self._fastest(waypoint, velocity, duration)
@@ -266,7 +265,7 @@ class JointTrajectory:
     def _slowed_for_tool(
         self, segment: Trajectory, waypoint: _Waypoint, velocity: Array
     ) -> Trajectory:
-        """A plan, or one that takes longer where its tool would be too fast."""
+        """Returns a plan, or one that takes longer where its tool would be too fast."""
         excess, factor, power = self._tool_excess(segment), 1.0, _STEEPEST
         fast = segment
         for _ in range(_STRETCHES):
@@ -282,7 +281,7 @@ class JointTrajectory:
         return segment
 
     def _fastest(self, waypoint: _Waypoint, velocity: Array, duration: float) -> Trajectory | None:
-        """The gentlest motion in `duration`, else that with the full limits, if there is any."""
+        """Returns the gentlest motion in `duration`, else that with the full limits, if any."""
         plan = None
         for fraction in _GENTLE:
             parameters = self._parameters(fraction)
@@ -296,7 +295,7 @@ class JointTrajectory:
         return plan
 
     def _is_good(self, plan: Trajectory, waypoint: _Waypoint, duration: float) -> bool:
-        """Whether a plan is on time and goes straight: braking gently can mean going too far."""
+        """Returns whether a plan is on time and straight: braking gently can mean going too far."""
         if plan.duration > duration + _ON_TIME:
             return False
         low = np.minimum(self._q, waypoint.joints) - _EXACT
@@ -307,7 +306,8 @@ class JointTrajectory:
         )
 
     def _parameters(self, fraction: float) -> InputParameter:
-        """From the present state, with a fraction of the acceleration and jerk limits."""
+        """Returns parameters from the present state, with a fraction of the acceleration and jerk
+        limits."""
         parameters = InputParameter(6)
         parameters.current_position = self._q.tolist()
         parameters.current_velocity = self._qd.tolist()
@@ -320,7 +320,7 @@ class JointTrajectory:
         return parameters
 
     def _calculate(self, parameters: InputParameter) -> Trajectory | None:
-        """What ruckig makes of it; None where it fails or misses the target."""
+        """Returns what ruckig makes of it; None where it fails or misses the target."""
         plan = Trajectory(6)
         try:
             result = self._ruckig.calculate(parameters, plan)
@@ -338,7 +338,7 @@ class JointTrajectory:
         return plan if np.abs(miss).max() < _EXACT else None  # NaN is no less either
 
     def _tool_excess(self, segment: Trajectory) -> float:
-        """The tool's highest speed in a plan, over its limit; 0 where nobody asks."""
+        """Returns the tool's highest speed in a plan, over its limit; 0 where nobody asks."""
         if self._kinematics is None or segment.duration <= 0.0:
             return 0.0
         count = round(np.clip(segment.duration / _TOOL_SAMPLE_S, 8, 80))

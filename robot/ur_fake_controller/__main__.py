@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _prefer_this_process() -> None:
-    """A controller keeps its time whatever else a machine does; as far as that is granted here."""
+    """Asks for priority: a controller keeps its time whatever else a machine does."""
     try:
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
         # Linux shares its time between sessions first; with one of its own, this one's counts.

@@ -30,13 +30,14 @@ class Arm:
         self.hold_at(joints)
 
     def hold_at(self, joints: ArrayLike) -> None:
-        """Stand still at joint positions [6] at once (the world was put back, or brakes closed)."""
+        """Stands still at joint positions [6] at once (the world was put back, or brakes
+        closed)."""
         self.q = np.asarray(joints, np.float64).copy()
         self.qd, self.qdd = np.zeros(6), np.zeros(6)
         self.motion: Motion | None = None
 
     def stop_fast(self) -> None:
-        """Give up the present motion and stop as a protective stop does."""
+        """Gives up the present motion and stops as a protective stop does."""
         speed = float(np.max(np.abs(self.qd) / self._speed_limits))
         self.motion = Stop(_FAST_STOP * speed) if speed > 0 else None
 
@@ -45,11 +46,11 @@ class Arm:
         return self.motion is None and float(np.abs(self.qd).max()) < _STEADY
 
     def allows(self, q: Array) -> bool:
-        """Whether joint positions [6] are numbers within the limits."""
+        """Returns whether joint positions [6] are numbers within the limits."""
         return bool(np.isfinite(q).all() and np.all(np.abs(q) <= self._position_limits))
 
     def step(self, dt: float) -> None:
-        """Move on by `dt` seconds.
+        """Moves on by `dt` seconds.
 
         Raises:
             MotionFault: the motion left the joint limits; the arm stands where it was.

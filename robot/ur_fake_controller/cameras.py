@@ -54,7 +54,7 @@ class CameraProcess:
         self._process.start()
 
     def show(self, configuration: NDArray[np.float64]) -> None:
-        """Make the scene's positions the ones to be drawn."""
+        """Makes the scene's positions the ones to be drawn."""
         values = self._values
         values[_SEQUENCE] += 1  # odd: being written
         values[_TIME] = time.time()
@@ -62,7 +62,7 @@ class CameraProcess:
         values[_SEQUENCE] += 1
 
     def freeze(self, frozen: bool) -> None:
-        """Stop publishing pictures, or go on."""
+        """Stops publishing pictures, or goes on."""
         self._values[_FROZEN] = frozen
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class CameraProcess:
 
 
 def _read(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """A time and configuration that belong together."""
+    """Returns a time and configuration that belong together."""
     while True:
         before = values[_SEQUENCE]
         copy = values.copy()
@@ -83,7 +83,7 @@ def _read(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
 
 
 def _publish(shared, model: str, host: str, rate_hz: float, image_size: int, parent: int) -> None:
-    """Draw and publish until the controller ends. Runs in its own process."""
+    """Draws and publishes until the controller ends. Runs in its own process."""
     import zmq
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's, which closes this
@@ -135,7 +135,7 @@ class _Painter:
 
 
 def _jpeg(image: NDArray[np.uint8]) -> str:
-    """Base64 of a JPEG of an RGB image [height, width, 3].
+    """Returns the base64 of a JPEG of an RGB image [height, width, 3].
 
     LeRobot's image server hands RGB to an encoder that expects BGR, and its client decodes in the
     same way: in its protocol a JPEG has red and blue exchanged.

@@ -25,7 +25,7 @@ _LARGEST_STEP = 0.4  # rad of one joint in one iteration
 
 
 def fit(model: mujoco.MjModel, robot: RobotModel) -> None:
-    """Give the scene's UR3e the link lengths of another arm."""
+    """Gives the scene's UR3e the link lengths of another arm."""
     for body, offset in zip(BODIES, robot.arm.joint_offsets, strict=True):
         model.body(body).pos[:] = offset
     mujoco.mj_setConst(model, mujoco.MjData(model))
@@ -62,12 +62,12 @@ class Chain:
         self.set_tcp(tcp)
 
     def set_tcp(self, tcp: ArrayLike) -> None:
-        """Set the pose [6] of the tool centre point in the flange frame."""
+        """Sets the pose [6] of the tool centre point in the flange frame."""
         self.tcp = np.asarray(tcp, np.float64).copy()
         self._tcp = frame(self.tcp)
 
     def flange(self, joints: ArrayLike) -> Frame:
-        """Flange frame at joint positions [6] (rad)."""
+        """Returns flange frame at joint positions [6] (rad)."""
         data = self._data
         data.qpos[:] = joints
         mujoco.mj_kinematics(self.model, data)
@@ -77,11 +77,11 @@ class Chain:
         )
 
     def tool(self, joints: ArrayLike) -> Frame:
-        """Frame of the tool centre point at joint positions [6] (rad)."""
+        """Returns frame of the tool centre point at joint positions [6] (rad)."""
         return compose(self.flange(joints), self._tcp)
 
     def jacobian(self, joints: ArrayLike) -> tuple[Frame, Array]:
-        """Tool frame, and [6, 6] from joint speeds (rad/s) to tool velocity (m/s, rad/s)."""
+        """Returns the tool's frame, and [6, 6] from joint speeds to its velocity (m/s, rad/s)."""
         tool = self.tool(joints)
         mujoco.mj_comPos(self.model, self._data)
         jacobian = self._jacobian
@@ -89,7 +89,7 @@ class Chain:
         return tool, jacobian.copy()
 
     def solve(self, target: Frame, near: ArrayLike, iterations: int = _ITERATIONS) -> Array | None:
-        """Joints [6] near `near` that bring the tool to `target`; None where there are none.
+        """Returns joints [6] near `near` that bring the tool to `target`; None where none do.
 
         Damped Gauss-Newton: unlike the controller's closed form it finds the branch nearest to
         where it starts, or nothing.

@@ -40,9 +40,6 @@ _CUT_LOOKAHEAD = (0.03, 0.2)  # s: what servoj takes
 _CUT_GAIN = (100.0, 2000.0)
 
 
-# -- moves -------------------------------------------------------------------------------------
-
-
 def _move_j(program: ControlProgram) -> bool:
     return _joint_move(program, program.read_vector(0))
 
@@ -171,9 +168,6 @@ def _decelerate(program: ControlProgram, by_joints: bool) -> bool:
     return True
 
 
-# -- settings ----------------------------------------------------------------------------------
-
-
 def _set_payload(program: ControlProgram) -> None:
     program.payload = program.read(0)
     centre = program.read_vector(1, 3)
@@ -191,9 +185,6 @@ def _set_watchdog(program: ControlProgram) -> None:
 
 def _protective_stop(program: ControlProgram) -> None:
     program.safety.protective_stop("the program asked for it")
-
-
-# -- questions ---------------------------------------------------------------------------------
 
 
 def _step_time(program: ControlProgram) -> None:
@@ -264,7 +255,7 @@ def _inverse(program: ControlProgram, target: Array, near: Array | None = None) 
 
 
 def _nothing(program: ControlProgram) -> None:
-    """Accepted without effect."""
+    """Accepts a command without effect."""
 
 
 HANDLERS: dict[int, Handler] = {

@@ -76,7 +76,7 @@ class DashboardConnection(LineConnection):
 
 
 def answer(robot: Robot, line: str) -> str:
-    """The controller's answer to one command line."""
+    """Returns the controller's answer to one command line."""
     command = line.lower()
     if command in _E_SERIES_ONLY and not robot.model.is_e_series:
         return f'could not understand: "{line}"'

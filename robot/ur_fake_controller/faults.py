@@ -115,7 +115,7 @@ class ControlServer:
         self.service = Service(loop, host, PORT, lambda *args: ControlConnection(self, *args))
 
     def perform(self, line: str) -> dict[str, Any]:
-        """The answer to one request line."""
+        """Returns the answer to one request line."""
         try:
             request = json.loads(line)
             action = self._actions.get(request["do"])

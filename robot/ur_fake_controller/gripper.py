@@ -39,13 +39,13 @@ class ObjectStatus(IntEnum):
 
 
 def opening_of(count: float) -> float:
-    """Opening (m) that an encoder count stands for."""
+    """Returns opening (m) that an encoder count stands for."""
     share = (min(max(count, OPEN_COUNT), CLOSED_COUNT) - OPEN_COUNT) / (CLOSED_COUNT - OPEN_COUNT)
     return _STROKE * (1.0 - share)
 
 
 def count_of(opening: float) -> int:
-    """Encoder count at an opening (m)."""
+    """Returns encoder count at an opening (m)."""
     share = 1.0 - min(max(opening / _STROKE, 0.0), 1.0)
     return round(OPEN_COUNT + share * (CLOSED_COUNT - OPEN_COUNT))
 
@@ -63,7 +63,7 @@ class Gripper:
         self.reset()
 
     def reset(self) -> None:
-        """As after power-up: not active; the fingers stay where they are."""
+        """Resets as after power-up: not active; the fingers stay where they are."""
         self._registers: dict[str, int] = dict.fromkeys(_SETTABLE, 0)
         self._registers["POS"] = count_of(self._world.finger_opening())
         self.status = Status.RESET
@@ -74,7 +74,7 @@ class Gripper:
         self._closing = False
 
     def open_at_once(self) -> None:
-        """The world was put back, with open fingers: follow it."""
+        """Follows the world, which was put back with open fingers."""
         self._goal = self._setpoint = self._world.finger_opening()
         self._registers["POS"] = count_of(self._goal)
         self.object = ObjectStatus.AT_TARGET
@@ -84,7 +84,7 @@ class Gripper:
         return self.is_connected and self.is_powered
 
     def get(self, name: str) -> str:
-        """A register's value as text; `?` where there is none to be had."""
+        """Returns a register's value as text; `?` where there is none to be had."""
         if not self._answers:
             return "?"
         values = {
@@ -98,7 +98,7 @@ class Gripper:
         return str(values.get(name, "?"))
 
     def set(self, values: dict[str, int]) -> bool:
-        """Write registers; False where a name or a value cannot be."""
+        """Writes registers; False where a name or a value cannot be."""
         if not self._answers or not set(values) <= set(_SETTABLE):
             return False
         if not all(0 <= v <= 255 for v in values.values()):
@@ -116,7 +116,7 @@ class Gripper:
         return True
 
     def step(self) -> None:
-        """One `world.STEP` of the gripper."""
+        """Moves the gripper for one `world.STEP`."""
         if not self._answers:
             return
         is_activating = self.status == Status.ACTIVATING
@@ -191,7 +191,7 @@ class GripperConnection(LineConnection):
 
 
 def _pairs(words: list[str]) -> dict[str, int]:
-    """`POS 200 GTO 1` as a dict; empty where it is not such a list."""
+    """Returns `POS 200 GTO 1` as a dict; empty where it is not such a list."""
     if len(words) % 2 or not all(value.isdigit() for value in words[1::2]):
         return {}
     return {name: int(value) for name, value in zip(words[::2], words[1::2], strict=True)}

@@ -90,19 +90,20 @@ class Stop:
 
 
 def stop_joints(qd: Array, deceleration: float) -> Stop:
-    """stopj: the fastest joint decelerates at `deceleration` (rad/s^2)."""
+    """Makes stopj: the fastest joint decelerates at `deceleration` (rad/s^2)."""
     return Stop(float(np.abs(qd).max()) / max(deceleration, 1e-3))
 
 
 def stop_tool(chain: Chain, q: Array, qd: Array, deceleration: float) -> Stop:
-    """stopl: the tool decelerates at `deceleration` (m/s^2), or the joints at 20 times that."""
+    """Makes stopl: the tool decelerates at `deceleration` (m/s^2), or the joints at 20 times
+    that."""
     speed = float(np.linalg.norm((chain.jacobian(q)[1] @ qd)[:3]))
     fastest = float(np.abs(qd).max()) / 20.0
     return Stop(max(speed, fastest) / max(deceleration, 1e-3))
 
 
 class _Profile:
-    """A trapezoidal way from 0 to `length`, from rest to rest."""
+    """A trapezoidal path from 0 to `length`, from rest to rest."""
 
     def __init__(self, length: float, speed: float, acceleration: float):
         self.length = length
@@ -117,12 +118,12 @@ class _Profile:
         left = self.duration - t
         if min(t, left) >= self._ramp:
             return self._speed * (t - 0.5 * self._ramp)
-        way = 0.5 * self._acceleration * min(t, left) ** 2
-        return way if t < left else self.length - way
+        distance = 0.5 * self._acceleration * min(t, left) ** 2
+        return distance if t < left else self.length - distance
 
 
 class JointMove:
-    """movej: a straight way through joint space, the farthest joint at `speed` (rad/s)."""
+    """movej: a straight path through joint space, the farthest joint at `speed` (rad/s)."""
 
     def __init__(self, start: Array, end: Array, speed: float, acceleration: float):
         self._start, self._end = start.copy(), end
@@ -140,7 +141,7 @@ class JointMove:
 
 
 class LineMove:
-    """movel: a straight way of the tool at `speed` (m/s; of a pure rotation, rad/s)."""
+    """movel: a straight path of the tool at `speed` (m/s; of a pure rotation, rad/s)."""
 
     def __init__(
         self, chain: Chain, start: Array, end: ArrayLike, speed: float, acceleration: float
@@ -161,11 +162,11 @@ class LineMove:
         ended = self._time >= self._profile.duration
         new = self._chain.solve(self._at(self._profile.at(self._time)), q, iterations=8)
         if new is None:
-            raise MotionFault("movel: the straight way leaves the arm's reach")
+            raise MotionFault("movel: the straight path leaves the arm's reach")
         return new, np.zeros(6) if ended else (new - q) / dt, ended
 
-    def _at(self, way: float) -> Frame:
-        share = way / self._profile.length
+    def _at(self, distance: float) -> Frame:
+        share = distance / self._profile.length
         (start, rotation), (end, _) = self._origin, self._target
         return start + share * (end - start), rotations.exp(share * self._turn) @ rotation
 
@@ -191,6 +192,6 @@ class Sequence:
 
 
 def _ramp(change: Array, largest: float) -> Array:
-    """`change` shortened so that no component exceeds `largest`."""
+    """Returns `change` shortened so that no component exceeds `largest`."""
     most = float(np.abs(change).max())
     return change if most <= largest else change * (largest / most)

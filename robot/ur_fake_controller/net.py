@@ -30,7 +30,7 @@ class Loop:
         self._later: deque[tuple[float, Connection, bytes]] = deque()
 
     def watch(self, item, events: int, handler: Callable[[int], None]) -> None:
-        """Call `handler` with the events of a file object; replaces what was watched of it."""
+        """Calls `handler` with the events of a file object; replaces what was watched of it."""
         try:
             self._selector.modify(item, events, handler)
         except KeyError:
@@ -41,11 +41,11 @@ class Loop:
             self._selector.unregister(item)
 
     def send_later(self, due: float, connection: Connection, data: bytes) -> None:
-        """Send `data` at the time `due` (time.monotonic); in the order of the calls."""
+        """Sends `data` at the time `due` (time.monotonic); in the order of the calls."""
         self._later.append((due, connection, data))
 
     def run_until(self, deadline: float) -> None:
-        """Serve sockets until `deadline` (time.monotonic), at least once."""
+        """Serves sockets until `deadline` (time.monotonic), at least once."""
         while True:
             now = time.monotonic()
             while self._later and self._later[0][0] <= now:
@@ -71,7 +71,7 @@ class Connection(ABC):
 
     @abstractmethod
     def on_data(self, data: bytes) -> None:
-        """Take what has arrived; never empty."""
+        """Takes what has arrived; never empty."""
 
     @property
     def is_backed_up(self) -> bool:
@@ -88,7 +88,7 @@ class Connection(ABC):
         self._flush()
 
     def close(self, abort: bool = False) -> None:
-        """Close, with a reset instead of a proper end where `abort`."""
+        """Closes, with a reset instead of a proper end where `abort`."""
         if not self.is_open:
             return
         self.is_open = False
@@ -147,7 +147,7 @@ class LineConnection(Connection):
 
     @abstractmethod
     def on_line(self, line: str) -> None:
-        """Take one line, without its end."""
+        """Takes one line, without its end."""
 
 
 class Service:
@@ -160,7 +160,7 @@ class Service:
         self.open()
 
     def open(self) -> None:
-        """Listen, unless it does already."""
+        """Listens, unless it does already."""
         if self._listener is not None:
             return
         listener = socket.socket()
@@ -172,14 +172,14 @@ class Service:
         self._listener = listener
 
     def refuse(self) -> None:
-        """Stop listening, so that connecting is refused; open connections stay."""
+        """Stops listening, so that connecting is refused; open connections stay."""
         if self._listener is not None:
             self._loop.unwatch(self._listener)
             self._listener.close()
             self._listener = None
 
     def drop(self, abort: bool = False) -> None:
-        """Close all connections."""
+        """Closes all connections."""
         for connection in list(self.connections):
             connection.close(abort)
 

@@ -29,7 +29,7 @@ class Pacer:
         self._count = 0
 
     def tick(self) -> None:
-        """Note the tick that begins now, and set the next deadline."""
+        """Notes the tick that begins now, and sets the next deadline."""
         now = time.monotonic()
         late = now - self.deadline
         self._late[self._count % _REMEMBERED] = late
@@ -40,7 +40,7 @@ class Pacer:
         self.deadline += self.period * self.slowdown
 
     def report(self) -> dict[str, float]:
-        """Lateness (ms) over the last 5000 ticks, ticks so far, time dropped (s)."""
+        """Returns lateness (ms) over the last 5000 ticks, ticks so far, time dropped (s)."""
         late = self._late[: min(self._count, _REMEMBERED)] * 1e3
         if not late.size:
             return {"ticks": 0}

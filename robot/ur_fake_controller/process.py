@@ -33,63 +33,63 @@ class Faults:
         self._request = controller.request
 
     def freeze_output(self) -> None:
-        """Keep RTDE's connections open and send nothing more through them."""
+        """Keeps RTDE's connections open and sends nothing more through them."""
         self._request("freeze_output")
 
     def drop_rtde(self, abort: bool = False) -> None:
-        """Close all RTDE connections; with a reset where `abort`. New ones are accepted."""
+        """Closes all RTDE connections; with a reset where `abort`. New ones are accepted."""
         self._request("drop", service="rtde", abort=abort)
 
     def drop(self, service: str, abort: bool = False) -> None:
-        """Close all connections of rtde, dashboard, script or gripper."""
+        """Closes all connections of rtde, dashboard, script or gripper."""
         self._request("drop", service=service, abort=abort)
 
     def delay(self, seconds: float) -> None:
-        """Send everything of RTDE `seconds` later."""
+        """Sends everything of RTDE `seconds` later."""
         self._request("delay", seconds=seconds)
 
     def delay_dashboard(self, seconds: float) -> None:
-        """Let the dashboard greet and answer `seconds` later."""
+        """Lets the dashboard greet and answer `seconds` later."""
         self._request("delay_dashboard", seconds=seconds)
 
     def slow(self, factor: float) -> None:
-        """Let the controller take `factor` seconds for each of its own."""
+        """Lets the controller take `factor` seconds for each of its own."""
         self._request("slow", factor=factor)
 
     def refuse(self, *names: str) -> None:
-        """Refuse new connections of rtde, dashboard, script or gripper, or remote_control."""
+        """Refuses new connections of rtde, dashboard, script or gripper, or remote_control."""
         self._request("refuse", names=list(names))
 
     def protective_stop(self) -> None:
-        """Stop as after a collision; until unlocked through the dashboard."""
+        """Stops as after a collision; until unlocked through the dashboard."""
         self._request("protective_stop")
 
     def emergency_stop(self) -> None:
-        """Press the emergency stop button; `clear` releases it, power stays off."""
+        """Presses the emergency stop button; `clear` releases it, power stays off."""
         self._request("emergency_stop")
 
     def safeguard_stop(self) -> None:
-        """Open the safeguard input; `clear` closes it, the program stays paused."""
+        """Opens the safeguard input; `clear` closes it, the program stays paused."""
         self._request("safeguard_stop")
 
     def pretend_to_drive(self, model: str) -> None:
-        """Let the dashboard say that the arm is a `UR5`, say."""
+        """Lets the dashboard say that the arm is a `UR5`, say."""
         self._request("pretend_to_drive", model=model)
 
     def disconnect_gripper(self) -> None:
-        """Let the gripper's port answer `?`, as where the gripper has no power."""
+        """Lets the gripper's port answer `?`, as where the gripper has no power."""
         self._request("disconnect_gripper")
 
     def gripper_fault(self, code: int) -> None:
-        """Let the gripper report a fault code in FLT."""
+        """Lets the gripper report a fault code in FLT."""
         self._request("gripper_fault", code=code)
 
     def freeze_cameras(self) -> None:
-        """Publish no more pictures."""
+        """Publishes no more pictures."""
         self._request("freeze_cameras")
 
     def clear(self) -> None:
-        """End all of these, as far as nobody has to confirm it at the robot."""
+        """Ends all of these, as far as nobody has to confirm it at the robot."""
         self._request("clear")
 
 
@@ -147,7 +147,7 @@ class FakeController:
         self.stop()
 
     def start(self) -> None:
-        """Start the process and wait until its ports accept."""
+        """Starts the process and waits until its ports accept."""
         with contextlib.ExitStack() as closing:
             self._output = closing.enter_context(tempfile.TemporaryFile())
             self._process = subprocess.Popen(
@@ -164,7 +164,7 @@ class FakeController:
             self._closing = closing.pop_all()
 
     def _is_connected(self, deadline: float) -> bool:
-        """Try once. Raises ControllerError when there is no more to wait for."""
+        """Tries once. Raises ControllerError when there is no more to wait for."""
         assert self._process is not None
         try:
             self._connect(self._process.pid)
@@ -193,7 +193,7 @@ class FakeController:
             raise
 
     def stop(self) -> None:
-        """End the process."""
+        """Ends the process."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -209,15 +209,15 @@ class FakeController:
         self._closing.close()
 
     def state(self) -> dict[str, Any]:
-        """What is true in the simulation: joints, tool, objects (m), success, modes, log, …"""
+        """Returns what is true in the simulation: joints, tool, objects (m), success, log, …"""
         return self.request("state")
 
     def reset(self, task: str | None = None, start: int | None = None) -> None:
-        """Put world and arm where a start has them, at once; by default where they began."""
+        """Puts world and arm where a start has them, at once; by default where they began."""
         self.request("reset", task=task, start=start)
 
     def request(self, action: str, **arguments: Any) -> Any:
-        """The answer of the controller's control port."""
+        """Returns the answer of the controller's control port."""
         if self._socket is None:
             raise ControllerError("the fake controller is not running")
         try:
@@ -233,13 +233,13 @@ class FakeController:
         return answer["result"]
 
     def _read_output(self) -> str:
-        """The end of what the process has written."""
+        """Returns the end of what the process has written."""
         size = self._output.seek(0, os.SEEK_END)
         self._output.seek(max(0, size - 4000))
         return self._output.read().decode("utf-8", "replace")
 
 
 def _import_path() -> Iterable[str]:
-    """Where this process imports from, so that the controller finds the same packages."""
+    """Returns where this process imports from, so that the controller finds the same packages."""
     here = str(Path(__file__).parents[1])
     return dict.fromkeys([here, *(p for p in sys.path if p)])

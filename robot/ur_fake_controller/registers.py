@@ -82,10 +82,8 @@ class ControlProgram:
         self._reported: set[int] = set()
         self.select_registers(0)
 
-    # -- the program's life --------------------------------------------------------------------
-
     def start(self, script: ControlScript) -> None:
-        """Run a freshly uploaded control script, in place of the one before."""
+        """Runs a freshly uploaded control script, in place of the one before."""
         self.uploads += 1
         self.stop("another script was sent")
         if not self.safety.can_move:
@@ -99,7 +97,7 @@ class ControlProgram:
         self.write_int(0, READY)
 
     def stop(self, reason: str) -> None:
-        """End the program; the arm decelerates."""
+        """Ends the program; the arm decelerates."""
         if self.state == RuntimeState.STOPPED:
             return
         logger.info("the program stops: %s", reason)
@@ -116,7 +114,7 @@ class ControlProgram:
         return True
 
     def resume(self) -> bool:
-        """Go on after a pause; what was moving does not move on."""
+        """Goes on after a pause; what was moving does not move on."""
         if self.state != RuntimeState.PAUSED or not self.safety.can_move:
             return False
         self.state, self.thread = RuntimeState.PLAYING, None
@@ -124,7 +122,7 @@ class ControlProgram:
         return True
 
     def forget_motion(self) -> None:
-        """The arm was put elsewhere: no thread of the program moves it any more."""
+        """Takes note that the arm was put elsewhere: no thread of the program moves it any more."""
         self.thread = None
 
     def on_input(self, names: dict[str, tuple[float, ...]]) -> None:
@@ -132,7 +130,7 @@ class ControlProgram:
             self.watchdog.kick(self.now)
 
     def tick(self, now: float) -> None:
-        """One cycle of the program's main loop."""
+        """Runs one cycle of the program's main loop."""
         self.now = now
         if self.state != RuntimeState.PLAYING:
             return
@@ -171,7 +169,7 @@ class ControlProgram:
                 self.write_int(0, DONE)
 
     def _run(self, command: int) -> bool:
-        """Carry out a command; whether it is done only when the arm has come to rest."""
+        """Carries out a command; whether it is done only when the arm has come to rest."""
         handler = commands.HANDLERS.get(command)
         if handler is not None:
             return bool(handler(self))
@@ -179,8 +177,6 @@ class ControlProgram:
             self._reported.add(command)
             logger.warning("command %d is not emulated; it is answered as done", command)
         return False
-
-    # -- registers -----------------------------------------------------------------------------
 
     def select_registers(self, offset: int) -> None:
         count = REGISTERS - offset
@@ -209,10 +205,8 @@ class ControlProgram:
         for i, value in enumerate(values):
             self.write(i, float(value))
 
-    # -- the arm -------------------------------------------------------------------------------
-
     def take_arm(self, thread: str) -> None:
-        """Let one of the program's threads move the arm; another one that does is an error."""
+        """Lets one of the program's threads move the arm; another one that does is an error."""
         if self.thread in ("servo", "speed") and self.thread != thread:
             raise ProgramError(
                 f"another thread ({self.thread}) is already controlling the robot; it must be "
@@ -221,7 +215,7 @@ class ControlProgram:
         self.thread = thread
 
     def move(self, build: Callable[[], Motion], asynchronous: bool) -> bool:
-        """Start a move that replaces any asynchronous one."""
+        """Starts a move that replaces any asynchronous one."""
         self.take_arm("move" if asynchronous else "main")
         if not self.safety.can_move:
             return False
@@ -233,7 +227,7 @@ class ControlProgram:
         return not asynchronous
 
     def report_async(self, progress: int) -> None:
-        """Write the register of asynchronous progress; -1: none runs, 0: one starts."""
+        """Writes the register of asynchronous progress; -1: none runs, 0: one starts."""
         self._async_writes = (self._async_writes + 1) % 128
         if progress == 0:
             self._async_operation = (self._async_operation + 1) % 128

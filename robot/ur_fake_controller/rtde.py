@@ -100,7 +100,7 @@ class RtdeServer:
         self._on_input(values)
 
     def publish(self) -> None:
-        """Send every started client its variables."""
+        """Sends every started client its variables."""
         self._ticks += 1
         if self.frozen:
             return

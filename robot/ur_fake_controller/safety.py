@@ -85,8 +85,6 @@ class Safety:
     def can_move(self) -> bool:
         return self.robot_mode == RobotMode.RUNNING and self.mode == SafetyMode.NORMAL
 
-    # -- what stops the arm --------------------------------------------------------------------
-
     def protective_stop(self, reason: str) -> None:
         if self._protective_since is None:
             logger.warning("protective stop: %s", reason)
@@ -94,18 +92,18 @@ class Safety:
             self._on_halt(SafetyMode.PROTECTIVE_STOP)
 
     def emergency_stop(self) -> None:
-        """Press the emergency stop button; it stays pressed."""
+        """Presses the emergency stop button; it stays pressed."""
         self._emergency = True
         self._lose_power()
 
     def safeguard_stop(self) -> None:
-        """Open the safeguard input; it stays open."""
+        """Opens the safeguard input; it stays open."""
         if not self._safeguard:
             self._safeguard = True
             self._on_halt(SafetyMode.SAFEGUARD_STOP)
 
     def release(self) -> None:
-        """Release the emergency stop button and close the safeguard input.
+        """Releases the emergency stop button and closes the safeguard input.
 
         After an emergency stop the arm stays without power; a protective stop stays.
         """
@@ -114,10 +112,8 @@ class Safety:
     def power_off(self) -> None:
         self._lose_power()
 
-    # -- what brings it back -------------------------------------------------------------------
-
     def unlock(self) -> bool:
-        """Unlock a protective stop; False while it is too recent."""
+        """Unlocks a protective stop; False while it is too recent."""
         since = self._protective_since
         if since is not None and self._now - since < self._unlock_delay:
             return False
@@ -130,7 +126,7 @@ class Safety:
             self._transition = (self._now + POWER_TIME, RobotMode.IDLE)
 
     def release_brakes(self) -> None:
-        """Release the brakes, with power first where it is off."""
+        """Releases the brakes, with power first where it is off."""
         if self.robot_mode != RobotMode.RUNNING and not self._emergency:
             steps = 1 if self.robot_mode == RobotMode.IDLE else 2
             self.robot_mode = max(self.robot_mode, RobotMode.POWER_ON)

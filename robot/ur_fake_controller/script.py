@@ -49,7 +49,7 @@ class ControlScript:
 
 
 def parse_control_script(text: str) -> ControlScript | None:
-    """The control script's variable parts; None where `text` is another script."""
+    """Returns the control script's variable parts; None where `text` is another script."""
     if not all(mark in text for mark in _CONTROL_SCRIPT):
         return None
     offset = _OFFSET.search(text)

@@ -103,10 +103,8 @@ class ControllerServer:
         # Last, because whoever starts a controller waits for this port.
         self._control = ControlServer(loop, host, self)
 
-    # -- from outside --------------------------------------------------------------------------
-
     def run(self, lifeline: int | None = None) -> None:
-        """Serve in real time until `quit`, or until the file descriptor `lifeline` ends."""
+        """Serves in real time until `quit`, or until the file descriptor `lifeline` ends."""
         if lifeline is not None:
 
             def on_lifeline(_: int) -> None:
@@ -127,7 +125,7 @@ class ControllerServer:
         self._running = False
 
     def reset(self, task: str | None = None, start: int | None = None) -> None:
-        """Put the world where a start has it; the arm is there at once, and at rest.
+        """Puts the world where a start has it; the arm is there at once, and at rest.
 
         The program goes on running; the gripper stays active and opens.
         """
@@ -140,7 +138,7 @@ class ControllerServer:
         self._strained = 0.0
 
     def state(self) -> dict[str, Any]:
-        """What is true in the simulation, as plain values (m, rad, s)."""
+        """Returns what is true in the simulation, as plain values (m, rad, s)."""
         return {
             "time": self._time,
             "joints": self.world.q.tolist(),
@@ -162,8 +160,6 @@ class ControllerServer:
             "log": list(self.log),
             **self.world.report(),
         }
-
-    # -- one cycle -----------------------------------------------------------------------------
 
     def _tick(self) -> None:
         self._time += 1.0 / self.model.rate_hz
@@ -193,7 +189,7 @@ class ControllerServer:
         self._watch_strain()
 
     def _watch_strain(self) -> None:
-        """Stop the arm where it is pressed too hard or kept from where it should be."""
+        """Stops the arm where it is pressed too hard or kept from where it should be."""
         deviation = float(np.abs(self.arm.q - self.world.q).max())
         force = float(np.linalg.norm(self.world.tool_force()[:3]))
         if force <= MAX_TOOL_FORCE and deviation <= MAX_DEVIATION:
@@ -207,7 +203,7 @@ class ControllerServer:
             )
 
     def _publish(self) -> None:
-        """Write the present state into the output variables."""
+        """Writes the present state into the output variables."""
         arm, world, safety, values = self.arm, self.world, self.safety, self.rtde.values
         tool, jacobian = self._chain.jacobian(world.q)
         target_tool, target_jacobian = self._chain.jacobian(arm.q)
@@ -245,8 +241,6 @@ class ControllerServer:
         if self.model.is_e_series:
             values["tcp_offset"] = tuple(self._chain.tcp.tolist())
             values["ft_raw_wrench"] = values["actual_TCP_force"]
-
-    # -- what the parts report -----------------------------------------------------------------
 
     def _on_input(self, written: dict[str, Values]) -> None:
         self.program.on_input(written)

@@ -108,7 +108,7 @@ _INPUTS = {
 
 
 def outputs(e_series: bool) -> dict[str, tuple[str, Values]]:
-    """Type and first value of every output variable."""
+    """Returns type and first value of every output variable."""
     variables = dict(_OTHERS)
     variables.update({name: ("VECTOR6D", _ZERO6) for name in _VECTORS})
     if e_series:
@@ -119,7 +119,7 @@ def outputs(e_series: bool) -> dict[str, tuple[str, Values]]:
 
 
 def inputs() -> dict[str, str]:
-    """Type of every input variable."""
+    """Returns type of every input variable."""
     variables = dict(_INPUTS)
     variables.update({f"input_bit_register_{i}": "BOOL" for i in range(64, 128)})
     variables.update({f"input_int_register_{i}": "INT32" for i in range(REGISTERS)})
@@ -128,6 +128,6 @@ def inputs() -> dict[str, str]:
 
 
 def zero(type_name: str) -> Values:
-    """The value [n] that an input of a type has before anything is written to it."""
+    """Returns the value [n] that an input of a type has before anything is written to it."""
     digits = FORMATS[type_name].rstrip("?BIQid")
     return (0,) * int(digits or 1)

@@ -49,7 +49,7 @@ class ArmWorld:
         self.place(task, start)
 
     def place(self, task: str, start: int) -> Array:
-        """Put everything where start number `start` of `task` has it; the joints [6] there."""
+        """Puts everything where start number `start` of `task` has it; the joints [6] there."""
         self._start = make_start(find_task(task), start)
         joints = self._solver.start_at(self._start.tool).joints
         self._world.place(self._start, joints)
@@ -59,7 +59,7 @@ class ArmWorld:
         return joints
 
     def step(self, q: Array, qd: Array) -> None:
-        """One `STEP` of physics with the joints driven to `q` [6] at `qd`."""
+        """Runs one `STEP` of physics with the joints driven to `q` [6] at `qd`."""
         data = self._world.data
         data.ctrl[:6] = q + _LEAD * qd
         data.ctrl[6] = self.finger_target
@@ -77,15 +77,15 @@ class ArmWorld:
         return self._world.data.qpos
 
     def motor_torques(self) -> Array:
-        """Torques [6] (Nm) of the joint servos."""
+        """Returns torques [6] (Nm) of the joint servos."""
         return self._world.data.actuator_force[:6].copy()
 
     def contact_torques(self) -> Array:
-        """Torques [6] (Nm) on the joints from contact (and from the ends of their travel)."""
+        """Returns torques [6] (Nm) on the joints from contact and the ends of their travel."""
         return self._world.data.qfrc_constraint[self._speeds]
 
     def tool_force(self) -> Array:
-        """Force and torque [6] (N, Nm, base axes) at the tool that contact amounts to."""
+        """Returns force and torque [6] (N, Nm, base axes) at the tool that contact amounts to."""
         torques = self.contact_torques()
         if float(np.abs(torques).max()) < _CONTACT:
             return np.zeros(6)
@@ -94,15 +94,15 @@ class ArmWorld:
         return np.asarray(np.linalg.solve(square, jacobian @ torques), np.float64)
 
     def finger_opening(self) -> float:
-        """Distance between the finger pads (m)."""
+        """Returns distance between the finger pads (m)."""
         return self._world.opening()
 
     def finger_speed(self) -> float:
-        """Speed of the pads from each other (m/s)."""
+        """Returns speed of the pads from each other (m/s)."""
         return float(self._world.data.qvel[self._finger_speeds].sum())
 
     def check_success(self) -> bool:
-        """Whether the task is fulfilled now."""
+        """Returns whether the task is fulfilled now."""
         self._world.refresh()
         tool = self._world.data.site_xpos[self._world.tool]
         state = self._world.state(
@@ -113,7 +113,7 @@ class ArmWorld:
         return success
 
     def report(self) -> dict[str, Any]:
-        """Task, objects (m), tool point (m), gripper opening (m) and success, as plain values."""
+        """Returns task, objects (m), tool point (m), opening (m) and success, as plain values."""
         success = self.check_success()
         data, start = self._world.data, self._start
         return {

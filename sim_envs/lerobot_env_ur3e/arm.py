@@ -56,7 +56,7 @@ BODIES = tuple(f"{link}_link" for link in _CAPSULES)
 
 
 def element(tag: str, *children: str, **attributes: object) -> str:
-    """One XML element; numbers keep all 17 digits so that the model is the numbers."""
+    """Returns one XML element; numbers keep all 17 digits so that the model is the numbers."""
 
     def text(value: object) -> str:
         if isinstance(value, str):
@@ -70,7 +70,8 @@ def element(tag: str, *children: str, **attributes: object) -> str:
 
 
 def body_chain(tool: str) -> str:
-    """MJCF of the arm from its base, with the `tool` elements inside the flange body."""
+    """Returns the MJCF of the arm from its base, with the `tool` elements inside the flange
+    body."""
     inner = element("site", name="flange", group=5) + tool
     for i in reversed(range(6)):
         name = tuple(_CAPSULES)[i]
@@ -107,7 +108,7 @@ def body_chain(tool: str) -> str:
 
 
 def servos() -> str:
-    """MJCF position actuators of the six joints, in joint order."""
+    """Returns MJCF position actuators of the six joints, in joint order."""
     return "".join(
         element("position", name=j, joint=j, kp=kp, kv=kv)
         for j, kp, kv in zip(JOINT_NAMES, SERVO_STIFFNESS, SERVO_DAMPING, strict=True)

@@ -45,7 +45,7 @@ class Report:
 
 
 def run_episode(env: UR3eEnv, start: int, disturbance: Disturbance) -> tuple[bool, int]:
-    """Let the expert play one start; whether it succeeded, and in how many control steps."""
+    """Lets the expert play one start; returns whether it succeeded, and in how many steps."""
     env.reset(options={"start": start})
     rng = np.random.default_rng([start, 7])
     while True:
@@ -62,7 +62,7 @@ def run_episode(env: UR3eEnv, start: int, disturbance: Disturbance) -> tuple[boo
 
 
 def check_task(task: str, starts: Iterable[int], disturbance: Disturbance) -> Report:
-    """The expert's success on some starts of one task."""
+    """Returns the expert's success on some starts of one task."""
     begin = time.perf_counter()
     env = UR3eEnv(task, render_images=False)
     results = {k: run_episode(env, k, disturbance) for k in starts}

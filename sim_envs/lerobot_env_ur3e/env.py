@@ -97,8 +97,6 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
         self._place(make_start(self.task_spec, 0))
 
-    # -- the Gymnasium interface ---------------------------------------------------------------
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
@@ -123,10 +121,8 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         return self._observe(), float(success), success, truncated, info
 
     def render(self) -> NDArray[np.uint8]:  # type: ignore[override]
-        """Picture uint8 [render_size, render_size, 3] from the scene camera."""
+        """Returns picture uint8 [render_size, render_size, 3] from the scene camera."""
         return self._simulator.image(self._world.data, "scene", self.render_size)
-
-    # -- what a learner or an evaluator needs beyond it ----------------------------------------
 
     @property
     def instruction(self) -> str:
@@ -149,15 +145,15 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         return self._steps
 
     def is_success(self) -> bool:
-        """Whether the task is fulfilled in the present physical state."""
+        """Returns whether the task is fulfilled in the present physical state."""
         return is_success(self._start, self._state())
 
     def expert_action(self) -> NDArray[np.float32]:
-        """What the scripted expert does in the present state, float32 [7]."""
+        """Returns what the scripted expert does in the present state, float32 [7]."""
         return expert_action(self._start, self._state())
 
     def privileged(self) -> dict[str, Any]:
-        """State that no policy may see at run time, for auxiliary losses (m, base frame)."""
+        """Returns what no policy may see at run time, for auxiliary losses (m, base frame)."""
         state = self._state()
         return {
             "objects": state.objects.astype(np.float32),  # [6, 3]; absent ones are at zero
@@ -168,13 +164,13 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         }
 
     def snapshot(self) -> Snapshot:
-        """The present state; `restore` of it continues bit for bit."""
+        """Returns the present state; `restore` of it continues bit for bit."""
         physics = np.empty(mujoco.mj_stateSize(self._world.model, _FULL_STATE))
         mujoco.mj_getState(self._world.model, self._world.data, physics, _FULL_STATE)
         return Snapshot(physics, self._command.copy(), self._start, self._steps, self._lifted)
 
     def restore(self, snapshot: Snapshot) -> Observation:
-        """Go back to a snapshot, of this environment or of another one of the same task."""
+        """Goes back to a snapshot, of this environment or of another one of the same task."""
         if snapshot.start.task != self.task_spec:
             raise ValueError(
                 f"the snapshot is of task {snapshot.start.task.name!r}, this is {self.task!r}"
@@ -185,10 +181,8 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._world.refresh()
         return self._observe()
 
-    # -- inside --------------------------------------------------------------------------------
-
     def _place(self, start: Start) -> None:
-        """Put the robot and the objects where a start has them."""
+        """Puts the robot and the objects where a start has them."""
         self._start, self._steps, self._lifted = start, 0, False
         self._command = self._controller.start_at(start.tool)
         # Rounded, so that the last bits of inverse kinematics do not differ between machines.
@@ -196,7 +190,7 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._world.place(start, self._command.joints)
 
     def _act(self, action: Array) -> None:
-        """One control period of physics under an action [7]."""
+        """Runs one control period of physics under an action [7]."""
         world, old = self._world, self._command.joints
         data = world.data
         self._command = self._controller.advance(self._command, action[:6])
@@ -239,7 +233,7 @@ def _observation_space(image_size: int, images: bool) -> spaces.Dict:
 
 
 def _checked(action: NDArray[np.float32]) -> Array:
-    """The action as float64 [7] within [-1, 1]; ValueError where it cannot be one."""
+    """Returns the action as float64 [7] within [-1, 1]; ValueError where it cannot be one."""
     values = np.asarray(action, np.float64)
     if values.shape != (ACTION_DIM,):
         raise ValueError(f"an action has shape ({ACTION_DIM},), got {values.shape}")

@@ -27,7 +27,7 @@ SAFE_TOOL = 0.064  # tool height at which the fingertips clear an object on the 
 
 
 def expert_action(start: Start, state: State) -> NDArray[np.float32]:
-    """Action float32 [7] that the expert takes in `state` on the task of `start`."""
+    """Returns action float32 [7] that the expert takes in `state` on the task of `start`."""
     kind = start.task.kind
     if kind == "push":
         motion, grip = _push(start, state)
@@ -40,12 +40,12 @@ def expert_action(start: Start, state: State) -> NDArray[np.float32]:
 
 
 def _ramp(value: float, low: float, high: float) -> float:
-    """0 below `low`, 1 above `high`, straight between."""
+    """Returns 0 below `low`, 1 above `high`, straight between."""
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
 def _towards(state: State, goal: Array, sideways: float = 1.0) -> Array:
-    """Translation [3] in [-1, 1] straight to a tool position [3], in one step if it can.
+    """Returns translation [3] in [-1, 1] straight to a tool position [3], in one step if it can.
 
     `sideways` below 1 limits the horizontal components.
     """
@@ -67,12 +67,12 @@ def _lift(state: State) -> tuple[Array, float]:
 
 
 def _back_off(state: State) -> tuple[Array, float]:
-    """Open the gripper, going up meanwhile if it is low."""
+    """Opens the gripper, going up meanwhile if it is low."""
     return np.array([0.0, 0.0, 1.0 if state.command[2] < SAFE_TOOL + 0.02 else 0.0]), RELEASE
 
 
 def _reach(target: Array, state: State) -> Array:
-    """Translation of the open gripper to around an object, down a funnel above it."""
+    """Returns translation of the open gripper to around an object, down a funnel above it."""
     distance = float(np.linalg.norm(target[:2] - state.command[:2]))
     height = max(target[2] + GRASP_HEIGHT, WORKSPACE_LOW[2])
     if distance > 0.03 and state.command[2] < target[2] - HALF + SAFE_TOOL - 0.02:
@@ -82,7 +82,7 @@ def _reach(target: Array, state: State) -> Array:
 
 
 def _grasp(start: Start, state: State) -> tuple[Array, float]:
-    """Go to the target and close around it; open again where nothing was caught."""
+    """Goes to the target and closes around it; opens again where nothing was caught."""
     target = state.objects[start.target]
     offset = target - state.tool
     aligned = bool(np.all(np.abs(offset[:2]) < 0.012)) and -0.022 < offset[2] < 0.014
@@ -95,7 +95,7 @@ def _grasp(start: Start, state: State) -> tuple[Array, float]:
 
 
 def _place(start: Start, state: State) -> tuple[Array, float]:
-    """Carry the target to its goal (a tray or the top of a cube) and let go of it there."""
+    """Carries the target to its goal (a tray or the top of a cube) and lets go of it there."""
     target, goal = state.objects[start.target], goal_position(start, state)
     stack = start.task.kind == "stack"
     close_by, slack = (0.008, 0.0045) if stack else (0.025, 0.012)
@@ -117,7 +117,7 @@ def _place(start: Start, state: State) -> tuple[Array, float]:
 
 
 def _push(start: Start, state: State) -> tuple[Array, float]:
-    """Straddle the target with the open gripper and sweep it sideways with one finger."""
+    """Straddles the target with the open gripper and sweeps it sideways with one finger."""
     target, goal = state.objects[start.target], goal_position(start, state)
     height = HALF + GRASP_HEIGHT
     error = goal - target

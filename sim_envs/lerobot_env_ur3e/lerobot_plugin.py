@@ -54,7 +54,7 @@ class UR3eEnvConfig(EnvConfig):
         }
 
     def task_names(self) -> list[str]:
-        """The tasks asked for, each checked to exist."""
+        """Returns the tasks asked for, each checked to exist."""
         if self.task in (None, "", "all"):
             return list(TASK_NAMES)
         return [find_task(name.strip()).name for name in str(self.task).split(",")]
@@ -62,7 +62,8 @@ class UR3eEnvConfig(EnvConfig):
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False
     ) -> dict[str, dict[int, gym.vector.VectorEnv]]:
-        """One vector environment of `n_envs` per task: {"ur3e": {task number: environment}}.
+        """Returns one vector environment of `n_envs` per task: {"ur3e": {task number:
+        environment}}.
 
         lerobot-eval seeds its environments, and a seed is a start number here, so that its
         episodes are the starts from `--seed` on, the same for every policy.

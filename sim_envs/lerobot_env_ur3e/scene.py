@@ -51,7 +51,7 @@ _GHOST = {"contype": 0, "conaffinity": 0}
 
 
 def _look_at(eye: Array, at: Array) -> Array:
-    """Camera axes (x then y, [6]) for a camera at `eye` looking at `at`, z up."""
+    """Returns camera axes (x then y, [6]) for a camera at `eye` looking at `at`, z up."""
     z = (eye - at) / np.linalg.norm(eye - at)
     x = np.cross([0.0, 0.0, 1.0], z)
     x /= np.linalg.norm(x)
@@ -59,7 +59,8 @@ def _look_at(eye: Array, at: Array) -> Array:
 
 
 def _finger(name: str, side: int) -> str:
-    """One sliding finger; `side` +1 or -1 is its direction of opening along the tool's y."""
+    """Returns one sliding finger; `side` +1 or -1 is its direction of opening along the tool's
+    y."""
     y = side * PAD_HALF[1]
     return element(
         "body",
@@ -87,7 +88,7 @@ def _finger(name: str, side: int) -> str:
 
 
 def gripper() -> str:
-    """A two-finger gripper of the 2F-85's measures, the tool point and the wrist camera."""
+    """Returns a two-finger gripper of the 2F-85's measures, the tool point and the wrist camera."""
     tilt = math.radians(22)
     return (
         element("geom", type="box", pos=(0, 0, 0.038), size=(0.028, 0.05, 0.038),
@@ -103,7 +104,7 @@ def gripper() -> str:
 
 
 def _tray(centre: Array) -> str:
-    """A tray: its floor is only drawn (things rest on the table plane), its lips collide."""
+    """Returns a tray: its floor is only drawn (things rest on the table), its lips collide."""
     colour = "0.95 0.8 0.2 1"
     x, y, half, lip = *centre, TRAY_HALF, TRAY_LIP / 2
     walls = [((x + s * half, y, lip), (0.003, half + 0.003, lip)) for s in (-1, 1)]
@@ -116,7 +117,7 @@ def _tray(centre: Array) -> str:
 
 
 def _zone(centre: Array) -> str:
-    """A zone: a light frame and a purple field, painted on the table."""
+    """Returns a zone: a light frame and a purple field, painted on the table."""
     outer = element("geom", type="box", pos=(*centre, 0.0003), size=(*ZONE_HALF, 0.0003),
                     rgba="0.97 0.97 0.97 1", **_GHOST)  # fmt: skip
     inner = element("geom", type="box", pos=(*centre, 0.0007), size=(*(ZONE_HALF - 0.007), 0.0003),
@@ -164,7 +165,7 @@ def _world() -> str:
 
 
 def scene_xml() -> str:
-    """The MJCF of the whole scene."""
+    """Returns the MJCF of the whole scene."""
     return element(
         "mujoco",
         element("compiler", angle="radian", autolimits="true"),
@@ -184,7 +185,7 @@ def scene_xml() -> str:
 
 
 def kinematics_xml() -> str:
-    """The MJCF of the arm alone (6 degrees of freedom), for inverse kinematics."""
+    """Returns the MJCF of the arm alone (6 degrees of freedom), for inverse kinematics."""
     tool = element("site", name="tool", pos=(0, 0, TOOL_OFFSET), group=5)
     return element(
         "mujoco",

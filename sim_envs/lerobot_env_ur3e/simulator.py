@@ -33,7 +33,7 @@ class Simulator:
         self._lock = threading.Lock()
 
     def image(self, data: mujoco.MjData, camera: str, size: int) -> NDArray[np.uint8]:
-        """Picture uint8 [size, size, 3] from one of CAMERAS of the state in `data`."""
+        """Returns picture uint8 [size, size, 3] from one of CAMERAS of the state in `data`."""
         renderer = self._renderer(size)
         renderer.update_scene(data, camera)
         return renderer.render().copy()
@@ -55,7 +55,7 @@ class Simulator:
 
 @lru_cache(maxsize=1)
 def shared_simulator() -> Simulator:
-    """The process-wide Simulator that environments use unless given another."""
+    """Returns the process-wide Simulator that environments use unless given another."""
     return Simulator()
 
 

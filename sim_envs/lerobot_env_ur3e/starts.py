@@ -22,7 +22,7 @@ OBJECT_LOW = np.array([-0.375, -0.085])  # m, where object centres start
 OBJECT_HIGH = np.array([-0.2, 0.085])
 TOOL_LOW = np.array([-0.34, -0.09, 0.11])  # m, where the tool starts
 TOOL_HIGH = np.array([-0.22, 0.09, 0.16])
-SPACING = 0.085  # m between centres: room for a finger between any two objects
+SPACING = 0.085  # m between centres: space for a finger between any two objects
 MAX_YAW = 0.15  # rad
 
 
@@ -31,7 +31,7 @@ def _index(colour: int, shape: int) -> int:
 
 
 def _distractors(rng: np.random.Generator, target: int) -> list[int]:
-    """Two objects beside the target, the first of its colour or of its shape.
+    """Returns two objects beside the target, the first of its colour or of its shape.
 
     So neither the colour alone nor the shape alone names the target in all starts.
     """
@@ -45,7 +45,7 @@ def _distractors(rng: np.random.Generator, target: int) -> list[int]:
 
 
 def _choose(rng: np.random.Generator, task: Task) -> tuple[list[int], int | None, str | None]:
-    """Objects on the table (the target first), the support and the side."""
+    """Returns objects on the table (the target first), the support and the side."""
     colour, shape = int(rng.integers(3)), int(rng.integers(2))
     side = SIDES[int(rng.integers(2))]
     if task.name == "pick_side":
@@ -65,7 +65,7 @@ def _choose(rng: np.random.Generator, task: Task) -> tuple[list[int], int | None
 
 
 def _layout_is_good(positions: Array, task: Task, side: str | None) -> bool:
-    """Whether object positions [3, 2] (the target first) suit the task."""
+    """Returns whether object positions [3, 2] (the target first) suit the task."""
     gaps = positions[:, None] - positions[None]
     distances = np.sqrt((gaps**2).sum(-1))
     if min(distances[0, 1], distances[0, 2], distances[1, 2]) < SPACING:
@@ -84,7 +84,7 @@ def _layout_is_good(positions: Array, task: Task, side: str | None) -> bool:
 
 
 def make_start(task: Task, number: int) -> Start:
-    """Start `number` (>= 0) of a task."""
+    """Starts `number` (>= 0) of a task."""
     if number < 0:
         raise ValueError(f"start number must be 0 or more, got {number}")
     seed = np.random.SeedSequence([TASKS.index(task), number])

@@ -42,7 +42,7 @@ PUSH_CEILING = HALF + 0.03  # m: a push that lifts the object's centre this high
 
 
 def find_task(name: str) -> Task:
-    """The task of a name; ValueError lists the names there are."""
+    """Returns the task of a name; ValueError lists the names there are."""
     for task in TASKS:
         if task.name == name:
             return task
@@ -78,7 +78,7 @@ class State:
 
 
 def goal_position(start: Start, state: State) -> Array:
-    """Where the target object's centre [3] (m) has to go."""
+    """Returns where the target object's centre [3] (m) has to go."""
     if start.task.kind == "place":
         return np.array([*TRAY[start.side or ""], HALF])
     if start.task.kind == "push":
@@ -90,7 +90,7 @@ def goal_position(start: Start, state: State) -> Array:
 
 
 def is_success(start: Start, state: State) -> bool:
-    """Whether the state fulfils the task of `start`."""
+    """Returns whether the state fulfils the task of `start`."""
     kind = start.task.kind
     target = state.objects[start.target]
     if kind == "pick":

@@ -39,7 +39,8 @@ class World:
         self.tool = int(model.site("tool").id)
 
     def place(self, start: Start, joints: Array) -> None:
-        """Everything at rest where a start has it, the arm at `joints` [6] (rad), fingers open."""
+        """Puts everything at rest where a start has it, the arm at `joints` [6] (rad), fingers
+        open."""
         model, data = self.model, self.data
         mujoco.mj_resetData(model, data)
         data.qpos[self.joints] = data.ctrl[:6] = joints
@@ -54,7 +55,7 @@ class World:
         self.refresh()
 
     def refresh(self) -> None:
-        """Bring positions derived from the joints up to date (mj_step leaves them one step old).
+        """Brings positions derived from the joints up to date (mj_step leaves them one step old).
 
         Not mj_forward: that would also replace the solver's warm start, and snapshots would no
         longer continue bit for bit.
@@ -64,17 +65,17 @@ class World:
         mujoco.mj_camlight(self.model, self.data)
 
     def opening(self) -> float:
-        """Distance between the finger pads (m)."""
+        """Returns distance between the finger pads (m)."""
         return float(self.data.qpos[self.fingers].sum())
 
     def is_lifted(self, start: Start) -> bool:
-        """Whether the object that `start` asks for is above `PUSH_CEILING`."""
+        """Returns whether the object that `start` asks for is above `PUSH_CEILING`."""
         return bool(self.data.qpos[self.free[start.target] + 2] > PUSH_CEILING)
 
     def state(
         self, start: Start, *, command: Array, command_rotation: Array, lifted: bool
     ) -> State:
-        """What predicates and the expert see, after `refresh`."""
+        """Returns what predicates and the expert see, after `refresh`."""
         present = list(start.present)
         objects = np.zeros((len(OBJECTS), 3))
         objects[present] = self.data.xpos[[self.bodies[i] for i in present]]

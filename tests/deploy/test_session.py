@@ -73,7 +73,7 @@ def test_an_episode_moves_the_arm_and_leaves_dataset_rerun_file_report_and_event
     assert episode.ending.kind == "time limit" and episode.actions >= 1
     latency = episode.latency_ms
     assert {"settling", "camera to observation", "action to motion"} <= set(latency)
-    # Each chunk's way from its pictures to its first action, whole and in its parts.
+    # Each chunk's path from its pictures to its first action, whole and in its parts.
     parts = ("observation to inference", "inference", "inference to action")
     assert (
         {latency[part].n for part in parts} == {latency["camera to action"].n} == {episode.chunks}

@@ -136,9 +136,9 @@ def test_poses_and_getters(control, receive):
 
 def test_path_of_waypoints(control, receive):
     start = np.array(receive.getActualQ())
-    way = [start + [0.1, 0, 0, 0, 0, 0], start + [0.1, 0.1, 0, 0, 0, 0]]
-    assert control.moveJ([[*q, 1.0, 2.0, 0.0] for q in way])
-    np.testing.assert_allclose(receive.getTargetQ(), way[-1], atol=1e-5)
+    path = [start + [0.1, 0, 0, 0, 0, 0], start + [0.1, 0.1, 0, 0, 0, 0]]
+    assert control.moveJ([[*q, 1.0, 2.0, 0.0] for q in path])
+    np.testing.assert_allclose(receive.getTargetQ(), path[-1], atol=1e-5)
 
 
 def test_cb3(address):

@@ -46,15 +46,15 @@ def test_move_to_ends_at_rest_at_its_goal(fake, arm):
 
 def test_a_streamed_way_is_followed_in_time(arm):
     start, begin, period = arm.state().commanded, time.monotonic(), 0.1
-    way = start + np.linspace(0.01, 0.2, 20)[:, None] * [1, 0, 0, 0, 0, 0]
-    times = begin + period * np.arange(1, len(way) + 1)
-    for i in range(len(way)):
-        arm.move_through(way[i : i + 4], times[i : i + 4])
+    path = start + np.linspace(0.01, 0.2, 20)[:, None] * [1, 0, 0, 0, 0, 0]
+    times = begin + period * np.arange(1, len(path) + 1)
+    for i in range(len(path)):
+        arm.move_through(path[i : i + 4], times[i : i + 4])
         time.sleep(max(0.0, times[i] - time.monotonic()))
     wait_until(lambda: not arm.state().is_moving, "the end")
     arm.hold()
     assert time.monotonic() < times[-1] + 1.0
-    np.testing.assert_allclose(arm.state().commanded, way[-1], atol=1e-9)
+    np.testing.assert_allclose(arm.state().commanded, path[-1], atol=1e-9)
     assert not [e for e in arm.events() if e.kind == "hold" and e.time_s < times[-1]]
 
 
@@ -96,9 +96,6 @@ def test_stop_ends_the_program_until_an_operator_recovers(fake, arm):
 def test_an_arm_that_is_not_there():
     with pytest.raises(ConnectionFailed, match="127.0.0.49: no dashboard server"):
         Arm(config("127.0.0.49")).connect()
-
-
-# -- connecting -------------------------------------------------------------------------------
 
 
 def test_another_model_of_the_same_series_does_not_connect(fake):
@@ -143,9 +140,6 @@ def test_a_dashboard_that_does_not_greet_is_hung_up_on():
             other.settimeout(10.0)
             assert other.recv(1) == b""
     del failed  # whose traceback kept the connection from being collected
-
-
-# -- a gripper that is silent -----------------------------------------------------------------
 
 
 class SilentGripper:
@@ -240,9 +234,6 @@ def _interrupted(thread) -> None:
     raise KeyboardInterrupt
 
 
-# -- move_to says what is true ----------------------------------------------------------------
-
-
 def outcome_of_moving(arm: Arm, meanwhile) -> BaseException | None:
     """What `move_to` raises where something happens while the arm moves."""
     raised: list[BaseException | None] = [None]
@@ -279,7 +270,7 @@ def test_move_to_tells_of_another_command(arm):
 
 
 def test_move_to_tells_of_a_refusal_in_motion(arm, monkeypatch):
-    """The parent lets a way pass that the servo process refuses on the way."""
+    """The parent lets a path pass that the servo process refuses on the way."""
     goal = arm.commanded() + [-1.5, 0, 0, 0, 0, 0]
     monkeypatch.setattr(arm.guard, "check_waypoints", lambda *_: None)
     with pytest.raises(RobotError, match="rests before its goal: in motion: tool at .* box"):

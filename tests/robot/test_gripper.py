@@ -39,9 +39,6 @@ def wait_for_opening(gripper, opening_m: float) -> None:
     wait_until(lambda: abs(gripper.read().opening_m - opening_m) < 0.002, f"{opening_m} m")
 
 
-# -- Robotiq ----------------------------------------------------------------------------------
-
-
 def test_robotiq_opens_and_closes(fake):
     gripper = RobotiqGripper(fake.host)
     gripper.connect()
@@ -73,9 +70,6 @@ def test_robotiq_reports_what_is_wrong(fake):
     gripper.close()
     with pytest.raises(GripperError, match="no Robotiq URCap on port 63352"):
         RobotiqGripper("127.0.0.49").connect()
-
-
-# -- the thread -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -186,9 +180,6 @@ def test_unknown_kind():
     assert make_gripper("none", HOST) is None
     with pytest.raises(ConfigError, match="no gripper 'hand'; there are none, robotiq_2f85"):
         make_gripper("hand", HOST)
-
-
-# -- OnRobot ----------------------------------------------------------------------------------
 
 
 class ComputeBox:

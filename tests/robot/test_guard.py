@@ -31,7 +31,7 @@ def guard():
 
 
 @pytest.fixture(scope="module")
-def roomy():
+def spacious():
     """No box, no speeds worth speaking of: table and self-collision alone."""
     return guard_for(**FAR, tool_speed_m_s=1e6)
 
@@ -73,9 +73,6 @@ def toward(joint, angle, start=HOME):
     return q
 
 
-# -- ordinary motion -------------------------------------------------------------------------
-
-
 def test_the_experts_motion_passes(guard, expert_episodes):
     for joints in expert_episodes:
         guard.check_waypoints(joints[0], joints[1:], PERIOD)
@@ -103,9 +100,6 @@ def test_standing_still_passes_in_a_cycle_of_any_length(guard):
     for dt in (1e-6, 0.002, 10.0):
         guard.check_target(HOME, HOME, dt)
     guard.check_waypoints(HOME, [HOME, HOME], PERIOD)
-
-
-# -- what is no target -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -164,46 +158,40 @@ def test_limits_of_another_arm_are_refused():
         Guard(MODELS["ur3"], limits_for("ur3e"))
 
 
-# -- joints ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("joint", range(6))
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_a_joint_out_of_range_is_refused(roomy, joint, sign):
-    limit = roomy.limits.position_high_rad[joint]
+def test_a_joint_out_of_range_is_refused(spacious, joint, sign):
+    limit = spacious.limits.position_high_rad[joint]
     before, q = HOME.copy(), HOME.copy()
     before[joint], q[joint] = sign * (limit - 0.01), sign * (limit + 0.0002)
-    found = reasons(roomy.check_target, q, before, 1.0)
+    found = reasons(spacious.check_target, q, before, 1.0)
     expected = f"{JOINT_NAMES[joint]} at {q[joint]:.4f} rad, range {-limit:.4f} to {limit:.4f}"
     assert expected in found
 
 
 @pytest.mark.parametrize("joint", range(6))
-def test_a_joint_that_is_too_fast_is_refused(roomy, joint):
-    limit = roomy.limits.velocity_rad_s[joint]
-    roomy.check_target(toward(joint, 0.002 * limit), HOME, 0.002)
-    found = reasons(roomy.check_target, toward(joint, -0.00201 * limit), HOME, 0.002)
+def test_a_joint_that_is_too_fast_is_refused(spacious, joint):
+    limit = spacious.limits.velocity_rad_s[joint]
+    spacious.check_target(toward(joint, 0.002 * limit), HOME, 0.002)
+    found = reasons(spacious.check_target, toward(joint, -0.00201 * limit), HOME, 0.002)
     assert found == [f"{JOINT_NAMES[joint]} moves at {1.005 * limit:.4f} rad/s, limit {limit:.4f}"]
-    found = reasons(roomy.check_waypoints, HOME, [HOME, toward(joint, 0.00201 * limit)], 0.002)
+    found = reasons(spacious.check_waypoints, HOME, [HOME, toward(joint, 0.00201 * limit)], 0.002)
     assert found[0].startswith(f"waypoint 1: {JOINT_NAMES[joint]} moves at")
 
 
-def test_a_jump_is_refused_however_much_time_it_has(roomy):
+def test_a_jump_is_refused_however_much_time_it_has(spacious):
     q = toward(5, 0.36)
-    assert reasons(roomy.check_waypoints, HOME, [HOME, q], 60.0) == [
+    assert reasons(spacious.check_waypoints, HOME, [HOME, q], 60.0) == [
         "waypoint 1: wrist_3 jumps by 0.360 rad, limit 0.350"
     ]
-    roomy.check_waypoints(HOME, [toward(5, 0.34), toward(5, 0.68)], 60.0)
+    spacious.check_waypoints(HOME, [toward(5, 0.34), toward(5, 0.68)], 60.0)
 
 
-def test_a_time_for_each_waypoint(roomy):
+def test_a_time_for_each_waypoint(spacious):
     points = [toward(5, 0.1), toward(5, 0.2)]
-    roomy.check_waypoints(HOME, points, [0.1, 0.1])
-    found = reasons(roomy.check_waypoints, HOME, points, [0.1, 0.01])
+    spacious.check_waypoints(HOME, points, [0.1, 0.1])
+    found = reasons(spacious.check_waypoints, HOME, points, [0.1, 0.01])
     assert found == ["waypoint 1: wrist_3 moves at 10.0000 rad/s, limit 4.0000"]
-
-
-# -- tool, box, table, the arm itself --------------------------------------------------------
 
 
 def test_a_tool_that_is_too_fast_is_refused(guard):
@@ -249,22 +237,22 @@ def descend(guard, q, joint, sign):
     raise AssertionError("never refused")
 
 
-def test_a_gripper_tip_below_the_table_is_refused(roomy):
-    found, before, q = descend(roomy, HOME, 1, 1)
+def test_a_gripper_tip_below_the_table_is_refused(spacious):
+    found, before, q = descend(spacious, HOME, 1, 1)
     assert len(found) == 1
     match = re.fullmatch(
         r"gripper at height (\S+) m, at least 0.0010 \(table 0.0000, clearance 0.0010\)", found[0]
     )
     assert match and -0.006 < float(match[1]) < 0.001
-    assert roomy.kinematics.tool(q)[0][2] > 0.0  # the tool point itself is above
-    roomy.check_target(before, q, 1.0)
+    assert spacious.kinematics.tool(q)[0][2] > 0.0  # the tool point itself is above
+    spacious.check_target(before, q, 1.0)
 
 
-def test_an_elbow_below_the_table_is_refused_while_the_tool_is_above(roomy):
+def test_an_elbow_below_the_table_is_refused_while_the_tool_is_above(spacious):
     q = np.radians([0, -20, -130, -40, -90, 0.0])  # the upper arm goes down, the forearm up
-    found, _, q = descend(roomy, q, 1, 1)
+    found, _, q = descend(spacious, q, 1, 1)
     assert len(found) == 1 and found[0].startswith("upper arm at height")
-    assert roomy.kinematics.tool(q)[0][2] > 0.2
+    assert spacious.kinematics.tool(q)[0][2] > 0.2
 
 
 def test_a_wrist_below_the_table_is_refused_without_a_gripper():
@@ -289,11 +277,11 @@ def test_the_table_can_be_elsewhere():
         (-90, 4, 1, "gripper .* mm inside forearm"),
     ],
 )
-def test_an_arm_that_folds_into_itself_is_refused(roomy, lift, joint, sign, words):
-    found, before, q = descend(roomy, np.radians([0, lift, 90, -90, -90, 0.0]), joint, sign)
+def test_an_arm_that_folds_into_itself_is_refused(spacious, lift, joint, sign, words):
+    found, before, q = descend(spacious, np.radians([0, lift, 90, -90, -90, 0.0]), joint, sign)
     assert len(found) == 1 and re.fullmatch(f"{words}, limit 0", found[0])
     assert 0.0 < float(found[0].split()[1]) < 3.0  # at the first step into it
-    roomy.check_target(before, q, 1.0)
+    spacious.check_target(before, q, 1.0)
 
 
 def test_the_way_between_waypoints_is_checked_too():
@@ -315,33 +303,30 @@ def test_the_way_between_waypoints_is_checked_too():
     assert len(found) == 1 and found[0].startswith("waypoint 0: gripper at height")
 
 
-# -- an arm that already is outside ----------------------------------------------------------
-
-
-def test_outside_its_range_a_joint_may_stand_and_return_but_not_go_on(roomy):
+def test_outside_its_range_a_joint_may_stand_and_return_but_not_go_on(spacious):
     q = HOME.copy()
     q[5] = 6.25
-    roomy.check_target(q, q, SMALL)
-    roomy.check_target(toward(5, -0.001, q), q, SMALL)
-    roomy.check_waypoints(q, [toward(5, -0.2, q), toward(5, -0.4, q)], PERIOD)
-    assert reasons(roomy.check_target, toward(5, 0.001, q), q, SMALL) == [
+    spacious.check_target(q, q, SMALL)
+    spacious.check_target(toward(5, -0.001, q), q, SMALL)
+    spacious.check_waypoints(q, [toward(5, -0.2, q), toward(5, -0.4, q)], PERIOD)
+    assert reasons(spacious.check_target, toward(5, 0.001, q), q, SMALL) == [
         "wrist_3 at 6.2510 rad, range -6.2000 to 6.2000"
     ]
-    found = reasons(roomy.check_waypoints, q, [toward(5, -0.03, q), toward(5, -0.01, q)], PERIOD)
+    found = reasons(spacious.check_waypoints, q, [toward(5, -0.03, q), toward(5, -0.01, q)], PERIOD)
     assert found == ["waypoint 1: wrist_3 at 6.2400 rad, range -6.2000 to 6.2000"]
 
 
 @pytest.mark.parametrize("turned", [0.0, 0.7])
-def test_below_the_table_the_arm_may_stand_and_rise_but_not_sink(roomy, turned):
-    _, _, q = descend(roomy, toward(5, turned), 1, 1)
+def test_below_the_table_the_arm_may_stand_and_rise_but_not_sink(spacious, turned):
+    _, _, q = descend(spacious, toward(5, turned), 1, 1)
     low = toward(1, 0.05, q)  # put there by hand
-    roomy.check_target(low, low, SMALL)
-    roomy.check_target(toward(1, -0.001, low), low, SMALL)
-    assert reasons(roomy.check_target, toward(1, 0.001, low), low, SMALL)[0].startswith(
+    spacious.check_target(low, low, SMALL)
+    spacious.check_target(toward(1, -0.001, low), low, SMALL)
+    assert reasons(spacious.check_target, toward(1, 0.001, low), low, SMALL)[0].startswith(
         "gripper at"
     )
     out = [toward(1, -0.01 * i, low) for i in range(1, 12)]
-    roomy.check_waypoints(low, out, PERIOD)
+    spacious.check_waypoints(low, out, PERIOD)
 
 
 def test_outside_the_box_the_tool_may_return_on_every_side(guard):
@@ -363,28 +348,25 @@ def test_outside_the_box_the_tool_may_return_on_every_side(guard):
         tried += 1
 
 
-def test_outside_on_one_side_is_no_leave_to_go_outside_on_another(roomy):
+def test_outside_on_one_side_is_no_leave_to_go_outside_on_another(spacious):
     q = HOME.copy()
     q[5] = 6.25
     q[4] = -6.195
-    found = reasons(roomy.check_target, toward(4, -0.01, q), q, 1.0)
+    found = reasons(spacious.check_target, toward(4, -0.01, q), q, 1.0)
     assert found == ["wrist_2 at -6.2050 rad, range -6.2000 to 6.2000"]
 
 
-def test_an_arm_outside_cannot_creep_farther_out(roomy):
+def test_an_arm_outside_cannot_creep_farther_out(spacious):
     q = HOME.copy()
     q[5] = 6.25
     for _ in range(1000):
         try:
             step = toward(5, 1e-7, q)
-            roomy.check_target(step, q, 0.002)
+            spacious.check_target(step, q, 0.002)
         except Refused:
             break
         q = step
     assert q[5] == 6.25
-
-
-# -- all at once -----------------------------------------------------------------------------
 
 
 def test_every_reason_is_named_at_once(guard):

@@ -91,9 +91,6 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-# -- 1: targets that are no targets -----------------------------------------------------------
-
-
 @pytest.mark.parametrize("target", BAD_TARGETS)
 def test_bare_servo_takes_any_target(control, target):
     assert control.servoJ(target, *SERVO)
@@ -115,9 +112,6 @@ def test_the_link_refuses_what_is_no_target(fake, target):
         link.servo(np.array(target))
     link.close()
     assert fake.state()["safety_mode"] == "NORMAL"
-
-
-# -- 2: output that is frozen -----------------------------------------------------------------
 
 
 def test_bare_servo_goes_on_while_output_is_frozen(fake, control):
@@ -151,8 +145,6 @@ def test_an_arm_stops_when_output_is_late(fake, arm, moving):
     assert arm.stopped is not None and arm.stopped.kind == "stale_state"
     wait_for_rest(fake)
 
-
-# -- 3: a connection that drops ---------------------------------------------------------------
 
 SERVO_ON = """
 control = RTDEControlInterface(host)
@@ -192,8 +184,6 @@ def test_an_arm_stops_when_its_connection_drops(fake, arm, moving):
     assert fake.state()["uploads"] == uploads
 
 
-# -- 4: a client that is killed ---------------------------------------------------------------
-
 SPEED_ON = """
 control = RTDEControlInterface(host)
 control.speedJ([0.1, 0, 0, 0, 0, 0], 0.5)
@@ -232,9 +222,6 @@ def test_an_arm_notices_at_once_that_its_servo_process_was_killed(fake, arm, mov
     wait_for_rest(fake)
 
 
-# -- 5: calls that do not what they say -------------------------------------------------------
-
-
 FORWARD = """
 control = RTDEControlInterface(host)
 control.getForwardKinematics([0.0] * 6, [0.0] * 6)
@@ -271,8 +258,6 @@ def test_the_tool_is_where_our_kinematics_have_it(fake, arm):
     np.testing.assert_allclose(tool, fake.state()["tcp_pose"][:3], atol=1e-3)
     assert misfits(fake) <= before
 
-
-# -- 6: constructors that hold the interpreter lock -------------------------------------------
 
 CONSTRUCT = """
 def tick():
@@ -321,9 +306,6 @@ def test_threads_go_on_while_an_arm_cannot_connect(fake, monkeypatch):
     thread.join()
     assert np.diff(ticks).max() < 1.0
     fake.faults.clear()
-
-
-# -- 7: nobody watches ------------------------------------------------------------------------
 
 
 def test_a_bare_client_is_not_watched(fake, control):

@@ -144,10 +144,10 @@ def geom_points(model, data, bodies, rng):
 
 def distances_to_lines(points, ends):
     """[points, lines], for ends [lines, 3, 2]."""
-    start, way = ends[..., 0], ends[..., 1] - ends[..., 0]
+    start, path = ends[..., 0], ends[..., 1] - ends[..., 0]
     gap = points[:, None] - start
-    along = (gap * way).sum(-1) / np.maximum((way**2).sum(-1), 1e-30)
-    return np.linalg.norm(gap - np.clip(along, 0, 1)[..., None] * way, axis=-1)
+    along = (gap * path).sum(-1) / np.maximum((path**2).sum(-1), 1e-30)
+    return np.linalg.norm(gap - np.clip(along, 0, 1)[..., None] * path, axis=-1)
 
 
 @pytest.mark.parametrize("link", range(1, 6))

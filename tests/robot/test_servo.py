@@ -63,9 +63,6 @@ def wait_for_stop(arm: Arm) -> Stopped:
     return arm.stopped
 
 
-# -- the process ------------------------------------------------------------------------------
-
-
 def test_the_process_is_small(arm):
     loaded = {m.path for m in psutil.Process(arm.servo_pid).memory_maps(grouped=True)}
     for library in ("torch", "mujoco", "cv2"):
@@ -105,9 +102,6 @@ def test_cb3_is_driven_at_its_own_rate():
         with Arm(config(old.host, model="ur3")) as arm:
             arm.move_to(arm.state().joints + [0.05, 0, 0, 0, 0, 0])
             assert arm.jitter().rate_hz == pytest.approx(125, rel=0.3)
-
-
-# -- who commands -----------------------------------------------------------------------------
 
 
 def test_a_late_policy_is_held_for_and_then_stopped(fake, arm, moving):
@@ -180,9 +174,6 @@ def test_ctrl_c_is_the_parents_affair(arm):
     assert arm.stopped is None
 
 
-# -- what the controller stops ----------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
@@ -248,9 +239,6 @@ def test_without_remote_control_an_arm_does_not_connect(fake):
         Arm(config(fake.host)).connect()
 
 
-# -- the loop ---------------------------------------------------------------------------------
-
-
 def test_a_late_cycle_is_no_jump(fake):
     period, speed, gap = 0.002, 0.5, 0.05  # s, rad/s, s
     arm_config = config(fake.host)
@@ -266,8 +254,8 @@ def test_a_late_cycle_is_no_jump(fake):
     loop.cycle()
     start, now = shared.read().joints, time.monotonic()
     times = now + 0.1 * np.arange(1, 11)
-    way = start + speed * (times - now)[:, None] * [1, 0, 0, 0, 0, 0]
-    here.send(Move(1, way, times, is_streamed=False))
+    path = start + speed * (times - now)[:, None] * [1, 0, 0, 0, 0, 0]
+    here.send(Move(1, path, times, is_streamed=False))
     steps, before = [], start
     for i in range(300):
         time.sleep(gap if i in (150, 220) else period)

@@ -71,9 +71,6 @@ def random_waypoints(rng, start, now):
     return joints, np.sort(times) + 1e-9 * np.arange(n)
 
 
-# -- limits and continuity -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("period", PERIODS.values(), ids=PERIODS)
 def test_limits_and_continuity_hold_in_every_cycle_whatever_is_asked(period, seed):
@@ -136,9 +133,6 @@ def test_a_state_does_not_depend_on_how_often_it_is_asked_for():
     np.testing.assert_allclose(once.step(0.7), state, atol=1e-9)
 
 
-# -- on time, to rest, without overshoot -----------------------------------------------------
-
-
 @pytest.mark.parametrize("period", PERIODS.values(), ids=PERIODS)
 def test_waypoints_are_reached_on_time_where_limits_allow(period):
     t = 0.1 * np.arange(1, 31)
@@ -180,7 +174,7 @@ def test_a_late_arm_catches_up_at_the_next_waypoints():
     trajectory = trajectory_at(np.zeros(6))
     trajectory.step(0.0)
     steps = 0.05 * np.arange(1, 13)
-    steps[1:] += 0.2  # the first way is too long for its time
+    steps[1:] += 0.2  # the first path is too long for its time
     trajectory.retarget(np.outer(steps, np.ones(6)), 0.1 * np.arange(1, 13))
     late = []
     for cycle in range(620):
@@ -222,9 +216,6 @@ def test_motion_begins_in_the_first_cycle():
     assert not trajectory.is_at_rest
     assert trajectory.step(10.0)[0].min() > 0.0
     np.testing.assert_allclose(trajectory.step(10.2)[0], 0.1, atol=1e-9)
-
-
-# -- retargets -------------------------------------------------------------------------------
 
 
 def test_the_same_waypoints_again_change_little_and_nothing_at_the_waypoints():
@@ -284,9 +275,6 @@ def test_what_is_malformed_is_refused_and_the_motion_under_way_goes_on(joints, t
     for now in (0.15, 0.2, 0.3, 0.5):
         np.testing.assert_array_equal(trajectory.step(now), undisturbed.step(now))
     assert trajectory.is_at_rest
-
-
-# -- holds and faults ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -410,9 +398,6 @@ def test_at_rest_there_is_nothing_to_brake():
     assert trajectory.is_at_rest
 
 
-# -- the tool's speed ------------------------------------------------------------------------
-
-
 def test_motion_is_slowed_down_for_the_tool():
     limits = dataclasses.replace(LIMITS, tool_speed_m_s=0.2)
     k = Kinematics(MODELS["ur3e"])
@@ -429,9 +414,6 @@ def test_motion_is_slowed_down_for_the_tool():
     assert speeds[None].max() > 0.3
     assert speeds[k].max() <= 0.2 * ROUNDING
     assert np.median(speeds[k]) > 0.1  # slowed down, not stopped
-
-
-# -- velocities at waypoints -----------------------------------------------------------------
 
 
 def velocities_of(positions, times, velocity=0.0):

@@ -17,7 +17,7 @@ ROBOTS = {"ur3e": "ur", "ur3": "ur"}
 
 
 def make_port(settings: DeploySettings, policy: Policy, cameras: Mapping[str, Any]) -> RobotPort:
-    """Make the port to the robot of `settings`, not connected.
+    """Makes the port to the robot of `settings`, not connected.
 
     `cameras`: LeRobot's configurations by the policy's names.
 

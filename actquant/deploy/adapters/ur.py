@@ -32,7 +32,7 @@ that is later than its limits say."""
 
 
 def make_port(settings: DeploySettings, policy: Policy, cameras: Mapping[str, Any]) -> "URPort":
-    """Make the port; see `adapters.make_port`."""
+    """Makes the port; see `adapters.make_port`."""
     try:
         from lerobot.cameras import make_cameras_from_configs
         from lerobot_robot_ur.arm import Arm
@@ -69,7 +69,7 @@ def make_port(settings: DeploySettings, policy: Policy, cameras: Mapping[str, An
 
 
 def _collect(wrong: list[str], prefix: str, make: Any, *arguments: Any) -> Any:
-    """Return what `make` does, or None and its complaint in `wrong`."""
+    """Returns what `make` does, or None and its complaint in `wrong`."""
     from lerobot_robot_ur.errors import ConfigError
 
     try:
@@ -101,7 +101,10 @@ def _arm_config(settings: DeploySettings, policy: Policy) -> "ArmConfig":
 
 
 def find_layout(policy: Policy) -> str:
-    """Return the layout whose actions are the policy's. Raises DeployError with those there are."""
+    """Returns the layout whose actions are the policy's.
+
+    Raises DeployError with those there are.
+    """
     from lerobot_robot_ur.errors import ConfigError
     from lerobot_robot_ur.layout import LAYOUTS, lerobot_names
 
@@ -120,7 +123,7 @@ def find_layout(policy: Policy) -> str:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """Raise the driver's errors as those of the port."""
+    """Raises the driver's errors as those of the port."""
     from lerobot_robot_ur import errors
 
     try:

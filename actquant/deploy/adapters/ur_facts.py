@@ -14,7 +14,7 @@ _FULL_SPEED = 0.99
 
 
 def controller_facts(arm: "Arm") -> list[Fact]:
-    """Return what the controller, the tool and the state are. Raises lerobot_robot_ur's errors."""
+    """Returns what the controller, the tool and the state are. Raises lerobot_robot_ur's errors."""
     config, info = arm.config, arm.controller
     assert info is not None
     state = arm.state()
@@ -38,7 +38,7 @@ def controller_facts(arm: "Arm") -> list[Fact]:
 
 
 def limit_facts(arm: "Arm", period_s: float) -> list[Fact]:
-    """Return the limits of motion in force."""
+    """Returns the limits of motion in force."""
     limits, degrees = arm.limits, np.degrees
     ranges = zip(degrees(limits.position_low_rad), degrees(limits.position_high_rad), strict=True)
     positions = ", ".join(f"{low:.0f}…{high:.0f}" for low, high in ranges)

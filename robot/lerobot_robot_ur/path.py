@@ -1,4 +1,4 @@
-"""Ways through waypoints: what is checked of one before it is sent, and slow ones to a goal."""
+"""Paths through waypoints: what is checked of one before it is sent, and slow ones to a goal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Array = NDArray[np.float64]
 _LEAST_PERIOD_S = 0.02  # between waypoints, and until the first one
 _ROUNDING_S = 1e-6
 _FARTHEST_S = 120.0  # ahead, that a waypoint may be
-MOST_WAYPOINTS = 1500  # of one way: what the servo process takes over in one message
+MOST_WAYPOINTS = 1500  # of one path: what the servo process takes over in one message
 _OPENING_TOLERANCE_M = 0.005  # beyond a gripper's ends, that is cut off and not refused
 _SLOW_STEP_S = 0.1
 _SLOW_JOINT_SHARE, _SLOW_TOOL_SHARE = 0.15, 0.4  # of the limits of joint and tool speed
-_PEAK = 1.875  # of a minimum-jerk way's speed, over its mean
+_PEAK = 1.875  # of a minimum-jerk path's speed, over its mean
 
 
 @dataclass(frozen=True)
-class Way:
+class JointPath:
     """Joint positions [n, 6] (rad) at times [n] (s), and openings [n] (m) where there are any."""
 
     joints: Array
@@ -31,7 +31,7 @@ class Way:
     openings_m: Array | None
 
 
-def check_way(
+def check_path(
     guard: Guard,
     start: Array,
     joints: ArrayLike,
@@ -39,11 +39,11 @@ def check_way(
     openings_m: ArrayLike | None,
     stroke_m: float | None,
     now: float,
-) -> Way:
-    """Waypoints that may be sent; those whose time is over are left out, but for the last.
+) -> JointPath:
+    """Returns waypoints that may be sent; those whose time is over are left out, but for the last.
 
     Args:
-        start: joint positions [6] (rad) from which the way begins.
+        start: joint positions [6] (rad) from which the path begins.
         joints, times_s, openings_m: [n, 6] (rad), [n] (the clock of `now`), [n] (m).
         stroke_m: of the gripper; None without one.
 
@@ -55,14 +55,14 @@ def check_way(
     reasons = _shape_reasons(joints, times, openings, stroke_m)
     if reasons:
         raise Refused(reasons)
-    way = np.asarray(joints, np.float64)
+    path = np.asarray(joints, np.float64)
     reasons = _time_reasons(times, now, guard.limits.max_action_age_s)
     reasons += _opening_reasons(openings, stroke_m)
     ahead = times > now
     ahead[-1] = True
-    way, times = way[ahead], times[ahead]
+    path, times = path[ahead], times[ahead]
     openings = None if openings is None else openings[ahead]
-    for part in _parts(start, way, times, now):
+    for part in _parts(start, path, times, now):
         try:
             guard.check_waypoints(*part)
         except Refused as refused:
@@ -71,12 +71,12 @@ def check_way(
         raise Refused(reasons)
     if openings is not None and stroke_m is not None:
         openings = np.clip(openings, 0.0, stroke_m)
-    return Way(way, times, openings)
+    return JointPath(path, times, openings)
 
 
-def slow_way(guard: Guard, start: Array, goal: Array) -> tuple[Array, Array]:
-    """Waypoints [n, 6] (rad) straight to `goal` [6] in joint space and their times [n] (s from the
-    start): a minimum-jerk way (10 u^3 - 15 u^4 + 6 u^5) at a part of the limits of speed.
+def slow_path(guard: Guard, start: Array, goal: Array) -> tuple[Array, Array]:
+    """Returns waypoints [n, 6] (rad) straight to `goal` [6] in joint space and their times [n] (s
+    from the start): a minimum-jerk path (10 u^3 - 15 u^4 + 6 u^5) at a part of the limits of speed.
 
     Raises:
         Refused: the goal is not 6 finite numbers.
@@ -115,7 +115,7 @@ def _shape_reasons(
         return [f"waypoints must have shape [n, 6], got {list(shape)}"]
     reasons = []
     if shape[0] > MOST_WAYPOINTS:
-        reasons.append(f"a way has at most {MOST_WAYPOINTS} waypoints, got {shape[0]}")
+        reasons.append(f"a path has at most {MOST_WAYPOINTS} waypoints, got {shape[0]}")
     if times.shape != shape[:1]:
         reasons.append(f"{shape[0]} waypoints need as many arrival times, got {list(times.shape)}")
     if openings is not None and openings.shape != shape[:1]:
@@ -154,11 +154,11 @@ def _opening_reasons(openings: Array | None, stroke_m: float | None) -> list[str
     ]
 
 
-def _parts(start: Array, way: Array, times: Array, now: float):
-    """Arguments of `check_waypoints`: until the first waypoint, and from there on."""
+def _parts(start: Array, path: Array, times: Array, now: float):
+    """Gives arguments of `check_waypoints`: until the first waypoint, and from there on."""
     gaps = np.diff(times)
-    # What comes late is not hurried by the servo: the first way may take as long as the others.
+    # What comes late is not hurried by the servo: the first path may take as long as the others.
     usual = float(np.median(gaps)) if len(gaps) else _LEAST_PERIOD_S
-    yield start, way[:1], max(float(times[0]) - now, usual)
-    if len(way) > 1:
-        yield way[0], way[1:], gaps
+    yield start, path[:1], max(float(times[0]) - now, usual)
+    if len(path) > 1:
+        yield path[0], path[1:], gaps

@@ -11,10 +11,14 @@ from lerobot_robot_ur.guard import Guard
 from lerobot_robot_ur.limits import limits_for
 from lerobot_robot_ur.messages import Move
 from lerobot_robot_ur.models import MODELS
-from lerobot_robot_ur.way import MOST_WAYPOINTS, check_way, slow_way
+from lerobot_robot_ur.path import MOST_WAYPOINTS, check_path, slow_path
 
 HOME = np.radians([0.0, -90.0, 90.0, -90.0, -90.0, 0.0])
-ROOM = {"box_low_m": (-2.0, -2.0, -2.0), "box_high_m": (2.0, 2.0, 2.0), "tool_speed_m_s": 100.0}
+WIDE_LIMITS = {
+    "box_low_m": (-2.0, -2.0, -2.0),
+    "box_high_m": (2.0, 2.0, 2.0),
+    "tool_speed_m_s": 100.0,
+}
 LIMITS = limits_for("ur3e")
 
 
@@ -27,25 +31,25 @@ def turned(*angles: float) -> np.ndarray:
 
 
 def check(guard: Guard, joints, times_s, openings_m=None, stroke_m=None):
-    return check_way(guard, HOME, joints, times_s, openings_m, stroke_m, 0.0)
+    return check_path(guard, HOME, joints, times_s, openings_m, stroke_m, 0.0)
 
 
 def test_speed_is_judged_by_the_time_of_each_waypoint():
-    roomy = guard(**ROOM)
-    check(roomy, turned(0.0, 0.25, 0.25, 0.25), [1.0, 3.0, 5.0, 7.0])
+    spacious = guard(**WIDE_LIMITS)
+    check(spacious, turned(0.0, 0.25, 0.25, 0.25), [1.0, 3.0, 5.0, 7.0])
     with pytest.raises(Refused) as refused:
-        check(roomy, turned(0.0, 0.25, 0.25, 0.25), [1.0, 1.01, 3.01, 5.01])
+        check(spacious, turned(0.0, 0.25, 0.25, 0.25), [1.0, 1.01, 3.01, 5.01])
     [reason] = refused.value.reasons
     assert reason == "waypoint 0: shoulder_pan moves at 25.0000 rad/s, limit 3.1416"
-    check(roomy, turned(0.0, 0.25, 0.251), [1.0, 2.0, 2.01])
+    check(spacious, turned(0.0, 0.25, 0.251), [1.0, 2.0, 2.01])
 
 
 def test_waypoints_whose_time_is_over_are_left_out_but_for_the_last():
-    way = check(guard(), turned(0.01, 0.02, 0.03), [-0.2, -0.1, 0.1], [0.0, 0.02, 0.04], 0.085)
-    np.testing.assert_array_equal(way.joints, turned(0.03))
-    np.testing.assert_array_equal(way.openings_m, [0.04])
-    way = check(guard(), turned(0.01, 0.02), [-0.2, -0.1])
-    np.testing.assert_array_equal(way.joints, turned(0.02))
+    path = check(guard(), turned(0.01, 0.02, 0.03), [-0.2, -0.1, 0.1], [0.0, 0.02, 0.04], 0.085)
+    np.testing.assert_array_equal(path.joints, turned(0.03))
+    np.testing.assert_array_equal(path.openings_m, [0.04])
+    path = check(guard(), turned(0.01, 0.02), [-0.2, -0.1])
+    np.testing.assert_array_equal(path.joints, turned(0.02))
 
 
 def test_too_many_waypoints_are_refused_and_as_many_as_may_be_can_be_sent():
@@ -53,11 +57,11 @@ def test_too_many_waypoints_are_refused_and_as_many_as_may_be_can_be_sent():
     times = 0.05 * np.arange(1, MOST_WAYPOINTS + 2)
     with pytest.raises(Refused, match=f"at most {MOST_WAYPOINTS} waypoints, got {len(angles)}"):
         check(guard(), turned(*angles), times)
-    way = check(guard(), turned(*angles[1:]), times[:-1])
+    path = check(guard(), turned(*angles[1:]), times[:-1])
     here, there = Channel.pair()
-    assert here.send(Move(1, way.joints, time.monotonic() + way.times_s, is_streamed=False))
+    assert here.send(Move(1, path.joints, time.monotonic() + path.times_s, is_streamed=False))
     [move] = there.receive()
-    np.testing.assert_array_equal(move.joints, way.joints)
+    np.testing.assert_array_equal(move.joints, path.joints)
     here.close()
     there.close()
 
@@ -72,22 +76,22 @@ def test_all_that_is_wrong_is_told_at_once():
 
 
 @pytest.mark.parametrize("speed", [0.1, 1.0])
-def test_a_slow_way_passes_the_guard_and_ends_at_its_goal(speed):
+def test_a_slow_path_passes_the_guard_and_ends_at_its_goal(speed):
     goal = HOME + [0.3, 0.1, -0.1, 0.0, 0.0, 0.5]
     checked = Guard(MODELS["ur3e"], LIMITS.scaled(speed))
-    way, times = slow_way(checked, HOME, goal)
-    np.testing.assert_allclose(way[-1], goal)
-    sent = check_way(checked, HOME, way, times, None, None, 0.0)
-    assert len(sent.joints) == len(way)
+    path, times = slow_path(checked, HOME, goal)
+    np.testing.assert_allclose(path[-1], goal)
+    sent = check_path(checked, HOME, path, times, None, None, 0.0)
+    assert len(sent.joints) == len(path)
 
 
-def test_a_slow_way_leads_an_arm_that_stands_outside_the_box_back_in():
+def test_a_slow_path_leads_an_arm_that_stands_outside_the_box_back_in():
     checked = guard()
     outside = HOME + [1.0, 0, 0, 0, 0, 0]  # past two sides
     with pytest.raises(Refused, match="tool at"):
-        checked.check_waypoints(HOME, slow_way(checked, HOME, outside)[0], 0.1)
-    way, times = slow_way(checked, outside, HOME)
-    check_way(checked, outside, way, times, None, None, 0.0)
+        checked.check_waypoints(HOME, slow_path(checked, HOME, outside)[0], 0.1)
+    path, times = slow_path(checked, outside, HOME)
+    check_path(checked, outside, path, times, None, None, 0.0)
     with pytest.raises(Refused, match="tool at"):
-        farther, times = slow_way(checked, outside, outside + [0.1, 0, 0, 0, 0, 0])
-        check_way(checked, outside, farther, times, None, None, 0.0)
+        farther, times = slow_path(checked, outside, outside + [0.1, 0, 0, 0, 0, 0])
+        check_path(checked, outside, farther, times, None, None, 0.0)
