@@ -2,19 +2,18 @@
 
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from actquant_runtime import PreviousChunk
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from actquant_runtime import PreviousChunk
+from actquant.control.noise import chunk_noise
+from actquant.control.policy import Actions, RuntimePolicy
 
-Actions = NDArray[np.float32]
 Noise = Callable[[int], NDArray[np.float32] | None]
 """The noise of an episode's chunk, by its number; None for the runtime's own."""
 
@@ -40,26 +39,29 @@ class Inference:
     camera_time_s: float | None
 
 
-class Policy:
-    """Opens a file. Raises actquant_runtime.ModelFileError if it is none."""
+class TimedPolicy:
+    """A policy of a file whose chunks are counted and timed, for one episode at a time.
+
+    Raises actquant_runtime.ModelFileError if the file is none.
+
+    Attributes:
+        about: all that the file says, the statistics of its training data included.
+    """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
-        from actquant_runtime import Runtime
-
-        self._runtime = Runtime(str(path), threads=threads)
-        self.about = about = self._runtime.describe()
-        self.name: str = about["name"]
-        self.state_names: list[str] = about["state"]["names"]
-        self.action_names: list[str] = about["action"]["names"]
-        self.cameras: list[str] = about["cameras"]
-        self.optional_cameras: int = about["optional_cameras"]
-        self.rate_hz: float = about["control_rate_hz"]
-        self.steps_per_chunk: int = about["action"]["steps_per_chunk"]
-        self.chunk_length: int = about["action"]["chunk_length"]
-        self.observation_steps: int = about["observation_steps"]
-        self.supports_guidance: bool = about["supports_guidance"]
-        image = about["image"]
-        self.image_size: tuple[int, int] = (image["source_height"], image["source_width"])
+        self._policy = RuntimePolicy(path, threads)
+        self.about = self._policy.runtime.describe()
+        described = self._policy.describe()
+        self.name = described.name
+        self.state_names, self.action_names = described.state_names, described.action_names
+        self.cameras, self.optional_cameras = described.cameras, described.optional_cameras
+        self.image_size = described.image_size
+        self.rate_hz: float = self.about["control_rate_hz"]
+        self.steps_per_chunk = described.steps_per_chunk
+        self.chunk_length = described.chunk_length
+        self.observation_steps = described.observation_steps
+        self.supports_guidance = described.supports_guidance
+        self._noise_shape = described.noise_shape
         self._lock = threading.Lock()
         self._inferences: dict[float, Inference] = {}
         self.begin_episode(lambda chunk: None)
@@ -70,13 +72,13 @@ class Policy:
             self._noise, self._chunk_count = noise, 0
             self._inferences.clear()
 
-    def act(self, seen: Seen, previous: "PreviousChunk | None" = None) -> Actions:
+    def act(self, seen: Seen, previous: PreviousChunk | None = None) -> Actions:
         """Returns actions [H, A] in the robot's units. May be called from another thread."""
         with self._lock:
             noise = self._noise(self._chunk_count)
             self._chunk_count += 1
         begin = time.monotonic()
-        actions = self._runtime.act(seen.raw, noise=noise, previous=previous)
+        actions = self._policy.act(seen.raw, noise=noise, previous=previous)
         with self._lock:
             self._inferences[seen.made_s] = Inference(begin, time.monotonic(), seen.camera_time_s)
         return actions
@@ -87,12 +89,9 @@ class Policy:
             return self._inferences.pop(made_s, None)
 
     def seeded_noise(self, seed: int, task: str, start: int) -> Noise:
-        """Returns noise that follows from (seed, task, start, chunk), as `actquant eval` draws
-        it."""
-        shape = tuple(self.about["noise_shape"])
+        """Returns noise that follows from (seed, task, start, chunk), as in an evaluation."""
 
         def noise(chunk: int) -> NDArray[np.float32]:
-            generator = np.random.default_rng([seed, zlib.crc32(task.encode()), start, chunk])
-            return generator.standard_normal(shape, dtype=np.float32)
+            return chunk_noise(self._noise_shape, seed, task, start, chunk)
 
         return noise

@@ -8,12 +8,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from actquant.common.errors import DeployError, RobotError
+from actquant.control.window import ObservationWindow
 from actquant.deploy.cameras import wrong_name
-from actquant.deploy.policy import Policy, Seen
+from actquant.deploy.policy import Seen, TimedPolicy
 from actquant.deploy.recording import Recorder, header_of
 from actquant.deploy.robot import LONGEST_THOUGHT_S, Robot, missing_cameras
 from actquant.deploy.settings import DeploySettings
-from actquant.environments.simulation import Window
 
 UNUSUAL_Z = 5.0
 """Standard deviations (or what the file has in their place) from the training data's mean beyond
@@ -47,7 +47,7 @@ class Preflight(BaseModel):
         return [row for row in self.rows if row.verdict == ERROR]
 
 
-def examine(robot: Robot, policy: Policy, settings: DeploySettings) -> Preflight:
+def examine(robot: Robot, policy: TimedPolicy, settings: DeploySettings) -> Preflight:
     """Examines a connected robot and runs the policy; nothing moves.
 
     Raises DeployError if no observation can be had or the policy fails on it.
@@ -71,7 +71,9 @@ def _robot_rows(robot: Robot) -> list[Row]:
     ]
 
 
-def _camera_rows(robot: Robot, policy: Policy, seen: Seen, settings: DeploySettings) -> list[Row]:
+def _camera_rows(
+    robot: Robot, policy: TimedPolicy, seen: Seen, settings: DeploySettings
+) -> list[Row]:
     rows = []
     now = time.monotonic()
     times = robot.picture_times()
@@ -94,7 +96,7 @@ def _camera_rows(robot: Robot, policy: Policy, seen: Seen, settings: DeploySetti
 
 
 def _size(
-    shape: tuple[int, ...], camera: Any, policy: Policy, settings: DeploySettings
+    shape: tuple[int, ...], camera: Any, policy: TimedPolicy, settings: DeploySettings
 ) -> tuple[str, str]:
     """Returns the size of a camera's pictures, what becomes of it, and the verdict."""
     own, wanted = (camera.height, camera.width), policy.image_size
@@ -113,7 +115,7 @@ def _size(
     return ", ".join([text, *changes]), WARNING if changes else OK
 
 
-def _state_rows(policy: Policy, seen: Seen, allow_unusual: bool) -> list[Row]:
+def _state_rows(policy: TimedPolicy, seen: Seen, allow_unusual: bool) -> list[Row]:
     """Returns the live state against the statistics of the policy's training data.
 
     A file says how its policy normalises, (state - middle) / width, and that is the data's mean and
@@ -156,7 +158,9 @@ def _compare(value: float, middle: float, width: float, is_range: bool) -> tuple
     return (text, True) if z <= UNUSUAL_Z else (text + unusual, False)
 
 
-def _policy_rows(robot: Robot, policy: Policy, seen: Seen, settings: DeploySettings) -> list[Row]:
+def _policy_rows(
+    robot: Robot, policy: TimedPolicy, seen: Seen, settings: DeploySettings
+) -> list[Row]:
     """Returns the longest of some inferences after the one that warms up, and what it means."""
     actions, durations = np.zeros(0), []
     for _ in range(_TRIALS):
@@ -200,7 +204,7 @@ def inference_row(seconds: float, chunk_length: int, robot: Robot, settings: Dep
 
 
 def _recording_rows(
-    robot: Robot, policy: Policy, seen: Seen, settings: DeploySettings
+    robot: Robot, policy: TimedPolicy, seen: Seen, settings: DeploySettings
 ) -> list[Row]:
     if settings.record is None:
         return []
@@ -213,6 +217,6 @@ def _recording_rows(
 
 def window_of(seen: Seen, steps: int) -> Seen:
     """Returns an observation as a policy of several steps takes it at an episode's begin."""
-    window = Window(steps)
+    window = ObservationWindow(steps)
     window.append(dict(seen.raw))
     return Seen(window.observation, seen.made_s, seen.camera_time_s)

@@ -18,7 +18,7 @@ from actquant.common.errors import RecordingError
 from actquant.deploy.journal import Frame, Header, Journal, read
 
 if TYPE_CHECKING:
-    from actquant.deploy.policy import Policy, Seen
+    from actquant.deploy.policy import Seen, TimedPolicy
     from actquant.deploy.robot import Robot
     from actquant.deploy.settings import DeploySettings
 
@@ -207,7 +207,7 @@ class Recorder:
 
 
 def header_of(
-    settings: "DeploySettings", robot: "Robot", policy: "Policy", seen: "Seen", number: int
+    settings: "DeploySettings", robot: "Robot", policy: "TimedPolicy", seen: "Seen", number: int
 ) -> Header:
     """Returns the header of the recording of episode `number`; pictures are as large as those in
     `seen`."""

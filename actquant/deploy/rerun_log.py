@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actquant.common.errors import DeployError, RecordingError
-from actquant.control.chunks import Tick
-from actquant.deploy.policy import Policy, Seen
+from actquant.control.chunk_scheduler import Tick
+from actquant.deploy.policy import Seen, TimedPolicy
 
 _FLUSH_TIMEOUT_S = 10.0  # without one, it waits for ever for a writer that has failed
 
@@ -16,7 +16,7 @@ _FLUSH_TIMEOUT_S = 10.0  # without one, it waits for ever for a writer that has 
 class RerunLog:
     """Writes FILE.rrd; raises DeployError if rerun is not installed."""
 
-    def __init__(self, path: Path, policy: Policy) -> None:
+    def __init__(self, path: Path, policy: TimedPolicy) -> None:
         try:
             import rerun
         except ImportError as error:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from actquant.common.errors import DeployError
 from actquant.deploy.adapters import make_port
 from actquant.deploy.cameras import parse_cameras
-from actquant.deploy.policy import Policy, Seen
+from actquant.deploy.policy import Seen, TimedPolicy
 from actquant.deploy.port import RobotPort
 from actquant.deploy.settings import DeploySettings
 
@@ -28,7 +28,7 @@ class Robot:
         task: what the policy is told to do.
     """
 
-    def __init__(self, port: RobotPort, policy: Policy, task: str, resize: bool) -> None:
+    def __init__(self, port: RobotPort, policy: TimedPolicy, task: str, resize: bool) -> None:
         self.port, self.period_s = port, port.period_s
         self.task = task
         self._policy, self._resize = policy, resize
@@ -97,7 +97,7 @@ def _actions(action: NDArray[np.float32], upcoming: NDArray[np.float32]) -> NDAr
     return np.concatenate([action[None], upcoming]).astype(np.float64)
 
 
-def make_robot(settings: DeploySettings, policy: Policy) -> Robot:
+def make_robot(settings: DeploySettings, policy: TimedPolicy) -> Robot:
     """Makes the robot of `settings`, not connected.
 
     Raises DeployError listing everything that policy and robot lack of each other, or that the
@@ -120,7 +120,7 @@ def make_robot(settings: DeploySettings, policy: Policy) -> Robot:
     return Robot(port, policy, settings.task, settings.resize)
 
 
-def _camera_problems(policy: Policy, cameras: Mapping[str, Any]) -> list[str]:
+def _camera_problems(policy: TimedPolicy, cameras: Mapping[str, Any]) -> list[str]:
     problems = []
     missing = [name for name in policy.cameras if name not in cameras]
     if len(missing) > policy.optional_cameras:
@@ -133,6 +133,6 @@ def _camera_problems(policy: Policy, cameras: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def missing_cameras(policy: Policy, cameras: Sequence[str]) -> list[str]:
+def missing_cameras(policy: TimedPolicy, cameras: Sequence[str]) -> list[str]:
     """Returns the cameras that the policy has and the robot has not."""
     return [name for name in policy.cameras if name not in cameras]

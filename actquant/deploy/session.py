@@ -20,14 +20,14 @@ from actquant.common.errors import (
     RobotError,
     StoppedError,
 )
-from actquant.control.chunks import ChunkScheduler
+from actquant.control.chunk_scheduler import ChunkScheduler
 from actquant.deploy import tables
 from actquant.deploy.episode import Episode, Rules
 from actquant.deploy.events import EventLog
 from actquant.deploy.gripper import permit_activation
 from actquant.deploy.journal import Journal
 from actquant.deploy.operator import Operator
-from actquant.deploy.policy import Noise, Policy, Seen
+from actquant.deploy.policy import Noise, Seen, TimedPolicy
 from actquant.deploy.preflight import Preflight, examine
 from actquant.deploy.recording import Recorder, header_of
 from actquant.deploy.report import DeploymentReport, Ending, EpisodeReport
@@ -48,7 +48,7 @@ class Session:
 
     def __init__(self, settings: DeploySettings, operator: Operator) -> None:
         self.settings, self.operator = settings, operator
-        self.policy = Policy(settings.model, settings.threads)
+        self.policy = TimedPolicy(settings.model, settings.threads)
         self.robot: Robot = make_robot(settings, self.policy)
         self.recorder = Recorder(settings.record) if settings.record else None
         _demand_steps(settings, self.policy)
@@ -204,7 +204,7 @@ class Session:
             rerun.close()
 
 
-def _demand_steps(settings: DeploySettings, policy: Policy) -> None:
+def _demand_steps(settings: DeploySettings, policy: TimedPolicy) -> None:
     steps = settings.steps_per_chunk
     if steps is not None and steps > policy.chunk_length:
         raise DeployError(

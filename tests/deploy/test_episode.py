@@ -16,12 +16,12 @@ from stage import Answers, patient_settings
 from ur_fake_controller import FakeController
 
 from actquant.common.errors import RefusedError, StaleStateError
-from actquant.control.chunks import ChunkScheduler, Tick
+from actquant.control.chunk_scheduler import ChunkScheduler, Tick
 from actquant.deploy import episode as episode_module
 from actquant.deploy.adapters.ur import URPort
 from actquant.deploy.episode import Episode, Rules
 from actquant.deploy.events import read_events
-from actquant.deploy.policy import Policy
+from actquant.deploy.policy import TimedPolicy
 from actquant.deploy.robot import Robot
 from actquant.deploy.session import Session
 from actquant.deploy.settings import ExitCode
@@ -56,14 +56,14 @@ def connected(
     controller.reset()
     log = tmp_path_factory.mktemp("log")
     settings = patient_settings(model, log, steps_per_chunk=STEPS, max_seconds=60, max_refusals=3)
-    act = Policy.act
+    act = TimedPolicy.act
 
-    def thinking(policy: Policy, *arguments: Any) -> Any:
+    def thinking(policy: TimedPolicy, *arguments: Any) -> Any:
         THOUGHTS.think()
         return act(policy, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Policy, "act", thinking)
+        patch.setattr(TimedPolicy, "act", thinking)
         with Session(settings, Answers()) as session:
             yield session
 

@@ -12,7 +12,7 @@ import pytest
 from stage import CAMERAS, IMAGE, Answers, patient_settings
 from ur_fake_controller import FakeController
 
-from actquant.deploy.policy import Policy
+from actquant.deploy.policy import TimedPolicy
 from actquant.deploy.preflight import ERROR, OK, WARNING, Row, examine, inference_row
 from actquant.deploy.session import Session
 
@@ -29,12 +29,12 @@ def session(
         yield session
 
 
-def rows(session: Session, policy: Policy | None = None, **changes: Any) -> list[Row]:
+def rows(session: Session, policy: TimedPolicy | None = None, **changes: Any) -> list[Row]:
     settings = dataclasses.replace(session.settings, **changes)
     return examine(session.robot, policy or session.policy, settings).rows
 
 
-def with_state(session: Session, **changes: Any) -> Policy:
+def with_state(session: Session, **changes: Any) -> TimedPolicy:
     """The policy with other statistics of its state; `state_bins` is of its prompt."""
     policy = copy.copy(session.policy)
     policy.about = about = copy.deepcopy(policy.about)

@@ -25,7 +25,7 @@ from ur_fake_controller import FakeController
 from actquant.cli import app
 from actquant.common.errors import DeployError, NotAllowedError
 from actquant.deploy.events import read_events
-from actquant.deploy.policy import Policy
+from actquant.deploy.policy import TimedPolicy
 from actquant.deploy.recording import Recorder
 from actquant.deploy.report import DeploymentReport
 from actquant.deploy.session import Session, deploy
@@ -206,15 +206,15 @@ def test_a_signal_stops_the_arm_and_finishes_the_files(
 def test_a_policy_that_fails_ends_the_episode(
     settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    act, calls = Policy.act, []
+    act, calls = TimedPolicy.act, []
 
-    def failing(self: Policy, *arguments: Any) -> Any:
+    def failing(self: TimedPolicy, *arguments: Any) -> Any:
         calls.append(1)
         if len(calls) > 5:
             raise RuntimeError("out of memory")
         return act(self, *arguments)
 
-    monkeypatch.setattr(Policy, "act", failing)
+    monkeypatch.setattr(TimedPolicy, "act", failing)
     report = deploy(settings(max_seconds=60), Answers())
     assert report.exit_code == ExitCode.POLICY
     assert report.episodes[0].ending.detail == "RuntimeError: out of memory"
@@ -224,14 +224,14 @@ def test_a_policy_that_fails_ends_the_episode(
 def test_chunks_in_the_background(
     settings: Make, controller: FakeController, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, act, horizons = joints(controller), Policy.act, set()
+    before, act, horizons = joints(controller), TimedPolicy.act, set()
 
-    def noting(self: Policy, seen: Any, previous: Any = None) -> Any:
+    def noting(self: TimedPolicy, seen: Any, previous: Any = None) -> Any:
         if previous is not None:
             horizons.add(previous.execution_horizon)
         return act(self, seen, previous)
 
-    monkeypatch.setattr(Policy, "act", noting)
+    monkeypatch.setattr(TimedPolicy, "act", noting)
     chosen = settings(mode=mode, steps_per_chunk=3, execution_horizon=2, max_seconds=2)
     report = deploy(chosen, Answers())
     assert report.exit_code == ExitCode.DONE and moved(controller, before)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from actquant.common.errors import DeployError
-from actquant.deploy.policy import Policy
+from actquant.deploy.policy import TimedPolicy
 from actquant.deploy.port import RobotPort
 from actquant.deploy.settings import DeploySettings
 
@@ -16,7 +16,9 @@ ROBOTS = {"ur3e": "ur", "ur3": "ur"}
 """The module in this folder that drives each robot."""
 
 
-def make_port(settings: DeploySettings, policy: Policy, cameras: Mapping[str, Any]) -> RobotPort:
+def make_port(
+    settings: DeploySettings, policy: TimedPolicy, cameras: Mapping[str, Any]
+) -> RobotPort:
     """Makes the port to the robot of `settings`, not connected.
 
     `cameras`: LeRobot's configurations by the policy's names.

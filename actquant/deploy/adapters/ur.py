@@ -17,7 +17,7 @@ from actquant.common.errors import (
     StoppedError,
 )
 from actquant.deploy.adapters.ur_facts import controller_facts, limit_facts
-from actquant.deploy.policy import Policy
+from actquant.deploy.policy import TimedPolicy
 from actquant.deploy.port import Array, Fact, RobotEvent, RobotState
 from actquant.deploy.settings import DeploySettings
 
@@ -31,7 +31,9 @@ _HOLD_PERIODS, _STOP_PERIODS = 2.0, 10.0
 that is later than its limits say."""
 
 
-def make_port(settings: DeploySettings, policy: Policy, cameras: Mapping[str, Any]) -> "URPort":
+def make_port(
+    settings: DeploySettings, policy: TimedPolicy, cameras: Mapping[str, Any]
+) -> "URPort":
     """Makes the port; see `adapters.make_port`."""
     try:
         from lerobot.cameras import make_cameras_from_configs
@@ -79,7 +81,7 @@ def _collect(wrong: list[str], prefix: str, make: Any, *arguments: Any) -> Any:
         return None
 
 
-def _arm_config(settings: DeploySettings, policy: Policy) -> "ArmConfig":
+def _arm_config(settings: DeploySettings, policy: TimedPolicy) -> "ArmConfig":
     from lerobot_robot_ur.config import ArmConfig
     from lerobot_robot_ur.limits import Limits, limits_for
 
@@ -100,7 +102,7 @@ def _arm_config(settings: DeploySettings, policy: Policy) -> "ArmConfig":
     )
 
 
-def find_layout(policy: Policy) -> str:
+def find_layout(policy: TimedPolicy) -> str:
     """Returns the layout whose actions are the policy's.
 
     Raises DeployError with those there are.
@@ -145,7 +147,7 @@ class URPort:
         driver, arm: of `lerobot_robot_ur`.
     """
 
-    def __init__(self, driver: "ArmWithCameras", policy: Policy) -> None:
+    def __init__(self, driver: "ArmWithCameras", policy: TimedPolicy) -> None:
         """Raises lerobot_robot_ur's ConfigError for names that the driver does not have."""
         from lerobot_robot_ur.layout import indices
 
