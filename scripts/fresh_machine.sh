@@ -63,6 +63,13 @@ copy_network_settings() { # ROOT
     done < <(pip_files)
 }
 
+host_mirror() {
+    local path
+    for path in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do
+        [ ! -f "$path" ] || sed -n 's/^URIs: *//p; s/^deb [^h]*\(http[^ ]*\).*/\1/p' "$path"
+    done | sed -n 1p
+}
+
 main() {
     local suite=${1:-} repository mirror
     [ -n "$suite" ] || { sed -n '2,7s/^# *//p' "$0" >&2; exit 2; }
@@ -78,8 +85,7 @@ main() {
     trap 'rm -rf --one-file-system "$work"' EXIT
     trap 'exit 130' INT TERM HUP
 
-    mirror=${MIRROR:-$(sed -n 's/^URIs: *//p; s/^deb [^h]*\(http[^ ]*\).*/\1/p' \
-        /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -n 1)}
+    mirror=${MIRROR:-$(host_mirror)}
     echo "Making a minimal root of $suite"
     apt-config dump Acquire | grep -E '^Acquire::(https?|Check|Retries)' | grep -v '""' >"$work/apt.conf" || true
     mmdebstrap --quiet --variant=minbase --include=ca-certificates,make,git \
