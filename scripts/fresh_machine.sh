@@ -46,6 +46,7 @@ pip_folders() {
     { pip_files | xargs -r -d '\n' cat; env | grep '^PIP_' || true; } |
         grep -oE '(^|[ =]|file://)/[^ ]+' | sed -E 's#^(file:/|[ =])?/#/#' | sort -u |
         while read -r path; do
+            path=${path%/simple} # an index keeps its files beside its pages
             [ ! -d "$path" ] || echo "$path"
         done
 }

@@ -1,6 +1,5 @@
 """What set-up would install and say, on machines made of stub programs."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -48,7 +47,8 @@ class Machine:
         details: str = "",
         folder: Path | None = None,
     ) -> Path:
-        body = f"""case "$2" in *ensurepip*) exit {0 if usable else 1} ;; *) echo "{details}" ;; esac"""
+        status = 0 if usable else 1
+        body = f"""case "$2" in *ensurepip*) exit {status} ;; *) echo "{details}" ;; esac"""
         return self.stub(name, body, folder)
 
     def has_everything_but_python(self) -> None:
