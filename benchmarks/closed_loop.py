@@ -22,16 +22,18 @@ from rich.console import Console
 from ur_fake_controller import FakeController
 
 from actquant.cli.output import key_values
+from actquant.common.files import write_text
 from actquant.common.statistics import wilson95
-from actquant.control.actor import load_actor
+from actquant.control.policy import open_policy
 from actquant.deploy.latency import Percentiles
 from actquant.deploy.operator import ConsoleOperator
 from actquant.deploy.report import EpisodeReport
 from actquant.deploy.session import Session
 from actquant.deploy.settings import DeploySettings
-from actquant.environments.simulation import Simulation
+from actquant.environments.base import open_suite
 from actquant.evaluation.compare import paired_difference
-from actquant.evaluation.evaluate import parse_starts, write_atomically
+from actquant.evaluation.evaluate import parse_starts
+from actquant.evaluation.rollout import run_episode
 
 HOST, PERIOD_S, SETTLE_S = "127.0.0.90", 0.1, 0.5
 _PATIENCE = 4.0  # times what as many actions take without any wait
@@ -44,7 +46,7 @@ def main() -> None:
     wire, reports = through_the_wire(arguments)
     result = summarise(arguments, direct, wire, reports)
     if arguments.out:
-        write_atomically(arguments.out, json.dumps(result, indent=1))
+        write_text(arguments.out, json.dumps(result, indent=1))
     if arguments.json:
         print(json.dumps(result, indent=1))
     else:
@@ -73,11 +75,16 @@ def _arguments() -> argparse.Namespace:
 
 def direct_simulation(arguments: argparse.Namespace) -> list[bool]:
     """Success of every (task, start) without wire, cameras' compression and real time."""
-    simulation, actor = Simulation("ur3e"), load_actor(arguments.model)
+    suite, policy = open_suite("ur3e"), open_policy(arguments.model)
     successes = []
     for task, start in arguments.pairs:
-        episode = simulation.run_episode(
-            actor, task, start, seed=arguments.seed, steps_per_chunk=arguments.steps_per_chunk
+        episode = run_episode(
+            suite,
+            policy,
+            task,
+            start,
+            seed=arguments.seed,
+            steps_per_chunk=arguments.steps_per_chunk,
         )
         successes.append(episode.success)
         print(f"direct {task} {start}: {episode.success}", file=sys.stderr, flush=True)

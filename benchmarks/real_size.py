@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actquant.evaluation.measure import measure, predict_memory
+from actquant.evaluation.bench import measure, predict_memory
 
 UNITS = 1024
 """Of ru_maxrss on Linux."""

@@ -31,7 +31,6 @@ import itertools
 import json
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass
@@ -43,10 +42,13 @@ from actquant_runtime import PreviousChunk, Runtime
 from rich.console import Console
 from rich.table import Table
 
+from actquant.common.files import write_text
 from actquant.common.statistics import wilson95
-from actquant.control.chunks import MODES, ChunkScheduler
-from actquant.environments.simulation import Simulation, policy_observation
-from actquant.evaluation.evaluate import parse_starts, write_atomically
+from actquant.control.chunk_scheduler import MODES, ChunkScheduler
+from actquant.control.noise import chunk_noise
+from actquant.environments.base import Suite, open_suite
+from actquant.environments.ur3e import as_policy_observation
+from actquant.evaluation.evaluate import parse_starts
 
 ROOT = Path(__file__).parent.parent
 PERIOD_S = 0.1
@@ -132,7 +134,7 @@ class Drive:
 
     @property
     def observation(self) -> dict[str, Any]:
-        return policy_observation(self._observation, self._env.instruction)
+        return as_policy_observation(self._observation, self._env.instruction)
 
     def step(self, action: np.ndarray, chunk: int) -> None:
         """An action [7] of a chunk; nothing after the end of the episode."""
@@ -230,7 +232,7 @@ class Cell:
 
 def measure(
     runtime: Runtime,
-    simulation: Simulation,
+    suite: Suite,
     tasks: Sequence[str],
     starts: Sequence[int],
     *,
@@ -248,13 +250,13 @@ def measure(
                 observation: Any,
                 previous: PreviousChunk | None,
                 chunk: int,
-                key: tuple[int, ...] = (seed, zlib.crc32(task.encode()), start),
+                task: str = task,
+                start: int = start,
             ) -> np.ndarray:
-                rng = np.random.default_rng([*key, chunk])
-                noise = rng.standard_normal(runtime.noise_shape, np.float32)
+                noise = chunk_noise(runtime.noise_shape, seed, task, start, chunk)
                 return runtime.act(observation, noise, previous=previous)
 
-            env = simulation.environment(task)
+            env = suite.environment(task).env
             course = run_episode(env, act, start, mode=mode, delay=delay, **settings)
             courses.append(course)
             episodes.append((task, start, course.success, course.steps))
@@ -322,7 +324,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 def main(given: Sequence[str] | None = None) -> None:
     options = arguments(given)
-    simulation = Simulation("ur3e")
+    suite = open_suite("ur3e")
     cells, table = [], Table(*HEADINGS)
     with tempfile.TemporaryDirectory() as scratch:
         model = options.model or reference_model(Path(scratch))
@@ -338,8 +340,8 @@ def main(given: Sequence[str] | None = None) -> None:
             for mode in options.modes:
                 cell = measure(
                     runtime,
-                    simulation,
-                    options.tasks or simulation.tasks,
+                    suite,
+                    options.tasks or suite.tasks,
                     parse_starts(options.starts),
                     mode=mode,
                     delay=delay,
@@ -357,7 +359,7 @@ def main(given: Sequence[str] | None = None) -> None:
             "period_s": PERIOD_S,
             "cells": [asdict(cell) for cell in cells],
         }
-        write_atomically(options.json, json.dumps(content, indent=1))
+        write_text(options.json, json.dumps(content, indent=1))
 
 
 if __name__ == "__main__":

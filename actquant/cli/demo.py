@@ -7,11 +7,13 @@ from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
 from actquant.common.errors import CheckpointError
+from actquant.common.files import atomic_path, write_text
 from actquant.compression.pipeline import compress
-from actquant.control.actor import load_actor
-from actquant.environments.simulation import Simulation
-from actquant.evaluation.evaluate import evaluate, write_atomically
-from actquant.evaluation.measure import measure
+from actquant.control.policy import open_policy
+from actquant.environments.base import open_suite
+from actquant.evaluation.bench import measure
+from actquant.evaluation.evaluate import evaluate
+from actquant.evaluation.rollout import run_episode
 from actquant.fidelity.verification import verify
 
 REFERENCE = Path(__file__).resolve().parents[2] / "exports" / "reference"
@@ -71,11 +73,11 @@ def run(out: Path, *, bpw: float, starts: str, progress: Progress, env: str = "u
         bpw=bpw,
         env=env,
         starts=starts,
-        n_tasks=len(Simulation(env).tasks),
+        n_tasks=len(open_suite(env).tasks),
         rows=rows,
         gif=str(gif),
     )
-    write_atomically(out / "report.json", report.model_dump_json(indent=1))
+    write_text(out / "report.json", report.model_dump_json(indent=1))
     return report
 
 
@@ -132,12 +134,13 @@ def _side_by_side(rows: list[DemoRow], env: str, path: Path) -> Path:
     """One start by every model, beside each other, at 10 frames a second."""
     import imageio.v3 as imageio
 
-    simulation = Simulation(env)
+    suite = open_suite(env)
     films: list[list[np.ndarray]] = []
     for row in rows:
         film: list[np.ndarray] = []
-        simulation.run_episode(
-            load_actor(Path(row.path)),
+        run_episode(
+            suite,
+            open_policy(Path(row.path)),
             GIF_TASK,
             GIF_START,
             on_step=lambda environment, film=film: film.append(environment.render()),
@@ -148,7 +151,6 @@ def _side_by_side(rows: list[DemoRow], env: str, path: Path) -> Path:
         np.concatenate([film[min(i, len(film) - 1)] for film in films], axis=1)
         for i in range(length)
     ]
-    temporary = path.with_name(f".{path.name}")
-    imageio.imwrite(temporary, np.stack(frames), extension=".gif", duration=100, loop=0)
-    temporary.replace(path)
+    with atomic_path(path) as temporary:
+        imageio.imwrite(temporary, np.stack(frames), extension=".gif", duration=100, loop=0)
     return path

@@ -11,7 +11,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from actquant.common.extras import EXTRAS, Extra
+from actquant.common.machine import usable_cores
+
 Status = Literal["ok", "missing", "warning"]
+SHOWN = 4
+"""Modules of an extra that are shown; the others come with them."""
 
 
 class Check(BaseModel):
@@ -35,18 +40,10 @@ class Report(BaseModel):
         return all(check.status != "missing" for check in self.checks)
 
 
-# Extras and the packages that show them to be there; the ranges are pyproject.toml's.
-EXTRAS = {
-    "compress": (("torch", "lerobot", "transformers", "safetensors"), "compressing a checkpoint"),
-    "sim": (("mujoco", "gymnasium", "ur_motion", "lerobot_env_ur3e"), "evaluation in simulation"),
-}
-
-
 def diagnose() -> Report:
     """Looks at this machine; changes nothing."""
     checks = [_python(), _runtime(), _threads(), _memory()]
-    for extra, (packages, purpose) in EXTRAS.items():
-        checks += [_package(package, extra, purpose) for package in packages]
+    checks += [_module(module, extra) for extra in EXTRAS for module in extra.modules[:SHOWN]]
     checks += [_rendering(), _compiler()]
     return Report(checks=checks)
 
@@ -71,7 +68,7 @@ def _runtime() -> Check:
             status="missing",
             found=str(error),
             needed_for="running and writing a GGUF",
-            remedy="pip install -e . (needs a C++ compiler and CMake)",
+            remedy="pip install --force-reinstall actquant",
         )
     info = build_info()
     return Check(
@@ -89,7 +86,7 @@ def _text(value: object) -> str:
 
 
 def _threads() -> Check:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return Check(
         name="CPU",
         status="ok" if cores >= 2 else "warning",
@@ -112,16 +109,13 @@ def _memory() -> Check:
     )
 
 
-def _package(package: str, extra: str, purpose: str) -> Check:
-    of_the_repository = package in ("ur_motion", "lerobot_env_ur3e")
-    remedy = "pip install ./motion ./sim_envs" if of_the_repository else ""
+def _module(module: str, extra: Extra) -> Check:
+    names = importlib.metadata.packages_distributions().get(module, [module])
     try:
-        found, status = importlib.metadata.version(package), "ok"
-        remedy = ""
+        found, status, remedy = importlib.metadata.version(names[0]), "ok", ""
     except importlib.metadata.PackageNotFoundError:
-        found, status = "not installed", "warning"
-        remedy = remedy or f"pip install 'actquant[{extra}]'"
-    return Check(name=package, status=status, found=found, needed_for=purpose, remedy=remedy)
+        found, status, remedy = "not installed", "warning", extra.remedy
+    return Check(name=module, status=status, found=found, needed_for=extra.purpose, remedy=remedy)
 
 
 def _rendering() -> Check:

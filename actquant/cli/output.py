@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from actquant_runtime import ModelFileError
 from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +20,7 @@ from rich.progress import (
 )
 
 from actquant.common.errors import ActquantError
+from actquant.common.extras import explain_missing, find_extra
 from actquant.common.interrupts import unwinding
 
 app = typer.Typer(
@@ -48,22 +50,22 @@ def told_plainly(as_json: bool, after_a_stop: str = RESUMABLE) -> Iterator[None]
             if received:
                 errors.print(f"Stopped. {after_a_stop}".rstrip())
                 raise typer.Exit(128 + received[0]) from error
-            if not isinstance(error, ActquantError | _runtime_error()):
+            message = _plain_message(error)
+            if message is None:
                 raise
             if as_json:
-                print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+                print(json.dumps({"error": type(error).__name__, "message": message}))
             else:
                 errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-                errors.print(str(error), markup=False, highlight=False)
+                errors.print(message, markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(getattr(error, "exit_code", 1)) from error
 
 
-def _runtime_error() -> type[Exception]:
-    try:
-        from actquant_runtime import ModelFileError
-    except ImportError:
-        return ActquantError
-    return ModelFileError
+def _plain_message(error: BaseException) -> str | None:
+    """Returns what the user is told; None for an error that is a defect of ours."""
+    if isinstance(error, ModuleNotFoundError) and find_extra(error.name) is not None:
+        return explain_missing(error)
+    return str(error) if isinstance(error, ActquantError | ModelFileError) else None
 
 
 def progress_bars() -> Progress:

@@ -122,15 +122,18 @@ def eval_(
         str | None,
         typer.Option(help="Ablation: grey out this camera, e.g. observation.images.wrist."),
     ] = None,
-    wrong_colour: Annotated[
-        bool, typer.Option(help="Ablation: name another colour in the instruction.")
+    wrong_instruction: Annotated[
+        bool,
+        typer.Option(
+            "--wrong-instruction", "--wrong-colour", help="Ablation: ask for something else."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a model in closed loop from numbered starts."""
     with told_plainly(as_json):
-        from actquant.environments.simulation import Ablation
         from actquant.evaluation.evaluate import evaluate
+        from actquant.evaluation.rollout import Ablation
 
         with progress_bars() as progress:
             bar = progress.add_task(f"{model.name} in {env}", total=None)
@@ -142,7 +145,7 @@ def eval_(
                 out=out,
                 seed=seed,
                 steps_per_chunk=steps_per_chunk,
-                ablation=Ablation(grey_camera, wrong_colour),
+                ablation=Ablation(grey_camera, wrong_instruction),
                 jobs=jobs,
                 on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
             )
@@ -172,7 +175,7 @@ def bench(
 ) -> None:
     """Measure a GGUF's latency and peak memory in a process of its own."""
     with told_plainly(as_json):
-        from actquant.evaluation.measure import measure
+        from actquant.evaluation.bench import measure
 
         measurement = measure(model, n=n, threads=threads)
         show(measurement, as_json, *tables.measurement(measurement))

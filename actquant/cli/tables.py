@@ -2,16 +2,17 @@
 
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
     from actquant.cli.demo import DemoReport
     from actquant.cli.doctor import Report
     from actquant.compression.report import CompressionReport
+    from actquant.evaluation.bench import Measurement
     from actquant.evaluation.compare import Comparison, PairedDifference
     from actquant.evaluation.evaluate import EvaluationResult, Rate
     from actquant.evaluation.inspection import Inspection
-    from actquant.evaluation.measure import Measurement
     from actquant.fidelity.distance import Distance
     from actquant.fidelity.verification import Verification
 
@@ -41,7 +42,7 @@ def doctor(report: "Report") -> list[Any]:
     shown = table("This machine", "what", "status", "found", "needed for", "remedy")
     for check in report.checks:
         status = f"[{colours[check.status]}]{check.status}[/]"
-        shown.add_row(check.name, status, check.found, check.needed_for, check.remedy)
+        shown.add_row(check.name, status, check.found, check.needed_for, escape(check.remedy))
     return [shown]
 
 

@@ -15,7 +15,8 @@ from actquant.common.errors import (
     StaleStateError,
     StoppedError,
 )
-from actquant.control.chunks import ChunkScheduler, Tick
+from actquant.control.chunk_scheduler import ChunkScheduler, Tick
+from actquant.control.window import ObservationWindow
 from actquant.deploy.events import EventLog
 from actquant.deploy.journal import Frame, Journal
 from actquant.deploy.latency import Latencies, MotionWatch, is_at_rest
@@ -26,7 +27,6 @@ from actquant.deploy.robot import Robot
 from actquant.deploy.settling import settle
 from actquant.deploy.smoothness import Smoothness
 from actquant.deploy.stopping import StopRequest
-from actquant.environments.simulation import Window
 
 if TYPE_CHECKING:
     from actquant.deploy.rerun_log import RerunLog
@@ -88,7 +88,7 @@ class Episode:
         self._scheduler, self._rules, self._events = scheduler, rules, events
         self._stop, self._begin_journal, self._rerun = stop, begin_journal, rerun
         self.journal: Journal | None = None
-        self._window = Window(policy.observation_steps)
+        self._window = ObservationWindow(policy.observation_steps)
         self._counts, self._latencies = _Counts(), Latencies()
         self._smoothness = Smoothness(robot.period_s)
         self._chunk = self._executed_chunk = -1

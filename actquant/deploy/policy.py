@@ -2,7 +2,6 @@
 
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from actquant.control.noise import chunk_noise
 
 if TYPE_CHECKING:
     from actquant_runtime import PreviousChunk
@@ -91,7 +92,6 @@ class Policy:
         shape = tuple(self.about["noise_shape"])
 
         def noise(chunk: int) -> NDArray[np.float32]:
-            generator = np.random.default_rng([seed, zlib.crc32(task.encode()), start, chunk])
-            return generator.standard_normal(shape, dtype=np.float32)
+            return chunk_noise(shape, seed, task, start, chunk)
 
         return noise

@@ -8,12 +8,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from actquant.common.errors import DeployError, RobotError
+from actquant.control.window import ObservationWindow
 from actquant.deploy.cameras import wrong_name
 from actquant.deploy.policy import Policy, Seen
 from actquant.deploy.recording import Recorder, header_of
 from actquant.deploy.robot import LONGEST_THOUGHT_S, Robot, missing_cameras
 from actquant.deploy.settings import DeploySettings
-from actquant.environments.simulation import Window
 
 UNUSUAL_Z = 5.0
 """Standard deviations (or what the file has in their place) from the training data's mean beyond
@@ -213,6 +213,6 @@ def _recording_rows(
 
 def window_of(seen: Seen, steps: int) -> Seen:
     """The observation as a policy of several observation steps takes it at an episode's begin."""
-    window = Window(steps)
+    window = ObservationWindow(steps)
     window.append(dict(seen.raw))
     return Seen(window.observation, seen.made_s, seen.camera_time_s)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actquant.common.errors import DeployError, RecordingError
-from actquant.control.chunks import Tick
+from actquant.control.chunk_scheduler import Tick
 from actquant.deploy.policy import Policy, Seen
 
 _FLUSH_TIMEOUT_S = 10.0  # without one, it waits for ever for a writer that has failed

@@ -20,7 +20,7 @@ from actquant.common.errors import (
     RobotError,
     StoppedError,
 )
-from actquant.control.chunks import ChunkScheduler
+from actquant.control.chunk_scheduler import ChunkScheduler
 from actquant.deploy import tables
 from actquant.deploy.episode import Episode, Rules
 from actquant.deploy.events import EventLog

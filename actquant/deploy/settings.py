@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actquant.common.errors import DeployError
-from actquant.control.chunks import MODES
+from actquant.control.chunk_scheduler import MODES
 
 
 class ExitCode(IntEnum):

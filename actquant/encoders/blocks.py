@@ -1,6 +1,5 @@
 """From a weight to ggml blocks, with or without an importance for every single weight."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -8,6 +7,7 @@ import gguf
 import numpy as np
 
 from actquant.common.errors import QuantizationError
+from actquant.common.machine import usable_cores
 from actquant.format.encoding import EncodedTensor
 from actquant.format.tensor_types import get_format, row_bytes
 
@@ -71,9 +71,9 @@ def encode(
         data[part], lost, whole = _encode_rows(name, weight[part], type_name, own)
         return lost, whole
 
-    # ggml encodes row by row, so blocks of rows are independent.
+    # ggml encodes row by row, so blocks of rows are independent. Threads are on this level alone.
     step = max(1, BLOCK_WEIGHTS // max(1, columns))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         sums = np.array(list(pool.map(encode_rows, range(0, rows, step)))).reshape(-1, 2)
     lost, whole = sums.sum(axis=0)
     return Encoded(
@@ -111,7 +111,7 @@ def _round_trip(
         return stored.view(np.uint8), gguf.quants.dequantize(stored, kind)
     import actquant_runtime
 
-    data = actquant_runtime.quantize(weight, type_name, importance=importance)
+    data = actquant_runtime.quantize(weight, type_name, importance=importance, threads=1)
     return data, actquant_runtime.dequantize(data, type_name, weight.shape[1])
 
 

@@ -61,7 +61,7 @@ def compare(a_path: Path, b_path: Path) -> Comparison:
     conditions, or share no start.
     """
     a, b = EvaluationResult.load(a_path), EvaluationResult.load(b_path)
-    for key in ("env", "seed", "grey_camera", "wrong_colour"):
+    for key in ("env", "seed", "grey_camera", "wrong_instruction"):
         left, right = getattr(a.provenance, key), getattr(b.provenance, key)
         if left != right:
             raise EvaluationError(

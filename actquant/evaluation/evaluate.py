@@ -1,10 +1,8 @@
 """Closed-loop evaluation on numbered starts: success, intervals, latency; resumable."""
 
-import datetime
 import hashlib
 import json
 import multiprocessing
-import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from actquant import __version__
+from actquant.common.clock import iso_date
 from actquant.common.errors import EvaluationError
+from actquant.common.files import write_text
+from actquant.common.machine import usable_cores
 from actquant.common.statistics import wilson95
-from actquant.control.actor import load_actor, model_sha256
-from actquant.environments.simulation import Ablation, Episode, Simulation
+from actquant.control.policy import Policy, model_sha256, open_policy
+from actquant.environments.base import Suite, open_suite, require_task
+from actquant.evaluation.rollout import Ablation, Episode, run_episode
 
 SCHEMA_VERSION = 1
 
@@ -66,7 +68,9 @@ class Provenance(_Record):
     seed: int
     steps_per_chunk: int
     grey_camera: str | None
-    wrong_colour: bool
+    wrong_instruction: bool = Field(
+        validation_alias=AliasChoices("wrong_instruction", "wrong_colour")
+    )
     jobs: int
     threads_per_job: int
     machine: str
@@ -142,14 +146,11 @@ def evaluate(
     Raises EvaluationError for an unknown environment, task or range.
     """
     ablation = ablation or Ablation()
-    simulation = Simulation(env)
-    names = list(dict.fromkeys(tasks)) or list(simulation.tasks)
+    suite = open_suite(env)
+    names = list(dict.fromkeys(tasks)) or list(suite.tasks)
     for name in names:
-        if name not in simulation.tasks:
-            raise EvaluationError(
-                f"environment '{env}' has no task '{name}'; it has {list(simulation.tasks)}"
-            )
-    cores = len(os.sched_getaffinity(0))
+        require_task(env, suite.tasks, name)
+    cores = usable_cores()
     jobs = jobs or cores
     threads = max(1, cores // jobs)
     provenance = Provenance(
@@ -159,13 +160,13 @@ def evaluate(
         env=env,
         starts=starts,
         seed=seed,
-        steps_per_chunk=steps_per_chunk or load_actor(model, threads=1).steps_per_chunk,
+        steps_per_chunk=steps_per_chunk or open_policy(model, threads=1).describe().steps_per_chunk,
         grey_camera=ablation.grey_camera,
-        wrong_colour=ablation.wrong_colour,
+        wrong_instruction=ablation.wrong_instruction,
         jobs=jobs,
         threads_per_job=threads,
         machine=f"{platform.machine()}, {cores} cores, {platform.system()}",
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        date=iso_date(),
     )
     wanted = [(name, start) for start in parse_starts(starts) for name in names]
     partial = _Partial(out, provenance)
@@ -177,7 +178,7 @@ def evaluate(
             on_episode(episode, len(partial.episodes), len(wanted))
     result = _summarise([partial.episodes[pair] for pair in wanted], names, provenance)
     if out is not None:
-        write_atomically(out, result.model_dump_json(indent=1))
+        write_text(out, result.model_dump_json(indent=1))
         partial.discard()
     return result
 
@@ -233,19 +234,19 @@ class _Partial:
             self._path.unlink(missing_ok=True)
 
 
-_worker: tuple[Any, Simulation] | None = None
+_worker: tuple[Policy, Suite] | None = None
 
 
 def _start_worker(model: Path, env: str, threads: int) -> None:
     global _worker
-    _worker = (load_actor(model, threads=threads), Simulation(env))
+    _worker = (open_policy(model, threads=threads), open_suite(env))
 
 
 def _run_one(task: str, start: int, seed: int, steps: int, ablation: Ablation) -> Episode:
     assert _worker is not None
-    actor, simulation = _worker
-    return simulation.run_episode(
-        actor, task, start, seed=seed, steps_per_chunk=steps, ablation=ablation
+    policy, suite = _worker
+    return run_episode(
+        suite, policy, task, start, seed=seed, steps_per_chunk=steps, ablation=ablation
     )
 
 
@@ -271,12 +272,3 @@ def _run_all(
                 yield future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes to a temporary name beside `path`, then renames: never half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from actquant.common.errors import EvaluationError
-from actquant.evaluation.measure import MemoryPrediction, predict_memory
+from actquant.evaluation.bench import MemoryPrediction, predict_memory
 from actquant.format.model_file import read_model
 
 

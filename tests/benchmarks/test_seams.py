@@ -20,7 +20,7 @@ from seams import (
     run_episode,
 )
 
-from actquant.environments.simulation import Simulation
+from actquant.environments.base import open_suite
 
 CHUNK, STEPS = 8, 4
 
@@ -37,7 +37,7 @@ def test_work_is_done_after_so_many_steps(delay):
 
 @pytest.fixture(scope="module")
 def env():
-    return Simulation("ur3e").environment("pick_cube")
+    return open_suite("ur3e").environment("pick_cube").env
 
 
 class Policy:
@@ -106,13 +106,13 @@ def test_without_delay_all_modes_do_the_same(env):
 
 
 def test_a_cell_has_every_task_from_every_start_with_the_same_noise():
-    simulation = Simulation("ur3e")
-    env = simulation.environment("pick_cube")
+    suite = open_suite("ur3e")
+    env = suite.environment("pick_cube").env
     cells, noise = [], []
     for mode in ("sync", "async"):
         expert = Expert(env)
         settings = {"mode": mode, "delay": 0, "steps_per_chunk": 1}
-        cells.append(measure(expert, simulation, ["pick_cube"], [0, 1], **settings))  # type: ignore[arg-type]
+        cells.append(measure(expert, suite, ["pick_cube"], [0, 1], **settings))  # type: ignore[arg-type]
         noise.append(expert.noise)
     assert cells[0].episodes == cells[1].episodes and noise[0] == noise[1]
     assert [episode[:3] for episode in cells[0].episodes] == [

@@ -16,7 +16,7 @@ from stage import Answers, patient_settings
 from ur_fake_controller import FakeController
 
 from actquant.common.errors import RefusedError, StaleStateError
-from actquant.control.chunks import ChunkScheduler, Tick
+from actquant.control.chunk_scheduler import ChunkScheduler, Tick
 from actquant.deploy import episode as episode_module
 from actquant.deploy.adapters.ur import URPort
 from actquant.deploy.episode import Episode, Rules

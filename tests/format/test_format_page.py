@@ -81,7 +81,7 @@ def test_version():
 def test_device_operators_and_their_attributes():
     documented = format_page.operators("### Device operators")
     assert set(documented) == DEVICE_OPERATORS
-    source = "".join(path.read_text() for path in SOURCES.glob("operators_*.cpp"))
+    source = "".join(path.read_text() for path in (SOURCES / "operators").glob("*.cpp"))
     entries = re.findall(r'table\["(\w+)"\] = (.*?);', source, re.DOTALL)
     in_cpp = {name: re.findall(r'"(\w+)"', entry) for name, entry in entries}
     assert {k: sorted(v) for k, v in documented.items()} == {
@@ -92,7 +92,9 @@ def test_device_operators_and_their_attributes():
 def test_host_operators():
     documented = format_page.operators("### Host operators")
     assert set(documented) == HOST_OPERATORS
-    source = (SOURCES / "host_operators.cpp").read_text().split("host_operators() {")[1]
+    source = (
+        (SOURCES / "operators" / "host_operators.cpp").read_text().split("host_operators() {")[1]
+    )
     assert set(re.findall(r'^ {8}\{"(\w+)", ', source, re.MULTILINE)) == HOST_OPERATORS
     device = format_page.operators("### Device operators")
     assert all(device[name] == documented[name] for name in set(device) & set(documented))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from actquant.common.errors import ModelFileError
-from actquant.evaluation.measure import resident_bytes
+from actquant.evaluation.bench import resident_bytes
 from actquant.format.container import PlannedTensor, file_bytes, replace_keys, write_gguf
 
 KEYS = [("general.name", "str", "x"), ("a.list", "u32[]", [1, 2]), ("a.number", "f32", 0.5)]

@@ -30,7 +30,7 @@ from tiny_pi import build_tiny_pi, tiny_backbone  # noqa: E402
 from tiny_policies import CAMERAS  # noqa: E402
 
 from actquant.capture.policy import convert_f32  # noqa: E402
-from actquant.control.chunks import ChunkScheduler  # noqa: E402
+from actquant.control.chunk_scheduler import ChunkScheduler  # noqa: E402
 from actquant.format.model_file import write_model  # noqa: E402
 from actquant.policies import LoadedPolicy, load_policy  # noqa: E402
 

@@ -34,7 +34,7 @@ def measure(model: Path, *, n: int = 100, threads: int = 0) -> Measurement:
     command = [
         sys.executable,
         "-m",
-        "actquant.evaluation.measure",
+        "actquant.evaluation.bench",
         str(model),
         str(n),
         str(threads),
@@ -70,7 +70,7 @@ def predict_memory(model: Path) -> MemoryPrediction:
 
     Raises EvaluationError if the runtime cannot open it.
     """
-    command = [sys.executable, "-m", "actquant.evaluation.measure", str(model)]
+    command = [sys.executable, "-m", "actquant.evaluation.bench", str(model)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise EvaluationError(f"{model} cannot be opened: {done.stderr.strip()[-2000:]}")

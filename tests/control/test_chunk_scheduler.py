@@ -10,7 +10,7 @@ import pytest
 from actquant_runtime import PreviousChunk
 
 from actquant.common.errors import SchedulingError
-from actquant.control.chunks import RECENT_CHUNKS, ChunkScheduler
+from actquant.control.chunk_scheduler import RECENT_CHUNKS, ChunkScheduler
 
 LENGTH, DIM = 8, 2
 

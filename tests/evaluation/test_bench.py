@@ -5,8 +5,8 @@ from tiny_policies import build_tiny_smolvla
 
 from actquant.common.errors import EvaluationError
 from actquant.compression.pipeline import compress
+from actquant.evaluation.bench import measure, predict_memory
 from actquant.evaluation.inspection import inspect_model
-from actquant.evaluation.measure import measure, predict_memory
 
 
 @pytest.mark.parametrize("hidden", [128, 768])

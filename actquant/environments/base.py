@@ -1,0 +1,86 @@
+"""What a simulated world is to an evaluation, and the table of those there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actquant.common.errors import EvaluationError
+from actquant.control.window import Observation
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one control step gave.
+
+    observation: under the policy's keys, without an axis of steps; None if nobody looked.
+    done: whether the episode is over; success: whether the task is fulfilled.
+    """
+
+    observation: Observation | None
+    done: bool
+    success: bool
+
+
+class Environment(Protocol):
+    """One task in a simulated world; start k of it is the same on every machine."""
+
+    def reset(self, start: int) -> Observation:
+        """Begins an episode at a numbered start and returns what is seen there."""
+        ...
+
+    def step(self, action: NDArray[np.float32], *, look: bool = True) -> Step:
+        """Executes an action [A] for one control period.
+
+        look: whether anybody will read the observation; pictures cost more than physics.
+        """
+        ...
+
+    def render(self) -> NDArray[np.uint8]:
+        """Returns a picture for people, uint8 [H, W, 3]."""
+        ...
+
+
+class Suite(Protocol):
+    """The tasks of one kind of world.
+
+    tasks: their names, in the order in which results list them.
+    """
+
+    tasks: tuple[str, ...]
+
+    def environment(self, task: str) -> Environment:
+        """Returns the task's environment, made once. Raises EvaluationError for an unknown task."""
+        ...
+
+    def mislead(self, instruction: str) -> str:
+        """Returns an instruction for something else, or the same where there is none.
+
+        A policy that reads its instruction must fail with it.
+        """
+        ...
+
+
+SUITES = {"ur3e": "actquant.environments.ur3e:UR3eSuite"}
+"""Name -> module and class, imported when it is asked for."""
+
+
+def open_suite(name: str) -> Suite:
+    """Opens the suite of that name.
+
+    Raises EvaluationError if there is none, or if what it needs is not installed.
+    """
+    if name not in SUITES:
+        raise EvaluationError(f"there is no environment '{name}'; choose one of {sorted(SUITES)}")
+    module, _, suite = SUITES[name].partition(":")
+    return getattr(import_module(module), suite)()
+
+
+def require_task(suite: str, tasks: tuple[str, ...], task: str) -> None:
+    """Raises EvaluationError, listing the tasks, for one that the suite does not have."""
+    if task not in tasks:
+        raise EvaluationError(f"environment '{suite}' has no task '{task}'; it has {list(tasks)}")
