@@ -82,8 +82,7 @@ main() {
     [ -z "$(git -C "$repository" status --porcelain)" ] ||
         echo "Changes that are not committed are not tried." >&2
     work=$(mktemp -d "${WORK:-/var/tmp}/fresh_machine.XXXXXX")
-    # Nothing is mounted below it outside the namespace of `inside`.
-    trap 'rm -rf --one-file-system "$work"' EXIT
+    trap clean_up EXIT
     trap 'exit 130' INT TERM HUP
 
     mirror=${MIRROR:-$(host_mirror)}
@@ -96,11 +95,25 @@ main() {
 
     [ $# -gt 0 ] || set -- setup demo test
     echo "$suite, $(git -C "$repository" rev-parse --short HEAD), $(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg)"
+    # In the background, so that a signal ends the wait; unshare itself takes nothing but KILL.
     unshare --mount --propagation private --pid --fork --kill-child \
-        "$0" --inside "$work/root" "$@"
+        "$0" --inside "$work/root" "$@" </dev/null &
+    namespace=$!
+    wait "$namespace"
+}
+
+# The namespace's processes end with it, and its mounts: none is left below the folder.
+clean_up() {
+    if [ -n "$namespace" ]; then
+        kill -KILL "$namespace" 2>/dev/null || true
+        wait "$namespace" 2>/dev/null || true
+        sleep 1
+    fi
+    rm -rf --one-file-system "$work"
 }
 
 summary=()
+namespace=
 if [ "${1:-}" = --inside ]; then
     shift
     inside "$@"
