@@ -117,6 +117,8 @@ namespace=
 if [ "${1:-}" = --inside ]; then
     shift
     inside "$@"
+    exit
 else
     main "$@"
+    exit
 fi
