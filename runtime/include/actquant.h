@@ -129,7 +129,7 @@ typedef struct aq_self_test_result {
     double mean; /* from what this file answered where it was made */
     double worst;
     double limit;          /* on worst */
-    double reference_mean; /* from the policy before compression */
+    double reference_mean; /* from the policy before compression; NaN where it is unknown */
     double reference_worst;
     int passed;
 } aq_self_test_result;

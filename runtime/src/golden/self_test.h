@@ -17,7 +17,7 @@ struct Distance {
 struct SelfTest {
     size_t inputs = 0;
     Distance stored;    // from what this file answered where it was made
-    Distance reference; // from what PyTorch answered before compression
+    Distance reference; // from what PyTorch answered before compression; NaN where it is unknown
     double limit = 0;   // on stored.worst
     bool passed = false;
 };
