@@ -80,8 +80,8 @@ def write_model(
     encoded weight, for parameters that are only read as matrices (`reads_matrix`); metadata: see
     ModelMetadata; tensor_names: parameter name -> name in the file (the parameter names if absent);
     float_type: `F32`, `F16` or `BF16`, the type of the matrices that have no encoding (all else is
-    f32); single_precision: parameters that stay f32 where the type is BF16; reserved_bytes: what the
-    JSON of `golden`, `allocation` or `provenance` takes at least, so that `with_metadata` can
+    f32); single_precision: parameters that stay f32 where the type is BF16; reserved_bytes: what
+    the JSON of `golden`, `allocation` or `provenance` takes at least, so that `with_metadata` can
     exchange them in place.
 
     Raises ModelFileError if an encoding belongs to no such weight or has the wrong size, or if
@@ -164,8 +164,8 @@ def with_golden(path: str | Path, golden: list[dict[str, Any]]) -> Path:
 def with_metadata(path: str | Path, **changes: Any) -> Path:
     """Give a file other values of fields of ModelMetadata; all else stays, bit for bit.
 
-    Where the new ones need no more bytes than the old ones had, they are written in place; these bytes
-    stay reserved, as blanks at the end of the JSON. Otherwise the file is written anew.
+    Where the new ones need no more bytes than the old ones had, they are written in place, and
+    these bytes stay reserved, as blanks at the end of the JSON. Otherwise the file is written anew.
     """
     model = read_model(path)
     reserved_bytes = {
