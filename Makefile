@@ -9,7 +9,7 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SETUP := pyproject.toml motion/pyproject.toml sim_envs/pyproject.toml exports/pyproject.toml robot/pyproject.toml scripts/find_python.sh scripts/system_packages.sh
+SETUP := pyproject.toml motion/pyproject.toml sim_envs/pyproject.toml exports/pyproject.toml robot/pyproject.toml scripts/find_python.sh scripts/system_packages.sh $(wildcard scripts/ur_rtde/*)
 NATIVE := CMakeLists.txt $(shell find runtime -type f -not -path '*/actquant_runtime/*')
 export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
@@ -30,6 +30,7 @@ define install_all
 scripts/system_packages.sh
 python=$$(scripts/find_python.sh) && test -x $(BIN)/python || "$$python" -m venv $(VENV)
 $(BIN)/python -m pip install --quiet --upgrade pip
+scripts/ur_rtde/install.sh $(BIN)/python
 $(BIN)/python -m pip install --quiet -e motion -e sim_envs -e '.[compress,sim,rerun,dev]' -e exports -e 'robot[sim,lerobot]'
 $(BIN)/actquant doctor
 endef

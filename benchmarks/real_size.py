@@ -60,8 +60,8 @@ def convert(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(model: Path, n: int, threads: int) -> dict[str, Any]:
-    """Latency and memory of `actquant bench`, measured and foretold."""
-    foretold = predict_memory(model)
+    """Latency and memory of `actquant bench`, measured and predicted."""
+    predicted = predict_memory(model)
     measured = measure(model, n=n, threads=threads)
     return {
         "load_ms": measured.load_ms,
@@ -69,10 +69,10 @@ def run(model: Path, n: int, threads: int) -> dict[str, Any]:
         "n": n,
         "threads": threads or os.cpu_count(),
         "peak_rss_bytes": measured.peak_rss_bytes,
-        "foretold_peak_rss_bytes": foretold.peak_rss_bytes,
-        "foretold_error": foretold.peak_rss_bytes / measured.peak_rss_bytes - 1,
-        "weights_bytes": foretold.weights_bytes,
-        "compute_bytes": foretold.compute_bytes,
+        "predicted_peak_rss_bytes": predicted.peak_rss_bytes,
+        "predicted_error": predicted.peak_rss_bytes / measured.peak_rss_bytes - 1,
+        "weights_bytes": predicted.weights_bytes,
+        "compute_bytes": predicted.compute_bytes,
     }
 
 

@@ -10,10 +10,10 @@ usable() {
 
 candidates=("${PYTHON:-}" python3.12 python3.13 python3 python)
 for version in 3.12 3.13; do
-    for root in "${PYENV_ROOT:-$HOME/.pyenv}" /opt/pyenv; do
-        for path in "$root"/versions/"$version"*/bin/python3; do
-            [ -x "$path" ] && candidates+=("$path")
-        done
+    for path in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version"*/bin/python3 \
+        "/opt/pyenv/versions/$version"*/bin/python3 \
+        "${UV_PYTHON_INSTALL_DIR:-$HOME/.local/share/uv/python}/cpython-$version"*/bin/python3; do
+        [ -x "$path" ] && candidates+=("$path")
     done
 done
 
@@ -25,7 +25,9 @@ for candidate in "${candidates[@]}"; do
         exit 0
     fi
 done
-echo "No Python 3.12 or 3.13 with venv was found on PATH or under pyenv's versions." >&2
-echo "Install one (Debian 13, Ubuntu 24.04: apt install python3-venv; elsewhere: pyenv install 3.12)," >&2
-echo "or name it: make setup PYTHON=/path/to/python3.12" >&2
+cat >&2 <<'MESSAGE'
+No Python 3.12 or 3.13 with venv was found on PATH or under the versions of pyenv and uv.
+Install one (Debian 13, Ubuntu 24.04: apt install python3-venv python3-dev; elsewhere:
+uv python install 3.12, or pyenv install 3.12), or name it: make setup PYTHON=/path/to/python3.12
+MESSAGE
 exit 1

@@ -1,33 +1,91 @@
 #!/usr/bin/env bash
-# Installs what pip cannot: a C++ compiler, CMake, and software rendering for MuJoCo.
+# Installs what pip cannot: Python itself, a C++ compiler, CMake, and software rendering for MuJoCo.
 # Does nothing where all of it is there; says what to install where it lacks the right to.
 set -eu
-
+here=$(dirname "$0")
 missing=()
-command -v g++ >/dev/null || missing+=(g++)
-command -v make >/dev/null || missing+=(make)
-command -v cmake >/dev/null || missing+=(cmake)
+
+has() { command -v "$1" >/dev/null; }
+fail() {
+    printf '%s\n' "$@" >&2
+    exit 1
+}
+
+as_root=()
+can_install=false
+if has apt-get; then
+    if [ "$(id -u)" -eq 0 ]; then
+        can_install=true
+    elif has sudo && sudo -n true 2>/dev/null; then
+        as_root=(sudo -n)
+        can_install=true
+    fi
+fi
+
+updated=false
+update() {
+    $updated || ! $can_install || "${as_root[@]}" apt-get update -q >&2
+    updated=true
+}
+
+# The version, as in 3.13, of the Python that apt would install; empty where it is not known.
+offered_python() {
+    has apt-cache || return 0
+    apt-cache policy python3 2>/dev/null | sed -n 's/^ *Candidate: \([0-9]*\.[0-9]*\).*/\1/p'
+}
+
+system_name() { sed -n 's/^PRETTY_NAME="\(.*\)"/\1/p' /etc/os-release 2>/dev/null || true; }
+
+# Adds what a usable Python lacks to `missing` and sets `version`, or says how to get a Python.
+version=
+need_python() {
+    local python headers prefix
+    if python=$("$here/find_python.sh" 2>/dev/null); then
+        read -r version headers prefix < <("$python" -c 'import sys, sysconfig
+print("%d.%d" % sys.version_info[:2], sysconfig.get_path("include"), sys.base_prefix)')
+        [ -e "$headers/Python.h" ] && return
+        [ "$prefix" = /usr ] ||
+            fail "$python lacks its C headers ($headers/Python.h)." \
+                "Install them, or name another Python: make setup PYTHON=/path/to/python3.12"
+        missing+=("python$version-dev")
+        return
+    fi
+    update
+    version=$(offered_python)
+    $can_install || version=${version:-unknown}
+    case "$version" in
+    3.12 | 3.13 | unknown) missing+=(python3 python3-venv python3-dev) ;;
+    *)
+        fail "actquant needs Python 3.12 or 3.13 with venv and C headers, and none was found." \
+            "$(system_name) offers Python ${version:-in no known version}. Install one beside it, and try again:" \
+            "  uv python install 3.12      (https://docs.astral.sh/uv)" \
+            "  pyenv install 3.12          (https://github.com/pyenv/pyenv)" \
+            "Both are found by themselves. Any other: make setup PYTHON=/path/to/python3.12"
+        ;;
+    esac
+}
+
+need_python
+has g++ || missing+=(g++)
+has make || missing+=(make)
+has cmake || missing+=(cmake)
 libraries=$(ldconfig -p 2>/dev/null || /sbin/ldconfig -p 2>/dev/null || true)
-case "$libraries" in *libEGL.so.1*) ;; *) missing+=(libegl1) ;; esac
-case "$libraries" in *libEGL_mesa.so.0*) ;; *) missing+=(libegl-mesa0) ;; esac
-case "$libraries" in *libGL.so.1*) ;; *) missing+=(libgl1) ;; esac
+need_library() { case "$libraries" in *"$1 "*) ;; *) missing+=("$2") ;; esac }
+need_library libEGL.so.1 libegl1
+need_library libEGL_mesa.so.0 libegl-mesa0
+need_library libGL.so.1 libgl1
+# ur-rtde has wheels for Python 3.12 on x86-64; scripts/ur_rtde/install.sh compiles it elsewhere.
+if [ "$version $(uname -m)" != "3.12 x86_64" ]; then
+    need_library libboost_system.so libboost-system-dev
+    need_library libboost_thread.so libboost-thread-dev
+    need_library libboost_program_options.so libboost-program-options-dev
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
-if command -v apt-get >/dev/null; then
-    as_root=()
-    if [ "$(id -u)" -ne 0 ]; then
-        if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-            as_root=(sudo -n)
-        else
-            echo "These system packages are missing: ${missing[*]}" >&2
-            echo "Install them and try again: sudo apt-get install ${missing[*]}" >&2
-            exit 1
-        fi
-    fi
-    echo "Installing system packages: ${missing[*]}"
-    "${as_root[@]}" apt-get update -q
-    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -q -y --no-install-recommends "${missing[@]}"
-else
-    echo "This system has no apt-get. Install what gives you: ${missing[*]}" >&2
-    exit 1
-fi
+has apt-get || fail "This system has no apt-get. Install what gives you: ${missing[*]}"
+$can_install || fail "These system packages are missing: ${missing[*]}" \
+    "Install them and try again: sudo apt-get install ${missing[*]}"
+echo "Installing system packages: ${missing[*]}"
+update
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -q -y --no-install-recommends "${missing[@]}"

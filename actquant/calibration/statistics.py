@@ -20,7 +20,7 @@ from actquant.calibration.dataset import ACTION
 from actquant.calibration.frames import Frames
 from actquant.calibration.hooks import LayerHooks, frozen, make_layers
 from actquant.calibration.losses import action_losses
-from actquant.common.artifacts import Contents, WorkFolder
+from actquant.calibration.work_folder import Contents, WorkFolder
 from actquant.common.errors import CalibrationError
 from actquant.common.progress import bar
 from actquant.policies.base import LoadedPolicy, QuantizableTensor

@@ -14,7 +14,7 @@ from actquant.environments.base import open_suite
 from actquant.evaluation.bench import measure
 from actquant.evaluation.evaluate import evaluate
 from actquant.evaluation.rollout import run_episode
-from actquant.fidelity.verification import verify
+from actquant.fidelity.self_test import verify
 
 REFERENCE = Path(__file__).resolve().parents[2] / "exports" / "reference"
 RECIPES = ("f16", "paper", "rtn")

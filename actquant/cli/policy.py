@@ -97,7 +97,7 @@ def verify(
 ) -> None:
     """Run the golden self-test of a GGUF on this machine; exit 1 if it fails."""
     with told_plainly(as_json):
-        from actquant.fidelity.verification import verify as run
+        from actquant.fidelity.self_test import verify as run
 
         report = run(model, against)
         show(report, as_json, *tables.verification(report))

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from actquant.common.tables import interval, megabytes, percent, table
+
 if TYPE_CHECKING:
     from actquant.cli.demo import DemoReport
     from actquant.cli.doctor import Report
@@ -14,27 +16,7 @@ if TYPE_CHECKING:
     from actquant.evaluation.evaluate import EvaluationResult, Rate
     from actquant.evaluation.inspection import Inspection
     from actquant.fidelity.distance import Distance
-    from actquant.fidelity.verification import Verification
-
-
-def table(title: str, *columns: str) -> Table:
-    """Columns whose heading starts with `>` are right-aligned."""
-    made = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
-    return made
-
-
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
-
-
-def interval(bounds: tuple[float, float]) -> str:
-    return f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
-
-
-def megabytes(count: float) -> str:
-    return f"{count / 1e6:.2f} MB"
+    from actquant.fidelity.self_test import Verification
 
 
 def doctor(report: "Report") -> list[Any]:
@@ -179,14 +161,14 @@ def _few(names: list[str]) -> str:
 
 
 def verification(report: "Verification") -> list[Any]:
-    shown = table(f"{report.path}", "check", ">max error", ">rms error", ">limit", ">n", "result")
+    shown = table(report.path, "check", ">mean", ">worst", ">limit", ">n", "result")
     for check in report.checks:
-        limit = "—" if check.limit is None else f"{check.limit:.0e}"
-        verdict = "measured" if check.limit is None else "passed" if check.passed else "FAILED"
-        shown.add_row(
-            check.name, f"{check.max_abs:.2e}", f"{check.rms:.2e}", limit, str(check.n), verdict
-        )
-    return [shown, "Errors are relative to the rms of the expected actions."]
+        found = check.distance
+        limit = "—" if found.limit is None else f"{found.limit:.0e}"
+        verdict = "measured" if found.limit is None else "passed" if found.passed else "FAILED"
+        mean, worst = f"{found.mean:.2e}", f"{found.worst:.2e}"
+        shown.add_row(check.name, mean, worst, limit, str(found.n), verdict)
+    return [shown, f"Root mean square differences of a chunk, in {report.unit}."]
 
 
 def evaluation(result: "EvaluationResult") -> list[Any]:

@@ -107,9 +107,9 @@ class FileContents:
         errors: Mapping[str, float],
     ) -> dict[str, Any]:
         """What `write_model` and `model_bytes` take."""
-        foreseen = {**dict.fromkeys(types, LONGEST_NUMBER), **errors}
+        predicted = {**dict.fromkeys(types, LONGEST_NUMBER), **errors}
         shown = types if len(errors) == len(types) else dict.fromkeys(types, SMALLEST)
-        reports = tensor_reports(self.tensors, sizes, shown, foreseen)
+        reports = tensor_reports(self.tensors, sizes, shown, predicted)
         return {
             "stages": self.captured.stages,
             "encodings": encodings,
@@ -122,7 +122,7 @@ class FileContents:
             "tensor_names": self.captured.tensor_names,
             "float_type": self.float_type or "F32",
             "single_precision": self.captured.single_precision,
-            "room": {"golden": self.golden_bytes},
+            "reserved_bytes": {"golden": self.golden_bytes},
         }
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from rich.progress import Progress
 
 from actquant.calibration.statistics import Statistics
+from actquant.calibration.work_folder import Contents, WorkFolder
 from actquant.capture.policy import Parameters
-from actquant.common.artifacts import Contents, WorkFolder
 from actquant.common.progress import bar
 from actquant.encoders.blocks import Encoded
 from actquant.format.encoding import DeferredEncoding, EncodedTensor, matrix_shape

@@ -18,13 +18,13 @@ from actquant.allocation.budget import Allocation, TensorSize
 from actquant.calibration.dataset import load_for_dataset
 from actquant.calibration.frames import CalibrationData, calibrate
 from actquant.calibration.statistics import MEMORY_BYTES, Statistics, collect
+from actquant.calibration.work_folder import WorkFolder
 from actquant.capture.policy import (
     CapturedPolicy,
     capture_policy,
     matrices_of_fixed_type,
     quantizable,
 )
-from actquant.common.artifacts import WorkFolder
 from actquant.common.clock import Clock
 from actquant.common.errors import (
     BudgetError,

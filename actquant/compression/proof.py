@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from actquant.calibration.work_folder import WorkFolder
 from actquant.capture.policy import CapturedPolicy, convert_f32
-from actquant.common.artifacts import WorkFolder
 from actquant.common.errors import ParityError
 from actquant.fidelity.parity import (
     F32_THRESHOLD,

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from actquant.cli.tables import table
+from actquant.common.tables import table
 from actquant.deploy.preflight import ERROR, OK, WARNING, Preflight
 from actquant.deploy.report import DeploymentReport, EpisodeReport
 

@@ -63,7 +63,7 @@ class Inspection(BaseModel):
 
 
 def inspect_model(path: Path) -> Inspection:
-    """Reads a file's metadata and its table of tensors, and foretells the memory it will need if
+    """Reads a file's metadata and its table of tensors, and predicts the memory it will need if
     the runtime is installed and can run it.
 
     Raises ModelFileError as `read_model` does.

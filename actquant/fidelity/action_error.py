@@ -10,7 +10,7 @@ from actquant.calibration.dataset import load_for_dataset
 from actquant.calibration.frames import Frames, Sample, calibrate
 from actquant.calibration.losses import draw_noise
 from actquant.common.errors import CalibrationError
-from actquant.fidelity.distance import action_scale, measure_distance
+from actquant.fidelity.distance import action_scale, chunk_distances
 from actquant.policies.base import LoadedPolicy, Observation
 
 Act = Callable[[Observation, np.ndarray], np.ndarray]
@@ -82,11 +82,12 @@ def measure_action_error(
         chunks.append(chunk)
         errors.append(np.mean(np.abs((chunk - truth) / scale)[valid]))
         reference_errors.append(np.mean(np.abs((expected - truth) / scale)[valid]))
-    distance = measure_distance(np.stack(chunks), reference, scale)
+    distances = chunk_distances(np.stack(chunks), reference, scale)
+    spread = np.std(distances, ddof=1) / np.sqrt(len(distances)) if len(distances) > 1 else 0.0
     return ActionError(
-        to_reference=distance.mean,
-        to_reference_standard_error=distance.standard_error,
-        worst=distance.worst,
+        to_reference=float(distances.mean()),
+        to_reference_standard_error=float(spread),
+        worst=float(distances.max()),
         l1_to_truth=float(np.mean(errors)),
         reference_l1_to_truth=float(np.mean(reference_errors)),
         n_frames=len(samples),

@@ -14,7 +14,7 @@ UNIT = "standard deviations of the actions"
 
 
 class Distance(BaseModel):
-    """Distances over n chunks, in UNIT: their mean with its standard error, and the largest.
+    """Distances over n chunks, in UNIT: their mean, and the largest.
 
     limit: what `worst` must not pass; None where it is measured and not judged.
     """
@@ -22,7 +22,6 @@ class Distance(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     mean: float
-    standard_error: float
     worst: float
     n: int
     limit: float | None = None
@@ -63,11 +62,4 @@ def measure_distance(
     Raises ParityError if the actions are not finite.
     """
     found = chunk_distances(actions, reference, scale)
-    spread = np.std(found, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else 0.0
-    return Distance(
-        mean=float(found.mean()),
-        standard_error=float(spread),
-        worst=float(found.max()),
-        n=len(found),
-        limit=limit,
-    )
+    return Distance(mean=float(found.mean()), worst=float(found.max()), n=len(found), limit=limit)

@@ -94,7 +94,7 @@ def replace_keys(
 ) -> Path:
     """Give a file other keys; its tensors, which begin at `data_offset`, stay as they are.
 
-    Keys that take as much room as the old ones are written in place; otherwise the file is written
+    Keys that take as many bytes as the old ones are written in place; otherwise the file is written
     anew, its data copied by the kernel.
     """
     header = _header(architecture, keys, tensors)

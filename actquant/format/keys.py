@@ -20,8 +20,8 @@ from actquant.format.schema import (
 )
 
 
-def key_values(metadata: ModelMetadata, room: Mapping[str, int]) -> Iterator[Key]:
-    """All keys but programs and shapes; room: the least length of a JSON text, by field.
+def key_values(metadata: ModelMetadata, reserved_bytes: Mapping[str, int]) -> Iterator[Key]:
+    """All keys but programs and shapes; reserved_bytes: the least length of a JSON text, by field.
 
     Raises ModelFileError for what is unknown.
     """
@@ -30,7 +30,7 @@ def key_values(metadata: ModelMetadata, room: Mapping[str, int]) -> Iterator[Key
         for attribute, (key, kind) in keys.items():
             value = getattr(source, attribute)
             if kind == "json":
-                yield key, "str", json.dumps(value).ljust(room.get(attribute, 0))
+                yield key, "str", json.dumps(value).ljust(reserved_bytes.get(attribute, 0))
             elif value is not None:
                 yield key, kind, value
             elif attribute not in OPTIONAL_FIELDS:

@@ -59,7 +59,7 @@ class _Contents:
     programs: dict[str, str] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tensors: dict[str, PlannedTensor] = field(default_factory=dict)
-    room: Mapping[str, int] = field(default_factory=dict)
+    reserved_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_model(
@@ -71,7 +71,7 @@ def write_model(
     tensor_names: Mapping[str, str] | None = None,
     float_type: str = "F32",
     single_precision: Collection[str] = (),
-    room: Mapping[str, int] | None = None,
+    reserved_bytes: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write the file under a temporary name and move it into place; on failure nothing is left.
@@ -80,8 +80,8 @@ def write_model(
     encoded weight, for parameters that are only read as matrices (`reads_matrix`); metadata: see
     ModelMetadata; tensor_names: parameter name -> name in the file (the parameter names if absent);
     float_type: `F32`, `F16` or `BF16`, the type of the matrices that have no encoding (all else is
-    f32); single_precision: parameters that stay f32 where the type is BF16; room: bytes that the
-    JSON of `golden`, `allocation` or `provenance` takes at least, so that `with_metadata` can
+    f32); single_precision: parameters that stay f32 where the type is BF16; reserved_bytes: what
+    the JSON of `golden`, `allocation` or `provenance` takes at least, so that `with_metadata` can
     exchange them in place.
 
     Raises ModelFileError if an encoding belongs to no such weight or has the wrong size, or if
@@ -89,7 +89,9 @@ def write_model(
     """
     path = Path(path)
     kept = single_precision if float_type == "BF16" else ()
-    contents = _contents(stages, encodings, metadata, tensor_names, float_type, kept, room)
+    contents = _contents(
+        stages, encodings, metadata, tensor_names, float_type, kept, reserved_bytes
+    )
     return write_gguf(path, ARCHITECTURE, _keys(contents), contents.tensors, progress)
 
 
@@ -101,11 +103,13 @@ def model_bytes(
     tensor_names: Mapping[str, str] | None = None,
     float_type: str = "F32",
     single_precision: Collection[str] = (),
-    room: Mapping[str, int] | None = None,
+    reserved_bytes: Mapping[str, int] | None = None,
 ) -> int:
     """The size of the file that `write_model` would write; nothing is encoded."""
     kept = single_precision if float_type == "BF16" else ()
-    contents = _contents(stages, encodings, metadata, tensor_names, float_type, kept, room)
+    contents = _contents(
+        stages, encodings, metadata, tensor_names, float_type, kept, reserved_bytes
+    )
     return file_bytes(ARCHITECTURE, _keys(contents), contents.tensors)
 
 
@@ -116,13 +120,15 @@ def _contents(
     tensor_names: Mapping[str, str] | None,
     float_type: str,
     kept: Collection[str],
-    room: Mapping[str, int] | None,
+    reserved_bytes: Mapping[str, int] | None,
 ) -> _Contents:
     from actquant.program.text import emit_program
 
     names = dict(tensor_names or {})
     provenance = {**metadata.provenance, "tensor_names": {v: k for k, v in names.items()}}
-    contents = _Contents(replace(metadata, provenance=provenance), room=dict(room or {}))
+    contents = _Contents(
+        replace(metadata, provenance=provenance), reserved_bytes=dict(reserved_bytes or {})
+    )
     matrices = set(matrix_weights(stages))
     foreign = sorted(set(encodings) - matrices)
     if foreign:
@@ -158,17 +164,20 @@ def with_golden(path: str | Path, golden: list[dict[str, Any]]) -> Path:
 def with_metadata(path: str | Path, **changes: Any) -> Path:
     """Give a file other values of fields of ModelMetadata; all else stays, bit for bit.
 
-    Where the new ones need no more room than the old ones had, they are written in place; the room
-    stays, as blanks at the end of the JSON. Otherwise the file is written anew.
+    Where the new ones need no more bytes than the old ones had, they are written in place, and
+    these bytes stay reserved, as blanks at the end of the JSON. Otherwise the file is written anew.
     """
     model = read_model(path)
-    room = {
+    reserved_bytes = {
         attribute: len(model.reader.fields[key].contents())
         for attribute, (key, kind) in MODEL_KEYS.items()
         if kind == "json"
     }
     contents = _Contents(
-        replace(model.metadata, **changes), model.programs, model.shapes, room=room
+        replace(model.metadata, **changes),
+        model.programs,
+        model.shapes,
+        reserved_bytes=reserved_bytes,
     )
     for t in model.reader.tensors:
         kind = t.tensor_type if t.data.dtype == np.uint8 else None
@@ -202,7 +211,7 @@ def _keys(contents: _Contents) -> list[Key]:
     lines = [f"{n} [{','.join(map(str, s))}]" for n, s in contents.shapes.items()]
     programs = contents.programs.items()
     return [
-        *key_values(contents.metadata, contents.room),
+        *key_values(contents.metadata, contents.reserved_bytes),
         (STAGES_KEY, "str[]", list(contents.programs)),
         *((GRAPH_KEY + stage, "str", program) for stage, program in programs),
         (SHAPES_KEY, "str", "\n".join(lines)),

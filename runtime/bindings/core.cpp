@@ -1,11 +1,12 @@
 // The native half of actquant_runtime: sessions. Python prepares the observation.
-#include "build_info.h"
-#include "error.h"
+#include "api/build_info.h"
+#include "api/session.h"
+#include "common/error.h"
+#include "common/unicode.h"
+#include "golden.h"
 #include "images.h"
 #include "quantization.h"
-#include "session.h"
 #include "tokenization.h"
-#include "unicode.h"
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
@@ -174,6 +175,7 @@ NB_MODULE(_core, module) {
         .def("run_stage", run_stage, "stage"_a, "inputs"_a)
         .def("timings_ms", timings_ms);
     module.def("build_info", actquant::build_info);
+    bind_golden(module);
     bind_images(module);
     bind_quantization(module);
     bind_tokenization(module);

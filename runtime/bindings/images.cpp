@@ -1,6 +1,6 @@
 #include "images.h"
 
-#include "image.h"
+#include "inputs/image.h"
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>

@@ -1,7 +1,7 @@
 #include "quantization.h"
 
-#include "error.h"
-#include "quantize.h"
+#include "common/error.h"
+#include "quantization/quantize.h"
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>

@@ -1,7 +1,7 @@
 #include "tokenization.h"
 
-#include "prompt.h"
-#include "tokenizer.h"
+#include "inputs/prompt.h"
+#include "tokenizer/tokenizer.h"
 
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>

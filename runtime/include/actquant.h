@@ -111,6 +111,32 @@ AQ_API aq_status aq_act_after(aq_session* session, const aq_observation* observa
                               const aq_noise* noise, const aq_previous* previous, float* actions,
                               size_t action_count);
 
+/*
+ * The observation and noise that a seed stands for, the same everywhere (docs/format.md, "Golden
+ * inputs"): pixels [observation steps, cameras, source height, source width, 3], state as in
+ * aq_observation, noise of "noise_shape". Counts other than these give AQ_ERROR_ARGUMENT.
+ */
+AQ_API aq_status aq_golden_inputs(const aq_session* session, uint64_t seed, uint8_t* pixels,
+                                  size_t pixel_count, float* state, size_t state_count,
+                                  float* noise, size_t noise_count);
+
+/*
+ * Distances are root mean square differences of a chunk in standard deviations of each action, over
+ * the file's golden inputs: their mean, and the worst chunk.
+ */
+typedef struct aq_self_test_result {
+    size_t inputs;
+    double mean; /* from what this file answered where it was made */
+    double worst;
+    double limit;          /* on worst */
+    double reference_mean; /* from the policy before compression; NaN where it is unknown */
+    double reference_worst;
+    int passed;
+} aq_self_test_result;
+
+/* Runs the file's golden inputs. Gives AQ_ERROR_FILE if it has none. */
+AQ_API aq_status aq_self_test(aq_session* session, aq_self_test_result* result);
+
 typedef struct aq_timings {
     double vision_ms;
     double prefix_ms;

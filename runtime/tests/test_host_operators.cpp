@@ -1,6 +1,6 @@
 #include "check.h"
-#include "error.h"
-#include "operators.h"
+#include "common/error.h"
+#include "operators/operators.h"
 
 #include <limits>
 

@@ -1,7 +1,7 @@
 #include "check.h"
-#include "error.h"
-#include "image.h"
-#include "random.h"
+#include "common/error.h"
+#include "inputs/image.h"
+#include "inputs/random.h"
 
 #include <cmath>
 

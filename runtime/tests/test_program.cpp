@@ -1,6 +1,6 @@
 #include "check.h"
-#include "error.h"
-#include "program.h"
+#include "common/error.h"
+#include "program/program.h"
 
 using namespace actquant;
 

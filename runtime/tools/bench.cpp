@@ -51,13 +51,13 @@ Json percentiles(const std::vector<double>& values) {
             {"max", percentile(values, 100)}};
 }
 
-std::vector<GoldenInputs> inputs_of(const Policy& policy) {
+std::vector<GoldenInputs> inputs_of(Policy& policy) {
     std::vector<GoldenInputs> inputs;
     for (const Json& golden_case : policy.description()["golden"]) {
-        inputs.push_back(golden_inputs(policy.description(), golden_case));
+        inputs.push_back(golden_inputs(policy, golden_case));
     }
     if (inputs.empty()) {
-        inputs.push_back(golden_inputs(policy.description(), {{"seed", 0}}));
+        inputs.push_back(golden_inputs(policy, {{"seed", 0}}));
     }
     return inputs;
 }

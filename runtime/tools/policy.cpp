@@ -53,4 +53,16 @@ Actions Policy::act(const Observation& observation, const Noise& noise) {
     return actions;
 }
 
+void Policy::fill_golden(uint64_t seed, std::vector<uint8_t>& pixels, std::vector<float>& state,
+                         std::vector<float>& noise) const {
+    check(aq_golden_inputs(session.get(), seed, pixels.data(), pixels.size(), state.data(),
+                           state.size(), noise.data(), noise.size()));
+}
+
+aq_self_test_result Policy::self_test() {
+    aq_self_test_result result{};
+    check(aq_self_test(session.get(), &result));
+    return result;
+}
+
 } // namespace actquant::tools

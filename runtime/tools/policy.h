@@ -41,6 +41,9 @@ class Policy {
     bool has_language() const { return !parsed["prompt"].is_null(); }
 
     Actions act(const Observation& observation, const Noise& noise);
+    void fill_golden(uint64_t seed, std::vector<uint8_t>& pixels, std::vector<float>& state,
+                     std::vector<float>& noise) const;
+    aq_self_test_result self_test();
     aq_timings timings() const { return aq_last_timings(session.get()); }
 
   private:

@@ -12,8 +12,8 @@ from actquant.calibration.dataset import load_for_dataset
 from actquant.calibration.frames import calibrate
 from actquant.calibration.losses import action_losses
 from actquant.calibration.statistics import collect
+from actquant.calibration.work_folder import WorkFolder
 from actquant.capture.policy import quantizable
-from actquant.common.artifacts import WorkFolder
 from actquant.recipes.paper import hsic_scores
 
 

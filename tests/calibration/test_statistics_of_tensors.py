@@ -10,7 +10,7 @@ from actquant.calibration.accumulators import Fisher, MeanActivations, SecondMom
 from actquant.calibration.frames import calibrate
 from actquant.calibration.losses import action_losses
 from actquant.calibration.statistics import PARTIAL_STAGE, Statistics, collect
-from actquant.common.artifacts import WorkFolder
+from actquant.calibration.work_folder import WorkFolder
 from actquant.common.errors import CalibrationError
 from actquant.recipes.paper import hsic_scores
 

@@ -61,9 +61,10 @@ def test_verify_passes_and_stays_near_the_checkpoint(model: Path) -> None:
     report = run("verify", model, "--against", CHECKPOINT)
     assert report["passed"]
     own, reference, fresh = report["checks"]
-    assert own["rms"] < 1e-5
-    assert 0 < reference["rms"] < 0.02
-    assert 0 < fresh["rms"] < 0.02
+    assert report["unit"] == "standard deviations of the actions"
+    assert own["distance"]["worst"] < 1e-5 < own["distance"]["limit"]
+    for measured in (reference, fresh):
+        assert 0 < measured["distance"]["mean"] < 0.02 and measured["distance"]["limit"] is None
 
 
 def test_verify_fails_on_a_file_that_was_changed(model: Path, folder: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("lerobot")
 if importlib.util.find_spec("lerobot_policy_actquant") is None:
     pytest.skip("lerobot_policy_actquant is not installed", allow_module_level=True)
 
@@ -240,7 +239,6 @@ def test_training_is_refused(policy, batch):
 
 def test_lerobots_evaluation(model):
     """From the command line's arguments to an episode's result, as lerobot-eval does it."""
-    pytest.importorskip("lerobot_env_ur3e")
     arguments = [
         "--policy.type=actquant",
         f"--policy.model={model}",

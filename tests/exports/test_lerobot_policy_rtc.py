@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("lerobot")
 if importlib.util.find_spec("lerobot_policy_actquant") is None:
     pytest.skip("lerobot_policy_actquant is not installed", allow_module_level=True)
 

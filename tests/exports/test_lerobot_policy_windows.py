@@ -5,7 +5,6 @@ import importlib.util
 import numpy as np
 import pytest
 
-pytest.importorskip("lerobot")
 if importlib.util.find_spec("lerobot_policy_actquant") is None:
     pytest.skip("lerobot_policy_actquant is not installed", allow_module_level=True)
 

@@ -1,12 +1,8 @@
 """The reference policy: its builder, its tokenizer and its training objective."""
 
+import build_policy as bp  # noqa: E402
 import pytest
 import torch
-
-pytest.importorskip("lerobot.policies.smolvla")
-pytest.importorskip("lerobot_env_ur3e")
-
-import build_policy as bp  # noqa: E402
 from auxiliary import make_heads, position_loss  # noqa: E402
 from objective import Objective, sample_times  # noqa: E402
 from optimizer import allocate, lay_out, orthogonalise, views  # noqa: E402

@@ -4,15 +4,11 @@ import json
 import shutil
 from dataclasses import replace
 
+import build_policy as bp  # noqa: E402
 import numpy as np
 import pytest
-import torch
-
-pytest.importorskip("lerobot.policies.smolvla")
-pytest.importorskip("lerobot_env_ur3e")
-
-import build_policy as bp  # noqa: E402
 import record_demonstrations as rd  # noqa: E402
+import torch
 import train as tr  # noqa: E402
 from learner import Recipe  # noqa: E402
 from shards import Mixture, Source, write_shard  # noqa: E402

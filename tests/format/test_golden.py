@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actquant.format.golden import SplitMix64, golden_input, golden_inputs
+from actquant.format.golden import golden_input, golden_inputs
 from actquant.format.schema import PolicyInterface, Sampler
 
 INTERFACE = PolicyInterface(
@@ -39,6 +39,27 @@ INTERFACE = PolicyInterface(
     noise_rows=2,
     noise_dim=3,
 )
+
+
+class SplitMix64:
+    """Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014), written
+    again from docs/format.md to hold the runtime's generator to it."""
+
+    MASK = (1 << 64) - 1
+
+    def __init__(self, seed: int) -> None:
+        self.state = seed & self.MASK
+
+    def next(self) -> int:
+        self.state = (self.state + 0x9E3779B97F4A7C15) & self.MASK
+        z = self.state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & self.MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & self.MASK
+        return z ^ (z >> 31)
+
+    def uniform(self) -> float:
+        """In [0, 1), a multiple of 2⁻²⁴."""
+        return (self.next() >> 40) / (1 << 24)
 
 
 def test_splitmix64_is_the_published_sequence():

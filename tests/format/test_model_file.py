@@ -215,7 +215,7 @@ def test_metadata_with_room_is_exchanged_in_place(captured, tmp_path):
         metadata=captured.metadata,
         tensor_names=captured.tensor_names,
         float_type="BF16",
-        room={"golden": 5000, "allocation": 100},
+        reserved_bytes={"golden": 5000, "allocation": 100},
     )
     path = write_model(tmp_path / "m.gguf", **given)
     size, inode = path.stat().st_size, path.stat().st_ino

@@ -76,7 +76,6 @@ def test_every_linear_weight_of_the_policy_may_be_quantized(oft, program):
 
 @pytest.mark.parametrize("variant", ["two cameras and a state", "one camera"])
 def test_the_runtime_answers_as_pytorch(oft, tmp_path: Path, variant):
-    pytest.importorskip("actquant_runtime")
     loaded = oft
     if variant == "one camera":
         config = {"num_images_in_input": 1, "center_crop": False}

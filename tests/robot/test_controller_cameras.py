@@ -4,9 +4,6 @@ import time
 
 import numpy as np
 import pytest
-
-pytest.importorskip("zmq")
-
 from lerobot.cameras.zmq import ZMQCamera, ZMQCameraConfig  # noqa: E402
 from lerobot_env_ur3e import UR3eEnv  # noqa: E402
 from ur_fake_controller import FakeController  # noqa: E402

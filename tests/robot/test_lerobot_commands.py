@@ -9,11 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
-pytest.importorskip("lerobot")
-pytest.importorskip("zmq")
-
 from lerobot.configs import PreTrainedConfig  # noqa: E402
 from lerobot.datasets import LeRobotDataset  # noqa: E402
 from lerobot.policies.factory import get_policy_class  # noqa: E402
@@ -22,6 +17,7 @@ from lerobot.utils.import_utils import register_third_party_plugins  # noqa: E40
 from lerobot_env_ur3e import UR3eEnv  # noqa: E402
 from lerobot_robot_ur import UR3e  # noqa: E402
 from lerobot_robot_ur.layout import MEASURED, TOOL_MOTION  # noqa: E402
+from safetensors.torch import load_file, save_file
 from tiny_policies import build_tiny_smolvla  # noqa: E402
 from ur_fake_controller import FakeController  # noqa: E402
 from ur_motion.control import TRANSLATION_STEP  # noqa: E402

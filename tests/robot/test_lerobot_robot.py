@@ -4,13 +4,9 @@ import subprocess
 import sys
 import time
 
+import draccus  # noqa: E402
 import numpy as np
 import pytest
-
-pytest.importorskip("lerobot")
-pytest.importorskip("zmq")
-
-import draccus  # noqa: E402
 from lerobot.cameras.zmq import ZMQCameraConfig  # noqa: E402
 from lerobot.robots import make_robot_from_config  # noqa: E402
 from lerobot.scripts.lerobot_replay import ReplayConfig  # noqa: E402

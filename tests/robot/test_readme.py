@@ -40,7 +40,6 @@ def test_limits():
 
 
 def test_settings():
-    pytest.importorskip("lerobot")
     told = [name for cell, *_ in rows("| `--robot.` |") for name in names_in(cell)]
     told += ["gripper_ip"]  # in the gripper's row
     fields = {field.name for field in dataclasses.fields(lerobot_robot_ur.UR3eConfig)}

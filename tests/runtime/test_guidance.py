@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch  # noqa: E402
 from actquant_runtime import ArgumentError, PreviousChunk, Runtime
+from lerobot.configs import RTCAttentionSchedule  # noqa: E402
+from lerobot.policies.rtc.configuration_rtc import RTCConfig  # noqa: E402
+from lerobot.policies.rtc.modeling_rtc import RTCProcessor  # noqa: E402
 from policy_files import (
     ACTION_DIM,
     CHUNK,
@@ -20,12 +24,6 @@ from policy_files import (
     write_one_shot,
     write_policy,
 )
-
-pytest.importorskip("lerobot")
-import torch  # noqa: E402
-from lerobot.configs import RTCAttentionSchedule  # noqa: E402
-from lerobot.policies.rtc.configuration_rtc import RTCConfig  # noqa: E402
-from lerobot.policies.rtc.modeling_rtc import RTCProcessor  # noqa: E402
 from tiny_pi import build_tiny_pi, tiny_backbone  # noqa: E402
 from tiny_policies import CAMERAS  # noqa: E402
 

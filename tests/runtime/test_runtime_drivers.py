@@ -292,7 +292,7 @@ def test_short_prompts_are_padded_to_the_minimum(tmp_path):
     )
 
 
-def test_memory_is_foretold(tmp_path):
+def test_memory_is_predicted(tmp_path):
     memory = Runtime(write_policy(tmp_path / "tiny.gguf"), threads=1).describe()["memory"]
     weights = policy_files.weights()
     looked_up = weights["vocabulary"].nbytes + weights["times"].nbytes
@@ -324,13 +324,13 @@ runtime = Runtime(sys.argv[1], threads=1)
 observation, _ = golden_observation(runtime.describe(), 1, "push")
 runtime.act(observation)
 memory = runtime.describe()["memory"]
-foretold = sum(size for name, size in memory.items() if name != "tables_bytes")
-print((kilobytes("VmHWM") - before) * 1024 / foretold)
+predicted = sum(size for name, size in memory.items() if name != "tables_bytes")
+print((kilobytes("VmHWM") - before) * 1024 / predicted)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the peak memory")
-def test_peak_memory_is_what_was_foretold(tmp_path):
+def test_peak_memory_is_what_was_predicted(tmp_path):
     tensors = {
         "big.w": np.full((WIDTH, WIDTH), 1e-4, np.float32),
         "rows": np.ones((512, WIDTH), np.float32),

@@ -89,18 +89,23 @@ def test_self_test_compares_stored_actions(tmp_path, runtime):
     case["actions_reference"] = (np.array(case["actions"]) + shift).tolist()
     golden = {"actquant.golden": ("string", json.dumps([case]))}
     report = Runtime(write_policy(tmp_path / "golden.gguf", keys=golden)).self_test()
-    assert report["passed"] and report["cases"][0]["error"] < 1e-6
-    normalised = (np.array(case["actions_reference"]) - layout["mean"]) / layout["std"]
-    expected = 0.5 * np.sqrt(normalised.size) / np.linalg.norm(normalised)
-    assert report["cases"][0]["error_to_reference"] == pytest.approx(expected, rel=1e-3)
+    assert report["passed"] and report["inputs"] == 1 and report["worst"] < 1e-6
+    for key in ("reference_mean", "reference_worst"):
+        assert report[key] == pytest.approx(0.5, rel=1e-3)
 
     case["actions"] = case["actions_reference"]
     golden = {"actquant.golden": ("string", json.dumps([case]))}
-    assert not Runtime(write_policy(tmp_path / "off.gguf", keys=golden)).self_test()["passed"]
+    report = Runtime(write_policy(tmp_path / "off.gguf", keys=golden)).self_test()
+    assert not report["passed"] and report["worst"] == pytest.approx(0.5, rel=1e-3)
 
 
-def test_without_golden_cases_the_self_test_does_not_pass(runtime):
-    assert runtime.self_test()["passed"] is False
+def test_a_file_without_golden_values_or_with_damaged_ones_has_no_self_test(tmp_path, runtime):
+    with pytest.raises(ModelFileError, match="no golden values"):
+        runtime.self_test()
+    golden = {"actquant.golden": ("string", json.dumps([{"seed": 5}]))}
+    broken = Runtime(write_policy(tmp_path / "broken.gguf", keys=golden))
+    with pytest.raises(ModelFileError, match="actquant.golden is damaged"):
+        broken.self_test()
 
 
 def test_stages_are_checked_when_run_alone(runtime):

@@ -1,5 +1,7 @@
 """Image steps against torch, torchvision, Pillow, LeRobot and TensorFlow's formula."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from actquant_runtime import ModelFileError
@@ -8,8 +10,8 @@ from PIL import Image
 
 from actquant.format.image_steps import apply_image_steps
 
-torch = pytest.importorskip("torch")
-transforms = pytest.importorskip("torchvision.transforms")
+torch = import_module("torch")
+transforms = import_module("torchvision.transforms")
 
 SIZES = [
     ((480, 640), (224, 224)),
@@ -99,7 +101,7 @@ def test_resize_pad_leaves_at_least_one_row_of_an_image():
 
 @pytest.mark.parametrize(("source", "target"), SIZES)
 def test_resize_pad_is_what_smolvla_and_xvla_do(source, target):
-    vla_utils = pytest.importorskip("lerobot.policies.common.vla_utils")
+    vla_utils = import_module("lerobot.policies.common.vla_utils")
     image = picture(*source)
     ratio = max(source[1] / target[1], source[0] / target[0])
     if int(source[0] / ratio) == 0:
@@ -111,7 +113,7 @@ def test_resize_pad_is_what_smolvla_and_xvla_do(source, target):
 
 @pytest.mark.parametrize(("source", "target"), SIZES)
 def test_resize_pad_is_what_pi0_does(source, target):
-    vla_utils = pytest.importorskip("lerobot.policies.common.vla_utils")
+    vla_utils = import_module("lerobot.policies.common.vla_utils")
     image = picture(*source)
     ratio = max(source[1] / target[1], source[0] / target[0])
     if int(source[0] / ratio) == 0:

@@ -6,8 +6,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-
-pytest.importorskip("lerobot")
 import torch
 from lerobot.configs import FeatureType
 from lerobot.envs import close_envs, make_env

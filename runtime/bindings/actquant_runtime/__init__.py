@@ -1,7 +1,7 @@
 """The actquant runtime: runs a policy file, and quantizes weights with ggml's formats."""
 
 from actquant_runtime._core import ArgumentError, ModelFileError
-from actquant_runtime.golden import golden_observation
+from actquant_runtime.golden import golden_inputs, golden_observation
 from actquant_runtime.previous import PreviousChunk
 from actquant_runtime.quantization import build_info, dequantize, quantize, types
 from actquant_runtime.runtime import Runtime
@@ -13,6 +13,7 @@ __all__ = [
     "Runtime",
     "build_info",
     "dequantize",
+    "golden_inputs",
     "golden_observation",
     "quantize",
     "types",

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from actquant_runtime import _core
-from actquant_runtime.golden import golden_observation
 from actquant_runtime.previous import PreviousChunk
 
 STATE_KEY = "observation.state"
@@ -89,42 +88,16 @@ class Runtime:
         """vision, prefix, denoise and total of the last action, in milliseconds."""
         return self._session.timings_ms()
 
-    def self_test(self, tolerance: float = 0.01) -> dict[str, Any]:
-        """Runs the file's golden cases and compares the actions with those stored.
+    def self_test(self) -> dict[str, Any]:
+        """Runs the file's golden inputs and compares with what it answered where it was made.
 
-        The error is ‖a − b‖ / ‖b‖ over the normalised actions. A case passes when its error
-        against the stored actions, which this runtime made at conversion, is below `tolerance`;
-        `error_to_reference` is against the uncompressed policy and is what compression costs.
+        Returns `passed`, `inputs`, `mean` and `worst` (distances of the chunks: root mean square
+        differences in standard deviations of each action), the `limit` of `worst`, and
+        `reference_mean` and `reference_worst`, from the policy before compression.
+
+        Raises ModelFileError if the file has no golden values.
         """
-        cases = [self._run_golden_case(case) for case in self._description["golden"]]
-        return {
-            "passed": bool(cases) and all(case["error"] <= tolerance for case in cases),
-            "tolerance": tolerance,
-            "cases": cases,
-        }
-
-    def _run_golden_case(self, case: Mapping[str, Any]) -> dict[str, Any]:
-        seed, prompt = case["seed"], case["prompt"]
-        observation, noise = golden_observation(
-            self._description, seed, prompt, case.get("masked_cameras", ())
-        )
-        actions = self.act(observation, noise=noise)
-        result = {
-            "seed": seed,
-            "prompt": prompt,
-            "error": self._relative_error(actions, case["actions"]),
-            "latency_ms": self.timings_ms["total"],
-        }
-        if case.get("actions_reference") is not None:
-            result["error_to_reference"] = self._relative_error(actions, case["actions_reference"])
-        return result
-
-    def _relative_error(self, actions: NDArray[np.float32], expected: ArrayLike) -> float:
-        layout = self._description["action"]
-        scale = np.array(layout["std"]) + self._description["normalization_eps"]
-        wanted = (np.array(expected, np.float64) - layout["mean"]) / scale
-        got = (actions.astype(np.float64) - layout["mean"]) / scale
-        return float(np.linalg.norm(got - wanted) / max(float(np.linalg.norm(wanted)), 1e-12))
+        return _core.self_test(self._session)
 
     def _read_description(self) -> dict[str, Any]:
         description = json.loads(self._session.describe())

@@ -1,0 +1,60 @@
+#include "api/build_info.h"
+
+#include "common/error.h"
+#include "common/json.h"
+
+#include <ggml-backend.h>
+#include <ggml-cpu.h>
+#include <ggml.h>
+
+#include <thread>
+
+namespace actquant {
+
+std::string build_info() {
+    JsonWriter json;
+    json.begin_object();
+    json.member("actquant_version", ACTQUANT_VERSION);
+    json.member("ggml_version", ggml_version());
+    json.member("compiler", ACTQUANT_COMPILER);
+    json.member("native", bool(ACTQUANT_NATIVE));
+    json.key("cpu_features");
+    json.begin_array();
+    auto get_features = reinterpret_cast<ggml_backend_get_features_t>(
+        ggml_backend_reg_get_proc_address(ggml_backend_cpu_reg(), "ggml_backend_get_features"));
+    for (const ggml_backend_feature* feature = get_features(ggml_backend_cpu_reg());
+         feature->name != nullptr; feature++) {
+        json.value(feature->name);
+    }
+    json.end_array();
+    json.member("hardware_threads", std::thread::hardware_concurrency());
+    json.end_object();
+    return json.text();
+}
+
+void check_cpu() {
+#if defined(__x86_64__) && defined(__GNUC__)
+    // ggml_cpu_has_* say what was compiled in, __builtin_cpu_supports what this CPU has.
+    std::string missing;
+    auto require = [&](const char* name, int is_compiled_in, int is_supported) {
+        if (is_compiled_in && !is_supported) {
+            missing += std::string(" ") + name;
+        }
+    };
+    __builtin_cpu_init();
+    require("AVX", ggml_cpu_has_avx(), __builtin_cpu_supports("avx"));
+    require("AVX2", ggml_cpu_has_avx2(), __builtin_cpu_supports("avx2"));
+    require("FMA", ggml_cpu_has_fma(), __builtin_cpu_supports("fma"));
+    require("BMI2", ggml_cpu_has_bmi2(), __builtin_cpu_supports("bmi2"));
+    require("AVX512F", ggml_cpu_has_avx512(), __builtin_cpu_supports("avx512f"));
+    require("AVX512_VBMI", ggml_cpu_has_avx512_vbmi(), __builtin_cpu_supports("avx512vbmi"));
+    require("AVX512_VNNI", ggml_cpu_has_avx512_vnni(), __builtin_cpu_supports("avx512vnni"));
+    if (!missing.empty()) {
+        throw Error("this build needs CPU instructions that this machine lacks:" + missing +
+                    ". Install actquant from source on this machine, or build it with "
+                    "-DGGML_NATIVE=OFF.");
+    }
+#endif
+}
+
+} // namespace actquant

@@ -1,0 +1,54 @@
+#include "backend/device.h"
+
+#include "common/error.h"
+
+#include <algorithm>
+#include <string>
+#include <thread>
+
+namespace actquant {
+namespace {
+
+// A small model has too little work to share: ggml's threads spin while they wait for each other,
+// which on a machine that does something else as well costs many times what it saves.
+constexpr uint64_t PARAMETERS_PER_THREAD = 20'000'000;
+
+int resolve_threads(int threads, uint64_t parameter_count) {
+    if (threads < 0 || threads > GGML_MAX_N_THREADS) {
+        throw ArgumentError("threads must be between 0 (by the model's size) and " +
+                            std::to_string(GGML_MAX_N_THREADS) + ", not " +
+                            std::to_string(threads));
+    }
+    if (threads > 0) {
+        return threads;
+    }
+    int useful = static_cast<int>(
+        std::min<uint64_t>(1 + parameter_count / PARAMETERS_PER_THREAD, GGML_MAX_N_THREADS));
+    int present = std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
+    return std::min(useful, present);
+}
+
+} // namespace
+
+Device::Device(int threads, uint64_t parameter_count)
+    : thread_count(resolve_threads(threads, parameter_count)) {
+    ggml_threadpool_params params = ggml_threadpool_params_default(thread_count);
+    pool.reset(ggml_threadpool_new(&params));
+    handle.reset(ggml_backend_cpu_init());
+    if (!pool || !handle) {
+        throw Error("cannot start the CPU backend with " + std::to_string(thread_count) +
+                    " threads");
+    }
+    ggml_backend_cpu_set_n_threads(handle.get(), thread_count);
+    ggml_backend_cpu_set_threadpool(handle.get(), pool.get());
+}
+
+void Device::compute(ggml_cgraph* graph) {
+    ggml_status status = ggml_backend_graph_compute(handle.get(), graph);
+    if (status != GGML_STATUS_SUCCESS) {
+        throw Error(std::string("ggml could not compute the graph: ") +
+                    ggml_status_to_string(status));
+    }
+}
+
+} // namespace actquant

@@ -1,0 +1,100 @@
+#pragma once
+
+#include "file/model_file.h"
+#include "program/program.h"
+
+#include <ggml.h>
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace actquant {
+
+// How a host value enters the device graph.
+enum class Role {
+    values,  // f32
+    indices, // i32, below `limit`
+    mask,    // f32: 0 where attention is allowed, very negative where not
+};
+
+// An input of the device graph that is filled from a host value.
+struct Boundary {
+    std::string value;
+    Role role = Role::values;
+    ggml_tensor* tensor = nullptr;
+    // What the value is broadcast to before it is written (masks), else its own shape.
+    Shape shape;
+    // First invalid index.
+    int64_t limit = 0;
+    bool causal = false;
+};
+
+// An input of the device graph that never changes.
+struct Constant {
+    ggml_tensor* tensor = nullptr;
+    std::vector<float> data;
+};
+
+// Builds the ggml graph of one stage. Operators take their operands from here and append nodes to
+// `ggml`. Every tensor holds its value's elements in row-major order of the value's Layout, but may
+// be a strided view.
+class GraphBuilder {
+  public:
+    GraphBuilder(ggml_context* ggml, const ModelFile& file) : ggml(ggml), file(file) {}
+
+    ggml_context* const ggml;
+
+    // Declares where a value lives before the instructions that use it are built.
+    void define_host(const std::string& value, DType dtype, const Shape& shape);
+    void define_device(const std::string& value, const Shape& shape, ggml_tensor* tensor);
+    void build(const Instruction& instruction);
+
+    bool is_on_device(const std::string& value) const { return device_values.count(value) > 0; }
+    const Shape& shape_of(const Instruction& instruction, size_t operand) const;
+    DType dtype_of(const Instruction& instruction, size_t operand) const;
+
+    // The operand as an f32 tensor.
+    ggml_tensor* tensor(const Instruction& instruction, size_t operand);
+    // The operand's tensor in the file as it is stored (any type, rows possibly padded).
+    const FileTensor& stored(const Instruction& instruction, size_t operand) const;
+    ggml_tensor* indices(const Instruction& instruction, size_t operand, int64_t limit);
+    // An additive f32 mask of exactly `shape`, [batch or 1, heads or 1, rows, columns].
+    ggml_tensor* mask(const Instruction& instruction, size_t operand, const Shape& shape,
+                      bool causal);
+    ggml_tensor* constant(std::vector<float> data, const Shape& shape);
+    // The file's tensor as host values (for small constants that an operator transforms).
+    HostValue host_constant(const Instruction& instruction, size_t operand) const;
+
+    ggml_tensor* new_input(const Shape& shape, ggml_type type = GGML_TYPE_F32);
+    ggml_tensor* contiguous(ggml_tensor* tensor);
+    // Contiguous at least along each row, as most of ggml's operators want it.
+    ggml_tensor* contiguous_rows(ggml_tensor* tensor);
+    ggml_tensor* reshaped(ggml_tensor* tensor, const GgmlShape& extents);
+    ggml_tensor* repeated(ggml_tensor* tensor, const GgmlShape& extents);
+
+    const std::vector<Boundary>& boundaries() const { return boundary_list; }
+    const std::vector<Constant>& constants() const { return constant_list; }
+
+  private:
+    struct HostType {
+        DType dtype;
+        Shape shape;
+    };
+
+    ggml_tensor* boundary(const Boundary& wanted, ggml_type type);
+    ggml_tensor* file_values(const std::string& name);
+
+    const ModelFile& file;
+    std::map<std::string, HostType> host_values;
+    std::map<std::string, ggml_tensor*> device_values;
+    std::map<std::string, Shape> device_shapes;
+    std::vector<Boundary> boundary_list;
+    std::vector<Constant> constant_list;
+};
+
+GgmlShape ggml_extents(const Shape& shape);
+std::string to_string(const GgmlShape& extents);
+
+} // namespace actquant

@@ -1,0 +1,394 @@
+#include "graph/stage.h"
+
+#include "operators/operators.h"
+
+#include <ggml-alloc.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace actquant {
+namespace {
+
+// Generous: no operator appends more nodes than this, and as many for each of its operands.
+constexpr size_t nodes_per_instruction = 16;
+constexpr size_t nodes_per_operand = 4;
+
+std::vector<double> widen(const ArrayView& array) {
+    int64_t count = element_count(array.shape);
+    switch (array.dtype) {
+    case DType::f32: {
+        const float* data = static_cast<const float*>(array.data);
+        return std::vector<double>(data, data + count);
+    }
+    case DType::i64: {
+        const int64_t* data = static_cast<const int64_t*>(array.data);
+        return std::vector<double>(data, data + count);
+    }
+    case DType::b8: {
+        const uint8_t* data = static_cast<const uint8_t*>(array.data);
+        std::vector<double> values(count);
+        std::transform(data, data + count, values.begin(), [](uint8_t b) { return b != 0; });
+        return values;
+    }
+    }
+    return {};
+}
+
+Array narrow(const HostValue& value) {
+    Array array{value.dtype, value.shape, {}};
+    array.bytes.resize(value.data.size() * dtype_size(value.dtype));
+    for (size_t k = 0; k < value.data.size(); k++) {
+        switch (value.dtype) {
+        case DType::f32:
+            array.as<float>()[k] = static_cast<float>(value.data[k]);
+            break;
+        case DType::i64:
+            array.as<int64_t>()[k] = static_cast<int64_t>(value.data[k]);
+            break;
+        case DType::b8:
+            array.as<uint8_t>()[k] = value.data[k] != 0;
+            break;
+        }
+    }
+    return array;
+}
+
+std::vector<float> mask_values(const HostValue& value, const Boundary& boundary) {
+    // Finite, so that a fully masked row attends uniformly instead of giving NaN; so large that
+    // a score beside it vanishes.
+    constexpr double masked = -1e30;
+    const Shape& shape = boundary.shape;
+    Shape own = aligned_right(value.shape, shape.size());
+    Shape strides = row_major_strides(own);
+    std::vector<float> result(element_count(shape));
+    IndexWalk walk(shape);
+    for (float& element : result) {
+        int64_t offset = 0;
+        for (size_t k = 0; k < shape.size(); k++) {
+            offset += own[k] == 1 ? 0 : walk.at()[k] * strides[k];
+        }
+        double x = value.data[offset];
+        x = value.dtype == DType::f32 ? std::max(x, masked) : (x != 0 ? 0.0 : masked);
+        bool is_future = walk.at()[shape.size() - 1] > walk.at()[shape.size() - 2];
+        element = static_cast<float>(boundary.causal && is_future ? masked : x);
+        walk.advance();
+    }
+    return result;
+}
+
+std::vector<int32_t> index_values(const HostValue& value, const Boundary& boundary,
+                                  const std::string& stage) {
+    std::vector<int32_t> result;
+    for (double x : value.data) {
+        if (x != std::trunc(x) || x < 0 || x >= static_cast<double>(boundary.limit)) {
+            throw ArgumentError("stage '" + stage + "': the index " + std::to_string(x) +
+                                " is no integer from 0 to " + std::to_string(boundary.limit - 1));
+        }
+        result.push_back(static_cast<int32_t>(x));
+    }
+    return result;
+}
+
+} // namespace
+
+Stage::Stage(Program parsed, const ModelFile& model, Device& on_device,
+             const std::map<std::string, ggml_tensor*>& shared)
+    : program(std::move(parsed)), file(model), device(on_device) {
+    size_t nodes = 64 + nodes_per_instruction * program.instructions.size();
+    for (const Instruction& instruction : program.instructions) {
+        nodes += nodes_per_operand * instruction.operands.size();
+    }
+    ggml.reset(ggml_init({nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(nodes, false),
+                          nullptr, true}));
+    if (!ggml) {
+        throw Error("out of memory for the graph of stage '" + program.stage + "'");
+    }
+    builder = std::make_unique<GraphBuilder>(ggml.get(), file);
+    graph = ggml_new_graph_custom(ggml.get(), nodes, false);
+    try {
+        find_host_uses();
+        declare_inputs(shared);
+        build_graph();
+        build_outputs();
+        load_host_constants();
+    } catch (const FileError& error) {
+        throw FileError("the program of stage '" + program.stage +
+                        "' is not valid: " + error.what());
+    }
+    allocate();
+}
+
+void Stage::find_host_uses() {
+    for (const Instruction& instruction : program.instructions) {
+        if (instruction.on_host) {
+            used_on_host.insert(instruction.operands.begin(), instruction.operands.end());
+        }
+    }
+}
+
+void Stage::declare_inputs(const std::map<std::string, ggml_tensor*>& shared) {
+    for (const Instruction& instruction : program.instructions) {
+        if (!instruction.is_input()) {
+            continue;
+        }
+        const std::string& input_name = instruction.text("name");
+        Input input{instruction.result, {input_name, instruction.dtype, instruction.shape}};
+        auto source = shared.find(input_name);
+        bool only_on_device = !used_on_host.count(instruction.result);
+        if (source != shared.end() && only_on_device) {
+            input.tensor = ggml_dup_tensor(ggml.get(), source->second);
+            ggml_backend_tensor_alloc(source->second->buffer, input.tensor, source->second->data);
+            input.is_shared = true;
+        } else if (instruction.dtype == DType::f32 && only_on_device) {
+            input.tensor = builder->new_input(instruction.shape);
+        }
+        if (input.tensor != nullptr) {
+            builder->define_device(instruction.result, instruction.shape, input.tensor);
+        } else {
+            builder->define_host(instruction.result, instruction.dtype, instruction.shape);
+        }
+        input_infos.push_back(input.info);
+        if (!inputs_by_name.emplace(input_name, input).second) {
+            instruction.fail("the input " + input_name + " is declared twice");
+        }
+    }
+}
+
+void Stage::build_graph() {
+    for (const Instruction& instruction : program.instructions) {
+        if (instruction.is_input()) {
+            continue;
+        }
+        if (!instruction.on_host) {
+            builder->build(instruction);
+            continue;
+        }
+        for (const std::string& operand : instruction.operands) {
+            if (!is_file_tensor(operand) && builder->is_on_device(operand)) {
+                instruction.fail("a host operator cannot use the device value " + operand);
+            }
+        }
+        builder->define_host(instruction.result, instruction.dtype, instruction.shape);
+    }
+}
+
+void Stage::build_outputs() {
+    for (const ProgramOutput& output : program.outputs) {
+        Instruction reader;
+        reader.line = output.line;
+        reader.result = "output " + output.name;
+        reader.op = "output";
+        reader.operands = {output.value};
+        output_infos.push_back(
+            {output.name, builder->dtype_of(reader, 0), builder->shape_of(reader, 0)});
+        bool on_host = !is_file_tensor(output.value) && !builder->is_on_device(output.value);
+        if (on_host) {
+            continue;
+        }
+        ggml_tensor* tensor = builder->contiguous(builder->tensor(reader, 0));
+        ggml_set_output(tensor);
+        if (tensor->view_src != nullptr) {
+            // A view's memory belongs to its source, which must then be kept too.
+            ggml_set_output(tensor->view_src);
+        }
+        output_tensors[output.name] = tensor;
+        ggml_build_forward_expand(graph, tensor);
+    }
+}
+
+void Stage::load_host_constants() {
+    auto load = [&](const std::string& value) {
+        if (is_file_tensor(value) && !host_values.count(value)) {
+            const FileTensor* found = file.find_tensor(value.substr(1));
+            if (found == nullptr) {
+                throw FileError("the file has no tensor " + value.substr(1));
+            }
+            host_values[value] = read_on_host(value, *found);
+            changed.insert(value);
+        }
+    };
+    std::for_each(used_on_host.begin(), used_on_host.end(), load);
+    for (const Boundary& boundary : builder->boundaries()) {
+        load(boundary.value);
+    }
+}
+
+void Stage::check_host_program() const {
+    std::map<std::string, HostValue> values = host_values;
+    for (const auto& [name, input] : inputs_by_name) {
+        std::vector<double> zeros(element_count(input.info.shape), 0.0);
+        values[input.value] = {input.info.dtype, input.info.shape, std::move(zeros)};
+    }
+    for (const Instruction& instruction : program.instructions) {
+        if (!instruction.on_host) {
+            continue;
+        }
+        std::vector<const HostValue*> operands;
+        for (const std::string& operand : instruction.operands) {
+            operands.push_back(&values.at(operand));
+        }
+        try {
+            values[instruction.result] = evaluate_on_host(instruction, operands);
+        } catch (const FileError& error) {
+            throw FileError("the program of stage '" + program.stage +
+                            "' is not valid: " + error.what());
+        }
+    }
+}
+
+size_t Stage::compute_bytes() const {
+    size_t bytes = ggml_gallocr_get_buffer_size(allocator.get(), 0);
+    for (const Instruction& instruction : program.instructions) {
+        if (instruction.on_host || used_on_host.count(instruction.result)) {
+            bytes += element_count(instruction.shape) * sizeof(double);
+        }
+    }
+    return bytes;
+}
+
+size_t Stage::work_bytes() const {
+    return ggml_graph_plan(graph, device.threads(), nullptr).work_size;
+}
+
+void Stage::allocate() {
+    allocator.reset(ggml_gallocr_new(ggml_backend_get_default_buffer_type(device.backend())));
+    if (!allocator || !ggml_gallocr_alloc_graph(allocator.get(), graph)) {
+        throw Error("out of memory for the graph of stage '" + program.stage + "'");
+    }
+    for (const Constant& constant : builder->constants()) {
+        if (constant.tensor->buffer != nullptr) {
+            ggml_backend_tensor_set(constant.tensor, constant.data.data(), 0,
+                                    constant.data.size() * sizeof(float));
+        }
+    }
+}
+
+bool Stage::needs_input(const std::string& input_name) const {
+    auto found = inputs_by_name.find(input_name);
+    return found != inputs_by_name.end() && !found->second.is_shared;
+}
+
+const ValueInfo* Stage::find_input(const std::string& input_name) const {
+    auto found = inputs_by_name.find(input_name);
+    return found == inputs_by_name.end() ? nullptr : &found->second.info;
+}
+
+const ValueInfo* Stage::find_output(const std::string& output_name) const {
+    for (const ValueInfo& info : output_infos) {
+        if (info.name == output_name) {
+            return &info;
+        }
+    }
+    return nullptr;
+}
+
+void Stage::set_input(const std::string& input_name, const ArrayView& value) {
+    auto found = inputs_by_name.find(input_name);
+    if (found == inputs_by_name.end()) {
+        std::string names;
+        for (const ValueInfo& info : input_infos) {
+            names += " " + info.name;
+        }
+        throw ArgumentError("stage '" + name() + "' has no input '" + input_name +
+                            "'; it has:" + names);
+    }
+    Input& input = found->second;
+    if (value.dtype != input.info.dtype || value.shape != input.info.shape) {
+        throw ArgumentError("stage '" + name() + "': the input " + input_name + " is " +
+                            dtype_name(value.dtype) + to_string(value.shape) + ", expected " +
+                            dtype_name(input.info.dtype) + to_string(input.info.shape));
+    }
+    input.is_set = true;
+    if (input.tensor == nullptr) {
+        host_values[input.value] = {value.dtype, value.shape, widen(value)};
+        changed.insert(input.value);
+    } else if (input.tensor->buffer != nullptr) {
+        ggml_backend_tensor_set(input.tensor, value.data, 0, ggml_nbytes(input.tensor));
+    }
+}
+
+void Stage::check_inputs_are_set() const {
+    for (const auto& [input_name, input] : inputs_by_name) {
+        if (!input.is_set && !input.is_shared) {
+            throw ArgumentError("stage '" + name() + "': the input " + input_name +
+                                " is not given");
+        }
+    }
+}
+
+void Stage::run() {
+    check_inputs_are_set();
+    evaluate_host();
+    for (const Boundary& boundary : builder->boundaries()) {
+        if (changed.count(boundary.value) && boundary.tensor->buffer != nullptr) {
+            fill_boundary(boundary);
+        }
+    }
+    changed.clear();
+    if (ggml_graph_n_nodes(graph) > 0) {
+        device.compute(graph);
+    }
+}
+
+void Stage::evaluate_host() {
+    for (const Instruction& instruction : program.instructions) {
+        if (!instruction.on_host) {
+            continue;
+        }
+        bool is_stale = !host_values.count(instruction.result);
+        std::vector<const HostValue*> operands;
+        for (const std::string& operand : instruction.operands) {
+            operands.push_back(&host_values.at(operand));
+            is_stale = is_stale || changed.count(operand);
+        }
+        if (is_stale) {
+            host_values[instruction.result] = evaluate_on_host(instruction, operands);
+            changed.insert(instruction.result);
+        }
+    }
+}
+
+void Stage::fill_boundary(const Boundary& boundary) {
+    const HostValue& value = host_values.at(boundary.value);
+    size_t bytes = ggml_nbytes(boundary.tensor);
+    if (boundary.role == Role::indices) {
+        std::vector<int32_t> data = index_values(value, boundary, name());
+        ggml_backend_tensor_set(boundary.tensor, data.data(), 0, bytes);
+    } else if (boundary.role == Role::mask) {
+        std::vector<float> data = mask_values(value, boundary);
+        ggml_backend_tensor_set(boundary.tensor, data.data(), 0, bytes);
+    } else {
+        std::vector<float> data(value.data.begin(), value.data.end());
+        ggml_backend_tensor_set(boundary.tensor, data.data(), 0, bytes);
+    }
+}
+
+Array Stage::output(const std::string& output_name) const {
+    const ValueInfo* info = find_output(output_name);
+    if (info == nullptr) {
+        throw ArgumentError("stage '" + name() + "' has no output '" + output_name + "'");
+    }
+    auto on_device = output_tensors.find(output_name);
+    if (on_device == output_tensors.end()) {
+        return narrow(host_values.at(program.find_output(output_name)->value));
+    }
+    Array array{info->dtype, info->shape, {}};
+    if (info->dtype == DType::f32) {
+        array.bytes.resize(ggml_nbytes(on_device->second));
+        ggml_backend_tensor_get(on_device->second, array.bytes.data(), 0, array.bytes.size());
+        return array;
+    }
+    // An integer tensor of the file was widened to f32 on its way through the graph.
+    std::vector<float> data(element_count(info->shape));
+    ggml_backend_tensor_get(on_device->second, data.data(), 0, data.size() * sizeof(float));
+    return narrow({info->dtype, info->shape, std::vector<double>(data.begin(), data.end())});
+}
+
+ggml_tensor* Stage::output_tensor(const std::string& output_name) const {
+    auto found = output_tensors.find(output_name);
+    return found == output_tensors.end() ? nullptr : found->second;
+}
+
+} // namespace actquant

@@ -1,0 +1,106 @@
+// Operators that multiply by weights.
+#include "graph/graph_builder.h"
+#include "operators/operators.h"
+
+namespace actquant {
+namespace {
+
+// Adds a bias along the last dimension.
+ggml_tensor* add_bias(GraphBuilder& graph, const Instruction& instruction, ggml_tensor* x,
+                      size_t operand, int64_t width) {
+    if (element_count(graph.shape_of(instruction, operand)) != width) {
+        instruction.fail("the bias is " + to_string(graph.shape_of(instruction, operand)));
+    }
+    ggml_tensor* bias = graph.reshaped(graph.tensor(instruction, operand), {width, 1, 1, 1});
+    return ggml_add(graph.ggml, x, bias);
+}
+
+ggml_tensor* linear(GraphBuilder& graph, const Instruction& instruction) {
+    const FileTensor& weight = graph.stored(instruction, 1);
+    const Shape& source = graph.shape_of(instruction, 0);
+    if (weight.shape.size() != 2 || source.empty() || source.back() != weight.shape[1]) {
+        instruction.fail("the input is " + to_string(source) + ", the weight " +
+                         to_string(weight.shape));
+    }
+    if (weight.tensor->type == GGML_TYPE_I8 || weight.tensor->type == GGML_TYPE_I64) {
+        instruction.fail("the weight holds integers");
+    }
+    int64_t width = source.back();
+    int64_t rows = element_count(source) / width;
+    // One matrix of all rows: ggml multiplies it faster than a batch of small ones.
+    ggml_tensor* x =
+        graph.contiguous(graph.reshaped(graph.tensor(instruction, 0), {width, rows, 1, 1}));
+    int64_t padding = weight.tensor->ne[0] - width;
+    if (padding > 0) {
+        x = ggml_pad(graph.ggml, x, static_cast<int>(padding), 0, 0, 0);
+    }
+    ggml_tensor* y = ggml_mul_mat(graph.ggml, weight.tensor, x);
+    if (instruction.operands.size() > 2) {
+        y = add_bias(graph, instruction, y, 2, weight.shape[0]);
+    }
+    Shape expected = source;
+    expected.back() = weight.shape[0];
+    if (expected != instruction.shape) {
+        instruction.fail("the result is " + to_string(expected));
+    }
+    return graph.reshaped(y, ggml_extents(instruction.shape));
+}
+
+ggml_tensor* matmul(GraphBuilder& graph, const Instruction& instruction) {
+    const Shape& a = graph.shape_of(instruction, 0);
+    const Shape& b = graph.shape_of(instruction, 1);
+    if (a.size() < 2 || b.size() < 2 || a.back() != b[b.size() - 2]) {
+        instruction.fail("the operands are " + to_string(a) + " and " + to_string(b));
+    }
+    Shape batch;
+    bool fits =
+        broadcast_shapes(Shape(a.begin(), a.end() - 2), Shape(b.begin(), b.end() - 2), batch);
+    Shape expected = batch;
+    expected.insert(expected.end(), {a[a.size() - 2], b.back()});
+    if (!fits || expected != instruction.shape) {
+        instruction.fail("the operands are " + to_string(a) + " and " + to_string(b));
+    }
+    // The batch as at most two of ggml's dimensions, the same for both operands.
+    Layout layout(expected);
+    Shape a_aligned = aligned_right(a, expected.size());
+    Shape b_aligned = aligned_right(b, expected.size());
+    if (layout.axis(expected.size() - 1) != 0 || layout.axis(expected.size() - 2) != 1) {
+        instruction.fail("above rank 4 the matrices may not be single rows");
+    }
+    ggml_tensor* left = graph.reshaped(graph.tensor(instruction, 0), layout.extents(a_aligned));
+    ggml_tensor* right = graph.reshaped(graph.tensor(instruction, 1), layout.extents(b_aligned));
+    GgmlShape left_extents = layout.extents(expected);
+    left_extents[0] = a.back();
+    left = graph.repeated(graph.contiguous_rows(left), left_extents);
+    // ggml's mul_mat(p, q) is q·pᵀ and broadcasts p over the batch.
+    ggml_tensor* transposed = ggml_cont(graph.ggml, ggml_transpose(graph.ggml, right));
+    return ggml_mul_mat(graph.ggml, transposed, left);
+}
+
+ggml_tensor* embedding(GraphBuilder& graph, const Instruction& instruction) {
+    const FileTensor& table = graph.stored(instruction, 0);
+    Shape expected = graph.shape_of(instruction, 1);
+    if (table.shape.size() != 2) {
+        instruction.fail("the table is " + to_string(table.shape));
+    }
+    expected.push_back(table.shape[1]);
+    if (expected != instruction.shape) {
+        instruction.fail("the result is " + to_string(expected));
+    }
+    ggml_tensor* ids = graph.indices(instruction, 1, table.shape[0]);
+    ggml_tensor* rows = ggml_get_rows(graph.ggml, table.tensor, ids);
+    if (rows->ne[0] != table.shape[1]) {
+        rows = ggml_view_2d(graph.ggml, rows, table.shape[1], rows->ne[1], rows->nb[1], 0);
+    }
+    return graph.reshaped(rows, ggml_extents(instruction.shape));
+}
+
+} // namespace
+
+void add_linear_operators(std::map<std::string, DeviceOperator>& table) {
+    table["linear"] = {{2, 3}, linear};
+    table["matmul"] = {{2, 2}, matmul};
+    table["embedding"] = {{2, 2}, embedding};
+}
+
+} // namespace actquant
