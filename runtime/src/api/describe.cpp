@@ -158,9 +158,9 @@ void write_tensors(JsonWriter& json, const ModelFile& file) {
     for (const auto& [name, tensor] : file.tensors()) {
         json.begin_object();
         json.member("name", name);
-        json.member("type", ggml_type_name(tensor.tensor->type));
+        json.member("type", ggml_type_name(tensor.descriptor->type));
         json.member("shape", tensor.shape);
-        json.member("bytes", ggml_nbytes(tensor.tensor));
+        json.member("bytes", ggml_nbytes(tensor.descriptor));
         json.end_object();
     }
     json.end_array();

@@ -27,7 +27,7 @@ class Session {
 
     const PolicySpec& policy() const { return spec; }
     const ModelFile& model_file() const { return file; }
-    int threads() const { return device.threads(); }
+    int threads() const { return backend.threads(); }
 
     // Actions [chunk_length, action dimension] in the robot's units. `noise` has the shape of
     // SamplerSpec::noise_shape, or is empty to draw it from `seed` (or at random without one).
@@ -54,7 +54,8 @@ class Session {
 
     ModelFile file;
     PolicySpec spec;
-    Device device;
+    Backend backend;
+    Weights weights;
     Stages stages;
     std::unique_ptr<Driver> driver;
     std::unique_ptr<const Tokenizer> tokenizer; // null for a policy without language

@@ -1,16 +1,9 @@
 #include "file/model_file.h"
 
-#include <ggml-cpu.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
-#include <fcntl.h>
 #include <mutex>
 #include <sstream>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 namespace actquant {
 namespace {
@@ -75,52 +68,14 @@ bool shape_fits(const ggml_tensor* tensor, const Shape& shape) {
 
 } // namespace
 
-ModelFile::ModelFile(const std::string& path) : file_path(path) {
-    try {
-        map_file();
-        read_header();
-        check_architecture();
-        attach_tensors();
-    } catch (...) {
-        if (mapped != nullptr) {
-            munmap(mapped, mapped_bytes);
-        }
-        throw;
-    }
-}
-
-ModelFile::~ModelFile() {
-    buffer.reset();
-    munmap(mapped, mapped_bytes);
-}
-
-void ModelFile::map_file() {
-    int descriptor = ::open(file_path.c_str(), O_RDONLY | O_CLOEXEC);
-    struct stat status = {};
-    if (descriptor < 0 || fstat(descriptor, &status) != 0) {
-        std::string reason = std::strerror(errno);
-        if (descriptor >= 0) {
-            ::close(descriptor);
-        }
-        throw FileError("cannot open the model file '" + file_path + "': " + reason);
-    }
-    mapped_bytes = static_cast<size_t>(status.st_size);
-    void* address = MAP_FAILED;
-    if (S_ISREG(status.st_mode) && mapped_bytes > 0) {
-        address = mmap(nullptr, mapped_bytes, PROT_READ, MAP_SHARED, descriptor, 0);
-    }
-    ::close(descriptor);
-    if (address == MAP_FAILED) {
-        throw FileError("cannot read the model file '" + file_path +
-                        "': it is empty or no regular file");
-    }
-    mapped = address;
-    // The weights are needed at the first action: have them read in the background now.
-    madvise(mapped, mapped_bytes, MADV_WILLNEED);
+ModelFile::ModelFile(const std::string& path) : file_path(path), mapped(path) {
+    read_header();
+    check_architecture();
+    list_tensors();
 }
 
 void ModelFile::read_header() {
-    if (mapped_bytes < 4 || std::memcmp(mapped, "GGUF", 4) != 0) {
+    if (mapped.size() < 4 || std::memcmp(mapped.data(), "GGUF", 4) != 0) {
         throw FileError("'" + file_path + "' is not a GGUF file");
     }
     listen_to_ggml();
@@ -157,22 +112,20 @@ void ModelFile::check_architecture() const {
     }
 }
 
-void ModelFile::attach_tensors() {
+void ModelFile::list_tensors() {
     Problems problems;
     auto shapes = parse_shapes(KeyReader(*this, problems).string("actquant.shapes"), problems);
     size_t data_offset = gguf_get_data_offset(gguf());
-    char* base = static_cast<char*>(mapped);
     size_t missing_bytes = 0;
     for (int64_t id = 0; id < gguf_get_n_tensors(gguf()); id++) {
         size_t end =
             data_offset + gguf_get_tensor_offset(gguf(), id) + gguf_get_tensor_size(gguf(), id);
-        missing_bytes = std::max(missing_bytes, end > mapped_bytes ? end - mapped_bytes : 0);
+        missing_bytes = std::max(missing_bytes, end > mapped.size() ? end - mapped.size() : 0);
     }
     if (missing_bytes > 0) {
         throw FileError("'" + file_path + "' is truncated: " + std::to_string(missing_bytes) +
                         " bytes of tensor data are missing");
     }
-    buffer.reset(ggml_backend_cpu_buffer_from_ptr(mapped, mapped_bytes));
     for (int64_t id = 0; id < gguf_get_n_tensors(gguf()); id++) {
         std::string name = gguf_get_tensor_name(gguf(), id);
         ggml_tensor* tensor = ggml_get_tensor(descriptors.get(), name.c_str());
@@ -185,9 +138,8 @@ void ModelFile::attach_tensors() {
                          to_string(Shape(stored.rbegin(), stored.rend())) +
                          ", which does not fit its shape " + to_string(shape->second));
         } else {
-            char* address = base + data_offset + gguf_get_tensor_offset(gguf(), id);
-            ggml_backend_tensor_alloc(buffer.get(), tensor, address);
-            tensor_table[name] = {tensor, shape->second};
+            char* address = mapped.data() + data_offset + gguf_get_tensor_offset(gguf(), id);
+            tensor_table[name] = {tensor, shape->second, address};
         }
     }
     problems.throw_if_any("'" + file_path + "' is not a valid policy:");
@@ -269,52 +221,6 @@ std::vector<int64_t> KeyReader::u32s(const std::string& key) {
 
 bool KeyReader::has(const std::string& key) const {
     return gguf_find_key(gguf, key.c_str()) >= 0;
-}
-
-namespace {
-
-template <typename Element> std::vector<double> widen(const ggml_tensor* tensor) {
-    const Element* data = static_cast<const Element*>(tensor->data);
-    return std::vector<double>(data, data + ggml_nelements(tensor));
-}
-
-} // namespace
-
-DType value_dtype(ggml_type type) {
-    if (type == GGML_TYPE_I8) {
-        return DType::b8;
-    }
-    return type == GGML_TYPE_I64 || type == GGML_TYPE_I32 ? DType::i64 : DType::f32;
-}
-
-HostValue read_on_host(const std::string& name, const FileTensor& file_tensor) {
-    const ggml_tensor* tensor = file_tensor.tensor;
-    HostValue value{value_dtype(tensor->type), file_tensor.shape, {}};
-    switch (tensor->type) {
-    case GGML_TYPE_F32:
-        value.data = widen<float>(tensor);
-        break;
-    case GGML_TYPE_I64:
-        value.data = widen<int64_t>(tensor);
-        break;
-    case GGML_TYPE_I32:
-        value.data = widen<int32_t>(tensor);
-        break;
-    case GGML_TYPE_I8:
-        value.data = widen<int8_t>(tensor);
-        break;
-    default: {
-        ggml_to_float_t to_float = ggml_get_type_traits(tensor->type)->to_float;
-        if (to_float == nullptr || tensor->ne[0] != ggml_nelements(tensor) / ggml_nrows(tensor)) {
-            throw FileError("the tensor " + name + " of type " + ggml_type_name(tensor->type) +
-                            " cannot be read as numbers");
-        }
-        std::vector<float> floats(ggml_nelements(tensor));
-        to_float(tensor->data, floats.data(), ggml_nelements(tensor));
-        value.data.assign(floats.begin(), floats.end());
-    }
-    }
-    return value;
 }
 
 } // namespace actquant

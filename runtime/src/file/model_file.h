@@ -1,10 +1,10 @@
 #pragma once
 
 #include "common/error.h"
-#include "program/host_value.h"
+#include "file/mapped_file.h"
 #include "program/shape.h"
 
-#include <ggml-backend.h>
+#include <ggml.h>
 #include <gguf.h>
 
 #include <map>
@@ -15,22 +15,22 @@
 
 namespace actquant {
 
-// A tensor of the file: ggml's descriptor, with its data in the mapped file, and its logical shape.
+// A tensor of the file: ggml's descriptor, which has no data, its logical shape and its bytes in
+// the mapping.
 struct FileTensor {
-    ggml_tensor* tensor = nullptr;
+    const ggml_tensor* descriptor = nullptr;
     Shape shape;
+    char* data = nullptr; // not to be written
 };
 
-// A GGUF file mapped into memory. Opening it refuses what is no whole GGUF of ours.
+// A GGUF file and what its header says. Opening it refuses what is no whole GGUF of ours.
 class ModelFile {
   public:
     explicit ModelFile(const std::string& path);
-    ModelFile(const ModelFile&) = delete;
-    ModelFile& operator=(const ModelFile&) = delete;
-    ~ModelFile();
 
     const std::string& path() const { return file_path; }
-    size_t size_bytes() const { return mapped_bytes; }
+    size_t size_bytes() const { return mapped.size(); }
+    const MappedFile& bytes() const { return mapped; }
     const gguf_context* gguf() const { return context.get(); }
     const std::map<std::string, FileTensor>& tensors() const { return tensor_table; }
     const FileTensor* find_tensor(const std::string& name) const;
@@ -42,21 +42,15 @@ class ModelFile {
     struct GgmlDeleter {
         void operator()(ggml_context* ggml) const { ggml_free(ggml); }
     };
-    struct BufferDeleter {
-        void operator()(ggml_backend_buffer* buffer) const { ggml_backend_buffer_free(buffer); }
-    };
 
-    void map_file();
     void read_header();
     void check_architecture() const;
-    void attach_tensors();
+    void list_tensors();
 
     std::string file_path;
-    void* mapped = nullptr;
-    size_t mapped_bytes = 0;
+    MappedFile mapped;
     std::unique_ptr<gguf_context, GgufDeleter> context;
     std::unique_ptr<ggml_context, GgmlDeleter> descriptors;
-    std::unique_ptr<ggml_backend_buffer, BufferDeleter> buffer;
     std::map<std::string, FileTensor> tensor_table;
 };
 
@@ -85,12 +79,5 @@ class KeyReader {
     const gguf_context* gguf;
     Problems& noted;
 };
-
-// What a program sees of a tensor stored in this type: i8 as b8, other integers as i64, all else as
-// f32.
-DType value_dtype(ggml_type type);
-
-// A tensor of the file as host values.
-HostValue read_on_host(const std::string& name, const FileTensor& tensor);
 
 } // namespace actquant

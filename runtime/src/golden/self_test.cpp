@@ -19,7 +19,7 @@ using Json = nlohmann::json;
 double limit_of(const ModelFile& file) {
     double limit = 1e-4;
     for (const auto& [name, tensor] : file.tensors()) {
-        ggml_type type = tensor.tensor->type;
+        ggml_type type = tensor.descriptor->type;
         if (ggml_is_quantized(type)) {
             return 5e-2;
         }

@@ -55,7 +55,7 @@ void GraphBuilder::build(const Instruction& instruction) {
 const Shape& GraphBuilder::shape_of(const Instruction& instruction, size_t operand) const {
     const std::string& value = instruction.operands.at(operand);
     if (is_file_tensor(value)) {
-        return stored(instruction, operand).shape;
+        return weight(instruction, operand).shape;
     }
     auto on_device = device_shapes.find(value);
     return on_device != device_shapes.end() ? on_device->second : host_values.at(value).shape;
@@ -64,17 +64,17 @@ const Shape& GraphBuilder::shape_of(const Instruction& instruction, size_t opera
 DType GraphBuilder::dtype_of(const Instruction& instruction, size_t operand) const {
     const std::string& value = instruction.operands.at(operand);
     if (is_file_tensor(value)) {
-        return value_dtype(stored(instruction, operand).tensor->type);
+        return value_dtype(weight(instruction, operand).tensor->type);
     }
     return is_on_device(value) ? DType::f32 : host_values.at(value).dtype;
 }
 
-const FileTensor& GraphBuilder::stored(const Instruction& instruction, size_t operand) const {
+const Weight& GraphBuilder::weight(const Instruction& instruction, size_t operand) const {
     const std::string& value = instruction.operands.at(operand);
     if (!is_file_tensor(value)) {
         instruction.fail("the operand " + value + " must be a tensor of the file");
     }
-    const FileTensor* found = file.find_tensor(value.substr(1));
+    const Weight* found = weights.find(value.substr(1));
     if (found == nullptr) {
         instruction.fail("the file has no tensor " + value.substr(1));
     }
@@ -82,7 +82,8 @@ const FileTensor& GraphBuilder::stored(const Instruction& instruction, size_t op
 }
 
 HostValue GraphBuilder::host_constant(const Instruction& instruction, size_t operand) const {
-    return read_on_host(instruction.operands.at(operand), stored(instruction, operand));
+    weight(instruction, operand); // refuses an operand that is no tensor of the file
+    return weights.read(instruction.operands.at(operand).substr(1));
 }
 
 ggml_tensor* GraphBuilder::tensor(const Instruction& instruction, size_t operand) {
@@ -97,7 +98,7 @@ ggml_tensor* GraphBuilder::tensor(const Instruction& instruction, size_t operand
     }
     ggml_tensor* tensor = nullptr;
     if (is_file_tensor(value) && dtype_of(instruction, operand) == DType::f32) {
-        if (ggml_nelements(stored(instruction, operand).tensor) != element_count(shape)) {
+        if (ggml_nelements(weight(instruction, operand).tensor) != element_count(shape)) {
             instruction.fail("the operand " + value +
                              " has padded rows, which only linear and "
                              "embedding can read");
@@ -111,10 +112,10 @@ ggml_tensor* GraphBuilder::tensor(const Instruction& instruction, size_t operand
 
 // Weights kept in f16 are widened once, here, where an operator needs f32.
 ggml_tensor* GraphBuilder::file_values(const std::string& value) {
-    const FileTensor& found = *file.find_tensor(value.substr(1));
+    const Weight& found = *weights.find(value.substr(1));
     ggml_tensor* tensor = found.tensor;
     if (tensor->type != GGML_TYPE_F32) {
-        HostValue wide = read_on_host(value, found);
+        HostValue wide = weights.read(value.substr(1));
         tensor = constant({wide.data.begin(), wide.data.end()}, found.shape);
     }
     tensor = reshaped(tensor, ggml_extents(found.shape));

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "file/model_file.h"
 #include "program/program.h"
+#include "weights/weights.h"
 
 #include <ggml.h>
 
@@ -42,7 +42,7 @@ struct Constant {
 // be a strided view.
 class GraphBuilder {
   public:
-    GraphBuilder(ggml_context* ggml, const ModelFile& file) : ggml(ggml), file(file) {}
+    GraphBuilder(ggml_context* ggml, const Weights& weights) : ggml(ggml), weights(weights) {}
 
     ggml_context* const ggml;
 
@@ -57,8 +57,8 @@ class GraphBuilder {
 
     // The operand as an f32 tensor.
     ggml_tensor* tensor(const Instruction& instruction, size_t operand);
-    // The operand's tensor in the file as it is stored (any type, rows possibly padded).
-    const FileTensor& stored(const Instruction& instruction, size_t operand) const;
+    // The operand's weight as it is placed (any type, rows possibly padded).
+    const Weight& weight(const Instruction& instruction, size_t operand) const;
     ggml_tensor* indices(const Instruction& instruction, size_t operand, int64_t limit);
     // An additive f32 mask of exactly `shape`, [batch or 1, heads or 1, rows, columns].
     ggml_tensor* mask(const Instruction& instruction, size_t operand, const Shape& shape,
@@ -86,7 +86,7 @@ class GraphBuilder {
     ggml_tensor* boundary(const Boundary& wanted, ggml_type type);
     ggml_tensor* file_values(const std::string& name);
 
-    const ModelFile& file;
+    const Weights& weights;
     std::map<std::string, HostType> host_values;
     std::map<std::string, ggml_tensor*> device_values;
     std::map<std::string, Shape> device_shapes;

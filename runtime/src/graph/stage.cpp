@@ -93,9 +93,9 @@ std::vector<int32_t> index_values(const HostValue& value, const Boundary& bounda
 
 } // namespace
 
-Stage::Stage(Program parsed, const ModelFile& model, Device& on_device,
+Stage::Stage(Program parsed, const Weights& placed, Backend& on_backend,
              const std::map<std::string, ggml_tensor*>& shared)
-    : program(std::move(parsed)), file(model), device(on_device) {
+    : program(std::move(parsed)), weights(placed), backend(on_backend) {
     size_t nodes = 64 + nodes_per_instruction * program.instructions.size();
     for (const Instruction& instruction : program.instructions) {
         nodes += nodes_per_operand * instruction.operands.size();
@@ -105,7 +105,7 @@ Stage::Stage(Program parsed, const ModelFile& model, Device& on_device,
     if (!ggml) {
         throw Error("out of memory for the graph of stage '" + program.stage + "'");
     }
-    builder = std::make_unique<GraphBuilder>(ggml.get(), file);
+    builder = std::make_unique<GraphBuilder>(ggml.get(), weights);
     graph = ggml_new_graph_custom(ggml.get(), nodes, false);
     try {
         find_host_uses();
@@ -201,11 +201,10 @@ void Stage::build_outputs() {
 void Stage::load_host_constants() {
     auto load = [&](const std::string& value) {
         if (is_file_tensor(value) && !host_values.count(value)) {
-            const FileTensor* found = file.find_tensor(value.substr(1));
-            if (found == nullptr) {
+            if (weights.find(value.substr(1)) == nullptr) {
                 throw FileError("the file has no tensor " + value.substr(1));
             }
-            host_values[value] = read_on_host(value, *found);
+            host_values[value] = weights.read(value.substr(1));
             changed.insert(value);
         }
     };
@@ -249,11 +248,11 @@ size_t Stage::compute_bytes() const {
 }
 
 size_t Stage::work_bytes() const {
-    return ggml_graph_plan(graph, device.threads(), nullptr).work_size;
+    return backend.work_bytes(graph);
 }
 
 void Stage::allocate() {
-    allocator.reset(ggml_gallocr_new(ggml_backend_get_default_buffer_type(device.backend())));
+    allocator.reset(ggml_gallocr_new(backend.buffer_type()));
     if (!allocator || !ggml_gallocr_alloc_graph(allocator.get(), graph)) {
         throw Error("out of memory for the graph of stage '" + program.stage + "'");
     }
@@ -328,7 +327,7 @@ void Stage::run() {
     }
     changed.clear();
     if (ggml_graph_n_nodes(graph) > 0) {
-        device.compute(graph);
+        backend.compute(graph);
     }
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "backend/device.h"
+#include "backend/backend.h"
 #include "graph/graph_builder.h"
 
 #include <map>
@@ -36,7 +36,7 @@ class Stage {
   public:
     // `shared` maps an input's name to a tensor of another stage with the same elements; the input
     // then reads that memory and is never set.
-    Stage(Program program, const ModelFile& file, Device& device,
+    Stage(Program program, const Weights& weights, Backend& backend,
           const std::map<std::string, ggml_tensor*>& shared = {});
 
     const std::string& name() const { return program.stage; }
@@ -87,8 +87,8 @@ class Stage {
     void check_inputs_are_set() const;
 
     Program program;
-    const ModelFile& file;
-    Device& device;
+    const Weights& weights;
+    Backend& backend;
     std::unique_ptr<ggml_context, GgmlDeleter> ggml;
     std::unique_ptr<GraphBuilder> builder;
     std::unique_ptr<ggml_gallocr, AllocatorDeleter> allocator;

@@ -36,14 +36,16 @@ void sort_tensors(const Program& program, std::set<std::string>& looked_up,
 
 } // namespace
 
-Stages::Stages(const PolicySpec& policy, const ModelFile& model, Device& on_device)
-    : spec(policy), file(model), device(on_device) {
+Stages::Stages(const PolicySpec& policy, const Weights& placed, Backend& on_backend,
+               size_t header_bytes)
+    : spec(policy), weights(placed), backend(on_backend) {
+    memory_use.header_bytes = header_bytes;
     if (spec.programs.count("vision")) {
-        vision_stage = std::make_unique<Stage>(program("vision").at(0), file, device);
+        vision_stage = std::make_unique<Stage>(program("vision").at(0), weights, backend);
         vision_stage->check_host_program();
     }
     if (spec.programs.count("decode")) {
-        decode_stage = std::make_unique<Stage>(program("decode").at(0), file, device);
+        decode_stage = std::make_unique<Stage>(program("decode").at(0), weights, backend);
         decode_stage->check_host_program();
     }
     if (spec.min_prompt_length() < spec.max_prompt_length()) {
@@ -76,11 +78,11 @@ void Stages::prepare(int64_t prompt_length) {
 // The old graphs go first: at no time is there memory for two lengths.
 void Stages::build(int64_t prompt_length) {
     release();
-    prefix_stage = std::make_unique<Stage>(program("prefix").at(prompt_length), file, device);
+    prefix_stage = std::make_unique<Stage>(program("prefix").at(prompt_length), weights, backend);
     if (spec.programs.count("denoise")) {
         Program denoise = program("denoise").at(prompt_length);
         std::map<std::string, ggml_tensor*> shared = prefix_tensors(denoise);
-        denoise_stage = std::make_unique<Stage>(std::move(denoise), file, device, shared);
+        denoise_stage = std::make_unique<Stage>(std::move(denoise), weights, backend, shared);
     }
     built_length = prompt_length;
 }
@@ -134,18 +136,17 @@ void Stages::measure_memory() {
         work_bytes = std::max(work_bytes, stage->work_bytes());
     }
     memory_use.compute_bytes += work_bytes;
-    memory_use.header_bytes = gguf_get_data_offset(file.gguf());
 
     std::set<std::string> looked_up, read_whole;
     for (const auto& [name, stage_program] : spec.programs) {
         sort_tensors(stage_program.structure(), looked_up, read_whole);
     }
     for (const std::string& name : read_whole) {
-        memory_use.weights_bytes += ggml_nbytes(file.find_tensor(name)->tensor);
+        memory_use.weights_bytes += ggml_nbytes(weights.find(name)->tensor);
         looked_up.erase(name);
     }
     for (const std::string& name : looked_up) {
-        memory_use.tables_bytes += ggml_nbytes(file.find_tensor(name)->tensor);
+        memory_use.tables_bytes += ggml_nbytes(weights.find(name)->tensor);
     }
 }
 
@@ -170,7 +171,7 @@ std::vector<StageValue> Stages::outputs(const std::string& stage) const {
     std::vector<StageValue> values;
     for (const ProgramOutput& output : symbolic.structure().outputs) {
         if (is_file_tensor(output.value)) {
-            const FileTensor& tensor = *file.find_tensor(output.value.substr(1));
+            const Weight& tensor = *weights.find(output.value.substr(1));
             values.push_back(
                 {output.name, value_dtype(tensor.tensor->type), constant_sizes(tensor.shape)});
         } else {

@@ -32,7 +32,7 @@ struct MemoryUse {
 class Stages {
   public:
     // Checks the programs at the shortest and the longest prompt. Throws FileError.
-    Stages(const PolicySpec& spec, const ModelFile& file, Device& device);
+    Stages(const PolicySpec& spec, const Weights& weights, Backend& backend, size_t header_bytes);
 
     void prepare(int64_t prompt_length);
 
@@ -62,8 +62,8 @@ class Stages {
                              const std::map<std::string, ArrayView>& inputs) const;
 
     const PolicySpec& spec;
-    const ModelFile& file;
-    Device& device;
+    const Weights& weights;
+    Backend& backend;
     std::unique_ptr<Stage> vision_stage;
     std::unique_ptr<Stage> prefix_stage;
     std::unique_ptr<Stage> denoise_stage; // reads the memory of prefix_stage

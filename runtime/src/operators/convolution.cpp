@@ -53,7 +53,7 @@ ggml_tensor* weight_matrix(GraphBuilder& graph, const Instruction& instruction,
         return graph.contiguous(graph.reshaped(graph.tensor(instruction, 1),
                                                {conv.window(), out / conv.groups, conv.groups, 1}));
     }
-    ggml_tensor* stored = graph.stored(instruction, 1).tensor;
+    ggml_tensor* stored = graph.weight(instruction, 1).tensor;
     if (graph.dtype_of(instruction, 1) != DType::f32) {
         instruction.fail("the weight holds integers");
     }

@@ -1,5 +1,6 @@
 // Operators that multiply by weights.
 #include "graph/graph_builder.h"
+#include "kernels/product.h"
 #include "operators/operators.h"
 
 namespace actquant {
@@ -16,7 +17,7 @@ ggml_tensor* add_bias(GraphBuilder& graph, const Instruction& instruction, ggml_
 }
 
 ggml_tensor* linear(GraphBuilder& graph, const Instruction& instruction) {
-    const FileTensor& weight = graph.stored(instruction, 1);
+    const Weight& weight = graph.weight(instruction, 1);
     const Shape& source = graph.shape_of(instruction, 0);
     if (weight.shape.size() != 2 || source.empty() || source.back() != weight.shape[1]) {
         instruction.fail("the input is " + to_string(source) + ", the weight " +
@@ -34,7 +35,7 @@ ggml_tensor* linear(GraphBuilder& graph, const Instruction& instruction) {
     if (padding > 0) {
         x = ggml_pad(graph.ggml, x, static_cast<int>(padding), 0, 0, 0);
     }
-    ggml_tensor* y = ggml_mul_mat(graph.ggml, weight.tensor, x);
+    ggml_tensor* y = product(graph.ggml, weight.tensor, x);
     if (instruction.operands.size() > 2) {
         y = add_bias(graph, instruction, y, 2, weight.shape[0]);
     }
@@ -78,7 +79,7 @@ ggml_tensor* matmul(GraphBuilder& graph, const Instruction& instruction) {
 }
 
 ggml_tensor* embedding(GraphBuilder& graph, const Instruction& instruction) {
-    const FileTensor& table = graph.stored(instruction, 0);
+    const Weight& table = graph.weight(instruction, 0);
     Shape expected = graph.shape_of(instruction, 1);
     if (table.shape.size() != 2) {
         instruction.fail("the table is " + to_string(table.shape));

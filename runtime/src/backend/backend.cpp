@@ -1,6 +1,8 @@
-#include "backend/device.h"
+#include "backend/backend.h"
 
 #include "common/error.h"
+
+#include <ggml-cpu.h>
 
 #include <algorithm>
 #include <string>
@@ -30,7 +32,7 @@ int resolve_threads(int threads, uint64_t parameter_count) {
 
 } // namespace
 
-Device::Device(int threads, uint64_t parameter_count)
+Backend::Backend(int threads, uint64_t parameter_count)
     : thread_count(resolve_threads(threads, parameter_count)) {
     ggml_threadpool_params params = ggml_threadpool_params_default(thread_count);
     pool.reset(ggml_threadpool_new(&params));
@@ -43,7 +45,23 @@ Device::Device(int threads, uint64_t parameter_count)
     ggml_backend_cpu_set_threadpool(handle.get(), pool.get());
 }
 
-void Device::compute(ggml_cgraph* graph) {
+void Backend::PoolDeleter::operator()(ggml_threadpool* pool) const {
+    ggml_threadpool_free(pool);
+}
+
+ggml_backend_buffer_type_t Backend::buffer_type() const {
+    return ggml_backend_get_default_buffer_type(handle.get());
+}
+
+BufferPointer Backend::place(void* data, size_t bytes) const {
+    return BufferPointer(ggml_backend_cpu_buffer_from_ptr(data, bytes));
+}
+
+size_t Backend::work_bytes(ggml_cgraph* graph) const {
+    return ggml_graph_plan(graph, thread_count, nullptr).work_size;
+}
+
+void Backend::compute(ggml_cgraph* graph) {
     ggml_status status = ggml_backend_graph_compute(handle.get(), graph);
     if (status != GGML_STATUS_SUCCESS) {
         throw Error(std::string("ggml could not compute the graph: ") +

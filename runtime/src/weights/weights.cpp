@@ -1,0 +1,72 @@
+#include "weights/weights.h"
+
+#include "common/error.h"
+
+namespace actquant {
+namespace {
+
+template <typename Element> std::vector<double> widen(const FileTensor& tensor) {
+    const Element* data = reinterpret_cast<const Element*>(tensor.data);
+    return std::vector<double>(data, data + ggml_nelements(tensor.descriptor));
+}
+
+} // namespace
+
+Weights::Weights(const ModelFile& model, const Backend& backend)
+    : file(model), buffer(backend.place(model.bytes().data(), model.bytes().size())) {
+    size_t count = file.tensors().size();
+    ggml.reset(ggml_init({(count + 1) * ggml_tensor_overhead(), nullptr, true}));
+    if (!ggml || !buffer) {
+        throw Error("out of memory for " + std::to_string(count) + " weights");
+    }
+    for (const auto& [name, stored] : file.tensors()) {
+        ggml_tensor* tensor = ggml_dup_tensor(ggml.get(), stored.descriptor);
+        ggml_backend_tensor_alloc(buffer.get(), tensor, stored.data);
+        table[name] = {tensor, stored.shape};
+    }
+}
+
+const Weight* Weights::find(const std::string& name) const {
+    auto found = table.find(name);
+    return found == table.end() ? nullptr : &found->second;
+}
+
+HostValue Weights::read(const std::string& name) const {
+    const FileTensor& stored = file.tensors().at(name);
+    const ggml_tensor* tensor = stored.descriptor;
+    HostValue value{value_dtype(tensor->type), stored.shape, {}};
+    switch (tensor->type) {
+    case GGML_TYPE_F32:
+        value.data = widen<float>(stored);
+        break;
+    case GGML_TYPE_I64:
+        value.data = widen<int64_t>(stored);
+        break;
+    case GGML_TYPE_I32:
+        value.data = widen<int32_t>(stored);
+        break;
+    case GGML_TYPE_I8:
+        value.data = widen<int8_t>(stored);
+        break;
+    default: {
+        ggml_to_float_t to_float = ggml_get_type_traits(tensor->type)->to_float;
+        if (to_float == nullptr || tensor->ne[0] != ggml_nelements(tensor) / ggml_nrows(tensor)) {
+            throw FileError("the tensor " + name + " of type " + ggml_type_name(tensor->type) +
+                            " cannot be read as numbers");
+        }
+        std::vector<float> floats(ggml_nelements(tensor));
+        to_float(stored.data, floats.data(), ggml_nelements(tensor));
+        value.data.assign(floats.begin(), floats.end());
+    }
+    }
+    return value;
+}
+
+DType value_dtype(ggml_type type) {
+    if (type == GGML_TYPE_I8) {
+        return DType::b8;
+    }
+    return type == GGML_TYPE_I64 || type == GGML_TYPE_I32 ? DType::i64 : DType::f32;
+}
+
+} // namespace actquant

@@ -1,0 +1,48 @@
+#pragma once
+
+#include "backend/backend.h"
+#include "file/model_file.h"
+#include "program/host_value.h"
+
+#include <ggml.h>
+
+#include <map>
+#include <memory>
+#include <string>
+
+namespace actquant {
+
+// A tensor of the file where the backend can read it: any type, rows possibly padded.
+struct Weight {
+    ggml_tensor* tensor = nullptr;
+    Shape shape; // logical
+};
+
+// The weights of a policy, placed for its backend. An operator asks for a weight here and never
+// touches the file's mapping; today every weight is a view of it.
+class Weights {
+  public:
+    // Both must outlive the weights.
+    Weights(const ModelFile& file, const Backend& backend);
+
+    // Null if the file has no such tensor.
+    const Weight* find(const std::string& name) const;
+    // A tensor as host values, for small constants and for what the host computes with.
+    HostValue read(const std::string& name) const;
+
+  private:
+    struct GgmlDeleter {
+        void operator()(ggml_context* ggml) const { ggml_free(ggml); }
+    };
+
+    const ModelFile& file;
+    BufferPointer buffer;
+    std::unique_ptr<ggml_context, GgmlDeleter> ggml;
+    std::map<std::string, Weight> table;
+};
+
+// What a program sees of a tensor stored in this type: i8 as b8, other integers as i64, all else as
+// f32.
+DType value_dtype(ggml_type type);
+
+} // namespace actquant
