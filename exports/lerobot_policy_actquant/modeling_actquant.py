@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from actquant_runtime import PreviousChunk, Runtime
+from actquant_runtime import ObservationWindow, PreviousChunk, Runtime
 from huggingface_hub import hf_hub_download
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
@@ -82,7 +82,7 @@ class ActquantPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         self._queue: deque[Tensor] = deque()
-        self._window: deque[Mapping[str, Any]] = deque(maxlen=self._steps)
+        self._window = ObservationWindow(self._steps)
 
     def get_optim_params(self) -> dict:
         return {}
@@ -170,7 +170,7 @@ class ActquantPolicy(PreTrainedPolicy):
         """The batch with the time axis that the policy takes, if it takes one."""
         if self._steps == 1:
             return batch
-        steps = [self._window[0]] * (self._steps - len(self._window)) + list(self._window)
+        steps = self._window.last
         keys = [key for key in (*self._description["cameras"], OBS_STATE) if key in batch]
         return {**batch, **{key: torch.stack([step[key] for step in steps], 1) for key in keys}}
 

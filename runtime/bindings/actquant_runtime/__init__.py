@@ -5,10 +5,12 @@ from actquant_runtime.golden import golden_inputs, golden_observation
 from actquant_runtime.previous import PreviousChunk
 from actquant_runtime.quantization import build_info, dequantize, quantize, types
 from actquant_runtime.runtime import Runtime
+from actquant_runtime.window import ObservationWindow
 
 __all__ = [
     "ArgumentError",
     "ModelFileError",
+    "ObservationWindow",
     "PreviousChunk",
     "Runtime",
     "build_info",
