@@ -35,7 +35,7 @@ class DatasetInfo:
         return [k for k, f in self.features.items() if f.get("dtype") in ("image", "video")]
 
     def names(self, feature: str) -> list[str] | None:
-        """Names of a vector's components, or None where the dataset has none."""
+        """Returns names of a vector's components, or None where the dataset has none."""
         names = self.features.get(feature, {}).get("names")
         if isinstance(names, dict):
             parts = [v if isinstance(v, list) else [k] for k, v in names.items()]
@@ -45,7 +45,7 @@ class DatasetInfo:
 
 
 def read_dataset_info(folder: str | Path) -> DatasetInfo:
-    """Read `meta/info.json` of a local LeRobotDataset (format v3).
+    """Reads `meta/info.json` of a local LeRobotDataset (format v3).
 
     Raises DatasetError if the folder is none.
     """
@@ -67,7 +67,7 @@ def read_dataset_info(folder: str | Path) -> DatasetInfo:
 
 
 def check_features(info: DatasetInfo, loaded: LoadedPolicy) -> None:
-    """Compare a dataset's features with what the policy takes and gives.
+    """Compares a dataset's features with what the policy takes and gives.
 
     Raises DatasetError with all differences: name, expected and found shape.
     """

@@ -107,8 +107,10 @@ class Frames(Sequence[Sample]):
         return tuple(str(tasks.iloc[int(column[f.index])].name) for f in self.frames)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """All frames in batches of one instruction each, so that no prompt needs padding and a
-        frame's result does not depend on its company. The order is always the same."""
+        """Yields all frames in batches of one instruction each, always in the same order.
+
+        So no prompt needs padding, and a frame's result does not depend on its company.
+        """
         by_task: dict[str, list[int]] = {}
         for position, task in enumerate(self.tasks):
             by_task.setdefault(task, []).append(position)
@@ -117,7 +119,7 @@ class Frames(Sequence[Sample]):
                 yield self.batch([self[p] for p in positions[begin : begin + size]])
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
-        """The policy's batch of samples, with normalised ground-truth actions."""
+        """Returns the policy's batch of samples, with normalised ground-truth actions."""
         tensors = dict(self.loaded.batch([sample.observation for sample in samples]))
         actions = np.stack([sample.actions for sample in samples])
         tensors[ACTION] = normalize_actions(self.loaded, torch.from_numpy(actions))
@@ -126,7 +128,7 @@ class Frames(Sequence[Sample]):
 
 
 def normalize_actions(loaded: LoadedPolicy, actions: Tensor) -> Tensor:
-    """Actions [..., A] in the robot's units to the policy's: (a - mean) / (std + eps)."""
+    """Normalises actions [..., A] in the robot's units: (a - mean) / (std + eps)."""
     interface = loaded.interface
     mean, std = torch.tensor(interface.action_mean), torch.tensor(interface.action_std)
     return (actions - mean) / (std + interface.normalization_eps)
@@ -169,7 +171,7 @@ def calibrate(
     n_held_out: int = 64,
     seed: int = 0,
 ) -> CalibrationData:
-    """Open a local LeRobotDataset, check it against the policy, choose the frames.
+    """Opens a local LeRobotDataset, checks it against the policy, chooses the frames.
 
     n_frames, n_held_out: how many frames of the calibration and of the held-out episodes at most.
 
@@ -231,7 +233,7 @@ def _episode_rows(reader: Any) -> dict[int, tuple[int, int]]:
 def split_episodes(
     total: int, seed: int, share: float = CALIBRATION_SHARE
 ) -> tuple[list[int], list[int]]:
-    """Calibration and held-out episodes, each sorted; the same for the same seed.
+    """Splits episodes into calibration and held-out ones, each sorted; the same for the same seed.
 
     Raises CalibrationError for fewer than two episodes.
     """
@@ -247,7 +249,7 @@ def split_episodes(
 def sample_frames(
     episodes: Sequence[int], rows: dict[int, tuple[int, int]], count: int, seed: int
 ) -> list[Frame]:
-    """At most `count` frames, as evenly as possible over the episodes and within each of them.
+    """Chooses at most `count` frames, evenly over the episodes and within each of them.
 
     With more episodes than frames, a random choice of episodes gives one frame each.
     """

@@ -21,13 +21,13 @@ DEFAULT_SCORE: Score = "F_out"
 
 
 def squared_distances(a: np.ndarray) -> np.ndarray:
-    """a: [n, d] -> [n, n]"""
+    """Returns the squared distances of all pairs of rows: a [n, d] -> [n, n]."""
     norms = (a * a).sum(axis=1)
     return np.maximum(norms[:, None] + norms[None, :] - 2 * (a @ a.T), 0.0)
 
 
 def rbf_kernel(a: np.ndarray, sigma: float | None = SIGMA) -> np.ndarray:
-    """a: [n, d] -> [n, n], exp(-|a_i - a_j|^2 / (2 sigma^2 d)).
+    """Returns exp(-|a_i - a_j|^2 / (2 sigma^2 d)): a [n, d] -> [n, n].
 
     Without sigma: exp(-D / (2 m^2)) with m the median of the squared distances D (i < j). That
     squares a squared distance, as ActQuant's public code does.
@@ -43,22 +43,22 @@ def rbf_kernel(a: np.ndarray, sigma: float | None = SIGMA) -> np.ndarray:
 
 
 def linear_kernel(a: np.ndarray) -> np.ndarray:
-    """a: [n, d] -> [n, n]"""
+    """Returns the inner products of all pairs of rows: a [n, d] -> [n, n]."""
     return a @ a.T
 
 
 def center(kernel: np.ndarray) -> np.ndarray:
-    """H K H with H = I - 11'/n."""
+    """Returns H K H with H = I - 11'/n."""
     return kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()
 
 
 def hsic(kernel_a: np.ndarray, centered_b: np.ndarray) -> float:
-    """HSIC(A, B) = tr(K_A H K_B H) / (n - 1)^2 of a kernel [n, n] and an already centred one."""
+    """Returns HSIC(A, B) = tr(K_A H K_B H) / (n - 1)^2; kernels [n, n], the second centred."""
     return float((kernel_a * centered_b).sum() / (len(kernel_a) - 1) ** 2)
 
 
 def standardize(a: np.ndarray) -> np.ndarray:
-    """Each column of [n, d] to mean 0 and standard deviation 1 (a constant column to 0)."""
+    """Scales each column of [n, d] to mean 0 and standard deviation 1 (a constant column to 0)."""
     return (a - a.mean(axis=0)) / (a.std(axis=0) + 1e-8)
 
 
@@ -75,7 +75,7 @@ class TensorScore(BaseModel):
     sens: float
 
     def score(self, kind: Score) -> float:
-        """The score that allocation uses: never negative."""
+        """Returns the score that allocation uses: never negative."""
         return max(self.F_out if kind == "F_out" else self.sens, 0.0)
 
 

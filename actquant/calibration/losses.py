@@ -14,7 +14,7 @@ from actquant.policies.base import LoadedPolicy
 def draw_noise(
     loaded: LoadedPolicy, frames: Sequence[Frame], seed: int, draw: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Noise [B, *noise_shape] and time [B], fixed per frame.
+    """Draws noise [B, *noise_shape] and time [B], fixed per frame.
 
     Noise is N(0, 1), time as in training (`PolicyFamily.draw_time`), both from a generator seeded
     by (seed, row of the frame, draw): no batching changes them.
@@ -29,7 +29,7 @@ def draw_noise(
 
 
 def action_losses(loaded: LoadedPolicy, batch: Batch, seed: int, draw: int = 0) -> Tensor:
-    """The policy's action loss [B] of a batch, with this draw's noise and time.
+    """Returns the policy's action loss [B] of a batch, with this draw's noise and time.
 
     Raises CalibrationError, naming episode and frame, if a loss is NaN or infinite.
     """

@@ -21,7 +21,7 @@ from actquant.program.size import at_length, depends_on_length, fit_size
 
 
 def join_lengths(first: Graph, second: Graph, lengths: tuple[int, int]) -> Graph:
-    """The graph that is `first` at the first length and `second` at the second; changes `first`.
+    """Joins the graphs of two prompt lengths into one; changes `first`.
 
     Raises CaptureError, naming node and source line, where the two differ in more than sizes that
     are `a + b * L`.
@@ -31,7 +31,7 @@ def join_lengths(first: Graph, second: Graph, lengths: tuple[int, int]) -> Graph
 
 
 def check_length(graph: Graph, length: int) -> None:
-    """Run the shapes of a graph, without data, at a length it was not captured at.
+    """Runs the shapes of a graph, without data, at a length it was not captured at.
 
     Raises CaptureError if an operator does not give the shape that the graph says: a size of the
     policy coincided with one that depends on the prompt.

@@ -26,7 +26,8 @@ class Pattern:
     lengths: tuple[int, int]
 
     def node(self, a: Tensor, b: Tensor) -> Node | None:
-        """The constant that is `a` at the first and `b` at the second length, on the host."""
+        """Returns the constant that is `a` at the first and `b` at the second length, on the
+        host."""
         if a.dtype != b.dtype or a.ndim != b.ndim or a.dtype == torch.float64:
             return None
         shape = self._shape(a, b)

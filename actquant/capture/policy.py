@@ -52,7 +52,7 @@ class Parameters(Mapping[str, Tensor]):
         return len(self._nodes)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Known without reading."""
+        """Returns a parameter's shape, which is known without reading it."""
         return self._nodes[name].shape
 
 
@@ -74,7 +74,7 @@ class CapturedPolicy:
 
 
 def capture_policy(loaded: LoadedPolicy) -> CapturedPolicy:
-    """Capture all stages (once per loaded policy; later calls return the same object).
+    """Captures all stages (once per loaded policy; later calls return the same object).
 
     Raises UnsupportedOperatorError, naming operator, stage and source line.
     """
@@ -137,7 +137,8 @@ def _provenance(loaded: LoadedPolicy, dropped: tuple[str, ...]) -> dict[str, Any
 
 
 def short_names(names: list[str], replacements: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """Unique tensor names of at most 60 characters; a longer one keeps its ends and gets a hash."""
+    """Returns unique tensor names of at most 60 characters; a longer one keeps its ends and gets a
+    hash."""
     result: dict[str, str] = {}
     for name in names:
         short = name
@@ -154,7 +155,7 @@ def short_names(names: list[str], replacements: tuple[tuple[str, str], ...]) -> 
 
 
 def quantizable(loaded: LoadedPolicy) -> list[QuantizableTensor]:
-    """All linear weights that inference reads, in the order in which it reads them.
+    """Returns all linear weights that inference reads, in the order in which it reads them.
 
     Each is the parameter of one `nn.Linear`, used as a `linear` weight and as nothing else.
     """
@@ -187,7 +188,7 @@ def linear_weights(stages: dict[str, Graph]) -> list[str]:
 
 
 def convert_f32(loaded: LoadedPolicy, path: str | Path) -> Path:
-    """Capture and write an unquantized float32 file; returns its path."""
+    """Captures and writes an unquantized float32 file; returns its path."""
     captured = capture_policy(loaded)
     return write_model(
         path,

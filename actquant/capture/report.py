@@ -59,7 +59,7 @@ class CaptureReport(BaseModel):
 
 
 def capture_report(stages: Mapping[str, Graph], sizes: Mapping[str, int]) -> CaptureReport:
-    """sizes: the elements of every parameter of the policy, by name."""
+    """Reports on captured stages; sizes: elements of every parameter of the policy, by name."""
     tensors = [n for graph in stages.values() for n in graph.nodes() if n.is_tensor]
     params = {n.name for n in tensors if n.op == "param"}
     folded: set[str] = set().union(*(n.origin for n in tensors if not _is_table(n)))

@@ -17,7 +17,7 @@ from actquant.program.ir import Graph
 
 
 def capture_stage(module: nn.Module, inputs: dict[str, Tensor], name: str = "stage") -> Graph:
-    """Capture `module(**inputs)`, which returns a dict of tensors, for the runtime.
+    """Captures `module(**inputs)`, which returns a dict of tensors, for the runtime.
 
     The graph's inputs are named as the keys of `inputs`, its outputs as the keys of the result, its
     parameters as in `module`. Shapes are those of the examples; values are not baked in.
@@ -35,7 +35,7 @@ def trace(
     time: str | None = None,
     timesteps: Sequence[float] = (),
 ) -> Graph:
-    """A graph in the policy's own precision, with all that is known fused.
+    """Returns a graph in the policy's own precision, with all that is known fused.
 
     time: the input that is replaced by tables with a row for each of `timesteps`.
     """
@@ -50,7 +50,7 @@ def trace(
 
 
 def finish(graph: Graph) -> Graph:
-    """Divide the graph between host and device, and check that the runtime knows its operators."""
+    """Divides the graph between host and device, and checks that the runtime knows its operators."""
     lower_doubles(graph)
     check_operators(graph)
     return graph

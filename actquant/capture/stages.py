@@ -16,7 +16,7 @@ from actquant.program.size import at_length
 
 
 def capture_stages(loaded: LoadedPolicy) -> dict[str, Graph]:
-    """The stages by name, in the order in which the driver runs them.
+    """Returns the stages by name, in the order in which the driver runs them.
 
     Sizes that follow the prompt are `capture.size.Size`. Raises UnsupportedOperatorError, naming
     operator, stage and source line, and CaptureError for what depends on the prompt's length in
@@ -45,7 +45,7 @@ def capture_stages(loaded: LoadedPolicy) -> dict[str, Graph]:
 
 
 def capture_lengths(interface: PolicyInterface, taken: set[int]) -> tuple[int, ...]:
-    """The prompt lengths to capture at: two, or one for a policy of a single length.
+    """Returns the prompt lengths to capture at: two, or one for a policy of a single length.
 
     taken: sizes to avoid, so that a size that follows the prompt is equal to no other.
     """

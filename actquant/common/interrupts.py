@@ -11,7 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def unwinding() -> Iterator[list[int]]:
-    """Inside, SIGINT and SIGTERM raise KeyboardInterrupt; gives the numbers of those received.
+    """Raises KeyboardInterrupt for SIGINT and SIGTERM inside; yields the numbers received.
 
     What unwinds may arrive as another exception: native code that calls Python (safetensors, for
     one) turns whatever it meets there into an error of its own.

@@ -10,7 +10,8 @@ from rich.progress import Progress
 def bar(
     progress: Progress | None, name: str, total: float | None, completed: int = 0
 ) -> Iterator[Callable[[int], None]]:
-    """A bar for the length of the block; what it gives advances it. Without a total it pulses."""
+    """Shows a bar for the length of the block; what it gives advances it. Without a total it
+    pulses."""
     if progress is None:
         yield lambda count: None
         return

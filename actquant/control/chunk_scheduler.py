@@ -156,7 +156,7 @@ class ChunkScheduler:
         return max(self._recent_ticks, default=0)
 
     def reset(self) -> None:
-        """Begin an episode: no action of the one before is given any more.
+        """Begins an episode: no action of the one before is given any more.
 
         A chunk that is being made for it is dropped when it is ready, and so is its error.
         """
@@ -182,7 +182,7 @@ class ChunkScheduler:
         self.close()
 
     def tick(self, observation: Any, observation_time_s: float | None = None) -> Tick | None:
-        """The action of this control tick, or None where the robot has to hold.
+        """Returns the action of this control tick, or None where the robot has to hold.
 
         Called once per control tick with the newest observation, which `act` gets as it is;
         `observation_time_s`, by `clock`, is when it was made (now, if left out).
@@ -205,14 +205,14 @@ class ChunkScheduler:
         return self._execute(self._chunk)
 
     def not_executed(self) -> None:
-        """The last tick's action was only looked at: it does not count as executed.
+        """Takes back the last tick's action, which was only looked at.
 
         Raises SchedulingError if that tick gave none, or was said so already.
         """
         self._take_back()
 
     def refused(self) -> None:
-        """The last tick's action was refused, and the robot holds: it does not count as executed.
+        """Takes back the last tick's action, which was refused: the robot holds.
 
         The robot is not where the rest of the chunk begins. The next tick asks for another one, not
         guided to follow it; until it comes, the refused action is given again.

@@ -66,7 +66,7 @@ class MemoryPrediction(BaseModel):
 
 
 def predict_memory(model: Path) -> MemoryPrediction:
-    """What `measure` will find, without running the model.
+    """Returns what `measure` will find, without running the model.
 
     Raises EvaluationError if the runtime cannot open it.
     """
@@ -92,12 +92,13 @@ def _predict_here(model: Path) -> MemoryPrediction:
 
 
 def peak_rss_bytes() -> int:
-    """This program's peak so far. (getrusage's also counts the parent's, from before exec.)"""
+    """Returns this program's peak so far. (getrusage's also counts the parent's, from before
+    exec.)"""
     return _status_bytes("VmHWM")
 
 
 def resident_bytes() -> int:
-    """What this program has in memory now."""
+    """Returns what this program has in memory now."""
     return _status_bytes("VmRSS")
 
 

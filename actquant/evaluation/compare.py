@@ -35,7 +35,7 @@ class Comparison(BaseModel):
 
 
 def paired_difference(a: list[bool], b: list[bool]) -> PairedDifference:
-    """a, b: success of the same episodes, in the same order."""
+    """Compares the successes a and b of the same episodes, in the same order."""
     n = len(a)
     both = sum(x and y for x, y in zip(a, b, strict=True))
     only_a = sum(x and not y for x, y in zip(a, b, strict=True))

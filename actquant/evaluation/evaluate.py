@@ -96,7 +96,7 @@ class EvaluationResult(_Record):
 
 
 def parse_starts(text: str) -> list[int]:
-    """`0:50` is 0 … 49; `7` is one start; `0:10,1000:1010` joins ranges."""
+    """Parses starts: `0:50` is 0 … 49, `7` is one, `0:10,1000:1010` joins ranges."""
     starts: list[int] = []
     try:
         for part in text.split(","):

@@ -40,7 +40,8 @@ class ActionError(BaseModel):
 
 
 def reference_chunks(loaded: LoadedPolicy, frames: Sequence[Sample], seed: int) -> np.ndarray:
-    """The f32 PyTorch policy's chunks [n, H, A] in the robot's units, one noise per frame."""
+    """Returns the f32 PyTorch policy's chunks [n, H, A] in the robot's units, one noise per
+    frame."""
     chunks = []
     for sample in frames:
         noise, _ = draw_noise(loaded, [sample.frame], seed, NOISE_DRAW)
@@ -56,7 +57,7 @@ def measure_action_error(
     seed: int = 0,
     reference: np.ndarray | None = None,
 ) -> ActionError:
-    """Compare a model with the f32 policy, and both with the demonstration, on held-out frames.
+    """Compares a model with the f32 policy, and both with the demonstration, on held-out frames.
 
     reference: the result of `reference_chunks`, where it is already known.
 
@@ -95,7 +96,7 @@ def measure_action_error(
 
 
 def runtime_act(model: str | Path) -> Act:
-    """What the model file answers."""
+    """Returns a function that answers as the model file does."""
     from actquant_runtime import Runtime
 
     runtime = Runtime(str(model))
@@ -110,8 +111,8 @@ def held_out_action_error(
     seed: int = 0,
     n_frames: int = HELD_OUT_FRAMES,
 ) -> float:
-    """`ActionError.to_reference` of a model file on the episodes that `compress` with the same seed
-    kept apart.
+    """Returns `ActionError.to_reference` of a model file on the episodes that `compress` with the
+    same seed kept apart.
 
     Raises what loading the checkpoint and the dataset raises.
     """

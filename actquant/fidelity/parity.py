@@ -39,7 +39,7 @@ class Runner(Protocol):
     """Anything that answers like `actquant_runtime.Runtime`."""
 
     def act(self, observation: Mapping[str, Any], *, noise: np.ndarray) -> np.ndarray:
-        """observation as in `policies.base`, noise of `noise_shape` -> float32 [H, A]."""
+        """Answers an observation (`policies.base`), noise of `noise_shape`, with float32 [H, A]."""
         ...
 
 
@@ -58,7 +58,7 @@ class ParityReport:
 def golden_observations(
     loaded: LoadedPolicy, prompts: Sequence[str] = PROMPTS, n: int = 16
 ) -> list[GoldenInput]:
-    """n inputs made from seeds, over prompts of several lengths, some with a masked camera."""
+    """Makes n inputs from seeds, over prompts of several lengths, some with a masked camera."""
     return golden_inputs(loaded.interface, prompts, n)
 
 
@@ -72,7 +72,7 @@ def check_parity(
     runner: Runner | None = None,
     reference: np.ndarray | None = None,
 ) -> ParityReport:
-    """Compare a file's actions with PyTorch's.
+    """Compares a file's actions with PyTorch's.
 
     runner: what executes the file; `actquant_runtime.Runtime` if absent. threshold: on the distance
     of the worst chunk; the default suits float32 files.
@@ -141,7 +141,7 @@ def reference_actions(
 
 
 def runtime(model_path: str | Path) -> Runner:
-    """The native runtime on a file. Raises ParityError if it is not installed."""
+    """Opens a file in the native runtime. Raises ParityError if it is not installed."""
     try:
         import actquant_runtime  # pyright: ignore[reportMissingImports]
     except ImportError as error:

@@ -56,7 +56,7 @@ class ReferenceRunner:
         return cls(model.metadata.interface, stage)
 
     def act(self, observation: Mapping[str, Any], *, noise: np.ndarray) -> np.ndarray:
-        """As `actquant_runtime.Runtime.act`."""
+        """Answers as `actquant_runtime.Runtime.act` does."""
         face = self.interface
         state = self._state(observation)
         prompt, length = self._prompt(str(observation.get("task", "")), state)
@@ -165,7 +165,7 @@ class ReferenceRunner:
 
 
 def render_prompt(face: PolicyInterface, task: str, state: Iterable[float]) -> str:
-    """The text that is tokenized. state: normalised, without padding."""
+    """Returns the text that is tokenized. state: normalised, without padding."""
     for step in face.prompt_task_steps:
         task = TASK_STEPS[step](task)
     edges = np.linspace(-1, 1, face.prompt_state_bins + 1)[:-1]
@@ -176,7 +176,7 @@ def render_prompt(face: PolicyInterface, task: str, state: Iterable[float]) -> s
 
 
 def integrate(sampler: Sampler, denoise: Callable[[Tensor, int], Tensor], noise: Tensor) -> Tensor:
-    """The driver `sampling`: noise [1 + fresh, 1, R, N] -> sample [1, R, N] (docs/format.md).
+    """Runs the driver `sampling`: noise [1 + fresh, 1, R, N] -> sample [1, R, N] (docs/format.md).
 
     denoise: (sample, number of the step) -> the output of the stage `denoise`.
     """

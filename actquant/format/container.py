@@ -47,7 +47,7 @@ class PlannedTensor:
 
 
 def file_bytes(architecture: str, keys: Sequence[Key], tensors: Mapping[str, PlannedTensor]) -> int:
-    """The size that `write_gguf` would give the file."""
+    """Returns the size that `write_gguf` would give the file."""
     data = sum(_aligned(tensor.bytes) for tensor in tensors.values())
     return len(_header(architecture, keys, tensors)) + data
 
@@ -59,7 +59,7 @@ def write_gguf(
     tensors: Mapping[str, PlannedTensor],
     progress: Progress | None = None,
 ) -> Path:
-    """Write under a temporary name and move into place; on failure nothing is left.
+    """Writes under a temporary name and moves into place; on failure nothing is left.
 
     Raises ModelFileError for a name that is too long, for data that is not as it was announced,
     and when the disk refuses.
@@ -92,7 +92,7 @@ def replace_keys(
     tensors: Mapping[str, PlannedTensor],
     data_offset: int,
 ) -> Path:
-    """Give a file other keys; its tensors, which begin at `data_offset`, stay as they are.
+    """Gives a file other keys; its tensors, which begin at `data_offset`, stay as they are.
 
     Keys that take as many bytes as the old ones are written in place; otherwise the file is written
     anew, its data copied by the kernel.

@@ -49,12 +49,12 @@ Encoding = EncodedTensor | DeferredEncoding
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """[rows, columns] of a weight as a matrix: [out, in·kernel] of a convolution's."""
+    """Returns [rows, columns] of a weight as a matrix: [out, in·kernel] of a convolution's."""
     return shape[0], math.prod(shape[1:])
 
 
 def planned(n: Node, encoding: Encoding | None, float_type: str) -> PlannedTensor:
-    """How a tensor is written; float_type: of one that has no encoding."""
+    """Returns how a tensor is written; float_type: of one that has no encoding."""
     if encoding is not None:
         return _as_encoded(n, encoding)
     if float_type == "BF16":

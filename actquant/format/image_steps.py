@@ -35,7 +35,8 @@ def _outer_cubic(x: Tensor) -> Tensor:
 
 
 def antialiasing_weights(source: int, target: int, kind: str) -> Tensor:
-    """f64 [target, source] weights of a resize with half-pixel centres, widened to shrink."""
+    """Returns f64 [target, source] weights of a resize with half-pixel centres, widened to
+    shrink."""
     radius, kernel = KERNELS[kind]
     ratio = source / target
     centres = (torch.arange(target, dtype=torch.float64) + 0.5) * ratio - 0.5
@@ -46,7 +47,10 @@ def antialiasing_weights(source: int, target: int, kind: str) -> Tensor:
 
 
 def apply_image_steps(image: np.ndarray, steps: Sequence[str]) -> Tensor:
-    """uint8 [h, w, 3] to f32 [3, H, W], values 0 … 255. Raises ModelFileError for a wrong step."""
+    """Applies the steps: uint8 [h, w, 3] -> f32 [3, H, W], values 0 … 255.
+
+    Raises ModelFileError for a wrong step.
+    """
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
     for step in steps:
         name, *words = step.split()

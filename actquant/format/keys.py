@@ -21,7 +21,9 @@ from actquant.format.schema import (
 
 
 def key_values(metadata: ModelMetadata, reserved_bytes: Mapping[str, int]) -> Iterator[Key]:
-    """All keys but programs and shapes; reserved_bytes: the least length of a JSON text, by field.
+    """Yields all keys but programs and shapes.
+
+    reserved_bytes: the least length of a JSON text, by field.
 
     Raises ModelFileError for what is unknown.
     """
@@ -46,7 +48,7 @@ def key_values(metadata: ModelMetadata, reserved_bytes: Mapping[str, int]) -> It
 
 
 def missing_keys(values: Mapping[str, Any]) -> list[str]:
-    """What a file with these keys lacks."""
+    """Returns what a file with these keys lacks."""
     wanted = [
         key
         for keys in (MODEL_KEYS, INTERFACE_KEYS)

@@ -74,7 +74,7 @@ def write_model(
     reserved_bytes: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the file under a temporary name and move it into place; on failure nothing is left.
+    """Writes the file under a temporary name and moves it into place; on failure nothing is left.
 
     One tensor is in memory at a time. stages: name -> captured graph; encodings: parameter name ->
     encoded weight, for parameters that are only read as matrices (`reads_matrix`); metadata: see
@@ -105,7 +105,7 @@ def model_bytes(
     single_precision: Collection[str] = (),
     reserved_bytes: Mapping[str, int] | None = None,
 ) -> int:
-    """The size of the file that `write_model` would write; nothing is encoded."""
+    """Returns the size of the file that `write_model` would write; nothing is encoded."""
     kept = single_precision if float_type == "BF16" else ()
     contents = _contents(
         stages, encodings, metadata, tensor_names, float_type, kept, reserved_bytes
@@ -157,12 +157,12 @@ def _contents(
 
 
 def with_golden(path: str | Path, golden: list[dict[str, Any]]) -> Path:
-    """Give a file other golden outputs (see ModelMetadata); all else stays, bit for bit."""
+    """Gives a file other golden outputs (see ModelMetadata); all else stays, bit for bit."""
     return with_metadata(path, golden=golden)
 
 
 def with_metadata(path: str | Path, **changes: Any) -> Path:
-    """Give a file other values of fields of ModelMetadata; all else stays, bit for bit.
+    """Gives a file other values of fields of ModelMetadata; all else stays, bit for bit.
 
     Where the new ones need no more bytes than the old ones had, they are written in place, and
     these bytes stay reserved, as blanks at the end of the JSON. Otherwise the file is written anew.
@@ -187,7 +187,7 @@ def with_metadata(path: str | Path, **changes: Any) -> Path:
 
 
 def reads_matrix(n: Node, position: int) -> bool:
-    """Whether an operator takes this operand as a matrix of any type."""
+    """Returns whether an operator takes this operand as a matrix of any type."""
     if n.op in ("conv1d", "conv2d"):
         return position == 1 and n.attrs["groups"] == 1
     return (n.op, position) in (("linear", 1), ("embedding", 0))
@@ -283,7 +283,7 @@ class ModelFile:
         return 8 * sum(t.bytes for t in quantized) / elements if elements else None
 
     def load(self, name: str) -> np.ndarray:
-        """A tensor in its logical shape: float32 (dequantized), int64 or bool; a copy.
+        """Returns a tensor in its logical shape: float32 (dequantized), int64 or bool; a copy.
 
         Raises ModelFileError if the file has no such tensor.
         """
@@ -309,7 +309,7 @@ class ModelFile:
         length: int | None = None,
         tensors: Mapping[str, Tensor | StoredTensor] | None = None,
     ) -> Graph:
-        """The graph of a stage for prompts of `length` tokens, with dequantized tensors.
+        """Returns the graph of a stage for prompts of `length` tokens, with dequantized tensors.
 
         length: may be left out where the stage does not depend on it; tensors: instead of those of
         the file, by name. Raises ModelFileError if there is no such stage or the length is missing.
@@ -325,7 +325,7 @@ class ModelFile:
 
 
 def read_model(path: str | Path) -> ModelFile:
-    """Read a file and check that it is whole.
+    """Reads a file and checks that it is whole.
 
     Raises ModelFileError if it does not exist, is no GGUF, is truncated, is of another architecture
     or of another format version, or lacks keys or tensors (all of them are listed).

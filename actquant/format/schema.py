@@ -33,7 +33,7 @@ class Sampler:
 
     @classmethod
     def euler(cls, steps: int, start: float = 1.0, end: float = 0.0) -> Sampler:
-        """Equal steps of dx/dt = o from t = start to t = end."""
+        """Returns equal steps of dx/dt = o from t = start to t = end."""
         width = (end - start) / steps
         row = (0.0, 0.0, 0.0, 0.0, 1.0, width, 0.0, 0.0)
         return cls(tuple(start + width * k for k in range(steps)), (row,) * steps)

@@ -64,7 +64,8 @@ FORMATS = {entry.name: entry for entry in _TABLE}
 
 
 def get_format(name: str) -> Format:
-    """The table's entry for a type; QuantizationError with the valid names if there is none."""
+    """Returns the table's entry for a type; QuantizationError with the valid names if there is
+    none."""
     try:
         return FORMATS[name]
     except KeyError:
@@ -85,13 +86,14 @@ def tensor_bytes(rows: int, columns: int, name: str) -> int:
 
 
 def file_bytes(rows: int, columns: int, name: str) -> int:
-    """What a [rows, columns] tensor takes in a file: its data up to the next aligned offset."""
+    """Returns what a [rows, columns] tensor takes in a file: its data up to the next aligned
+    offset."""
     return -(-tensor_bytes(rows, columns, name) // FILE_ALIGNMENT) * FILE_ALIGNMENT
 
 
 def resolve(entry: Format, columns: int) -> Format:
-    """The type itself, or its fallback where padding rows of `columns` weights to the type's block
-    would cost more bytes."""
+    """Returns the type, or its fallback where padding rows of `columns` weights costs more
+    bytes."""
     if entry.fallback is None:
         return entry
     cheaper = row_bytes(columns, entry.fallback) < row_bytes(columns, entry.name)
@@ -99,7 +101,7 @@ def resolve(entry: Format, columns: int) -> Format:
 
 
 def menu(base: str, maximum: str, *, importance: bool, grid: str | None = None) -> list[Format]:
-    """The types an allocation may choose from, from `base` to `maximum` bits per weight.
+    """Returns the types an allocation may choose from, from `base` to `maximum` bits per weight.
 
     Of types with equal bits per weight only the preferred one stays (`base` and `maximum` always
     do). Without `importance` types that need one are left out; `grid` keeps one kind of levels.

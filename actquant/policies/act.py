@@ -19,7 +19,7 @@ from actquant.policies.visual import ImagePrefix, Vision, VisualNormalization
 
 
 def encode_image(policy: Any, _: int, image: Tensor) -> Tensor:
-    """Normalised images [N, 3, H, W] -> tokens [N, T, D]."""
+    """Encodes normalised images [N, 3, H, W] -> tokens [N, T, D]."""
     features = policy.model.backbone(image)["feature_map"]
     return policy.model.encoder_img_feat_input_proj(features).flatten(2).transpose(1, 2)
 
@@ -109,7 +109,8 @@ class ACT(LeRobotFamily):
     def action_loss(
         self, loaded: LoadedPolicy, batch: dict[str, Tensor], noise: Tensor, time: Tensor
     ) -> Tensor:
-        """L1 over the actions that are not padding, with the latent zero; no noise and no time."""
+        """Returns the L1 error of the actions that are not padding, with the latent zero; no noise
+        and no time."""
         policy: Any = loaded.policy
         images = {"observation.images": [batch[key] for key in loaded.config.image_features]}
         actions, _ = policy.model({**batch, **images})

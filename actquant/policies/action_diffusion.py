@@ -25,7 +25,7 @@ class Prefix(ImagePrefix):
         return {"cond": self.condition(state, images)}
 
     def condition(self, state: Tensor, images: dict[str, Tensor], *others: Tensor) -> Tensor:
-        """others: features [T, D] of other kinds."""
+        """Makes the conditioning; others: features [T, D] of other kinds."""
         features = [camera.flatten(1) for camera in self.image_features(images)]
         return torch.cat([state, *features, *others], dim=1).flatten()[None]
 
@@ -84,7 +84,7 @@ class ActionDiffusionFamily(LeRobotFamily):
     def stages_around(
         self, loaded: LoadedPolicy, encode: Encode, denoise: nn.Module, separate: bool
     ) -> dict[str, nn.Module]:
-        """All stages. separate: each camera has an encoder of its own."""
+        """Returns all stages. separate: each camera has an encoder of its own."""
         face = loaded.interface
         visual: VisualNormalization = loaded.cache["visual"]
         shared = len(face.cameras) == 1 or (visual.is_shared and not separate)
@@ -104,7 +104,7 @@ class ActionDiffusionFamily(LeRobotFamily):
         return batch
 
     def with_images(self, loaded: LoadedPolicy, batch: dict[str, Any]) -> dict[str, Any]:
-        """With the cameras stacked, [B, T, C, 3, H, W], as LeRobot's models take them."""
+        """Stacks the cameras, [B, T, C, 3, H, W], as LeRobot's models take them."""
         images = torch.stack([batch[key] for key in loaded.config.image_features], dim=-4)
         return {**batch, "observation.images": images}
 
@@ -114,7 +114,7 @@ class ActionDiffusionFamily(LeRobotFamily):
 
     @abstractmethod
     def generate(self, policy: Any, batch: dict[str, Any]) -> Tensor:
-        """The policy's own chunk from a batch with stacked cameras, drawing its noise."""
+        """Returns the policy's own chunk from a batch with stacked cameras, drawing its noise."""
 
     def draw_time(self, loaded: LoadedPolicy, rng: np.random.Generator) -> float:
         return 1.0 - rng.random()

@@ -105,7 +105,7 @@ class LoadedPolicy:
         return weights if weights is not None and weights.bytes else None
 
     def computing(self) -> AbstractContextManager[Any]:
-        """Where PyTorch runs the policy: streamed weights are there, one at a time, without
+        """Returns where PyTorch runs the policy: streamed weights are there, one at a time, without
         gradients."""
         weights = self.streamed
         return nullcontext() if weights is None else weights.computing()
@@ -119,7 +119,7 @@ class LoadedPolicy:
         return self.interface.tokenizer_json
 
     def batch(self, observations: Sequence[Observation]) -> dict[str, Any]:
-        """The policy's own batch for raw observations (see `PolicyFamily.batch`)."""
+        """Returns the policy's own batch for raw observations (see `PolicyFamily.batch`)."""
         return self.family.batch(self, observations)
 
 
@@ -146,7 +146,7 @@ class PolicyFamily(ABC):
         state_names: Sequence[str] | None,
         action_names: Sequence[str] | None,
     ) -> LoadedPolicy:
-        """Load a checkpoint folder as `save_pretrained` writes it.
+        """Loads a checkpoint folder as `save_pretrained` writes it.
 
         Raises CheckpointError for missing files, missing or unexpected keys (all are listed),
         missing normalisation statistics (by name) and settings that cannot be captured.
@@ -154,8 +154,8 @@ class PolicyFamily(ABC):
 
     @abstractmethod
     def stages(self, loaded: LoadedPolicy, prompt_length: int) -> list[Stage]:
-        """The stages in the order in which the driver runs them: `vision`, `prefix`, then for the
-        driver `sampling` `denoise` and, if the sample is not yet the chunk, `decode`.
+        """Returns the stages in the order in which the driver runs them: `vision`, `prefix`, then
+        for the driver `sampling` `denoise` and, if the sample is not yet the chunk, `decode`.
 
         prompt_length: the number of tokens of the example inputs (0 for a policy without language).
         It is asked for twice, and the sizes in between follow: a size may be `a + b * length`.
@@ -165,7 +165,7 @@ class PolicyFamily(ABC):
     def action_loss(
         self, loaded: LoadedPolicy, batch: dict[str, Tensor], noise: Tensor, time: Tensor
     ) -> Tensor:
-        """The policy's own training loss per sample, differentiable.
+        """Returns the policy's own training loss per sample, differentiable.
 
         batch: preprocessed, with `action` [B, H, A] (see `action_window`) and optionally
         `action_is_pad` [B, H]; noise: [B, *noise_shape]; time: [B] in (0, 1], 1 where the sample is
@@ -175,10 +175,10 @@ class PolicyFamily(ABC):
 
     @abstractmethod
     def batch(self, loaded: LoadedPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
-        """Raw observations to the policy's batch, through its own LeRobot preprocessor."""
+        """Turns raw observations into the policy's batch, through its own LeRobot preprocessor."""
 
     def group_of(self, parameter: str) -> tuple[Group, str]:
-        """(group, layer key) of a linear weight, e.g. `("vision", "vision.3")`.
+        """Returns (group, layer key) of a linear weight, e.g. `("vision", "vision.3")`.
 
         Raises CheckpointError for a parameter that no pattern of `layer_groups` fits.
         """
@@ -188,20 +188,20 @@ class PolicyFamily(ABC):
         raise CheckpointError(f"{parameter} belongs to no group of a {self.policy_type} policy")
 
     def noise_shape(self, loaded: LoadedPolicy) -> tuple[int, ...]:
-        """As `PolicyInterface.noise_shape`."""
+        """Returns `PolicyInterface.noise_shape`."""
         return loaded.interface.noise_shape
 
     def action_window(self, loaded: LoadedPolicy) -> range:
-        """Which actions `action_loss` takes, relative to the current observation's step."""
+        """Returns which actions `action_loss` takes, relative to the current observation's step."""
         return range(loaded.interface.chunk_length)
 
     def draw_time(self, loaded: LoadedPolicy, rng: np.random.Generator) -> float:
-        """A time for `action_loss` as training draws it: 0.999 Beta(1.5, 1) + 0.001, as openpi and
-        LeRobot train flows."""
+        """Draws a time for `action_loss` as training does: 0.999 Beta(1.5, 1) + 0.001, as openpi
+        and LeRobot train flows."""
         return 0.999 * rng.beta(1.5, 1.0) + 0.001
 
     def steps_per_chunk(self, loaded: LoadedPolicy) -> int:
-        """How many actions of a chunk are executed before the next."""
+        """Returns how many actions of a chunk are executed before the next."""
         return loaded.interface.steps_per_chunk
 
     def predict(
@@ -215,12 +215,13 @@ class PolicyFamily(ABC):
             return loaded.postprocessor(chunk).float().numpy()
 
     def predict_chunk(self, loaded: LoadedPolicy, batch: dict[str, Any], noise: Tensor) -> Tensor:
-        """The policy's own answer, still normalised: batch as `batch` gives it -> [B, H, A]."""
+        """Returns the policy's own answer, still normalised: batch as `batch` gives it -> [B, H,
+        A]."""
         policy: Any = loaded.policy
         return policy.predict_action_chunk(batch, noise=noise)
 
     def act(self, loaded: LoadedPolicy, observation: Observation, noise: np.ndarray) -> np.ndarray:
-        """The same for one observation: noise float32 [*noise_shape] -> float32 [H, A]."""
+        """Returns the same for one observation: noise float32 [*noise_shape] -> float32 [H, A]."""
         batched = torch.from_numpy(np.ascontiguousarray(noise, np.float32))[None]
         with loaded.computing():
             return self.predict(loaded, [observation], batched)[0]

@@ -46,7 +46,8 @@ ParameterNames = Callable[[list[str]], Mapping[str, str]]
 
 
 def read_config(folder: Path) -> Any:
-    """The policy's configuration, on the CPU. Raises CheckpointError if it cannot be read."""
+    """Returns the policy's configuration, on the CPU. Raises CheckpointError if it cannot be
+    read."""
     try:
         config = PreTrainedConfig.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # draccus raises many kinds
@@ -57,13 +58,13 @@ def read_config(folder: Path) -> Any:
 
 
 def resolve(folder: Path, reference: str) -> str:
-    """A model reference relative to the checkpoint folder, if it exists there."""
+    """Returns a model reference relative to the checkpoint folder, if it exists there."""
     local = folder / reference
     return str(local.resolve()) if local.is_dir() else reference
 
 
 def build(make: Callable[[], nn.Module], folder: Path) -> nn.Module:
-    """Construct a policy in float32 and evaluation mode, without its prints.
+    """Constructs a policy in float32 and evaluation mode, without its prints.
 
     Its parameters have no data yet (`actquant.parameters`): `load_weights` says where it is.
     Raises CheckpointError for a backbone that is not there and for settings that `make` refuses.
@@ -85,7 +86,7 @@ def build(make: Callable[[], nn.Module], folder: Path) -> nn.Module:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """`model.safetensors`, or the shards that its index names, in order.
+    """Returns `model.safetensors`, or the shards that its index names, in order.
 
     Raises CheckpointError for files that are not there.
     """
@@ -106,7 +107,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Hash of the weights' only file, or of the hashes of its shards in order."""
+    """Returns hash of the weights' only file, or of the hashes of its shards in order."""
     hashes = [sha256(file) for file in weight_files(folder)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
@@ -118,7 +119,7 @@ def load_weights(
     *,
     store: ParameterStore | None = None,
 ) -> None:
-    """Say where the parameters of a policy that `build` made are, and load its buffers.
+    """Tells a policy that `build` made where its parameters are, and loads its buffers.
 
     parameter_names: the files' keys -> {key: name of the parameter}, for files whose keys are not
     the policy's names; keys left out are not loaded. store: the tensors, where they are not simply
@@ -170,7 +171,7 @@ def check_keys(
 
 
 def tokenizer_source(folder: Path) -> str:
-    """Where the preprocessor's tokenizer is: in the folder itself, in a folder beside, or the hub's
+    """Returns where the preprocessor's tokenizer is: the folder, a folder beside, or the hub's
     name. Raises CheckpointError, naming what is missing, if it is nowhere."""
     file = folder / "policy_preprocessor.json"
     if not file.is_file():
@@ -195,7 +196,8 @@ def tokenizer_source(folder: Path) -> str:
 
 
 def load_processors(folder: Path, tokenizer: str | None) -> tuple[Any, Any]:
-    """The policy's own pre- and postprocessor, with the tokenizer taken from `tokenizer`."""
+    """Returns the policy's own pre- and postprocessor, with the tokenizer taken from
+    `tokenizer`."""
     overrides = {"device_processor": {"device": "cpu"}}
     if tokenizer is not None:
         overrides["tokenizer_processor"] = {"tokenizer_name": tokenizer}
@@ -231,7 +233,7 @@ def sha256(file: Path) -> str:
 
 
 def control_rate(folder: Path, given: float | None) -> float | None:
-    """The rate of actions in Hz: as given, or from `train_config.json`, or unknown."""
+    """Returns the rate of actions in Hz: as given, or from `train_config.json`, or unknown."""
     if given is not None:
         return float(given)
     file = folder / "train_config.json"
@@ -241,7 +243,8 @@ def control_rate(folder: Path, given: float | None) -> float | None:
 
 
 def names(kind: str, size: int, given: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the elements of state or action. Raises CheckpointError if their number is wrong."""
+    """Returns names of the elements of state or action. Raises CheckpointError if their number is
+    wrong."""
     if given is None:
         return tuple(f"{kind}_{i}" for i in range(size))
     if len(given) != size:
@@ -254,7 +257,7 @@ def find_step(pipeline: Any, attribute: str) -> Any:
 
 
 def raw_keys(preprocessor: Any) -> dict[str, str]:
-    """Policy key -> observation key, where the preprocessor renames."""
+    """Returns policy key -> observation key, where the preprocessor renames."""
     step = find_step(preprocessor, "rename_map")
     return {new: old for old, new in step.rename_map.items()} if step else {}
 
@@ -267,7 +270,8 @@ class Tokenizer:
 
     @classmethod
     def read(cls, preprocessor: Any, max_length: int) -> Tokenizer:
-        """The preprocessor's tokenizer as a `tokenizer.json` without padding and truncation."""
+        """Returns the preprocessor's tokenizer as a `tokenizer.json` without padding and
+        truncation."""
         step = find_step(preprocessor, "input_tokenizer")
         if step is None or getattr(step.input_tokenizer, "backend_tokenizer", None) is None:
             raise CheckpointError("the preprocessor has no fast (tokenizer.json) tokenizer")
@@ -298,7 +302,7 @@ class Normalization:
     def read(
         cls, pre: Any, post: Any, config: Any, folder: Path, *, visual: bool = False
     ) -> Normalization:
-        """From the normalizer steps. visual: the family normalises images in its stage `vision`;
+        """Reads the normalizer steps. visual: the family normalises images in its stage `vision`;
         otherwise images that are normalised are refused.
 
         Raises CheckpointError naming every missing statistic.
@@ -345,14 +349,14 @@ def _from_lower_end(
 
 
 def mode(step: Any, feature: Any) -> NormalizationMode:
-    """How a normalizer step treats a feature."""
+    """Returns how a normalizer step treats a feature."""
     return step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
 
 
 def statistics(
     step: Any, key: str, feature: Any, missing: list[str]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of an affine normalisation; ranges become centre and half width.
+    """Returns (mean, std) of an affine normalisation; ranges become centre and half width.
 
     Names of statistics that are not there are appended to `missing`.
     """
@@ -380,7 +384,7 @@ def statistics(
 def batch(
     preprocessor: Any, cameras: Sequence[str], observations: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Raw observations (see `policies.base.Observation`) -> the policy's batch.
+    """Turns raw observations (`policies.base.Observation`) into the policy's batch.
 
     A camera that an observation lacks becomes a black image with `<key>_padding_mask` false.
     Raises CheckpointError for an observation without any camera.

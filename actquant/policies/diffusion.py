@@ -22,7 +22,7 @@ UNET = r"diffusion\.unet\."
 
 
 def encode_image(policy: Any, camera: int, image: Tensor) -> Tensor:
-    """Normalised, cropped images [N, 3, H, W] -> features [N, 1, D]."""
+    """Encodes normalised, cropped images [N, 3, H, W] -> features [N, 1, D]."""
     encoder: Any = policy.diffusion.rgb_encoder
     if isinstance(encoder, nn.ModuleList):
         encoder = encoder[camera]
@@ -65,7 +65,7 @@ class Diffusion(ActionDiffusionFamily):
         config.pretrained_backbone_weights = None
 
     def make(self, config: Any) -> nn.Module:
-        """LeRobot runs the backbone to know the size of its feature map; it has no weights yet."""
+        """Makes the policy; LeRobot runs its backbone, still without weights, to know its size."""
         with replaced(lerobot_diffusion, get_output_shape=output_shape):
             try:
                 return self.policy_class(config)

@@ -30,8 +30,8 @@ class _GivenNoise(TorchFunctionMode):
 
 @contextmanager
 def given_noise(*draws: Tensor) -> Iterator[None]:
-    """Inside, the k-th call of `torch.randn` returns draws[k]. Raises ValueError for a wrong shape
-    and if not all draws were used."""
+    """Lets the k-th call of `torch.randn` inside return draws[k]. Raises ValueError for a wrong
+    shape and if not all draws were used."""
     left = list(draws)
     with _GivenNoise(left):
         yield

@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 
 def key_value_outputs(cache: Any) -> dict[str, Tensor]:
-    """Those of a transformers cache as outputs of a stage: `keys_<layer>`, `values_<layer>`."""
+    """Returns a transformers cache as outputs of a stage: `keys_<layer>`, `values_<layer>`."""
     outputs = {}
     for index, layer in enumerate(cache.layers):
         outputs[f"keys_{index}"] = layer.keys
@@ -19,7 +19,7 @@ def key_value_outputs(cache: Any) -> dict[str, Tensor]:
 
 
 def key_value_cache(inputs: Mapping[str, Tensor]) -> tuple[DynamicCache, dict[str, Tensor]]:
-    """(the cache that `key_value_outputs` took apart, the inputs that are none of it)."""
+    """Returns (the cache that `key_value_outputs` took apart, the inputs that are none of it)."""
     others = dict(inputs)
     cache = DynamicCache()
     for index in range(sum(name.startswith("keys_") for name in inputs)):

@@ -40,34 +40,35 @@ class LeRobotFamily(PolicyFamily):
     checkpoint whose preprocessor normalises images is refused."""
 
     def prepare(self, config: Any, folder: Path) -> None:
-        """Adapt and check config.json before the policy is built."""
+        """Adapts and checks config.json before the policy is built."""
 
     def finish(self, policy: Any) -> None:
-        """Adapt the policy after its weights are loaded."""
+        """Adapts the policy after its weights are loaded."""
 
     def make(self, config: Any) -> nn.Module:
-        """The policy, with weights of any value."""
+        """Returns the policy, with weights of any value."""
         return self.policy_class(config)
 
     def load_weights(self, policy: nn.Module, folder: Path) -> None:
         checkpoint.load_weights(policy, folder)
 
     def tokenizer(self, config: Any, folder: Path) -> str | None:
-        """The tokenizer's folder, or its name on the hub; None without language."""
+        """Returns the tokenizer's folder, or its name on the hub; None without language."""
         name = getattr(config, "tokenizer_name", None)
         return None if name is None else checkpoint.resolve(folder, name)
 
     def pads_prompts(self, config: Any) -> bool:
-        """Whether padding changes the answer, so that every prompt is padded to the full length."""
+        """Returns whether padding changes the answer, so that every prompt is padded to the full
+        length."""
         return False
 
     @abstractmethod
     def interface(self, policy: Any, config: Any) -> dict[str, Any]:
-        """The fields of PolicyInterface that are this family's own (see `load`)."""
+        """Returns the fields of PolicyInterface that are this family's own (see `load`)."""
 
     @abstractmethod
     def modules(self, loaded: LoadedPolicy) -> dict[str, nn.Module]:
-        """The stages by name, in order (docs/format.md, "Stages")."""
+        """Returns the stages by name, in order (docs/format.md, "Stages")."""
 
     def load(
         self,
@@ -136,7 +137,7 @@ class LeRobotFamily(PolicyFamily):
 
 @contextmanager
 def replaced(module: ModuleType, **attributes: Any) -> Iterator[None]:
-    """Inside, a module of LeRobot has other attributes: where it computes or reads what a
+    """Gives a module of LeRobot other attributes inside: where it computes or reads what a
     checkpoint is built without."""
     originals = {name: getattr(module, name) for name in attributes}
     vars(module).update(attributes)
@@ -147,7 +148,7 @@ def replaced(module: ModuleType, **attributes: Any) -> Iterator[None]:
 
 
 def cameras(config: Any) -> list[str]:
-    """The policy's keys of the cameras that exist."""
+    """Returns the policy's keys of the cameras that exist."""
     return [key for key in config.image_features if not key.startswith(EMPTY_CAMERA)]
 
 

@@ -23,7 +23,7 @@ def load_policy(
     options: Mapping[str, Any] | None = None,
     streamed: bool | None = None,
 ) -> LoadedPolicy:
-    """Load any supported checkpoint in float32: a folder, or a repository of the hub
+    """Loads any supported checkpoint in float32: a folder, or a repository of the hub
     (`organisation/name`, `organisation/name@revision`).
 
     control_rate_hz, state_names and action_names come from the dataset the policy was trained on;

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def chunk_mean(error: Tensor, is_pad: Tensor | None = None) -> Tensor:
-    """Mean of [B, H, A] over the actions that are not padding (is_pad [B, H]): [B]."""
+    """Returns mean of [B, H, A] over the actions that are not padding (is_pad [B, H]): [B]."""
     per_action = error.mean(dim=2)
     if is_pad is None:
         return per_action.mean(dim=1)
@@ -19,8 +19,8 @@ def chunk_mean(error: Tensor, is_pad: Tensor | None = None) -> Tensor:
 def noised(
     scheduler: Any, actions: Tensor, noise: Tensor, time: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(noisy actions, timesteps, target) of a diffusers scheduler, whose training timesteps divide
-    the times (0, 1] evenly."""
+    """Returns (noisy actions, timesteps, target) of a diffusers scheduler, whose training timesteps
+    divide the times (0, 1] evenly."""
     count = scheduler.config.num_train_timesteps
     timesteps = ((time * count).ceil().long() - 1).clamp(0, count - 1)
     target = {

@@ -26,7 +26,7 @@ DIT = r"noise_predictor\."
 
 
 def encode_image(policy: Any, camera: int, image: Tensor) -> Tensor:
-    """Normalised, cropped images [N, 3, H, W] -> features [N, 1, D]."""
+    """Encodes normalised, cropped images [N, 3, H, W] -> features [N, 1, D]."""
     encoders = policy.observation_encoder
     encoder = encoders.vision_encoder or encoders.vision_encoders[camera]
     return encoder(image).flatten(1)[:, None]
@@ -97,7 +97,8 @@ class MultiTaskDiT(ActionDiffusionFamily):
         config.text_encoder_name = checkpoint.resolve(folder, config.text_encoder_name)
 
     def make(self, config: Any) -> nn.Module:
-        """LeRobot loads CLIP's own weights first; its configuration is enough."""
+        """Makes the policy with CLIP's configuration alone; LeRobot would load its weights
+        first."""
         with replaced(
             lerobot_dit,
             CLIPVisionModel=FromConfiguration(CLIPVisionModel, CLIPVisionConfig),

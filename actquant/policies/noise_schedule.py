@@ -16,7 +16,7 @@ PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 
 def sampler(scheduler: Any, steps: int) -> Sampler:
-    """What `scheduler.step` computes in each of `steps` steps (DDPM, or DDIM with eta = 0).
+    """Returns what `scheduler.step` computes in each of `steps` steps (DDPM, or DDIM with eta = 0).
 
     The coefficients are computed in float32 in the scheduler's own order of operations, so that
     they are the scheduler's, rounding included.

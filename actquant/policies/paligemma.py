@@ -111,7 +111,8 @@ class PaliGemmaFamily(LeRobotFamily):
 
     @abstractmethod
     def model_inputs(self, policy: Any, batch: dict[str, Any]) -> list[Any]:
-        """Of a preprocessed batch, what the model takes, in its order (see `camera_inputs`)."""
+        """Returns what the model takes of a preprocessed batch, in its order (see
+        `camera_inputs`)."""
 
     def load(self, folder: Path, **settings: Any) -> LoadedPolicy:
         loaded = super().load(folder, **settings)
@@ -127,7 +128,8 @@ class PaliGemmaFamily(LeRobotFamily):
         config.compile_model = config.gradient_checkpointing = False
 
     def make(self, config: Any) -> nn.Module:
-        """Without the two heads that predict tokens: they are large, and no action needs them."""
+        """Makes the policy without the two large heads that predict tokens: no action needs
+        them."""
         policy: Any = super().make(config)
         model = policy.model.paligemma_with_expert
         model.paligemma.lm_head = model.gemma_expert.lm_head = None
@@ -138,7 +140,8 @@ class PaliGemmaFamily(LeRobotFamily):
         checkpoint.load_weights(policy, folder, self.parameter_names)
 
     def parameter_names(self, keys: Sequence[str]) -> dict[str, str]:
-        """Key of the file -> name of the policy's parameter, as LeRobot's `from_pretrained` has it.
+        """Returns key of the file -> name of the policy's parameter, as LeRobot's `from_pretrained`
+        has it.
 
         Published checkpoints lack the prefix `model.`, and the embedding where the head, tied to
         it, is stored. The heads are left out.
@@ -189,8 +192,8 @@ class PaliGemmaFamily(LeRobotFamily):
     def predict(
         self, loaded: LoadedPolicy, observations: Sequence[Observation], noise: Tensor
     ) -> np.ndarray:
-        """As `PolicyFamily.predict`. The policy itself knows absent cameras of whole batches only,
-        so this enters one call below `predict_action_chunk`."""
+        """Answers as `PolicyFamily.predict`. The policy itself knows absent cameras of whole
+        batches only, so this enters one call below `predict_action_chunk`."""
         policy: Any = loaded.policy
         inputs = self.model_inputs(policy, self.batch(loaded, observations))
         with torch.no_grad(), loaded.computing():

@@ -25,18 +25,19 @@ MODEL_TYPES = {"openvla": "openvla_oft"}
 
 
 def supported_policies() -> list[str]:
-    """The policy types that can be loaded."""
+    """Returns the policy types that can be loaded."""
     return sorted(FAMILIES)
 
 
 def policy_type(config: Mapping[str, Any]) -> str | None:
-    """What a folder with this `config.json` holds; None if it is not supported."""
+    """Returns what a folder with this `config.json` holds; None if it is not supported."""
     if "type" in config:
         return config["type"] if config["type"] in FAMILIES else None
     return MODEL_TYPES.get(config.get("model_type", ""))
 
 
 def find_family(name: str) -> type[PolicyFamily]:
-    """The family of a policy type; imports its module. Raises KeyError for an unknown name."""
+    """Returns the family of a policy type; imports its module. Raises KeyError for an unknown
+    name."""
     module, _, family = FAMILIES[name].partition(":")
     return getattr(import_module(f"actquant.policies.{module}"), family)

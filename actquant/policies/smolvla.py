@@ -144,7 +144,7 @@ class SmolVLA(LeRobotFamily):
         return config.vlm_model_name
 
     def pads_prompts(self, config: Any) -> bool:
-        """A prefix of fixed length is padded by what is left beside the prompt."""
+        """Returns a prefix of fixed length is padded by what is left beside the prompt."""
         return config.prefix_length > 0
 
     def interface(self, policy: Any, config: Any) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class SplitConditioning(nn.Module):
 
 
 def split_attention(module: nn.Module) -> None:
-    """Replace every `nn.MultiheadAttention` within a module."""
+    """Replaces every `nn.MultiheadAttention` within a module."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.MultiheadAttention):
@@ -72,7 +72,7 @@ def split_attention(module: nn.Module) -> None:
 
 
 def split_conditioning(module: nn.Module, name: str, time_features: int) -> None:
-    """Replace every `nn.Sequential` of this name within a module."""
+    """Replaces every `nn.Sequential` of this name within a module."""
     for parent in list(module.modules()):
         child = getattr(parent, name, None)
         if isinstance(child, nn.Sequential):
@@ -80,7 +80,7 @@ def split_conditioning(module: nn.Module, name: str, time_features: int) -> None
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Give every convolution the batch norm that is registered right after it, as torchvision's
+    """Gives every convolution the batch norm that is registered right after it, as torchvision's
     ResNets have them."""
     for parent in list(module.modules()):
         for (name, layer), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):

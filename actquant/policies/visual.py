@@ -29,8 +29,8 @@ class VisualNormalization:
 
     @classmethod
     def read(cls, preprocessor: Any, config: Any, folder: Path) -> VisualNormalization:
-        """For all cameras of the policy, in its order. Raises CheckpointError naming every missing
-        statistic."""
+        """Reads them for all cameras of the policy, in its order. Raises CheckpointError naming
+        every missing statistic."""
         step = checkpoint.find_step(preprocessor, "norm_map")
         missing: list[str] = []
         means, stds = [], []
@@ -99,7 +99,7 @@ class ImagePrefix(ImageStage):
         self.size = (interface.image_height, interface.image_width)
 
     def image_features(self, images: dict[str, Tensor]) -> list[Tensor]:
-        """Per camera [steps, T, D], the oldest observation first."""
+        """Returns per camera [steps, T, D], the oldest observation first."""
         features = []
         for camera in range(self.cameras):
             names = [f"image_embedding_{t * self.cameras + camera}" for t in range(self.steps)]

@@ -106,7 +106,7 @@ class Decode(nn.Module):
 
 
 def sampler(steps: int) -> Sampler:
-    """`XVLAModel.generate_actions`: every step predicts the clean chunk o from
+    """Returns `XVLAModel.generate_actions` as a table: every step predicts the clean chunk o from
     x = t * noise + (1 - t) * (the o before), so the next x is t' * noise + (1 - t') * o."""
     times = tuple(k / steps for k in range(steps, 0, -1))
     rows = tuple((0.0, 0.0, 0.0, 0.0, 0.0, 1.0 - t, 0.0, t) for t in (*times[1:], 0.0))

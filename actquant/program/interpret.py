@@ -24,7 +24,7 @@ def interpret(
     inputs: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Run a graph. inputs: by name; tensors: replacements of parameters by name (e.g. dequantized).
+    """Runs a graph. inputs: by name; tensors: parameters to replace, by name (e.g. dequantized).
 
     Raises CaptureError for a missing input or one of the wrong shape.
     """
@@ -64,7 +64,7 @@ def _rounded(value: Tensor) -> Tensor:
 
 
 def evaluate(n: Node, operands: Sequence[Tensor]) -> Tensor:
-    """One operator on concrete operands; the result has the node's shape and dtype."""
+    """Computes one operator on concrete operands; the result has the node's shape and dtype."""
     function = FUNCTIONS.get(n.op)
     if function is None:
         raise CaptureError(f"the interpreter has no operator {n.op} ({n.source})")

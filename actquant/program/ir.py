@@ -75,19 +75,19 @@ class Graph:
     outputs: dict[str, Node] = field(default_factory=dict)
 
     def nodes(self) -> list[Node]:
-        """Everything the outputs depend on, operands first."""
+        """Returns everything the outputs depend on, operands first."""
         return topological(self.outputs.values())
 
     def operations(self) -> list[Node]:
-        """The nodes that compute: no inputs, no tensors."""
+        """Returns the nodes that compute: no inputs, no tensors."""
         return [n for n in self.nodes() if n.op != "input" and not n.is_tensor]
 
     def params(self) -> dict[str, Node]:
-        """The parameters that are read, by name."""
+        """Returns the parameters that are read, by name."""
         return {n.name: n for n in self.nodes() if n.op == "param"}
 
     def users(self) -> dict[Node, list[tuple[Node, int]]]:
-        """For each node, who reads it, and as which operand. Outputs are not listed."""
+        """Returns for each node who reads it, and as which operand. Outputs are not listed."""
         users: dict[Node, list[tuple[Node, int]]] = {n: [] for n in self.nodes()}
         for node in list(users):
             for position, operand in enumerate(node.inputs):
@@ -95,7 +95,7 @@ class Graph:
         return users
 
     def histogram(self) -> Counter[str]:
-        """How often each operator occurs."""
+        """Returns how often each operator occurs."""
         return Counter(n.op for n in self.operations())
 
     def __iter__(self) -> Iterator[Node]:
@@ -103,7 +103,8 @@ class Graph:
 
 
 def topological(roots: Iterable[Node]) -> list[Node]:
-    """All nodes that the roots depend on, operands before users (iterative: graphs are deep)."""
+    """Returns all nodes that the roots depend on, operands before users (iterative: graphs are
+    deep)."""
     seen: set[Node] = set()
     order: list[Node] = []
     for root in roots:
@@ -135,7 +136,7 @@ def node(
 
 
 def const(value: Tensor | StoredTensor, origin: frozenset[str] = frozenset()) -> Node:
-    """A tensor that is no parameter of the policy."""
+    """Returns a tensor that is no parameter of the policy."""
     if isinstance(value, StoredTensor):
         dtype = TORCH_TO_DTYPE[value.dtype]
         return Node("const", [], {}, value.shape, dtype, data=value, origin=origin)

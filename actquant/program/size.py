@@ -30,7 +30,7 @@ class Size(int):
 
 
 def fit_size(values: tuple[int, int], lengths: tuple[int, int]) -> int | None:
-    """The integer that is `values` at these two lengths, or None if no `a + b * L` is."""
+    """Returns the integer that is `values` at these two lengths, or None if no `a + b * L` is."""
     if values[0] == values[1]:
         return int(values[0])
     factor, rest = divmod(values[1] - values[0], lengths[1] - lengths[0])
@@ -38,7 +38,7 @@ def fit_size(values: tuple[int, int], lengths: tuple[int, int]) -> int | None:
 
 
 def parse_size(text: str, length: int | None) -> int:
-    """An integer as the format writes it, at this length.
+    """Returns an integer as the format writes it, at this length.
 
     Raises ValueError for anything else, or if the length is needed and not given.
     """
@@ -54,7 +54,7 @@ def parse_size(text: str, length: int | None) -> int:
 
 
 def depends_on_length(graph: Graph) -> bool:
-    """True if any size in the graph is a `Size`."""
+    """Returns whether any size in the graph is a `Size`."""
     found = False
 
     def look(size: int) -> int:
@@ -68,7 +68,8 @@ def depends_on_length(graph: Graph) -> bool:
 
 
 def at_length(graph: Graph, length: int) -> Graph:
-    """The graph for prompts of `length` tokens: a copy that shares parameters and constants."""
+    """Returns the graph for prompts of `length` tokens: a copy that shares parameters and
+    constants."""
 
     def value(size: int) -> int:
         return size.constant + size.factor * length if isinstance(size, Size) else size
@@ -85,7 +86,7 @@ def at_length(graph: Graph, length: int) -> Graph:
 
 
 def map_sizes(value: Any, function: Callable[[int], int]) -> Any:
-    """`value` with every integer in its tuples, lists and dicts replaced."""
+    """Returns `value` with every integer in its tuples, lists and dicts replaced."""
     if isinstance(value, dict):
         return {key: map_sizes(item, function) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

@@ -24,7 +24,8 @@ REAL = re.compile(r"-?(\d+(\.\d+)?(e[+-]?\d+)?|inf)", re.ASCII)
 
 
 def emit_program(graph: Graph, tensor_name: Callable[[Node], str]) -> str:
-    """The program of a partitioned graph; `tensor_name` names the `param` and `const` nodes."""
+    """Returns the program of a partitioned graph; `tensor_name` names the `param` and `const`
+    nodes."""
     references: dict[Node, str] = {}
     lines = []
 
@@ -51,7 +52,7 @@ def emit_program(graph: Graph, tensor_name: Callable[[Node], str]) -> str:
 def parse_program(
     text: str, name: str, tensors: Mapping[str, Tensor | StoredTensor], length: int | None = None
 ) -> Graph:
-    """The graph of a program for prompts of `length` tokens.
+    """Returns the graph of a program for prompts of `length` tokens.
 
     Its tensors become `param` nodes with the data of `tensors`. Raises ModelFileError, naming the
     stage and the line, for anything outside the grammar, and where the length matters and is not

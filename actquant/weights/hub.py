@@ -27,7 +27,7 @@ class Checkpoint:
 
 
 def find_checkpoint(reference: str | Path) -> Checkpoint:
-    """A folder as it is, or `organisation/name` or `organisation/name@revision` from the hub.
+    """Finds a folder, or `organisation/name` or `organisation/name@revision` of the hub.
 
     A folder of that name goes first. What the cache of the hub holds is not fetched again; with
     HF_HUB_OFFLINE=1 nothing is.

@@ -37,7 +37,7 @@ class StoredTensor:
     dtype: torch.dtype = torch.float32
 
     def reshape(self, shape: Sequence[int]) -> StoredTensor:
-        """The same elements in another shape (one dimension may be -1), still unread."""
+        """Returns the same elements in another shape (one dimension may be -1), still unread."""
         known = -prod(shape) if -1 in shape else 1
         wanted = tuple(prod(self.shape) // known if d == -1 else d for d in shape)
         return StoredTensor(wanted, lambda: self.read().reshape(wanted), self.dtype)
@@ -51,7 +51,7 @@ class ParameterStore(Mapping[str, StoredTensor]):
 
     @classmethod
     def open(cls, files: Sequence[Path]) -> ParameterStore:
-        """The tensors of one safetensors file, or of all shards of one.
+        """Returns the tensors of one safetensors file, or of all shards of one.
 
         Raises CheckpointError for a file that is missing, damaged or cut short.
         """
@@ -127,7 +127,7 @@ def without_data() -> Iterator[None]:
 
 
 def add_placeholders(module: nn.Module) -> None:
-    """Give every parameter on the device `meta` memory that costs nothing until it is touched."""
+    """Gives every parameter on the device `meta` memory that costs nothing until it is touched."""
     placeholders: dict[int, nn.Parameter] = {}
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
@@ -166,7 +166,7 @@ class StreamedWeights:
         return sum(4 * prod(tensor.shape) for tensor in self._tensors.values())
 
     def find(self, tensor: Tensor) -> StoredTensor | None:
-        """What a parameter's placeholder stands for; None for any other tensor.
+        """Returns what a parameter's placeholder stands for; None for any other tensor.
 
         Raises CheckpointError for a part of a placeholder: its values were never there.
         """
@@ -182,13 +182,13 @@ class StreamedWeights:
         return stored
 
     def owns(self, value: Any) -> bool:
-        """Whether it is a placeholder or a view of one."""
+        """Returns whether it is a placeholder or a view of one."""
         if not self._tensors or not isinstance(value, Tensor) or value.device.type != "cpu":
             return False
         return value.untyped_storage().data_ptr() in self._tensors
 
     def load(self) -> None:
-        """Read everything into the module; afterwards nothing is streamed."""
+        """Reads everything into the module; afterwards nothing is streamed."""
         for start, parameter in self._parameters.items():
             with torch.no_grad():
                 parameter.copy_(self._tensors[start].read())
@@ -196,7 +196,8 @@ class StreamedWeights:
         self._parameters.clear()
 
     def computing(self) -> TorchDispatchMode:
-        """A context in which the module computes with the stored values, a tensor at a time."""
+        """Returns a context in which the module computes with the stored values, a tensor at a
+        time."""
         return _Substitute(self)
 
 
@@ -250,18 +251,18 @@ def total_memory() -> int:
 
 
 def attach(module: nn.Module, weights: StreamedWeights) -> None:
-    """Make `weights_of` find the weights at this module."""
+    """Makes `weights_of` find the weights at this module."""
     module.__dict__["streamed_weights"] = weights
 
 
 def load_now(module: nn.Module) -> None:
-    """Read all streamed weights of a module into memory."""
+    """Reads all streamed weights of a module into memory."""
     weights = weights_of(module)
     if weights is not None:
         weights.load()
 
 
 def weights_of(module: nn.Module) -> StreamedWeights | None:
-    """What was attached to this module or to one within it."""
+    """Returns what was attached to this module or to one within it."""
     found = (each.__dict__.get("streamed_weights") for each in module.modules())
     return next((weights for weights in found if weights is not None), None)

@@ -18,7 +18,7 @@ def pair(value: Any, count: int = 2) -> tuple[int, ...]:
 
 
 def pad(x: Node, pads: list[int], value: float = 0.0) -> Node:
-    """pads: before and after, for each dimension."""
+    """Pads x; pads: before and after, for each dimension."""
     shape = [d + pads[2 * i] + pads[2 * i + 1] for i, d in enumerate(x.shape)]
     return node("pad", [x], shape, x.dtype, pads=tuple(pads), value=float(value))
 

@@ -29,7 +29,7 @@ MAX_PIECES = 32
 
 
 def take(x: Node, dim: int, index: list[int]) -> Node:
-    """The elements of `x` at constant positions along `dim`."""
+    """Returns the elements of `x` at constant positions along `dim`."""
     size = x.shape[dim]
     index = [i + size if i < 0 else i for i in index]
     runs = _runs(index)

@@ -135,7 +135,7 @@ HANDLERS["aten.maximum.default"] = _extreme("gt")
 
 
 def positions(shape: tuple[int, ...], dim: int) -> Node:
-    """0, 1, 2, … along `dim`, i64."""
+    """Returns 0, 1, 2, … along `dim`, i64."""
     ones = node("full", [], shape, "i64", shape=shape, value=1)
     return affine(node("cumsum", [ones], shape, "i64", dim=dim), 1, -1)
 

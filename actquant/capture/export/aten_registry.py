@@ -56,7 +56,8 @@ def dtype_of(meta: Tensor) -> str:
 
 
 def number(value: float) -> Node:
-    """A constant without dimensions: integers and booleans as i64, floats as exactly as needed."""
+    """Returns a constant without dimensions: integers and booleans as i64, floats as exactly as
+    needed."""
     if isinstance(value, (bool, int)):
         return const(torch.tensor(int(value)))
     exact = torch.tensor(value, dtype=torch.float64)

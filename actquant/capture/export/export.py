@@ -52,7 +52,7 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def export_stage(module: nn.Module, inputs: dict[str, Tensor], name: str) -> Graph:
-    """Trace `module(**inputs)` into a graph whose parameters are named as in `module`.
+    """Traces `module(**inputs)` into a graph whose parameters are named as in `module`.
 
     Everything that depends on no input is computed here and becomes a constant.
     Raises UnsupportedOperatorError with the operator, the stage and the line it came from.

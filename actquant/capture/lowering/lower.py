@@ -11,7 +11,7 @@ from actquant.program.ir import Graph, Node, affine, cast, const, node
 
 
 def lower(graph: Graph) -> None:
-    """After fusion: choices between tensors, and the reciprocal of a square root."""
+    """Lowers what fusion left: choices between tensors, and the reciprocal of a square root."""
     sweep(graph, _spelled_out)
     partition(graph)
     sweep(graph, _choice_on_device)

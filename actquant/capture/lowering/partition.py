@@ -23,7 +23,7 @@ MAX_RANK = 4
 
 
 def partition(graph: Graph) -> None:
-    """Set `host` on every operator that depends on integers, booleans and single numbers only.
+    """Sets `host` on every operator that depends on integers, booleans and single numbers only.
 
     Those are masks, positions and the embedding of a time: little arithmetic that wants exact
     integers and double precision. Everything else runs on the device.
@@ -43,7 +43,7 @@ def partition(graph: Graph) -> None:
 
 
 def lower_doubles(graph: Graph) -> None:
-    """Double precision becomes single with host operators: host arithmetic is double anyway.
+    """Makes doubles singles on the host, whose arithmetic is double anyway.
 
     A double constant becomes the sum of two single ones, added on the host.
     Raises CaptureError if a device operator needs double precision.
@@ -80,7 +80,7 @@ def _split(n: Node) -> Node:
 
 
 def check_operators(graph: Graph) -> None:
-    """Raise UnsupportedOperatorError, listing every operator that the runtime does not have."""
+    """Raises UnsupportedOperatorError, listing every operator that the runtime does not have."""
     wrong = []
     for n in graph.operations():
         known = HOST_OPERATORS if n.host else DEVICE_OPERATORS

@@ -9,7 +9,7 @@ SPREADING = frozenset(("expand", "reshape"))
 
 
 def frontier(graph: Graph, inside: set[Node]) -> list[Node]:
-    """The values of `inside` that are read outside, in order, beneath what only spreads them.
+    """Returns the values of `inside` that are read outside, beneath what only spreads them.
 
     An input outside of `inside` that is merely spread is no value of `inside`.
     """

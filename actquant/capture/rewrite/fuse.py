@@ -21,7 +21,7 @@ GATES = frozenset(("silu", "gelu", "relu", "sigmoid"))
 
 
 def fuse(graph: Graph) -> None:
-    """Fuse all known patterns, in the order in which they depend on each other."""
+    """Fuses all known patterns, in the order in which they depend on each other."""
     rules = (layer_norm, rms_norm, rope, attention, grouped_heads, gate, trivial_mask)
     for rule in (*rules, channel_constants, patches, transposed, constant_factor):
         to_fixpoint(graph, [simplify_rule, rule])
@@ -29,7 +29,8 @@ def fuse(graph: Graph) -> None:
 
 
 def fusion_report(graph: Graph) -> dict[str, int]:
-    """Fused operators, and what should have been fused: the `unfused_*` counts ought to be zero."""
+    """Returns fused operators, and what should have been fused: the `unfused_*` counts ought to be
+    zero."""
     operations = graph.operations()
     counts = {op: 0 for op in ("rms_norm", "layer_norm", "rope", "sdpa", "glu", "linear")}
     for n in operations:
@@ -64,7 +65,7 @@ def _is_reciprocal_root(n: Node) -> bool:
 
 
 def gate(n: Node, uses: Uses) -> Node | None:
-    """act(a) · b."""
+    """Fuses act(a) · b into `glu`."""
     if n.op != "mul" or n.inputs[0].shape != n.inputs[1].shape:
         return None
     for a, b in orders(n):

@@ -13,7 +13,7 @@ MASKED = -1e4
 
 
 def attention(n: Node, uses: Uses) -> Node | None:
-    """matmul(softmax(scale · q·kᵀ, masked), v); heads may become part of the batch in between."""
+    """Fuses matmul(softmax(scale · q·kᵀ, masked), v), heads within the batch or not."""
     if n.op != "matmul" or len(n.shape) not in (3, 4):
         return None
     weights, v = n.inputs
@@ -101,7 +101,7 @@ def _without_repeat(n: Node) -> Node | None:
 
 
 def trivial_mask(n: Node, uses: Uses) -> Node | None:
-    """A constant mask that masks nothing is dropped."""
+    """Drops a constant mask that masks nothing."""
     if n.op != "sdpa" or len(n.inputs) != 4:
         return None
     mask = strip(n.inputs[3])

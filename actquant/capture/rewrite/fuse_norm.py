@@ -8,7 +8,7 @@ from actquant.program.ir import Node, const, node
 
 
 def rms_norm(n: Node, uses: Uses) -> Node | None:
-    """x · rsqrt(mean(x²) + eps), and the weight that follows."""
+    """Fuses x · rsqrt(mean(x²) + eps), and the weight that follows."""
     if n.op != "mul":
         return None
     for x, r in orders(n):
@@ -31,7 +31,7 @@ def rms_norm(n: Node, uses: Uses) -> Node | None:
 
 
 def layer_norm(n: Node, uses: Uses) -> Node | None:
-    """d · rsqrt(mean(d²) + eps) or d / sqrt(mean(d²) + eps), d = x − mean(x)."""
+    """Fuses d · rsqrt(mean(d²) + eps) or d / sqrt(mean(d²) + eps), d = x − mean(x)."""
     if n.op == "div":
         candidates = [(n.inputs[0], n.inputs[1], "sqrt")]
     elif n.op == "mul":

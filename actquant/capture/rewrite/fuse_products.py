@@ -14,7 +14,7 @@ from actquant.weights.parameters import StoredTensor
 
 
 def patches(n: Node, uses: Uses) -> Node | None:
-    """A convolution whose windows do not overlap is a `linear` on patches.
+    """Turns a convolution whose windows do not overlap into a `linear` on patches.
 
     So its weight can be stored in any type, and needs no unfolding at run time.
     """
@@ -62,7 +62,7 @@ def _derived(
 
 
 def channel_constants(n: Node, uses: Uses) -> Node | None:
-    """A constant factor or shift per channel that follows a convolution is folded into it."""
+    """Folds a constant factor or shift per channel into the convolution before it."""
     if n.op not in ("mul", "add"):
         return None
     for conv, values in orders(n):
@@ -105,7 +105,7 @@ def _shifted(bias: Node | None, shift: Tensor, origin: frozenset[str]) -> Node:
 
 
 def transposed(n: Node, uses: Uses) -> Node | None:
-    """A transposed convolution is a `linear` whose windows overlap and are added up.
+    """Turns a transposed convolution into a `linear` whose overlapping windows are added up.
 
     With the stride s, tap j·s + r of input t is at (t + j)·s + r of the result: for each j the taps
     r = 0 … s − 1 of all inputs lie side by side. So its weight is a matrix of any type.
@@ -151,7 +151,8 @@ def _padded(x: Node, before: int, after: int) -> Node:
 
 
 def constant_factor(n: Node, uses: Uses) -> Node | None:
-    """A product with a constant matrix is a `linear`, which does not transpose it on every call."""
+    """Turns a product with a constant matrix into a `linear`, which does not transpose it on every
+    call."""
     if n.op != "matmul" or not n.inputs[1].is_tensor or n.inputs[0].is_tensor:
         return None
     x, factor = n.inputs

@@ -17,7 +17,7 @@ ROUNDING = 2.0**-24
 
 
 def rope(n: Node, uses: Uses) -> Node | None:
-    """Both spellings of a rotary embedding whose angles are positions × frequencies."""
+    """Fuses both spellings of a rotary embedding whose angles are positions × frequencies."""
     if n.op == "add" and all(x.op == "mul" for x in n.inputs):
         matched = _match_rotate_half(n)
     elif is_split_rotation(n):

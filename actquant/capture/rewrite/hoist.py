@@ -10,7 +10,7 @@ from actquant.program.ir import Graph, Node, topological
 
 
 def hoist(step: Graph, before: Graph, step_inputs: tuple[str, ...]) -> None:
-    """Move what `step` computes from none of `step_inputs` into `before`.
+    """Moves what `step` computes from none of `step_inputs` into `before`.
 
     `before` gains outputs `fixed_<i>`, which `step` takes as inputs; inputs of `step` that nothing
     reads any more are dropped, and with them the outputs of `before` that nothing else reads.

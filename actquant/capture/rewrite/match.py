@@ -8,14 +8,14 @@ from actquant.program.ir import Node
 
 
 def strip(n: Node, ops: tuple[str, ...] = ("cast", "reshape", "expand")) -> Node:
-    """The value beneath operators that only change its form."""
+    """Returns the value beneath operators that only change its form."""
     while n.op in ops:
         n = n.inputs[0]
     return n
 
 
 def orders(n: Node) -> Iterator[tuple[Node, Node]]:
-    """Both orders of the operands of a commutative operator."""
+    """Returns both orders of the operands of a commutative operator."""
     x, y = n.inputs
     yield x, y
     yield y, x

@@ -14,7 +14,7 @@ MAX_RANK = 4
 
 
 def limit_rank(graph: Graph) -> None:
-    """Unit dimensions do not count. What cannot be said with four dimensions is left as it is."""
+    """Says with four dimensions what can be; unit dimensions do not count."""
     to_fixpoint(graph, [simplify_rule, _limit])
 
 

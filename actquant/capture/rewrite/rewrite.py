@@ -27,7 +27,7 @@ def count_uses(graph: Graph) -> Uses:
 
 
 def sweep(graph: Graph, rule: Rule) -> int:
-    """Offer every node to the rule once, operands first; returns the number of replacements."""
+    """Offers every node to the rule once, operands first; returns the number of replacements."""
     uses = count_uses(graph)
     replaced: dict[Node, Node] = {}
 
@@ -53,14 +53,14 @@ def sweep(graph: Graph, rule: Rule) -> int:
 
 
 def substitute(graph: Graph, replaced: Mapping[Node, Node]) -> None:
-    """Whatever reads a key reads its value instead."""
+    """Lets whatever reads a key read its value instead."""
     for n in graph.nodes():
         n.inputs = [replaced.get(x, x) for x in n.inputs]
     graph.outputs = {name: replaced.get(n, n) for name, n in graph.outputs.items()}
 
 
 def merge_equal(graph: Graph) -> int:
-    """Common subexpressions: equal operators on equal operands become one node."""
+    """Merges equal operators on equal operands into one node."""
     seen: dict[tuple, Node] = {}
 
     def rule(n: Node, _: Uses) -> Node | None:
@@ -79,7 +79,7 @@ def merge_equal(graph: Graph) -> int:
 
 
 def to_fixpoint(graph: Graph, rules: Sequence[Rule]) -> None:
-    """Apply all rules until none applies."""
+    """Applies all rules until none applies."""
     for _ in range(MAX_SWEEPS):
         changes = sum(sweep(graph, rule) for rule in rules) + merge_equal(graph)
         if not changes:

@@ -15,7 +15,7 @@ ROWWISE = frozenset(("linear", "rms_norm", "layer_norm"))
 
 
 def keep_read_rows(graph: Graph) -> None:
-    """Move slices of rows towards the inputs, past operators whose other rows nobody reads."""
+    """Moves slices of rows towards the inputs, past operators whose other rows nobody reads."""
     to_fixpoint(graph, [simplify_rule, _push])
 
 

@@ -23,7 +23,7 @@ ELEMENTWISE = frozenset(("add", "sub", "mul", "div", "and", "or", "le", "lt", "e
 
 
 def simplify(graph: Graph) -> None:
-    """Fold, merge and drop until nothing changes."""
+    """Folds, merges and drops until nothing changes."""
     to_fixpoint(graph, [simplify_rule])
 
 

@@ -17,7 +17,7 @@ STEP = "step"
 
 
 def tabulate(graph: Graph, time: str, timesteps: Sequence[float]) -> None:
-    """Replace all that follows from the input `time` alone by tables read at the input `step`.
+    """Replaces all that follows from the input `time` alone by tables read at the input `step`.
 
     A table is f32 [steps, values]; it takes the place of `time`, so that the parameters it was
     computed from need not be in the file (they are its `origin`). Every operator is evaluated in
@@ -55,7 +55,7 @@ def tabulate(graph: Graph, time: str, timesteps: Sequence[float]) -> None:
 
 
 def parameters_of(n: Node) -> frozenset[str]:
-    """The names of all parameters that a value follows from."""
+    """Returns the names of all parameters that a value follows from."""
     found = topological([n])
     folded = frozenset().union(*(x.origin for x in found))
     return folded | {x.name for x in found if x.op == "param"}

@@ -162,14 +162,14 @@ class OpenVLAOFTFamily(PolicyFamily):
     def action_loss(
         self, loaded: LoadedPolicy, batch: dict[str, Tensor], noise: Tensor, time: Tensor
     ) -> Tensor:
-        """Mean absolute error over the chunk, which the policy was trained with; noise and time
-        are not used."""
+        """Returns mean absolute error over the chunk, which the policy was trained with; noise and
+        time are not used."""
         predicted = self._forward(loaded, batch)
         return (predicted - batch["action"][:, : predicted.shape[1]]).abs().mean(dim=(1, 2))
 
     def batch(self, loaded: LoadedPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
-        """`images` [B, C, 3, H, W] in [0, 1], `tokens` and `token_mask` [B, L], and `state` [B, S],
-        normalised and clamped. Raises CheckpointError naming a camera that is missing."""
+        """Returns `images` [B, C, 3, H, W] in [0, 1], `tokens` and `token_mask` [B, L], and `state`
+        [B, S], normalised and clamped. Raises CheckpointError naming a camera that is missing."""
         face = loaded.interface
         missing = sorted({c for c in face.cameras for o in observations if c not in o})
         if missing:

@@ -17,7 +17,7 @@ CROP_FRACTION = 0.9
 
 
 def crop_weights(size: int, fraction: float) -> Tensor:
-    """[size, size] weights that sample the middle part, corners included, linearly."""
+    """Returns [size, size] weights that sample the middle part, corners included, linearly."""
     side = math.sqrt(fraction)
     start = (1 - side) / 2 * (size - 1)
     points = start + torch.arange(size, dtype=torch.float64) * side
@@ -30,7 +30,7 @@ def crop_weights(size: int, fraction: float) -> Tensor:
 
 
 def prepare(image: Tensor, size: int, center_crop: bool) -> Tensor:
-    """uint8 [H, W, 3] -> float32 [3, size, size] in [0, 1]."""
+    """Prepares an image: uint8 [H, W, 3] -> float32 [3, size, size] in [0, 1]."""
     pixels = image.permute(2, 0, 1).float()
     height, width = pixels.shape[1:]
     if (height, width) != (size, size):
@@ -43,7 +43,7 @@ def prepare(image: Tensor, size: int, center_crop: bool) -> Tensor:
 
 
 def steps(size: int, center_crop: bool) -> tuple[str, ...]:
-    """The same as a file's `image.steps`."""
+    """Returns the same as a file's `image.steps`."""
     resize = f"resize height={size} width={size} filter=lanczos antialias=1 round=1"
     crop = f"crop_resize fraction={CROP_FRACTION} height={size} width={size}"
     return (resize, crop) if center_crop else (resize,)

@@ -64,7 +64,7 @@ def tells_sizes(shapes: Shapes) -> bool:
 
 
 def read_architecture(shapes: Shapes, config: Mapping[str, Any]) -> Architecture:
-    """Where tensors are missing that tell the sizes, those of the published policies: then names
+    """Reads sizes off the tensors; where those are missing, the published policies': then names
     alone can be compared."""
     if not tells_sizes(shapes):
         shapes = {**shapes, **PUBLISHED}

@@ -133,7 +133,7 @@ class VisionTower(nn.Module):
 
 
 class VisionBackbone(nn.Module):
-    """image [B, 3, H, W] in [0, 1] -> the features [B, T, D] of both towers side by side."""
+    """Embeds image [B, 3, H, W] in [0, 1] -> the features [B, T, D] of both towers side by side."""
 
     mean: Tensor
     std: Tensor
@@ -148,7 +148,7 @@ class VisionBackbone(nn.Module):
     def set_normalization(
         self, means: Sequence[Sequence[float]], stds: Sequence[Sequence[float]]
     ) -> None:
-        """Mean and standard deviation of the three colours for each of the two towers."""
+        """Sets mean and standard deviation of the three colours for each of the two towers."""
         self.mean = torch.tensor(means).view(2, 1, 3, 1, 1)
         self.std = torch.tensor(stds).view(2, 1, 3, 1, 1)
 
@@ -234,7 +234,8 @@ class LanguageModel(nn.Module):
         return self.model.embed_tokens(tokens)
 
     def forward(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """embeddings [B, S, D], mask [B, S] true for tokens that exist -> [B, S, D], normalised."""
+        """Runs the layers: embeddings [B, S, D], mask [B, S] true for tokens that exist -> [B, S,
+        D], normalised."""
         positions = torch.cumsum(mask, dim=1) - 1
         rotary = self.model.rotary_emb(embeddings, positions)
         attend = mask[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
@@ -271,14 +272,15 @@ class OpenVLAOFT(nn.Module):
         )
 
     def embed_image(self, image: Tensor) -> Tensor:
-        """image [B, 3, H, W] in [0, 1] -> [B, T, D]."""
+        """Embeds image [B, 3, H, W] in [0, 1] -> [B, T, D]."""
         return self.projector(self.vision_backbone(image))
 
     def decode(
         self, images: Sequence[Tensor], tokens: Tensor, token_mask: Tensor, state: Tensor | None
     ) -> Tensor:
-        """images: [B, T, D] each; tokens, token_mask: [B, L], the first and last true (a token that
-        is masked out counts as absent); state: [B, S], normalised -> [B, H, A], normalised."""
+        """Decodes actions. images: [B, T, D] each; tokens, token_mask: [B, L], the first and last
+        true (a token that is masked out counts as absent); state: [B, S], normalised -> [B, H, A],
+        normalised."""
         stop = torch.full((len(tokens), 1), self.stop_token, device=tokens.device)
         text = self.language_model.embed(torch.cat([tokens, stop], dim=1))
         inserted = list(images)
@@ -296,7 +298,8 @@ class OpenVLAOFT(nn.Module):
     def forward(
         self, images: Tensor, tokens: Tensor, token_mask: Tensor, state: Tensor | None = None
     ) -> Tensor:
-        """images [B, C, 3, H, W] in [0, 1]; the others as in `decode` -> [B, H, A], normalised."""
+        """Answers images [B, C, 3, H, W] in [0, 1], the others as in `decode`: [B, H, A],
+        normalised."""
         batch, cameras = images.shape[:2]
         embedded = self.embed_image(images.flatten(0, 1))
         per_camera = embedded.unflatten(0, (batch, cameras)).unbind(1)

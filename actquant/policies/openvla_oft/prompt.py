@@ -55,8 +55,8 @@ class Prompt:
         return cls(text, int(config.get("pad_token_id") or 0), ids[STOP], ids[EMPTY])
 
     def encode(self, tasks: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """tokens and mask [B, L]; shorter prompts are padded after their first token, since the
-        last one has to be next to the actions."""
+        """Returns tokens and mask [B, L]; shorter prompts are padded after their first token, since
+        the last one has to be next to the actions."""
         tokenizer = tokenizers.Tokenizer.from_str(self.json)
         rows = []
         for task in tasks:

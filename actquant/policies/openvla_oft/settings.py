@@ -116,7 +116,7 @@ def read_settings(
     action_dim: int,
     state_dim: int | None,
 ) -> Settings:
-    """options go before config.json, config.json before the platform's constants.
+    """Reads settings: options go before config.json, config.json before the platform's constants.
 
     Raises CheckpointError for a platform that is not known, a dataset that must be chosen and
     statistics that are missing, all by name.

@@ -59,7 +59,7 @@ class Weights:
         return {key: stored.shape for key, stored in self.store.items()}
 
     def sha256(self) -> str:
-        """Of the hashes of the shards together and of every part."""
+        """Returns the hash of the hashes of the shards together and of every part."""
         hashes = [checkpoint.weights_sha256(self.folder), *map(checkpoint.sha256, self.parts)]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
@@ -79,7 +79,8 @@ class Weights:
         )
 
     def build(self, shape: Architecture, chunk_length: int, stop_token: int) -> OpenVLAOFT:
-        """The policy in float32, in evaluation mode, without gradients; see `checkpoint.build`."""
+        """Returns the policy in float32, in evaluation mode, without gradients; see
+        `checkpoint.build`."""
         policy = checkpoint.build(lambda: OpenVLAOFT(shape, chunk_length, stop_token), self.folder)
         checkpoint.load_weights(policy, self.folder, store=self._read(shape))
         return policy  # pyright: ignore[reportReturnType]
