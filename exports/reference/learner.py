@@ -121,7 +121,6 @@ class Learner:
         self.mixture = Mixture(self.demonstrations, self.rollouts, recipe.rollout_share)
         self.normalizer: Normalizer | None = None
 
-    # -- data ----------------------------------------------------------------------------------
 
     def shard_folder(self, kind: str, number: int, rank: int | None = None) -> Path:
         rank = self.rank if rank is None else rank
@@ -165,7 +164,6 @@ class Learner:
             "time": sample_times(shape, generator),
         }
 
-    # -- learning ------------------------------------------------------------------------------
 
     def step(self, number: int, rate: float, task_weights: Array) -> dict[str, float]:
         """One update (numbers from 1); what it draws follows from seed, number and rank alone."""
@@ -191,7 +189,6 @@ class Learner:
                 self.shared.gradients[self.rank].zero_()
             self.optimizer.barrier.wait()
 
-    # -- acting --------------------------------------------------------------------------------
 
     def actor(self, seed: int) -> Any:
         """A function from observations to action chunks, with the averaged weights."""

@@ -49,27 +49,27 @@ void check_weights(const QuantizeRequest& request) {
     for (int64_t k = 0; k < request.rows * request.columns; k++) {
         bool is_finite = std::isfinite(request.weights[k]);
         if (!is_finite || (request.importance != nullptr &&
-                           !(request.importance[k] >= 0 && std::isfinite(request.importance[k])))) {
+                           !(request.importance[k] > 0 && std::isfinite(request.importance[k])))) {
             std::string place = "[" + std::to_string(k / request.columns) + ", " +
                                 std::to_string(k % request.columns) + "]";
-            throw ArgumentError(is_finite ? "importance" + place + " is negative or not finite"
+            throw ArgumentError(is_finite ? "importance" + place + " is not a positive number"
                                           : "weights" + place + " is not finite");
         }
     }
 }
 
 // ggml's searches only compare sums of importances, so a row may be scaled freely; at mean 1 their
-// products stay within f32. Zeros get a floor, for a block without importance has no best scale.
+// products stay within f32. Padding counts next to nothing.
 void copy_importance(const float* source, int64_t columns, std::vector<float>& target) {
     double sum = 0;
     for (int64_t k = 0; k < columns; k++) {
         sum += source[k];
     }
-    constexpr float floor = 1e-8f;
-    double scale = sum > 0 ? static_cast<double>(columns) / sum : 0;
-    std::fill(target.begin(), target.end(), sum > 0 ? floor : 1.0f);
-    for (int64_t k = 0; k < columns && sum > 0; k++) {
-        target[k] = std::max(static_cast<float>(source[k] * scale), floor);
+    constexpr float padding = 1e-8f;
+    double scale = static_cast<double>(columns) / sum;
+    std::fill(target.begin(), target.end(), padding);
+    for (int64_t k = 0; k < columns; k++) {
+        target[k] = static_cast<float>(source[k] * scale);
     }
 }
 

@@ -23,7 +23,7 @@ size_t quantized_row_bytes(const std::string& type, int64_t columns);
 
 struct QuantizeRequest {
     const float* weights = nullptr;    // [rows, columns]
-    const float* importance = nullptr; // [rows, columns], one per weight; may be null
+    const float* importance = nullptr; // [rows, columns], one per weight, positive; may be null
     int64_t rows = 0;
     int64_t columns = 0;
     int threads = 0; // 0: all

@@ -105,8 +105,8 @@ void write_policy(JsonWriter& json, const PolicySpec& spec) {
 void write_sizes(JsonWriter& json, const std::vector<Size>& sizes) {
     json.begin_array();
     for (const Size& size : sizes) {
-        if (size.per_token == 0) {
-            json.value(size.fixed);
+        if (size.factor == 0) {
+            json.value(size.constant);
         } else {
             json.value(to_string(size));
         }

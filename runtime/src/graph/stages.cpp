@@ -190,8 +190,8 @@ int64_t Stages::prompt_length_of(const std::string& stage,
             continue;
         }
         for (size_t k = 0; k < value.sizes.size(); k++) {
-            if (value.sizes[k].per_token != 0) {
-                return (given->second.shape[k] - value.sizes[k].fixed) / value.sizes[k].per_token;
+            if (value.sizes[k].factor != 0) {
+                return (given->second.shape[k] - value.sizes[k].constant) / value.sizes[k].factor;
             }
         }
     }

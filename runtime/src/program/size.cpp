@@ -24,24 +24,24 @@ bool take_integer(std::string_view& text, int64_t& value) {
 }
 
 // Parses `L` or `b*L`.
-bool parse_slope(std::string_view text, int64_t& per_token) {
-    per_token = 1;
-    return text == "L" || (take_integer(text, per_token) && text == "*L" && is_sane(per_token));
+bool parse_slope(std::string_view text, int64_t& factor) {
+    factor = 1;
+    return text == "L" || (take_integer(text, factor) && text == "*L" && is_sane(factor));
 }
 
 } // namespace
 
 bool parse_size(std::string_view text, Size& size) {
     size = {};
-    if (parse_slope(text, size.per_token)) {
+    if (parse_slope(text, size.factor)) {
         return true;
     }
-    size.per_token = 0;
-    if (!take_integer(text, size.fixed)) {
+    size.factor = 0;
+    if (!take_integer(text, size.constant)) {
         return false;
     }
     return text.empty() ||
-           (text[0] == '+' && is_sane(size.fixed) && parse_slope(text.substr(1), size.per_token));
+           (text[0] == '+' && is_sane(size.constant) && parse_slope(text.substr(1), size.factor));
 }
 
 bool parse_sizes(std::string_view text, std::vector<Size>& sizes) {
@@ -62,12 +62,12 @@ bool parse_sizes(std::string_view text, std::vector<Size>& sizes) {
 }
 
 std::string to_string(const Size& size) {
-    if (size.per_token == 0) {
-        return std::to_string(size.fixed);
+    if (size.factor == 0) {
+        return std::to_string(size.constant);
     }
     std::string slope =
-        size.per_token == 1 ? std::string("L") : std::to_string(size.per_token) + "*L";
-    return size.fixed == 0 ? slope : std::to_string(size.fixed) + "+" + slope;
+        size.factor == 1 ? std::string("L") : std::to_string(size.factor) + "*L";
+    return size.constant == 0 ? slope : std::to_string(size.constant) + "+" + slope;
 }
 
 Shape shape_at(const std::vector<Size>& sizes, int64_t prompt_length) {
@@ -88,7 +88,7 @@ std::vector<Size> constant_sizes(const Shape& shape) {
 
 bool depends_on_prompt(const std::vector<Size>& sizes) {
     return std::any_of(sizes.begin(), sizes.end(),
-                       [](const Size& size) { return size.per_token != 0; });
+                       [](const Size& size) { return size.factor != 0; });
 }
 
 } // namespace actquant

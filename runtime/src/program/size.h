@@ -8,12 +8,12 @@
 
 namespace actquant {
 
-// An integer of a program: fixed + per_token · L, with L the number of prompt tokens of the call.
+// An integer of a program: constant + factor · L, with L the number of prompt tokens of the call.
 struct Size {
-    int64_t fixed = 0;
-    int64_t per_token = 0;
+    int64_t constant = 0;
+    int64_t factor = 0;
 
-    int64_t at(int64_t prompt_length) const { return fixed + per_token * prompt_length; }
+    int64_t at(int64_t prompt_length) const { return constant + factor * prompt_length; }
 };
 
 // Parses `a`, `L`, `b*L`, `a+L` or `a+b*L`; false when the text is anything else.
