@@ -50,7 +50,7 @@ def trace(
 
 
 def finish(graph: Graph) -> Graph:
-    """Divides the graph between host and device, and checks that the runtime knows its operators."""
+    """Divides the graph between host and device; checks that the runtime has its operators."""
     lower_doubles(graph)
     check_operators(graph)
     return graph

@@ -14,8 +14,8 @@ def quantize(
 ) -> NDArray[np.uint8]:
     """Quantizes each row of `weights` [r, c] with ggml's own encoder.
 
-    `importance` [r, c], positive, weighs the squared error of every single weight; only its ratios within a
-    row matter. Rows are zero-padded to whole blocks. Returns the rows' bytes [r, row_bytes].
+    `importance` [r, c], positive, weighs the squared error of every single weight; only its ratios
+    within a row matter. Rows are zero-padded to whole blocks. Returns their bytes [r, row_bytes].
     """
     dense = np.ascontiguousarray(weights, np.float32)
     dense_importance = None if importance is None else np.ascontiguousarray(importance, np.float32)

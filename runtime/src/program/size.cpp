@@ -65,8 +65,7 @@ std::string to_string(const Size& size) {
     if (size.factor == 0) {
         return std::to_string(size.constant);
     }
-    std::string slope =
-        size.factor == 1 ? std::string("L") : std::to_string(size.factor) + "*L";
+    std::string slope = size.factor == 1 ? std::string("L") : std::to_string(size.factor) + "*L";
     return size.constant == 0 ? slope : std::to_string(size.constant) + "+" + slope;
 }
 
