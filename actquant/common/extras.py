@@ -58,9 +58,12 @@ def find_extra(module: str | None) -> Extra | None:
     return next((extra for extra in EXTRAS if top in extra.modules), None)
 
 
-def explain_missing(error: ImportError) -> str:
-    """Returns one line that says what to install for a module that could not be imported."""
-    extra = find_extra(error.name)
+def explain_missing(error: ImportError, needed: str | None = None) -> str:
+    """Returns one line that says what to install for a module that could not be imported.
+
+    needed: the module that was asked for, where it is another one that it lacks.
+    """
+    extra = find_extra(needed or error.name)
     if extra is None:
         return f"{error}"
     return f"{error}; it is needed for {extra.purpose}: {extra.remedy}"

@@ -7,6 +7,7 @@ import signal
 from dataclasses import dataclass
 
 from actquant.common.errors import DeployError
+from actquant.common.extras import explain_missing
 
 CAMERAS = ("scene", "wrist")
 _LOOPBACK = "127."
@@ -36,8 +37,7 @@ def run(settings: SimSettings) -> None:
         from ur_fake_controller.server import ControllerServer, Settings
     except ImportError as error:
         raise DeployError(
-            f"the fake controller is not installed ({error}); "
-            "pip install ./motion ./sim_envs './robot[sim]'"
+            f"the fake controller is not installed: {explain_missing(error, 'ur_fake_controller')}"
         ) from error
     wrong = []
     if settings.model not in MODELS:

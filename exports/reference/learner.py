@@ -121,7 +121,6 @@ class Learner:
         self.mixture = Mixture(self.demonstrations, self.rollouts, recipe.rollout_share)
         self.normalizer: Normalizer | None = None
 
-
     def shard_folder(self, kind: str, number: int, rank: int | None = None) -> Path:
         rank = self.rank if rank is None else rank
         return self.run / "frames" / f"{kind}-{rank}-{number:04d}"
@@ -164,7 +163,6 @@ class Learner:
             "time": sample_times(shape, generator),
         }
 
-
     def step(self, number: int, rate: float, task_weights: Array) -> dict[str, float]:
         """One update (numbers from 1); what it draws follows from seed, number and rank alone."""
         key = [self.recipe.seed, self.rank, number]
@@ -188,7 +186,6 @@ class Learner:
                 self.loss(self.objective, self.leaves, batch, self.recipe.auxiliary)[0].backward()
                 self.shared.gradients[self.rank].zero_()
             self.optimizer.barrier.wait()
-
 
     def actor(self, seed: int) -> Any:
         """A function from observations to action chunks, with the averaged weights."""

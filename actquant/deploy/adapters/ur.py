@@ -16,6 +16,7 @@ from actquant.common.errors import (
     StaleStateError,
     StoppedError,
 )
+from actquant.common.extras import explain_missing
 from actquant.deploy.adapters.ur_facts import controller_facts, limit_facts
 from actquant.deploy.policy import TimedPolicy
 from actquant.deploy.port import Array, Fact, RobotEvent, RobotState
@@ -43,7 +44,7 @@ def make_port(
         from lerobot_robot_ur.robot import ArmWithCameras
     except ImportError as error:
         raise DeployError(
-            f"the driver is not installed ({error}); pip install ./motion './robot[lerobot]'"
+            f"the driver is not installed: {explain_missing(error, 'lerobot_robot_ur')}"
         ) from error
     wrong: list[str] = []
     config = _collect(wrong, "", _arm_config, settings, policy)
