@@ -21,10 +21,10 @@ from actquant.format.tensor_types import file_bytes
 from actquant.policies.base import QuantizableTensor
 
 SMALLEST = "IQ2_XXS"
-LONGEST_NUMBER = 1.23456e-05
-"""No score and no error, rounded to six digits, is longer in JSON."""
-GOLDEN_GROWTH_BYTES = 256
-"""A file's own golden values may be longer by this much than those it was planned with."""
+USUAL_NUMBER, LONGEST_NUMBER = 0.123456, 1.23456e-05
+"""Scores and errors, rounded to six digits, are about as long in JSON, and never longer."""
+GROWTH_BYTES = 256
+"""Golden values, scores and errors may be longer by this much than what was planned."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class FileContents:
     """What every version of a file shares, whatever the types of its tensors.
 
     tensors: in forward order, as `sizes` of all methods; fixed: matrices that no recipe chooses a
-    type for; scored: whether the recipe gives scores; float_type: of all matrices where the file
-    has no blocks; golden_bytes: reserved for the JSON of the golden values; golden_limit_bytes:
-    what it may take at most.
+    type for; scored: whether there may be scores; float_type: of all matrices where the file has no
+    blocks; golden_bytes: planned for the JSON of the golden values; number: as long in JSON as is
+    planned for each score and error; growth_bytes: by which both may grow.
     """
 
     captured: CapturedPolicy
@@ -44,7 +44,8 @@ class FileContents:
     scored: bool
     float_type: str | None
     golden_bytes: int
-    golden_limit_bytes: int
+    number: float
+    growth_bytes: int
 
     def budget(self, bpw: float, sizes: Sequence[TensorSize]) -> Budget:
         """Returns the budget, with the bytes that are no choice: what the file takes when all
@@ -52,18 +53,16 @@ class FileContents:
 
         Raises BudgetError if bpw is not a positive number.
         """
-        score = LONGEST_NUMBER if self.scored else 0.0
-        weighed = [replace(size, score=score) for size in sizes]
         smallest: dict[str, Encoding] = {
             s.name: DeferredEncoding(SMALLEST, (s.rows, s.columns), _never) for s in sizes
         }
         for name in self.fixed:
             shape = matrix_shape(self.captured.params.shape(name))
             smallest[name] = DeferredEncoding(FIXED_TYPE, shape, _never)
-        whole = model_bytes(**self._file(weighed, dict.fromkeys(smallest, SMALLEST), smallest, {}))
+        whole = model_bytes(**self._file(self._planned(sizes), smallest))
         chosen = sum(file_bytes(s.rows, s.columns, SMALLEST) for s in sizes)
-        growth = self.golden_limit_bytes - self.golden_bytes
-        return Budget(bpw, self.captured.metadata.parameter_count, whole - chosen + growth)
+        fixed = whole - chosen + self.growth_bytes
+        return Budget(bpw, self.captured.metadata.parameter_count, fixed)
 
     def write(
         self,
@@ -78,7 +77,10 @@ class FileContents:
 
         errors: those of `encodings`; the bytes of what is not yet known are reserved too.
         """
-        write_model(path, **self._file(sizes, types, encodings, errors), progress=progress)
+        known = len(errors) == len(types)
+        reports = tensor_reports(self.tensors, sizes, types, errors)
+        allocation = _stored(reports) if known else self._planned(sizes)
+        write_model(path, **self._file(allocation, encodings), progress=progress)
 
     def finish(
         self,
@@ -90,33 +92,35 @@ class FileContents:
     ) -> list[TensorReport]:
         """Gives a written file its tensors' errors and its golden values.
 
-        Golden values beyond their limit are left out, from the end.
+        Golden values for which no bytes are left are left out, from the end.
         """
         reports = tensor_reports(self.tensors, sizes, types, errors)
-        kept = list(golden)
-        while kept and len(json.dumps(kept)) > self.golden_limit_bytes:
+        allocation, kept = _stored(reports), list(golden)
+        planned = len(json.dumps(self._planned(sizes))) + self.golden_bytes + self.growth_bytes
+        while kept and len(json.dumps(allocation)) + len(json.dumps(kept)) > planned:
             kept.pop()
-        with_metadata(path, allocation=_stored(reports), golden=kept)
+        with_metadata(path, allocation=allocation, golden=kept)
         return reports
 
+    def _planned(self, sizes: Sequence[TensorSize]) -> dict[str, Any]:
+        """Returns an allocation as long in JSON as what is planned for it."""
+        score = self.number if self.scored else 0.0
+        weighed = [replace(size, score=score) for size in sizes]
+        names = [size.name for size in sizes]
+        types, errors = dict.fromkeys(names, SMALLEST), dict.fromkeys(names, self.number)
+        return _stored(tensor_reports(self.tensors, weighed, types, errors))
+
     def _file(
-        self,
-        sizes: Sequence[TensorSize],
-        types: Mapping[str, str],
-        encodings: Mapping[str, Encoding],
-        errors: Mapping[str, float],
+        self, allocation: dict[str, Any], encodings: Mapping[str, Encoding]
     ) -> dict[str, Any]:
         """What `write_model` and `model_bytes` take."""
-        predicted = {**dict.fromkeys(types, LONGEST_NUMBER), **errors}
-        shown = types if len(errors) == len(types) else dict.fromkeys(types, SMALLEST)
-        reports = tensor_reports(self.tensors, sizes, shown, predicted)
         return {
             "stages": self.captured.stages,
             "encodings": encodings,
             "metadata": replace(
                 self.captured.metadata,
                 provenance=self.provenance,
-                allocation=_stored(reports),
+                allocation=allocation,
                 golden=[],
             ),
             "tensor_names": self.captured.tensor_names,

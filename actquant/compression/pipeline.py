@@ -34,7 +34,12 @@ from actquant.common.errors import (
     ParityError,
 )
 from actquant.common.files import atomic_path, hash_json, hash_path
-from actquant.compression.contents import GOLDEN_GROWTH_BYTES, FileContents
+from actquant.compression.contents import (
+    GROWTH_BYTES,
+    LONGEST_NUMBER,
+    USUAL_NUMBER,
+    FileContents,
+)
 from actquant.compression.encodings import TensorEncoder
 from actquant.compression.proof import VERIFY, Proof, golden_values
 from actquant.compression.report import CompressionReport
@@ -248,21 +253,22 @@ class _Job:
         )
 
     def _contents(self, proof: Proof, program: ParityReport | None) -> FileContents:
-        # A file's own golden values are about as long as the program's; without a work folder they
-        # must not be longer than planned, since the file is too large to be written again.
-        golden_bytes = limit_bytes = proof.longest_golden_bytes()
+        # Golden values, scores and errors of the file are about as long as those planned; without a
+        # work folder they must not be longer, since the file is too large to be written again.
+        golden_bytes, number, growth_bytes = proof.longest_golden_bytes(), LONGEST_NUMBER, 0
         if program is not None and self.work is not None:
             golden_bytes = len(json.dumps(golden_values(program)))
-            limit_bytes = golden_bytes + GOLDEN_GROWTH_BYTES
+            number, growth_bytes = USUAL_NUMBER, GROWTH_BYTES
         return FileContents(
             captured=self.captured,
             tensors=self.tensors,
             fixed=() if self.recipe.float_type else matrices_of_fixed_type(self.loaded),
             provenance=self.provenance,
-            scored=self.recipe.scores is not None,
+            scored=self.data is not None,  # so that all recipes have one budget
             float_type=self.recipe.float_type,
             golden_bytes=golden_bytes,
-            golden_limit_bytes=limit_bytes,
+            number=number,
+            growth_bytes=growth_bytes,
         )
 
     def _sizes(self, scores: Mapping[str, float]) -> list[TensorSize]:

@@ -16,6 +16,7 @@ from actquant.common.errors import (
     StoppedError,
 )
 from actquant.control.chunk_scheduler import ChunkScheduler, Tick
+from actquant.control.loop import run_loop
 from actquant.control.window import ObservationWindow
 from actquant.deploy.events import EventLog
 from actquant.deploy.journal import Frame, Journal
@@ -60,7 +61,8 @@ class _Counts:
 
 
 class Episode:
-    """The loop's state. `run` returns the report.
+    """The robot as the control loop's world, and what becomes of an episode. `run` returns the
+    report.
 
     Latencies, by name: `settling`, `camera to observation`, `observation to inference`,
     `inference`, `inference to action`, `camera to action` (of each chunk's first action), `action
@@ -104,13 +106,13 @@ class Episode:
         self._events.add("episode begins", self._number_text)
         self._scheduler.reset()
         self._watch = MotionWatch(self._read_state)
-        begin = time.monotonic()
+        self._began_s = self._due_s = time.monotonic()
         try:
-            ending = self._loop(begin)
+            ending = run_loop(self, self._scheduler)
         finally:
             self._come_to_rest()
             self._watch.close()
-        seconds = time.monotonic() - begin
+        seconds = time.monotonic() - self._began_s
         for motion in self._watch.motions:
             self._latencies.add("action to motion", motion.moved_s - motion.sent_s)
             self._latencies.add("camera to motion", motion.moved_s - motion.camera_time_s)
@@ -136,45 +138,50 @@ class Episode:
     def _number_text(self) -> str:
         return f"episode {self._number}, mode {self._scheduler.mode}"
 
-    def _loop(self, begin: float) -> Ending:
-        """Runs ticks at `begin + k * period`: a late tick shifts none of those after it."""
-        period, self._due_s = self._robot.period_s, begin
-        while True:
-            if self._stop.wait_until(self._due_s):
-                return self._operators_ending()
-            now = self._tick_began_s = time.monotonic()
-            if now - begin >= self._rules.max_seconds:
-                return Ending(kind="time limit", detail=f"{self._rules.max_seconds:g} s")
-            self._latencies.add("lateness", now - self._due_s)
-            ending = self._attempt()
-            if ending is not None:
-                return ending
-            now = time.monotonic()
-            self._latencies.add("tick", now - self._tick_began_s)
-            missed = max(0, int((now - self._due_s) / period))
-            self._counts.late_ticks += missed
-            self._due_s += (missed + 1) * period
+    def next_tick(self) -> Ending | None:
+        """Waits for `begin + k * period`: a late tick shifts none of those after it."""
+        if self._counts.ticks:
+            self._end_tick()
+        if self._stop.wait_until(self._due_s):
+            return self._operators_ending()
+        now = self._tick_began_s = time.monotonic()
+        if now - self._began_s >= self._rules.max_seconds:
+            return Ending(kind="time limit", detail=f"{self._rules.max_seconds:g} s")
+        self._latencies.add("lateness", now - self._due_s)
+        return None
 
-    def _attempt(self) -> Ending | None:
-        """Runs a tick; returns the ending by what it raises."""
+    def _end_tick(self) -> None:
+        """Notes how long a tick took, and moves on to the next that is not past already."""
+        now, period = time.monotonic(), self._robot.period_s
+        self._latencies.add("tick", now - self._tick_began_s)
+        missed = max(0, int((now - self._due_s) / period))
+        self._counts.late_ticks += missed
+        self._due_s += (missed + 1) * period
+
+    def failed(self, error: Exception) -> Ending | None:
+        """Returns what follows from an error of the robot or the recording."""
         try:
-            try:
-                return self._tick()
-            except StaleStateError as stale:
-                return self._refuse("stale", [str(stale)])
+            if isinstance(error, StaleStateError):
+                return self._refuse("stale", [str(error)])
+            raise error
         except StoppedError as stopped:
             if self._stop.is_set:  # it is the operator's stop that the arm reports
                 return self._operators_ending()
             return Ending(kind="stopped", detail=str(stopped))
-        except RecordingError as error:
-            return Ending(kind="recording", detail=str(error))
-        except RobotError as error:
-            return Ending(kind="robot error", detail=str(error))
+        except RecordingError as broken:
+            return Ending(kind="recording", detail=str(broken))
+        except RobotError as broken:
+            return Ending(kind="robot error", detail=str(broken))
+
+    def policy_failed(self, error: Exception) -> Ending:
+        """Ends the episode, not the program, whatever the policy raised."""
+        return Ending(kind="policy", detail=f"{type(error).__name__}: {error}")
 
     def _operators_ending(self) -> Ending:
         return Ending(kind="operator", detail=self._stop.by)
 
-    def _tick(self) -> Ending | None:
+    def prepare(self) -> Ending | None:
+        """Looks whether the episode is over; lets the arm settle before a chunk in `sync`."""
         self._counts.ticks += 1
         self._drain_arm_events()
         self._events.check()
@@ -186,21 +193,15 @@ class Episode:
         if self._scheduler.mode == "sync" and self._scheduler.is_chunk_due:
             self._settle()
             self._tick_began_s = time.monotonic()
-        if self._stop.is_set:
-            return self._operators_ending()
-        seen = self._robot.observe()
+        return self._operators_ending() if self._stop.is_set else None
+
+    def observe(self) -> tuple[Seen, float]:
+        """Observes the robot; returns the window that ends with it."""
+        seen = self._seen = self._robot.observe()
         if seen.camera_time_s is not None:
             self._latencies.add("camera to observation", seen.made_s - seen.camera_time_s)
         self._window.append(dict(seen.raw))
-        whole = Seen(self._window.observation, seen.made_s, seen.camera_time_s)
-        try:
-            tick = self._scheduler.tick(whole, whole.made_s)
-        except Exception as error:  # whatever the policy raised ends the episode, not the program
-            return Ending(kind="policy", detail=f"{type(error).__name__}: {error}")
-        if tick is None:
-            return self._wait_for_policy()
-        self._idle_since = None
-        return self._offer(tick, seen)
+        return Seen(self._window.observation, seen.made_s, seen.camera_time_s), seen.made_s
 
     def _settle(self) -> None:
         """Waits for the arm, so that the next chunk answers to what it has done."""
@@ -217,8 +218,9 @@ class Episode:
         if settled.is_still and not self._holding and not self._stop.is_set:
             self._robot.hold_position()
 
-    def _offer(self, tick: Tick, seen: Seen) -> Ending | None:
+    def execute(self, tick: Tick) -> Ending | None:
         """Executes the action, unless it is too old or the robot refuses it."""
+        self._idle_since = None
         is_first = tick.chunk != self._chunk
         if is_first:
             self._chunk = tick.chunk
@@ -229,7 +231,7 @@ class Episode:
             self._scheduler.refused()
             return self._refuse("old action", [f"it is {late:.2f} s late, limit {limit:.2f} s"])
         try:
-            ending = self._execute(tick, seen, is_first)
+            ending = self._send(tick, is_first)
         except RefusedError as refused:
             self._scheduler.refused()
             return self._refuse("refused", refused.reasons)
@@ -249,7 +251,8 @@ class Episode:
             late -= self._inference.end_s - tick.observation_time_s
         return late
 
-    def _execute(self, tick: Tick, seen: Seen, is_first: bool) -> Ending | None:
+    def _send(self, tick: Tick, is_first: bool) -> Ending | None:
+        seen = self._seen
         if self._begin_journal is not None and self.journal is None:
             self.journal = self._begin_journal(seen)
         state = self._robot.port.state()
@@ -322,7 +325,7 @@ class Episode:
             extra={"tick": self._counts.ticks, "chunk": tick.chunk, "index": tick.index},
         )
 
-    def _wait_for_policy(self) -> Ending | None:
+    def wait_for_policy(self) -> Ending | None:
         """Holds, as there is nothing to execute; a policy that stays silent for too long ends the
         episode."""
         self._hold("no action")

@@ -7,7 +7,6 @@ survives the end of the process by any signal, though not a power cut.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actquant.common.errors import RecordingError
+from actquant.common.files import write_text
 
 SCHEMA_VERSION = 1
 _HEADER, _FRAMES, _IMAGES = "header.json", "frames.jsonl", "images.bin"
@@ -61,9 +61,7 @@ class Journal:
         self.frame_count = 0
         try:
             self.folder.mkdir(parents=True)
-            draft = self.folder / (_HEADER + ".tmp")
-            draft.write_text(json.dumps(vars(header)))
-            os.replace(draft, self.folder / _HEADER)
+            write_text(self.folder / _HEADER, json.dumps(vars(header)))
             # Unbuffered: what is written is the operating system's, or the write has failed.
             self._frames = (self.folder / _FRAMES).open("wb", buffering=0)
             self._images = (self.folder / _IMAGES).open("wb", buffering=0)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actquant.common.errors import RecordingError
+from actquant.common.files import write_text
 from actquant.deploy.journal import Frame, Header, Journal, read
 
 if TYPE_CHECKING:
@@ -174,9 +175,7 @@ class Recorder:
         if self.root.exists():
             files = [str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file()]
             shutil.copytree(self.root / "meta", meta)
-        draft = self.journals / (_NOTE + ".tmp")
-        draft.write_text(json.dumps({"files": files}))
-        os.replace(draft, self.journals / _NOTE)
+        write_text(self.journals / _NOTE, json.dumps({"files": files}))
 
     def _undo(self) -> None:
         """Puts the dataset back to the last note, if there is one."""

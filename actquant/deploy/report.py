@@ -1,10 +1,10 @@
 """What a deployment was: each episode's end, its latencies, refusals and smoothness."""
 
-import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from actquant.common.files import write_text
 from actquant.deploy.latency import Percentiles
 from actquant.deploy.settings import ExitCode
 
@@ -80,9 +80,4 @@ class DeploymentReport(_Record):
 
     def write(self, path: Path) -> None:
         """Writes JSON, whole or not at all. Raises OSError."""
-        draft = path.with_name(path.name + ".tmp")
-        try:
-            draft.write_text(self.model_dump_json(indent=1))
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_text(path, self.model_dump_json(indent=1))

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actquant.common.errors import EvaluationError
-from actquant.control.chunk_scheduler import ChunkScheduler
+from actquant.control.chunk_scheduler import ChunkScheduler, Tick
+from actquant.control.loop import run_loop
 from actquant.control.noise import chunk_noise
 from actquant.control.policy import Policy
 from actquant.control.window import Observation, ObservationWindow
-from actquant.environments.base import Environment, Suite
+from actquant.environments.base import Environment, Step, Suite
 
 
 @dataclass
@@ -74,6 +75,59 @@ class _Answers:
         return chunk
 
 
+class _SimulatedWorld:
+    """An environment from a numbered start: time passes only when an action is executed.
+
+    What is raised is nobody's ending but the evaluation's.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        start: int,
+        observation_steps: int,
+        on_step: Callable[[Environment], None] | None,
+    ) -> None:
+        self._environment, self._on_step = environment, on_step
+        self._observation_steps = observation_steps
+        self._window = ObservationWindow(observation_steps)
+        self._window.append(environment.reset(start))
+        self._last: Step | None = None
+        self.steps = 0
+        self._show()
+
+    def next_tick(self) -> Step | None:
+        return self._last if self._last is not None and self._last.done else None
+
+    def prepare(self) -> None:
+        return None
+
+    def observe(self) -> tuple[ObservationWindow, None]:
+        return self._window, None
+
+    def execute(self, tick: Tick) -> None:
+        # Only what the policy will be asked about is looked at.
+        look = len(tick.upcoming) < self._observation_steps
+        self._last = self._environment.step(tick.action, look=look)
+        if self._last.observation is not None:
+            self._window.append(self._last.observation)
+        self.steps += 1
+        self._show()
+
+    def wait_for_policy(self) -> None:
+        raise AssertionError("a synchronous policy always has an action")
+
+    def policy_failed(self, error: Exception) -> Step:
+        raise error
+
+    def failed(self, error: Exception) -> None:
+        raise error
+
+    def _show(self) -> None:
+        if self._on_step:
+            self._on_step(self._environment)
+
+
 def run_episode(
     suite: Suite,
     policy: Policy,
@@ -93,30 +147,14 @@ def run_episode(
 
     Raises EvaluationError for an unknown task or camera.
     """
-    environment, about = suite.environment(task), policy.describe()
-    take = ablation or Ablation()
-    window = ObservationWindow(about.observation_steps)
-    window.append(environment.reset(start))
+    about, take = policy.describe(), ablation or Ablation()
     answers = _Answers(
         policy,
         lambda observation: take.apply(observation, suite),
         lambda chunk: chunk_noise(about.noise_shape, seed, task, start, chunk),
     )
-    episode = Episode(task, start, success=False, steps=0, latencies_ms=answers.latencies_ms)
+    world = _SimulatedWorld(suite.environment(task), start, about.observation_steps, on_step)
     executed = min(steps_per_chunk or about.steps_per_chunk, about.chunk_length)
     with ChunkScheduler(answers, mode="sync", steps_per_chunk=executed) as scheduler:
-        if on_step:
-            on_step(environment)
-        done = False
-        while not done:
-            tick = scheduler.tick(window)
-            assert tick is not None, "a synchronous policy always has an action"
-            # Only what the policy will be asked about is looked at.
-            step = environment.step(tick.action, look=len(tick.upcoming) < about.observation_steps)
-            if step.observation is not None:
-                window.append(step.observation)
-            episode.steps += 1
-            if on_step:
-                on_step(environment)
-            done, episode.success = step.done, step.done and step.success
-    return episode
+        last = run_loop(world, scheduler)
+    return Episode(task, start, last.success, world.steps, answers.latencies_ms)

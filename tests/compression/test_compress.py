@@ -155,7 +155,8 @@ def test_golden_values_that_have_become_too_long_are_left_out_from_the_end(
     finish = FileContents.finish
 
     def finish_within_half(self, *arguments):
-        halved = replace(self, golden_limit_bytes=len(json.dumps(whole)) // 2)
+        half = len(json.dumps(whole)) // 2
+        halved = replace(self, golden_bytes=self.golden_bytes - half)
         return finish(halved, *arguments)
 
     monkeypatch.setattr(FileContents, "finish", finish_within_half)

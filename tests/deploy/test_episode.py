@@ -264,6 +264,7 @@ def test_settling_ends_when_the_arm_is_where_it_was_told_to_go(
 def test_settling_waits_for_a_picture_of_the_arm_at_rest(
     session: Session, controller: FakeController
 ) -> None:
+    assert not settle(session.robot, StopRequest(), timeout_s=20).lacking
     controller.faults.freeze_cameras()
     time.sleep(0.2)  # for the picture that is on its way
     settled = settle(session.robot, StopRequest(), timeout_s=0.5)

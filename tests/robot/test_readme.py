@@ -3,16 +3,16 @@
 import dataclasses
 import re
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import lerobot_robot_ur
 import numpy as np
 import pytest
 from lerobot_robot_ur.arm import Arm
-from lerobot_robot_ur.config import ArmConfig
-from lerobot_robot_ur.errors import StaleState, Stopped
+from lerobot_robot_ur.errors import Stopped
 from lerobot_robot_ur.limits import Limits
+from streaming import config as patient_config
 from ur_fake_controller import FakeController
 
 HOST = "127.0.0.72"
@@ -46,18 +46,6 @@ def test_settings():
     assert set(told) == fields - {"id", "calibration_dir"}
 
 
-def _run(code: str, prepare: Callable[[], object], attempts: int = 5) -> None:
-    """A busy machine can be later than the default limits of an arm allow."""
-    for attempt in range(attempts):
-        prepare()
-        try:
-            exec(code, {})
-            return
-        except (StaleState, Stopped):
-            if attempt + 1 == attempts:
-                raise
-
-
 @pytest.fixture(scope="module")
 def fake():
     with FakeController(HOST, unlock_delay=0.1) as controller:
@@ -65,27 +53,30 @@ def fake():
 
 
 def snippets() -> list[str]:
-    """The README's code for the driver, for this module's address."""
-    found = re.findall(r"```python\n(from lerobot_robot_ur.arm .*?)```", README, re.DOTALL)
-    return [code.replace("192.168.0.10", HOST) for code in found]
+    """The README's code for the driver."""
+    return re.findall(r"```python\n(from lerobot_robot_ur.arm .*?)```", README, re.DOTALL)
+
+
+def run(code: str) -> None:
+    """Runs a snippet with the patience of `streaming.config`: a busy machine can be later than the
+    default limits of an arm allow."""
+    code = code.replace("192.168.0.10", HOST).replace("ArmConfig(ip=", "patient_config(host=")
+    exec(code, {"patient_config": partial(patient_config, gripper="robotiq_2f85")})
 
 
 def test_first_motion(fake, capsys):
     fake.reset()
     before = fake.state()["joints"]
-    _run(snippets()[0], fake.reset)
+    run(snippets()[0])
     np.testing.assert_allclose(fake.state()["joints"], before, atol=2e-3)
     written = capsys.readouterr().out
     assert "version=(5, 17, 3, 0)" in written and "connected" in written and "p99_ms" in written
 
 
 def test_recovery(fake):
-    def stop() -> None:
-        fake.faults.protective_stop()
-        time.sleep(0.2)
-
-    stop()
+    fake.faults.protective_stop()
+    time.sleep(0.2)
     with pytest.raises(Stopped, match="PROTECTIVE_STOP"):
-        Arm(ArmConfig(ip=HOST)).connect()
-    _run(snippets()[1], stop)
+        Arm(patient_config(HOST)).connect()
+    run(snippets()[1])
     assert fake.state()["safety_mode"] == "NORMAL"
