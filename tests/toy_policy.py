@@ -62,6 +62,12 @@ class ToyFamily(PolicyFamily):
         )
         return batch
 
+    def predict_chunk(self, loaded: LoadedPolicy, batch: dict[str, Any], noise: Tensor) -> Tensor:
+        images, state, x, steps = [batch[c] for c in CAMERAS], batch["observation.state"], noise, 4
+        for k in range(steps, 0, -1):
+            x = x - loaded.policy(images, state, x, torch.full((len(x),), k / steps)) / steps
+        return x[:, :, :ACTION_DIM]
+
     def action_loss(self, loaded, batch, noise: Tensor, time: Tensor) -> Tensor:
         actions = nn.functional.pad(batch["action"], (0, PADDED - ACTION_DIM))
         t = time[:, None, None]

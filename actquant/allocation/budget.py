@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,8 +14,9 @@ from actquant.format.tensor_types import file_bytes, tensor_bytes
 class TensorSize:
     """A quantizable tensor as allocation sees it: rows x columns weights of one layer.
 
-    score: its sensitivity (any scale, negatives count as 0); single_precision: it stays F32 beside
-    BF16 (`PolicyFamily.single_precision`).
+    score: its sensitivity (any scale, negatives count as 0); errors: what it does to the actions in
+    each type it may have, where that was measured; single_precision: it stays F32 beside BF16
+    (`PolicyFamily.single_precision`).
     """
 
     name: str
@@ -24,6 +25,7 @@ class TensorSize:
     layer: str
     score: float = 0.0
     single_precision: bool = False
+    errors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

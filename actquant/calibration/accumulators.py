@@ -1,4 +1,4 @@
-"""What is summed up for one linear layer z = W x while the action loss runs over frames.
+"""What is summed up for one linear layer z = W x while an objective runs over frames.
 
 An accumulator is one statistic of one weight matrix. Hooks (`hooks.py`) hand it what passes through
 the layer; a module that is called several times in one forward pass, e.g. once a camera, hands it
@@ -18,6 +18,13 @@ from torch import Tensor
 from actquant.common.errors import CalibrationError
 
 Arrays = dict[str, np.ndarray]
+LOSS, ACTIONS = "loss", "actions"
+"""Objectives (`losses.OBJECTIVES`): the action loss of training, and the executed actions."""
+
+
+class MixedFramesError(CalibrationError):
+    """The first axis of a layer's input is not that of the frames: only one frame at a time can be
+    told from the others."""
 
 
 class Accumulator(ABC):
@@ -32,6 +39,8 @@ class Accumulator(ABC):
     needs_gradients: ClassVar[bool] = False
     needs_draws: ClassVar[bool] = False
     """Whether further draws of noise and time over the same frames tell it more."""
+    objective: ClassVar[str] = LOSS
+    """What runs, and is differentiated."""
 
     def __init__(self, tensor: str, rows: int, columns: int) -> None:
         self.tensor = tensor
@@ -44,7 +53,8 @@ class Accumulator(ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
-        """Takes a call's input and output. Raises CalibrationError if B is not `frames`."""
+        """Takes a call's input and output. Raises MixedFramesError if it needs B to be `frames`
+        and it is not."""
 
     def backward(self, x: Tensor, dz: Tensor) -> None:  # noqa: B027  most need no gradient
         """Takes a call's input and the gradient of its output."""
@@ -74,6 +84,16 @@ class Accumulator(ABC):
         return arrays
 
 
+def check_frames(tensor: str, values: Tensor, frames: int) -> None:
+    """Raises MixedFramesError if the first axis [B, ...] is not that of the frames; of a single
+    frame are all values, whatever their axes."""
+    if frames > 1 and values.shape[0] != frames:
+        raise MixedFramesError(
+            f"{tensor}: saw a batch of {values.shape[0]} for {frames} frames; its activations "
+            "cannot be told apart by frame"
+        )
+
+
 class MeanActivations(Accumulator):
     """Mean input and output of each frame over its tokens: float64 [n, columns] and [n, rows]."""
 
@@ -91,11 +111,7 @@ class MeanActivations(Accumulator):
 
     def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
         for side, values in (("inputs", x), ("outputs", z)):
-            if values.shape[0] != frames:
-                raise CalibrationError(
-                    f"{self.tensor}: saw a batch of {values.shape[0]} for {frames} frames; its "
-                    "activations cannot be told apart by frame"
-                )
+            check_frames(self.tensor, values, frames)
             tokens = values.detach().reshape(frames, -1, values.shape[-1]).double()
             total = tokens.sum(dim=1)
             self._sums[side] = self._sums[side] + total if side in self._sums else total
@@ -132,7 +148,7 @@ class Fisher(Accumulator):
     def __init__(self, tensor: str, rows: int, columns: int) -> None:
         super().__init__(tensor, rows, columns)
         self._sum = torch.zeros(rows, columns)
-        self._calls = 0
+        self._calls = self._frames = 0
         self._gradient: Tensor | None = None
 
     @classmethod
@@ -140,13 +156,13 @@ class Fisher(Accumulator):
         return 4 * rows * columns
 
     def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
-        self._calls += 1
+        check_frames(self.tensor, x, frames)
+        self._calls, self._frames = self._calls + 1, frames
 
     def backward(self, x: Tensor, dz: Tensor) -> None:
-        batch = x.shape[0]
         gradient = torch.bmm(
-            dz.reshape(batch, -1, dz.shape[-1]).transpose(1, 2).float(),
-            x.reshape(batch, -1, x.shape[-1]).float(),
+            dz.reshape(self._frames, -1, dz.shape[-1]).transpose(1, 2).float(),
+            x.reshape(self._frames, -1, x.shape[-1]).float(),
         )
         if self._calls == 1:
             self._add(gradient)
@@ -170,13 +186,27 @@ class Fisher(Accumulator):
         self._sum = torch.from_numpy(arrays["sum"].copy())
 
     def result(self, samples: int) -> Arrays:
-        return self._finite({"fisher": (self._sum / samples).cpu().numpy()}, "gradients")
+        return self._finite({self.name: (self._sum / samples).cpu().numpy()}, "gradients")
+
+
+class ActionJacobian(Fisher):
+    """Mean over samples of the squared gradient of u'a by each weight: float32 [rows, columns].
+
+    a is the normalised chunk [H, A] after all flow steps, u ~ N(0, 1) / sqrt(H A) anew for each
+    sample: by Hutchinson's estimate the result is the diagonal of J'J / (H A), with J the Jacobian
+    of the chunk. Sum over weights of it times (w - w')^2 then predicts the mean squared error of
+    the executed actions, in the unit of their standard deviations, to first order.
+    """
+
+    name = "action_jacobian"
+    objective = ACTIONS
 
 
 class SecondMoments(Accumulator):
     """Mean over tokens of x x': float64 [columns, columns], the Hessian of the layer's output."""
 
     name = "second_moments"
+    objective = ACTIONS
 
     def __init__(self, tensor: str, rows: int, columns: int) -> None:
         super().__init__(tensor, rows, columns)

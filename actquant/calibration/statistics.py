@@ -1,8 +1,9 @@
 """Statistics of every tensor, collected once and kept in the work folder.
 
-The action loss runs over the calibration frames with hooks on the linear layers. Layers are taken
-in groups whose accumulators fit into a given memory, one pass a group. Each tensor's statistics are
-an artefact of their own; a pass that was interrupted goes on from the samples it has done.
+An objective, the action loss or the executed actions, runs over the calibration frames with hooks
+on the linear layers. Layers are taken in groups whose accumulators fit into a given memory, one
+pass a group. Each tensor's statistics are an artefact of their own; a pass that was interrupted
+goes on from the samples it has done.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import Progress
 
-from actquant.calibration.accumulators import Accumulator, Arrays
+from actquant.calibration.accumulators import Accumulator, Arrays, MixedFramesError
 from actquant.calibration.dataset import ACTION
 from actquant.calibration.frames import Frames
 from actquant.calibration.hooks import LayerHooks, frozen, make_layers
-from actquant.calibration.losses import action_losses
+from actquant.calibration.losses import OBJECTIVES
 from actquant.calibration.work_folder import Contents, WorkFolder
 from actquant.common.errors import CalibrationError
 from actquant.common.progress import bar
@@ -89,13 +91,23 @@ def collect(
         for kind in kinds
         if all(work.holds(kind.name, t.name, made_from) for t in tensors)
     )
-    for group in _groups(tensors, kinds, len(frames), memory_bytes):
-        wanted = {
-            tensor: [kind for kind in kinds if not work.holds(kind.name, tensor.name, made_from)]
-            for tensor in group
-        }
-        run = _Pass(loaded, frames, {t: k for t, k in wanted.items() if k}, work, made_from)
-        run.collect(draws, seed, batch_size, save_every, progress)
+    for objective in OBJECTIVES:
+        running = [kind for kind in kinds if kind.objective == objective]
+        for group in _groups(tensors, running, len(frames), memory_bytes):
+            wanted = {
+                tensor: [k for k in running if not work.holds(k.name, tensor.name, made_from)]
+                for tensor in group
+            }
+            wanted = {tensor: lacking for tensor, lacking in wanted.items() if lacking}
+
+            def collect_pass(size: int, objective: str = objective, wanted: Any = wanted) -> None:
+                run = _Pass(loaded, frames, objective, wanted, work, made_from)
+                run.collect(draws, seed, size, save_every, progress)
+
+            try:
+                collect_pass(batch_size)
+            except MixedFramesError:
+                collect_pass(1)
     work.build("frames", "actions", made_from, lambda: _actions(frames, batch_size))
     return Statistics(work, made_from, kept)
 
@@ -132,11 +144,13 @@ class _Pass:
         self,
         loaded: LoadedPolicy,
         frames: Frames,
+        objective: str,
         wanted: Mapping[QuantizableTensor, Kinds],
         work: WorkFolder,
         made_from: Mapping[str, str],
     ) -> None:
         self.loaded, self.frames, self.work, self.made_from = loaded, frames, work, made_from
+        self.objective = OBJECTIVES[objective]
         self.accumulators = {
             tensor: [kind(tensor.name, *tensor.shape) for kind in kinds]
             for tensor, kinds in wanted.items()
@@ -162,9 +176,9 @@ class _Pass:
                     if seen <= done:
                         continue
                     with hooks.watch(count), torch.set_grad_enabled(self._guided(draw)):
-                        losses = action_losses(self.loaded, batch, seed, draw)
+                        values = self.objective(self.loaded, batch, seed, draw)
                         if self._guided(draw):
-                            losses.sum().backward()
+                            values.sum().backward()
                     advance(count)
                     if seen - saved >= save_every and seen < total:
                         self._save(seen)

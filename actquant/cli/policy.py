@@ -22,10 +22,12 @@ def compress(
         Path | None,
         typer.Option(help="LeRobotDataset folder with the target robot's episodes."),
     ] = None,
-    bpw: Annotated[float, typer.Option(help="Whole-file bits per weight (paper, rtn).")] = 3.0,
+    bpw: Annotated[
+        float, typer.Option(help="Whole-file bits per weight (actquant, paper, rtn).")
+    ] = 3.0,
     recipe: Annotated[
         str,
-        typer.Option(help="paper (needs a dataset), rtn, q8_0, f16, bf16 or f32."),
+        typer.Option(help="actquant or paper (need a dataset), rtn, q8_0, f16, bf16 or f32."),
     ] = "paper",
     verify: Annotated[
         str,

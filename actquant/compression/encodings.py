@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from rich.progress import Progress
 
+from actquant.allocation.budget import TensorSize
 from actquant.calibration.statistics import Statistics
 from actquant.calibration.work_folder import Contents, WorkFolder
 from actquant.capture.policy import Parameters
@@ -15,7 +17,7 @@ from actquant.common.progress import bar
 from actquant.encoders.blocks import Encoded
 from actquant.format.encoding import DeferredEncoding, EncodedTensor, matrix_shape
 from actquant.recipes import Recipe
-from actquant.recipes.recipe import round_to_nearest
+from actquant.recipes.recipe import Errors, round_to_nearest
 
 FIXED_TYPE = "Q8_0"
 """Of embedding tables and patch convolutions: read once per inference, and every action hangs on
@@ -60,6 +62,23 @@ class TensorEncoder:
             for name, type_name in types.items():
                 self._make(name, type_name)
                 advance(1)
+
+    def measured(self, sizes: Sequence[TensorSize], progress: Progress | None) -> list[TensorSize]:
+        """Returns the tensors with the errors that the recipe measures, kept in the work folder."""
+        assert self.recipe.errors is not None, f"recipe {self.recipe.name} measures no errors"
+        assert self.work is not None and self.statistics is not None
+        found = []
+        with bar(progress, "errors of types", len(sizes)) as advance:
+            for size in sizes:
+                made = partial(self._measure, self.recipe.errors, size, self.statistics)
+                stage = f"errors-{self.recipe.name}"
+                stored, _ = self.work.build(stage, size.name, self.made_from, made)
+                found.append(replace(size, errors=stored.info))
+                advance(1)
+        return found
+
+    def _measure(self, errors: Errors, size: TensorSize, statistics: Statistics) -> Contents:
+        return {}, dict(errors(size, self._weight(size.name), statistics))
 
     def _shape(self, name: str) -> tuple[int, int]:
         return matrix_shape(self.params.shape(name))

@@ -225,6 +225,10 @@ class _Job:
         encoder = TensorEncoder(
             self.recipe, self.captured.params, statistics, self.work, self._sources()
         )
+        if self.recipe.errors is not None:
+            with self.clock("errors of types", shown=False):
+                sizes = encoder.measured(sizes, self.clock.progress)
+            allocation = self.recipe.allocate(sizes, budget)
         with atomic_path(out) as temporary:
             with self.clock("quantize", shown=False):
                 self._write(temporary, contents, sizes, allocation, encoder)

@@ -104,6 +104,7 @@ class ACT(LeRobotFamily):
 
     def predict_chunk(self, loaded: LoadedPolicy, batch: dict[str, Any], noise: Tensor) -> Tensor:
         policy: Any = loaded.policy
+        policy.reset()
         return policy.predict_action_chunk(batch)
 
     def action_loss(

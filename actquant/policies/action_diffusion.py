@@ -109,8 +109,10 @@ class ActionDiffusionFamily(LeRobotFamily):
         return {**batch, "observation.images": images}
 
     def predict_chunk(self, loaded: LoadedPolicy, batch: dict[str, Any], noise: Tensor) -> Tensor:
+        policy: Any = loaded.policy
+        policy.reset()
         with given_noise(*(noise.unbind(1) if noise.ndim == 4 else [noise])):
-            return self.generate(loaded.policy, self.with_images(loaded, batch))
+            return self.generate(policy, self.with_images(loaded, batch))
 
     @abstractmethod
     def generate(self, policy: Any, batch: dict[str, Any]) -> Tensor:

@@ -208,16 +208,15 @@ class PolicyFamily(ABC):
         self, loaded: LoadedPolicy, observations: Sequence[Observation], noise: Tensor
     ) -> np.ndarray:
         """PyTorch's answer in robot units: noise [B, *noise_shape] -> float32 [B, H, A]."""
-        policy: Any = loaded.policy
         with torch.no_grad(), loaded.computing():
-            policy.reset()
             chunk = self.predict_chunk(loaded, self.batch(loaded, observations), noise)
             return loaded.postprocessor(chunk).float().numpy()
 
     def predict_chunk(self, loaded: LoadedPolicy, batch: dict[str, Any], noise: Tensor) -> Tensor:
         """Returns the policy's own answer, still normalised: batch as `batch` gives it -> [B, H,
-        A]."""
+        A]. What it remembers of earlier ones has no say."""
         policy: Any = loaded.policy
+        policy.reset()
         return policy.predict_action_chunk(batch, noise=noise)
 
     def act(self, loaded: LoadedPolicy, observation: Observation, noise: np.ndarray) -> np.ndarray:

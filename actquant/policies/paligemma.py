@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from lerobot.policies.common.vla_utils import prepare_attention_masks_4d
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from actquant.common.errors import CheckpointError
 from actquant.format.schema import Sampler
 from actquant.policies import checkpoint
-from actquant.policies.base import LoadedPolicy, Observation, StageModule
+from actquant.policies.base import LoadedPolicy, StageModule
 from actquant.policies.key_values import key_value_cache, key_value_outputs
 from actquant.policies.lerobot import LeRobotFamily, cameras
 
@@ -189,17 +188,13 @@ class PaliGemmaFamily(LeRobotFamily):
         losses = policy.model.forward(*inputs, actions, noise, time)
         return losses[:, :, : len(loaded.interface.action_names)].mean(dim=(1, 2))
 
-    def predict(
-        self, loaded: LoadedPolicy, observations: Sequence[Observation], noise: Tensor
-    ) -> np.ndarray:
-        """Answers as `PolicyFamily.predict`. The policy itself knows absent cameras of whole
+    def predict_chunk(self, loaded: LoadedPolicy, batch: dict[str, Any], noise: Tensor) -> Tensor:
+        """Answers as `PolicyFamily.predict_chunk`. The policy itself knows absent cameras of whole
         batches only, so this enters one call below `predict_action_chunk`."""
         policy: Any = loaded.policy
-        inputs = self.model_inputs(policy, self.batch(loaded, observations))
-        with torch.no_grad(), loaded.computing():
-            chunk = policy.model.sample_actions(*inputs, noise=noise)
-            chunk = chunk[:, :, : len(loaded.interface.action_names)]
-            return loaded.postprocessor(chunk).float().numpy()
+        policy.reset()
+        chunk = policy.model.sample_actions(*self.model_inputs(policy, batch), noise=noise)
+        return chunk[:, :, : len(loaded.interface.action_names)]
 
 
 def camera_inputs(policy: Any, batch: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:

@@ -223,14 +223,12 @@ class XVLA(LeRobotFamily):
                 inputs["image_mask"][:, index] &= mask
         return inputs
 
-    def predict(
-        self, loaded: LoadedPolicy, observations: Sequence[Observation], noise: Tensor
-    ) -> np.ndarray:
+    def predict_chunk(self, loaded: LoadedPolicy, batch: dict[str, Any], noise: Tensor) -> Tensor:
         policy: Any = loaded.policy
-        inputs = self._inputs(loaded, self.batch(loaded, observations))
-        with torch.no_grad(), loaded.computing(), given_noise(noise):
-            chunk = policy.model.generate_actions(**inputs, steps=policy.config.num_denoising_steps)
-            return loaded.postprocessor(chunk).float().numpy()
+        policy.reset()
+        steps = policy.config.num_denoising_steps
+        with given_noise(noise):
+            return policy.model.generate_actions(**self._inputs(loaded, batch), steps=steps)
 
 
 def native_layout(store: ParameterStore) -> ParameterStore:

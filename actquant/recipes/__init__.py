@@ -1,6 +1,7 @@
 """One file a recipe; RECIPES is the table of them. A new one is a file and a line in it."""
 
 from actquant.common.errors import BudgetError
+from actquant.recipes.actquant import ACTQUANT
 from actquant.recipes.one_type import BF16, F16, F32, Q8_0
 from actquant.recipes.paper import PAPER
 from actquant.recipes.recipe import Recipe
@@ -8,7 +9,7 @@ from actquant.recipes.rtn import RTN
 
 __all__ = ["RECIPES", "Recipe", "find_recipe"]
 
-RECIPES = {recipe.name: recipe for recipe in (PAPER, RTN, F32, F16, BF16, Q8_0)}
+RECIPES = {recipe.name: recipe for recipe in (ACTQUANT, PAPER, RTN, F32, F16, BF16, Q8_0)}
 
 
 def find_recipe(name: str) -> Recipe:

@@ -24,6 +24,8 @@ Scores = Callable[
     [Sequence[QuantizableTensor], Statistics, CompressionSettings], Mapping[str, float]
 ]
 """(tensors in forward order, what was collected, settings) -> sensitivity of each tensor."""
+Errors = Callable[[TensorSize, np.ndarray, Statistics], Mapping[str, float]]
+"""(tensor, weight float32 [rows, columns], what was collected) -> its error in each type."""
 
 
 def round_to_nearest(
@@ -38,7 +40,7 @@ class Recipe:
     """One way of making a file smaller; `actquant.recipes.RECIPES` names them all.
 
     summary: for people; statistics: what is collected from a dataset, which the recipe then needs;
-    scores: the sensitivities that `allocate` finds in its tensors, from these statistics; one_type:
+    scores, errors: what `allocate` finds in its tensors, from these statistics; one_type:
     the type of every tensor, for a recipe that has no budget.
     """
 
@@ -48,6 +50,7 @@ class Recipe:
     encode: Encode = round_to_nearest
     statistics: tuple[type[Accumulator], ...] = ()
     scores: Scores | None = None
+    errors: Errors | None = None
     one_type: str | None = None
 
     @property

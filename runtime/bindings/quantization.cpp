@@ -1,6 +1,7 @@
 #include "quantization.h"
 
 #include "common/error.h"
+#include "quantization/feedback.h"
 #include "quantization/quantize.h"
 
 #include <nanobind/ndarray.h>
@@ -49,6 +50,27 @@ Result<uint8_t> quantize(const Matrix& weights, const std::string& type,
     return to_numpy(std::move(result), rows, row_bytes);
 }
 
+Result<uint8_t> quantize_with_feedback(const Matrix& weights, const std::string& type,
+                                       const Matrix& factor, int threads) {
+    size_t rows = weights.shape(0);
+    size_t columns = weights.shape(1);
+    if (rows == 0 || columns == 0) {
+        throw actquant::ArgumentError("weights are empty");
+    }
+    if (factor.shape(0) != columns || factor.shape(1) != columns) {
+        throw actquant::ArgumentError("factor must be [columns, columns] of weights");
+    }
+    size_t row_bytes = actquant::quantized_row_bytes(type, static_cast<int64_t>(columns));
+    auto result = std::make_unique<uint8_t[]>(rows * row_bytes);
+    {
+        nb::gil_scoped_release release;
+        actquant::FeedbackRequest request{weights.data(), factor.data(), static_cast<int64_t>(rows),
+                                          static_cast<int64_t>(columns), threads};
+        actquant::quantize_with_feedback(request, type, result.get());
+    }
+    return to_numpy(std::move(result), rows, row_bytes);
+}
+
 Result<float> dequantize(const Bytes& data, const std::string& type, int64_t columns) {
     size_t rows = data.shape(0);
     if (columns < 1 || data.shape(1) != actquant::quantized_row_bytes(type, columns)) {
@@ -81,6 +103,8 @@ nb::dict types() {
 
 void bind_quantization(nb::module_& module) {
     module.def("quantize", quantize, "weights"_a, "type"_a, "importance"_a.none(), "threads"_a);
+    module.def("quantize_with_feedback", quantize_with_feedback, "weights"_a, "type"_a, "factor"_a,
+               "threads"_a);
     module.def("dequantize", dequantize, "data"_a, "type"_a, "n_cols"_a);
     module.def("types", types);
 }

@@ -29,17 +29,6 @@ constexpr NamedType named_types[] = {
     {"IQ1_S", GGML_TYPE_IQ1_S},
 };
 
-ggml_type type_by_name(const std::string& name) {
-    std::string known;
-    for (const NamedType& candidate : named_types) {
-        if (name == candidate.name) {
-            return candidate.type;
-        }
-        known += std::string(" ") + candidate.name;
-    }
-    throw ArgumentError("there is no quantization type '" + name + "'; the types are" + known);
-}
-
 int64_t padded_columns(ggml_type type, int64_t columns) {
     int64_t block = ggml_blck_size(type);
     return (columns + block - 1) / block * block;
@@ -99,6 +88,17 @@ void quantize_rows(const QuantizeRequest& request, ggml_type type, size_t row_by
 
 } // namespace
 
+ggml_type quantization_type(const std::string& name) {
+    std::string known;
+    for (const NamedType& candidate : named_types) {
+        if (name == candidate.name) {
+            return candidate.type;
+        }
+        known += std::string(" ") + candidate.name;
+    }
+    throw ArgumentError("there is no quantization type '" + name + "'; the types are" + known);
+}
+
 std::vector<TypeInfo> quantization_types() {
     std::vector<TypeInfo> types;
     for (const NamedType& named : named_types) {
@@ -112,12 +112,12 @@ std::vector<TypeInfo> quantization_types() {
 }
 
 size_t quantized_row_bytes(const std::string& type, int64_t columns) {
-    ggml_type found = type_by_name(type);
+    ggml_type found = quantization_type(type);
     return ggml_row_size(found, padded_columns(found, columns));
 }
 
 void quantize(const QuantizeRequest& request, const std::string& type_name, uint8_t* result) {
-    ggml_type type = type_by_name(type_name);
+    ggml_type type = quantization_type(type_name);
     if (ggml_quantize_requires_imatrix(type) && request.importance == nullptr) {
         throw ArgumentError("the type " + type_name + " needs an importance for every weight");
     }
@@ -138,7 +138,7 @@ void quantize(const QuantizeRequest& request, const std::string& type_name, uint
 
 void dequantize(const uint8_t* data, int64_t rows, int64_t columns, const std::string& type_name,
                 float* result) {
-    ggml_type type = type_by_name(type_name);
+    ggml_type type = quantization_type(type_name);
     int64_t padded = padded_columns(type, columns);
     size_t row_bytes = ggml_row_size(type, padded);
     ggml_to_float_t to_float = ggml_get_type_traits(type)->to_float;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ggml.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -14,6 +16,9 @@ struct TypeInfo {
     double bits_per_weight = 0;
     bool needs_importance = false;
 };
+
+// Returns ggml's type of that name. Raises ArgumentError with the names if there is none.
+ggml_type quantization_type(const std::string& name);
 
 // The types a weight may have, from most to fewest bits.
 std::vector<TypeInfo> quantization_types();

@@ -6,9 +6,9 @@ import torch
 from toy_policy import make_toy, toy_tensors
 
 import actquant.calibration.statistics as statistics_module
-from actquant.calibration.accumulators import Fisher, MeanActivations, SecondMoments
+from actquant.calibration.accumulators import LOSS, Fisher, MeanActivations, SecondMoments
 from actquant.calibration.frames import calibrate
-from actquant.calibration.losses import action_losses
+from actquant.calibration.losses import OBJECTIVES, action_losses
 from actquant.calibration.statistics import PARTIAL_STAGE, Statistics, collect
 from actquant.calibration.work_folder import WorkFolder
 from actquant.common.errors import CalibrationError
@@ -59,12 +59,13 @@ def test_groups_of_layers_give_what_one_pass_over_all_gives(dataset, tmp_path, m
         statistics_module, "LayerHooks", lambda layers: passes.append(layers) or hooks(layers)
     )
     whole = collect(loaded, tensors, frames, kinds, WorkFolder(tmp_path / "a"), SOURCES, draws=1)
-    assert [len(layers) for layers in passes] == [len(tensors)]
+    objectives = {kind.objective for kind in kinds}
+    assert [len(layers) for layers in passes] == [len(tensors)] * len(objectives) and len(passes) > 1
     passes.clear()
     single = collect(
         loaded, tensors, frames, kinds, WorkFolder(tmp_path / "b"), SOURCES, draws=1, memory_bytes=1
     )
-    assert [len(layers) for layers in passes] == [1] * len(tensors)
+    assert [len(layers) for layers in passes] == [1] * len(tensors) * len(objectives)
     for tensor in tensors:
         for kind in kinds:
             one, other = whole.of(tensor.name, kind), single.of(tensor.name, kind)
@@ -94,7 +95,7 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(dataset, tmp_path, monkeyp
             raise Killed
         return action_losses(*arguments)
 
-    monkeypatch.setattr(statistics_module, "action_losses", fail_at_the_sixth)
+    monkeypatch.setitem(OBJECTIVES, LOSS, fail_at_the_sixth)
     with pytest.raises(Killed):
         collect(loaded, tensors, frames, kinds, work, SOURCES, **options)
     saved = work.load(PARTIAL_STAGE, tensors[0].name, SOURCES)
@@ -103,9 +104,7 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(dataset, tmp_path, monkeyp
     kept = list(np.cumsum(sizes)).index(saved.info["samples"]) + 1
     assert 0 < kept <= 5
     calls.clear()
-    monkeypatch.setattr(
-        statistics_module, "action_losses", lambda *a: (calls.append(a), action_losses(*a))[1]
-    )
+    monkeypatch.setitem(OBJECTIVES, LOSS, lambda *a: (calls.append(a), action_losses(*a))[1])
     resumed = collect(loaded, tensors, frames, kinds, work, SOURCES, **options)
     assert len(calls) == len(sizes) - kept and resumed.kept == ()
     for tensor in tensors:
@@ -136,14 +135,12 @@ def test_a_killed_run_goes_on_with_the_next_tensor(dataset, work, monkeypatch):
             raise Killed
         return action_losses(*arguments)
 
-    monkeypatch.setattr(statistics_module, "action_losses", fail_in_the_third_tensor)
+    monkeypatch.setitem(OBJECTIVES, LOSS, fail_in_the_third_tensor)
     with pytest.raises(Killed):
         collect(loaded, tensors, frames, [Fisher], work, SOURCES, **options)
     assert [work.holds("fisher", t.name, SOURCES) for t in tensors] == [True, True] + [False] * 3
     calls.clear()
-    monkeypatch.setattr(
-        statistics_module, "action_losses", lambda *a: (calls.append(a), action_losses(*a))[1]
-    )
+    monkeypatch.setitem(OBJECTIVES, LOSS, lambda *a: (calls.append(a), action_losses(*a))[1])
     collect(loaded, tensors, frames, [Fisher], work, SOURCES, **options)
     assert len(calls) == (len(tensors) - 2) * per_tensor
 

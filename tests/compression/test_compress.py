@@ -275,3 +275,21 @@ def test_bad_input_is_named(checkpoint, dataset, tmp_path):
     with pytest.raises(ModelFileError, match="folder"):
         compress(checkpoint, tmp_path, dataset=dataset, bpw=3)
     assert not out.exists()
+
+
+def test_ours_measures_every_type_once_and_lowers_the_action_error(
+    made, checkpoint, dataset, tmp_path
+):
+    paper, minimum = made
+    out, work = tmp_path / "model.gguf", tmp_path / "work"
+    ours = {"dataset": dataset, "recipe": "actquant", "work": work, "settings": SMALL}
+    report = compress(checkpoint, out, bpw=paper.bpw_budget, **ours)
+    assert report.whole_file_bpw <= report.bpw_budget == paper.bpw_budget
+    assert report.held_out_action_error < paper.held_out_action_error
+    measured = sorted((work / "errors-actquant").iterdir())
+    assert len(measured) == len(report.tensors)
+    modified = [path.stat().st_mtime_ns for path in measured]
+    again = compress(checkpoint, out, bpw=minimum + 0.2, **ours)
+    assert again.reused[:2] == ["action_jacobian", "second_moments"]
+    assert [path.stat().st_mtime_ns for path in measured] == modified
+    assert again.file_bytes < report.file_bytes

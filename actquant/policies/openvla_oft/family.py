@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,7 +112,7 @@ class OpenVLAOFTFamily(PolicyFamily):
             policy=policy,
             config=config,
             preprocessor=prompt,
-            postprocessor=None,
+            postprocessor=partial(unnormalize, known.action.mean, known.action.std),
             folder=folder,
             checkpoint_sha256=weights.sha256(),
             interface=PolicyInterface(
@@ -191,19 +191,19 @@ class OpenVLAOFTFamily(PolicyFamily):
             batch["state"] = ((state.float() - mean) / std).clamp(-STATE_CLIP, STATE_CLIP)
         return batch
 
-    def predict(
-        self, loaded: LoadedPolicy, observations: Sequence[Observation], noise: Tensor
-    ) -> np.ndarray:
-        face = loaded.interface
-        with torch.no_grad(), loaded.computing():
-            chunk = self._forward(loaded, self.batch(loaded, observations))
-        return (chunk * torch.tensor(face.action_std) + torch.tensor(face.action_mean)).numpy()
+    def predict_chunk(self, loaded: LoadedPolicy, batch: dict[str, Any], noise: Tensor) -> Tensor:
+        return self._forward(loaded, batch)
 
     @staticmethod
     def _forward(loaded: LoadedPolicy, batch: Mapping[str, Tensor]) -> Tensor:
         return loaded.policy(
             batch["images"], batch["tokens"], batch["token_mask"], batch.get("state")
         )
+
+
+def unnormalize(mean: Sequence[float], std: Sequence[float], chunk: Tensor) -> Tensor:
+    """Returns a chunk [B, H, A] in the robot's units; mean, std: [A]."""
+    return chunk * torch.tensor(std) + torch.tensor(mean)
 
 
 def _image_statistics(folder: Path) -> tuple[list[list[float]], list[list[float]]]:

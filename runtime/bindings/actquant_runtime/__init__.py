@@ -3,7 +3,13 @@
 from actquant_runtime._core import ArgumentError, ModelFileError
 from actquant_runtime.golden import golden_inputs, golden_observation
 from actquant_runtime.previous import PreviousChunk
-from actquant_runtime.quantization import build_info, dequantize, quantize, types
+from actquant_runtime.quantization import (
+    build_info,
+    dequantize,
+    quantize,
+    quantize_with_feedback,
+    types,
+)
 from actquant_runtime.runtime import Runtime
 from actquant_runtime.window import ObservationWindow
 
@@ -18,5 +24,6 @@ __all__ = [
     "golden_inputs",
     "golden_observation",
     "quantize",
+    "quantize_with_feedback",
     "types",
 ]

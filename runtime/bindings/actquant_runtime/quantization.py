@@ -22,6 +22,21 @@ def quantize(
     return _core.quantize(dense, type, dense_importance, threads)
 
 
+def quantize_with_feedback(
+    weights: ArrayLike, type: str, factor: ArrayLike, threads: int = 0
+) -> NDArray[np.uint8]:
+    """Quantizes each row of `weights` [r, c]; the weights after each one make up for its error.
+
+    LDLQ (Chee et al., arXiv:2307.13304) inside ggml's blocks: `factor` [c, c] is the upper
+    triangular Cholesky factor U of the inverse Hessian of a row, H^-1 = U' U. Rows are zero-padded
+    to whole blocks. Returns their bytes [r, row_bytes], the same on any number of threads.
+    """
+    dense = np.ascontiguousarray(weights, np.float32)
+    return _core.quantize_with_feedback(
+        dense, type, np.ascontiguousarray(factor, np.float32), threads
+    )
+
+
 def dequantize(data: ArrayLike, type: str, n_cols: int) -> NDArray[np.float32]:
     """The weights [r, n_cols] that the rows' bytes `data` [r, row_bytes] stand for."""
     return _core.dequantize(np.ascontiguousarray(data, np.uint8), type, n_cols)
