@@ -23,7 +23,7 @@ def compress(
         typer.Option(help="LeRobotDataset folder with the target robot's episodes."),
     ] = None,
     bpw: Annotated[
-        float, typer.Option(help="Whole-file bits per weight (actquant, paper, rtn).")
+        float, typer.Option(help="Whole-file bits per weight, for recipes with a budget.")
     ] = 3.0,
     recipe: Annotated[
         str,

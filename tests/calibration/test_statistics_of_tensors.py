@@ -60,7 +60,9 @@ def test_groups_of_layers_give_what_one_pass_over_all_gives(dataset, tmp_path, m
     )
     whole = collect(loaded, tensors, frames, kinds, WorkFolder(tmp_path / "a"), SOURCES, draws=1)
     objectives = {kind.objective for kind in kinds}
-    assert [len(layers) for layers in passes] == [len(tensors)] * len(objectives) and len(passes) > 1
+    assert [len(layers) for layers in passes] == [len(tensors)] * len(objectives) and len(
+        passes
+    ) > 1
     passes.clear()
     single = collect(
         loaded, tensors, frames, kinds, WorkFolder(tmp_path / "b"), SOURCES, draws=1, memory_bytes=1
