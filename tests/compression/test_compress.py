@@ -270,7 +270,7 @@ def test_bad_input_is_named(checkpoint, dataset, tmp_path):
     other = make_dataset(tmp_path / "other", episodes=2, length=2, action_dim=3)
     with pytest.raises(DatasetError, match="action: expected shape"):
         compress(checkpoint, out, dataset=other, bpw=3)
-    with pytest.raises(BudgetError, match="known: paper"):
+    with pytest.raises(BudgetError, match="known: actquant, paper"):
         compress(checkpoint, out, dataset=dataset, bpw=3, recipe="best")
     with pytest.raises(ModelFileError, match="folder"):
         compress(checkpoint, tmp_path, dataset=dataset, bpw=3)
