@@ -40,7 +40,7 @@ def features(image: int, state: int, action: int) -> dict[str, Any]:
 
 
 def save(folder: Path, policy: Any, config: Any, spread: Any = spread) -> None:
-    """What `save_pretrained` writes of a policy, for one on the meta device."""
+    """Writes what `save_pretrained` writes of a policy, for one on the meta device."""
     config.device = "cpu"
     config._save_pretrained(folder)
     write_weights(folder, policy.state_dict(), spread=spread)
@@ -54,7 +54,7 @@ def gemma_spread(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 def build_pi(policy_type: str, folder: Path, dtype: str) -> None:
-    """pi0 and pi0.5: gemma_2b, gemma_300m and SigLIP so400m."""
+    """Builds pi0 or pi0.5: gemma_2b, gemma_300m and SigLIP so400m."""
     policy_class = get_policy_class(policy_type)
     config = make_policy_config(policy_type, dtype=LEROBOT_DTYPES[dtype], **features(224, 8, 7))
     config.device = "meta"
@@ -66,7 +66,7 @@ def build_pi(policy_type: str, folder: Path, dtype: str) -> None:
 
 
 def build_smolvla(folder: Path, dtype: str) -> None:
-    """The settings of smolvla_base: 16 layers of SmolVLM2-500M and an expert 3/4 as wide."""
+    """Builds smolvla_base: 16 layers of SmolVLM2-500M and an expert 3/4 as wide."""
     backbone = write_smolvlm_folder(folder / BACKBONE)
     policy_class = get_policy_class("smolvla")
     config = make_policy_config("smolvla", load_vlm_weights=False, **features(512, 6, 6))
@@ -81,7 +81,7 @@ def build_smolvla(folder: Path, dtype: str) -> None:
 
 
 def build_oft(folder: Path, dtype: str) -> None:
-    """DINOv2-L, SigLIP so400m and Llama 2 7B in the published layout, in shards."""
+    """Builds DINOv2-L, SigLIP so400m and Llama 2 7B in the published layout, in shards."""
     if dtype != "bf16":
         raise SystemExit("openvla_oft is published in bf16 only")
     build_openvla_oft(folder, PUBLISHED, shard_bytes=5 << 30)

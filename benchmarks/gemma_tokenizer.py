@@ -15,7 +15,7 @@ LETTERS = SPACE + string.ascii_lowercase
 
 
 def merges_of(symbols: str) -> Iterator[tuple[str, str]]:
-    """All pairs of symbols, then all triples from pairs, and so on; spaces only in front."""
+    """Returns all pairs of symbols, then all triples from pairs, and so on; spaces in front."""
     words = list(symbols)
     while True:
         longer = [(word, symbol) for word, symbol in itertools.product(words, symbols[1:])]
@@ -24,7 +24,7 @@ def merges_of(symbols: str) -> Iterator[tuple[str, str]]:
 
 
 def gemma_tokenizer(size: int) -> Any:
-    """A tokenizer with `size` tokens that starts its answers with `<bos>`, as PaliGemma's does.
+    """Builds a tokenizer with `size` tokens that begins answers with `<bos>`, as PaliGemma's does.
 
     The first ids are those of Gemma's special tokens and bytes; then come the printable characters
     and as many merges of letters as fit. Raises ValueError if not even the characters fit.

@@ -94,7 +94,7 @@ def norm(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def model_shapes(sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor of the shards."""
+    """Returns name and shape of every tensor of the shards."""
     yield from tower_shapes("vision_backbone.featurizer.", *sizes.dino, sizes, dino=True)
     yield from tower_shapes("vision_backbone.fused_featurizer.", *sizes.siglip, sizes, dino=False)
     width, hidden, layers = sizes.language
@@ -150,7 +150,7 @@ def empty(shapes: Iterator[tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
 
 
 def part(shapes: Iterator[tuple[str, tuple[int, ...]]], seed: int) -> dict[str, Tensor]:
-    """What `torch.save` gets of an action head or a state projector."""
+    """Returns what `torch.save` gets of an action head or a state projector."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in shapes:
@@ -219,7 +219,7 @@ def build_openvla_oft(
     datasets: tuple[str, ...] = ("libero_spatial_no_noops",),
     **config: Any,
 ) -> Path:
-    """Write a checkpoint folder; returns it. `ddp`: keys of the parts begin with `module.`."""
+    """Writes a checkpoint folder; returns it. `ddp`: keys of the parts begin with `module.`."""
     folder, sizes = Path(folder), sizes or Sizes()
     folder.mkdir(parents=True, exist_ok=True)
     tensors = empty(model_shapes(sizes))

@@ -70,7 +70,7 @@ class Row:
 
 
 def measure(family: str, folder: Path) -> Row:
-    """Convert a checkpoint in this process and compare its files with PyTorch."""
+    """Converts a checkpoint in this process and compares its files with PyTorch."""
     import numpy as np
     import torch
     from tiny_families import loading
@@ -115,7 +115,7 @@ def measure(family: str, folder: Path) -> Row:
 
 
 def write(loaded: Any, captured: Any, path: Path, kind: str) -> None:
-    """All matrices in one type, everything else float32."""
+    """Writes all matrices in one type, everything else in float32."""
     from actquant.capture.policy import matrices_of_fixed_type, quantizable
     from actquant.encoders.blocks import encode
     from actquant.format.encoding import matrix_shape

@@ -40,7 +40,7 @@ def spread(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
-    """A module that has shapes and dtypes but no data."""
+    """Returns a module that has shapes and dtypes but no data."""
     with torch.device("meta"):
         return make()
 
@@ -53,7 +53,7 @@ def write_weights(
     seed: int = 0,
     shard_bytes: int | None = None,
 ) -> list[Path]:
-    """Write random `model.safetensors`, or shards of about `shard_bytes` and their index.
+    """Writes random `model.safetensors`, or shards of about `shard_bytes` and their index.
 
     tensors: shapes and dtypes by name, e.g. the `state_dict` of a module on the meta device. What
     is no floating-point number is zero. Returns the files.
@@ -127,7 +127,7 @@ def _write(file: BinaryIO, block: Tensor) -> None:
 
 
 def statistics(size: int, seed: int) -> dict[str, Tensor]:
-    """Made-up statistics of a feature: all that any normalisation mode reads."""
+    """Returns made-up statistics of a feature: all that any normalisation mode reads."""
     generator = torch.Generator().manual_seed(seed)
     low = torch.randn(size, generator=generator)
     width = 0.5 + torch.rand(size, generator=generator)

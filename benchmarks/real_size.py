@@ -60,7 +60,7 @@ def convert(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(model: Path, n: int, threads: int) -> dict[str, Any]:
-    """Latency and memory of `actquant bench`, measured and predicted."""
+    """Runs `actquant bench`: latency, and memory as measured and as predicted."""
     predicted = predict_memory(model)
     measured = measure(model, n=n, threads=threads)
     return {

@@ -129,7 +129,7 @@ def policies(inputs: Path, names: list[str]) -> Iterator[Policy]:
 
 
 def runs(policy: Policy) -> Iterator[tuple[str, list[str]]]:
-    """Name and arguments of every compression of a policy."""
+    """Returns name and arguments of every compression of a policy."""
     with_data = ["--dataset", str(policy.dataset)]
     without = ["--control-rate-hz", "10", "--verify", "quick"]
     for recipe in UNBUDGETED:

@@ -73,7 +73,7 @@ class Delayed(Executor):
         return future
 
     def advance(self) -> None:
-        """One control step later."""
+        """Moves on by one control step."""
         self._now += 1
         self._deliver()
 
@@ -137,7 +137,7 @@ class Drive:
         return as_policy_observation(self._observation, self._env.instruction)
 
     def step(self, action: np.ndarray, chunk: int) -> None:
-        """An action [7] of a chunk; nothing after the end of the episode."""
+        """Executes an action [7] of a chunk; does nothing after the end of the episode."""
         if self.done:
             return
         action = np.clip(action, -1, 1)
@@ -167,7 +167,7 @@ Act = Callable[[Any, PreviousChunk | None, int], np.ndarray]
 def run_episode(
     env: Any, act: Act, start: int, *, mode: str, delay: int, **settings: Any
 ) -> Course:
-    """Where every chunk takes `delay` control steps; `settings` are of the ChunkScheduler."""
+    """Runs an episode where a chunk takes `delay` control steps; `settings`: of ChunkScheduler."""
     numbers = itertools.count()
     executor = Delayed(0 if mode == "sync" else delay)
     scheduler = ChunkScheduler(
@@ -241,7 +241,7 @@ def measure(
     seed: int = 0,
     **settings: Any,
 ) -> Cell:
-    """Every task from every start; `settings` are of the ChunkScheduler."""
+    """Runs every task from every start; `settings` are of the ChunkScheduler."""
     courses, episodes = [], []
     for task in tasks:
         for start in starts:
@@ -299,7 +299,7 @@ def row(cell: Cell) -> list[str]:
 
 
 def reference_model(folder: Path) -> Path:
-    """The embedded policy with weights of 16 bits."""
+    """Builds the embedded policy with weights of 16 bits."""
     from actquant.compression.pipeline import compress
 
     path = folder / "reference-f16.gguf"

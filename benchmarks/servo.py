@@ -65,7 +65,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def load(wanted: bool) -> Iterator[None]:
-    """A process for each processor that computes."""
+    """Starts a process for each processor that computes."""
     count = (os.cpu_count() or 1) if wanted else 0
     burners = [
         subprocess.Popen([sys.executable, "-c", "while True: sum(range(10**6))"])
@@ -80,7 +80,7 @@ def load(wanted: bool) -> Iterator[None]:
 
 
 def measure_steadiness(fake: FakeController, config: ArmConfig, seconds: float) -> dict[str, Any]:
-    """Periods, memory and events of one uninterrupted motion."""
+    """Measures periods, memory and events of one uninterrupted motion."""
     fake.reset()
     with Arm(config) as arm:
         sway = Sway(arm)
@@ -108,7 +108,7 @@ def measure_steadiness(fake: FakeController, config: ArmConfig, seconds: float) 
 
 
 def resident_kib(pid: int) -> int:
-    """Resident memory of a process (KiB); 0 where it has ended."""
+    """Returns resident memory of a process (KiB); 0 where it has ended."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1])
@@ -188,7 +188,7 @@ def killed_parent(fake: FakeController) -> tuple[float, str]:
 
 
 def command(config: ArmConfig) -> None:
-    """What the parent that is killed does."""
+    """Moves the arm, as the parent that is killed."""
     arm = Arm(config)
     arm.recover("benchmark")
     sway = Sway(arm)
@@ -207,7 +207,7 @@ def wait_until_fast(fake: FakeController) -> None:
 
 
 def time_to_standstill(fake: FakeController, began: float) -> float:
-    """ms from `began` (time.monotonic) to the first of 50 ms without motion."""
+    """Returns the ms from `began` (time.monotonic) to the first of 50 ms without motion."""
     still_since = None
     while time.monotonic() < began + PATIENCE_S:
         moving, now = speed(fake) >= STILL_RAD_S, time.monotonic()

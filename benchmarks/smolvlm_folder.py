@@ -51,7 +51,7 @@ SCALE_FACTOR = 4
 
 
 def byte_level_tokenizer(size: int) -> Tokenizer:
-    """A tokenizer with `size` tokens: all bytes, as many merges of letters as fit, the special
+    """Builds a tokenizer of `size` tokens: all bytes, as many merges of letters as fit, the special
     tokens last."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     count = size - len(alphabet) - len(TOKENS)
@@ -76,7 +76,7 @@ def write_smolvlm_folder(
     scale_factor: int = SCALE_FACTOR,
     dtype: str = "bfloat16",
 ) -> Path:
-    """Write configuration, processors and tokenizer; returns the folder."""
+    """Writes configuration, processors and tokenizer; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = byte_level_tokenizer(text["vocab_size"])
     tokenizer.save(str(folder / "tokenizer.json"))

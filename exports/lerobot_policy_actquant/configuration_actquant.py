@@ -29,7 +29,7 @@ class ActquantConfig(PreTrainedConfig):
     rtc_config: RTCConfig | None = None  # lerobot-rollout sets it with --inference.type=rtc
 
     def model_file(self) -> Path:
-        """The GGUF's absolute path; it exists."""
+        """Returns the GGUF's absolute path; it exists."""
         if not self.model:
             raise ValueError("no model is named; set --policy.model=FILE.gguf")
         path = Path(self.model).expanduser()
@@ -40,7 +40,7 @@ class ActquantConfig(PreTrainedConfig):
         return path.absolute()
 
     def complete(self, description: Mapping[str, Any]) -> None:
-        """Take over the features and, unless it was set, the number of actions of a chunk."""
+        """Takes over the features and, unless it was set, the number of actions of a chunk."""
         state = PolicyFeature(FeatureType.STATE, (len(description["state"]["names"]),))
         action = PolicyFeature(FeatureType.ACTION, (len(description["action"]["names"]),))
         for key, own, given in (
@@ -86,4 +86,4 @@ class ActquantConfig(PreTrainedConfig):
         return None
 
     def validate_features(self) -> None:
-        """The features are the file's."""
+        """Checks nothing: the features are the file's."""

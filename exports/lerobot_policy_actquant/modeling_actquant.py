@@ -51,7 +51,7 @@ class ActquantPolicy(PreTrainedPolicy):
         revision: str | None = None,
         **hub_options: Any,
     ) -> ActquantPolicy:
-        """A folder or Hub repository with a `config.json` and the GGUF that it names."""
+        """Loads a folder or Hub repository with a `config.json` and the GGUF that it names."""
         for unused in ("strict", "dataset_stats", "dataset_meta"):
             hub_options.pop(unused, None)
         if config is None:
@@ -70,7 +70,7 @@ class ActquantPolicy(PreTrainedPolicy):
     def _save_pretrained(
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
     ) -> None:
-        """`config.json`, the GGUF and the processors, which LeRobot loads from the same folder."""
+        """Writes `config.json`, the GGUF and the processors; LeRobot loads them from there."""
         target = save_directory / self._file.name
         if not (target.exists() and target.samefile(self._file)):
             shutil.copyfile(self._file, target)
@@ -91,13 +91,13 @@ class ActquantPolicy(PreTrainedPolicy):
         raise NotImplementedError(NOT_TRAINABLE)
 
     def supports_rtc(self) -> bool:
-        """Whether the policy is a flow; LeRobot's engine keeps no window of observations."""
+        """Returns whether it is a flow; LeRobot's engine keeps no window of observations."""
         return bool(self._description["supports_guidance"]) and self._steps == 1
 
     def select_action(
         self, batch: Mapping[str, Any], noise: Tensor | None = None, **_: Any
     ) -> Tensor:
-        """The next action [B, A] in the robot's units, from the observation of this step.
+        """Returns the next action [B, A] in the robot's units, from the observation of this step.
 
         A policy with several observation steps is given the last ones, the first repeated at the
         start of an episode.
@@ -147,7 +147,7 @@ class ActquantPolicy(PreTrainedPolicy):
     def _previous(
         self, left_over: Tensor | None, count: int, delay: int, horizon: int | None
     ) -> list[PreviousChunk | None]:
-        """For each element of the batch."""
+        """Returns what is left of the chunk before, for each element of the batch."""
         config = self.config.rtc_config or RTCConfig()
         if left_over is None or not config.enabled:
             return [None] * count
@@ -167,7 +167,7 @@ class ActquantPolicy(PreTrainedPolicy):
         ]
 
     def _windowed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The batch with the time axis that the policy takes, if it takes one."""
+        """Returns the batch with the time axis that the policy takes, if it takes one."""
         if self._steps == 1:
             return batch
         steps = self._window.last
@@ -175,7 +175,7 @@ class ActquantPolicy(PreTrainedPolicy):
         return {**batch, **{key: torch.stack([step[key] for step in steps], 1) for key in keys}}
 
     def _observations(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What the runtime takes, for each element of the batch."""
+        """Returns what the runtime takes, for each element of the batch."""
         time = (self._steps,) if self._steps > 1 else ()
         columns: dict[str, Any] = {
             camera: _pictures(batch, camera, time) for camera in self._cameras_of(batch)
@@ -196,7 +196,7 @@ class ActquantPolicy(PreTrainedPolicy):
         return [{key: column[i] for key, column in columns.items()} for i in range(count)]
 
     def _cameras_of(self, batch: Mapping[str, Any]) -> list[str]:
-        """The file's cameras that the batch has; it may have others too, unless some are missing:
+        """Returns the file's cameras in the batch; others may be there too, unless one is missing:
         a misspelt camera must not pass for one that was left out on purpose."""
         cameras, optional = self._description["cameras"], self._description["optional_cameras"]
         present = [camera for camera in cameras if camera in batch]
@@ -223,7 +223,7 @@ def _without_padding(actions: Tensor) -> Tensor:
 
 
 def _pictures(batch: Mapping[str, Any], camera: str, time: tuple[int, ...]) -> Any:
-    """uint8 [B, *time, H, W, 3] from LeRobot's float [B, *time, 3, H, W] in [0, 1]."""
+    """Returns uint8 [B, *time, H, W, 3] from LeRobot's float [B, *time, 3, H, W] in [0, 1]."""
     images = batch[camera]
     fits = images.ndim == 4 + len(time) and images.shape[1:-2] == (*time, 3)
     if not fits or not images.is_floating_point():

@@ -22,7 +22,7 @@ def make_actquant_pre_post_processors(
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
     PolicyProcessorPipeline[PolicyAction, PolicyAction],
 ]:
-    """Renaming, for lerobot-eval's `--rename_map`, and a batch dimension where there is none.
+    """Makes the processors: renaming, for `--rename_map`, and a batch dimension if there is none.
 
     The statistics are the file's; `dataset_stats` is not used.
     """

@@ -42,13 +42,13 @@ def head(w: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def masked_mean(errors: Tensor, mask: Tensor) -> Tensor:
-    """Mean of errors [B, n, 3] where mask [B, n]."""
+    """Returns the mean of errors [B, n, 3] where mask [B, n]."""
     weight = mask[..., None].float()
     return (errors * weight).sum() / (weight.sum() * errors.shape[-1] + 1e-6)
 
 
 def position_loss(w: Weights, size: PolicySize, prefix: Prefix, batch: dict[str, Tensor]) -> Tensor:
-    """Sum of the position losses of a batch."""
+    """Returns the sum of the position losses of a batch."""
     centre, spread = torch.tensor(CENTRE), torch.tensor(SPREAD)
     objects, tool, goal, present = (batch[k] for k in ("objects", "tool", "goal", "present"))
     target = objects.gather(1, batch["target"][:, None, None].expand(-1, 1, 3))[:, 0]

@@ -60,7 +60,7 @@ class PolicySize:
 
 
 def train_tokenizer(instructions: list[str], folder: Path, vocab: int) -> None:
-    """Byte-level BPE in SmolLM2's format, trained on the instructions alone."""
+    """Trains byte-level BPE in SmolLM2's format on the instructions alone."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -142,7 +142,7 @@ def vlm_config(size: PolicySize) -> dict[str, Any]:
 
 
 def write_vlm_folder(folder: Path, instructions: list[str], size: PolicySize) -> None:
-    """The folder that `vlm_model_name` points to: configs and tokenizer, no weights."""
+    """Writes the folder that `vlm_model_name` points to: configs and tokenizer, no weights."""
     folder.mkdir(parents=True, exist_ok=True)
     train_tokenizer(instructions, folder, size.vocab)
     write_json(folder / "config.json", vlm_config(size))
@@ -171,7 +171,7 @@ def write_vlm_folder(folder: Path, instructions: list[str], size: PolicySize) ->
 
 
 def policy_config(vlm_name: str, size: PolicySize) -> Any:
-    """lerobot's configuration of the policy, every part trainable."""
+    """Returns lerobot's configuration of the policy, every part trainable."""
     from lerobot.configs.types import FeatureType, PolicyFeature
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 
@@ -204,7 +204,7 @@ def policy_config(vlm_name: str, size: PolicySize) -> Any:
 
 @contextlib.contextmanager
 def working_directory(folder: Path) -> Iterator[None]:
-    """Relative names in a checkpoint (`vlm`) resolve inside the checkpoint."""
+    """Enters a checkpoint, so that relative names in it (`vlm`) resolve."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -214,7 +214,7 @@ def working_directory(folder: Path) -> Iterator[None]:
 
 
 def build_policy(folder: Path, size: PolicySize, seed: int) -> Any:
-    """A fresh policy from the VLM folder inside `folder`, with every parameter trainable."""
+    """Builds a fresh policy from the VLM folder inside `folder`, with every parameter trainable."""
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
     torch.manual_seed(seed)
@@ -226,7 +226,7 @@ def build_policy(folder: Path, size: PolicySize, seed: int) -> Any:
 
 
 def load_policy(folder: Path) -> Any:
-    """A saved checkpoint, through lerobot's own loader."""
+    """Loads a saved checkpoint, through lerobot's own loader."""
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
     with working_directory(folder), contextlib.redirect_stdout(None):
@@ -234,7 +234,7 @@ def load_policy(folder: Path) -> Any:
 
 
 def load_processors(folder: Path) -> tuple[Any, Any]:
-    """Pre- and post-processor of a saved checkpoint."""
+    """Loads the pre- and post-processor of a saved checkpoint."""
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.policies.factory import make_pre_post_processors
 
@@ -246,7 +246,7 @@ def load_processors(folder: Path) -> tuple[Any, Any]:
 def save_checkpoint(
     policy: Any, stats: dict[str, dict[str, torch.Tensor]], vlm: Path, folder: Path
 ) -> None:
-    """Write weights, config, processors and the VLM folder, replacing `folder` at the end.
+    """Writes weights, config, processors and the VLM folder, replacing `folder` at the end.
 
     Weights are stored in float16, which halves the folder; loaders widen them to float32 again.
     """
@@ -267,7 +267,7 @@ def save_checkpoint(
 
 
 def assert_prompts_fit(vlm: Path, instructions: list[str], length: int) -> int:
-    """Every instruction and its newline must fit; returns the longest count."""
+    """Checks that every instruction and its newline fit; returns the longest count."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(vlm))
@@ -279,7 +279,7 @@ def assert_prompts_fit(vlm: Path, instructions: list[str], length: int) -> int:
 
 
 def tokenize(vlm: Path, instructions: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask [n, length], as the processors give them."""
+    """Returns token ids and mask [n, length], as the processors give them."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(vlm))
@@ -295,7 +295,7 @@ def tokenize(vlm: Path, instructions: list[str], length: int) -> tuple[torch.Ten
 
 
 def main() -> None:
-    """Build an untrained policy, report its size and write it as a checkpoint."""
+    """Builds an untrained policy, reports its size and writes it as a checkpoint."""
     from simulation import all_instructions
 
     parser = argparse.ArgumentParser(description=main.__doc__)

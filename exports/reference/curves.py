@@ -14,7 +14,7 @@ SUCCESSES = ("observations", "minutes", "kind", *TASK_NAMES, "all")
 
 
 def append(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
-    """Add a row to a CSV file, with a header if it is new."""
+    """Adds a row to a CSV file, with a header if it is new."""
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -24,7 +24,7 @@ def append(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
 
 
 def truncate(path: Path, observations: int) -> None:
-    """Drop the rows after a point that training goes back to."""
+    """Drops the rows after a point that training goes back to."""
     if not path.exists():
         return
     header, *rows = path.read_text(encoding="utf-8").splitlines()

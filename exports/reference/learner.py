@@ -72,7 +72,7 @@ class Normalizer:
 
 
 def measure_stats(shards: list[dict[str, Array]]) -> dict[str, list[float]]:
-    """Mean and deviation of states and of first actions."""
+    """Returns mean and deviation of states and of first actions."""
     out = {}
     for name, key, floor in (("state", "state", 0.01), ("action", "actions", 0.05)):
         values = np.concatenate([s[key] if key == "state" else s[key][:, 0] for s in shards])
@@ -95,7 +95,7 @@ class Prompts:
 def loss_of(
     objective: Objective, weights: Weights, batch: dict[str, Tensor], auxiliary: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Total, flow-matching and position loss of a prepared batch."""
+    """Returns total, flow-matching and position loss of a prepared batch."""
     names = ("images", "state", "tokens", "mask")
     prefix = objective.prefix(weights, *(batch[n] for n in names))
     flow = objective.flow_loss(weights, prefix, batch["actions"], batch["noise"], batch["time"])
@@ -126,7 +126,7 @@ class Learner:
         return self.run / "frames" / f"{kind}-{rank}-{number:04d}"
 
     def record(self, per_shard: int = 25) -> None:
-        """Make the demonstrations that are not there yet, and open all of them."""
+        """Makes the demonstrations that are not there yet, and opens all of them."""
         recipe, number = self.recipe, 0
         for task in TASK_NAMES:
             env = UR3eEnv(task)
@@ -147,7 +147,7 @@ class Learner:
             self.rollouts.add(self.shard_folder("rollouts", number))
 
     def prepare(self, frames: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Normalise a batch, look its prompts up and draw its noise."""
+        """Normalises a batch, looks its prompts up and draws its noise."""
         assert self.normalizer is not None
         prompts, count = frames.pop("prompt"), len(frames["state"])
         frames.pop("task")
@@ -164,7 +164,7 @@ class Learner:
         }
 
     def step(self, number: int, rate: float, task_weights: Array) -> dict[str, float]:
-        """One update (numbers from 1); what it draws follows from seed, number and rank alone."""
+        """Runs one update (from 1); what it draws follows from seed, number and rank alone."""
         key = [self.recipe.seed, self.rank, number]
         rng = np.random.default_rng(key)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -177,7 +177,7 @@ class Learner:
         return {"flow": float(flow), "places": float(places), "norm": norm}
 
     def warm_up(self, in_turns: bool) -> None:
-        """Compile; in turns, so that later processes find in the cache what the first compiled."""
+        """Compiles; in turns, so that later processes find in the cache what the first compiled."""
         for turn in range(self.recipe.processes if self.recipe.compiled else 0):
             if turn == (self.rank if in_turns else 0):
                 weights = np.full(len(TASK_NAMES), 1 / len(TASK_NAMES))
@@ -188,7 +188,7 @@ class Learner:
             self.optimizer.barrier.wait()
 
     def actor(self, seed: int) -> Any:
-        """A function from observations to action chunks, with the averaged weights."""
+        """Returns a function from observations to action chunks, with the averaged weights."""
         average = self.shared.average.to(self.shared.working.dtype)
         weights = views(average, self.slots)
         generator = torch.Generator().manual_seed(seed)
@@ -212,7 +212,7 @@ class Learner:
         return act
 
     def round(self, number: int, task_weights: Array) -> Array:
-        """Roll out, label and keep own episodes; [tasks, 2] successes and episodes."""
+        """Rolls out, labels and keeps own episodes; returns [tasks, 2] successes and episodes."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, self.rank, number, 1])
         count = recipe.round_episodes
@@ -238,7 +238,7 @@ class Learner:
 
 
 def _spread(weights: Array, count: int, rng: np.random.Generator) -> Array:
-    """`count` task numbers, as close to the weights as whole numbers allow."""
+    """Returns `count` task numbers, as close to the weights as whole numbers allow."""
     exact = weights * count
     whole = np.floor(exact).astype(int)
     rest = count - int(whole.sum())

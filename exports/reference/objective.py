@@ -55,7 +55,7 @@ def rope_angles(positions: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding on [B, heads, L, D]."""
+    """Applies the rotary embedding on [B, heads, L, D]."""
     cos, sin = angles
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
@@ -66,7 +66,7 @@ def heads(x: Tensor, width: int) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention on [B, heads, L, D] with grouped keys; returns [B, L, heads * D]."""
+    """Computes attention on [B, heads, L, D] with grouped keys; returns [B, L, heads * D]."""
     group = q.shape[1] // k.shape[1]
     if group > 1:
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
@@ -92,7 +92,7 @@ class Objective:
         self.head_dim = size.width // size.heads
 
     def embed_images(self, w: Weights, images: Tensor) -> Tensor:
-        """uint8 [N, 96, 96, 3] to image tokens [N, T, width]."""
+        """Embeds uint8 [N, 96, 96, 3] as image tokens [N, T, width]."""
         size, tower = self.size, VLM + "vision_model."
         grid = size.image_size // size.patch
         x = images.view(-1, grid, size.patch, grid, size.patch, 3).permute(0, 1, 3, 5, 2, 4)
@@ -119,7 +119,7 @@ class Objective:
     def prefix(
         self, w: Weights, images: Tensor, state: Tensor, tokens: Tensor, mask: Tensor
     ) -> Prefix:
-        """images uint8 [B, 2, 96, 96, 3]; state normalised [B, 13]; tokens and mask [B, 16]."""
+        """Embeds images uint8 [B, 2, 96, 96, 3], normalised state [B, 13], tokens, mask [B, 16]."""
         size = self.size
         batch, scale = len(images), math.sqrt(size.width)
         seen = self.embed_images(w, images.flatten(0, 1)).view(batch, -1, size.width)
@@ -159,7 +159,7 @@ class Objective:
         return Prefix(keys, values, valid, seen, states)
 
     def velocity(self, w: Weights, prefix: Prefix, noisy: Tensor, time: Tensor) -> Tensor:
-        """noisy [B, K, H, A], time [B, K] to the velocity [B, K, H, A]."""
+        """Predicts the velocity [B, K, H, A] from noisy [B, K, H, A] and time [B, K]."""
         batch, copies, steps, _ = noisy.shape
         x = self.embed_actions(w, noisy, time).flatten(1, 2)
         step = torch.arange(steps).repeat(copies)
@@ -212,13 +212,13 @@ class Objective:
     def flow_loss(
         self, w: Weights, prefix: Prefix, actions: Tensor, noise: Tensor, time: Tensor
     ) -> Tensor:
-        """lerobot's flow-matching loss; actions [B, H, A], noise [B, K, H, A], time [B, K]."""
+        """Returns lerobot's flow loss; actions [B, H, A], noise [B, K, H, A], time [B, K]."""
         t = time[..., None, None]
         target = noise - actions[:, None]
         return F.mse_loss(self.velocity(w, prefix, actions[:, None] + t * target, time), target)
 
     def sample_actions(self, w: Weights, prefix: Prefix, noise: Tensor) -> Tensor:
-        """Euler integration from noise [B, H, A] to normalised actions."""
+        """Integrates by Euler's method from noise [B, H, A] to normalised actions."""
         x, steps = noise[:, None], self.size.flow_steps
         for i in range(steps):
             time = torch.full(x.shape[:2], 1 - i / steps)
@@ -227,5 +227,5 @@ class Objective:
 
 
 def sample_times(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """lerobot's Beta(1.5, 1) times by inverting the distribution function."""
+    """Draws lerobot's Beta(1.5, 1) times by inverting the distribution function."""
     return torch.rand(shape, generator=generator) ** (1 / 1.5) * 0.999 + 0.001

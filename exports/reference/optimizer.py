@@ -21,7 +21,7 @@ _NS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
-    """The nearest semi-orthogonal matrices to [n, rows, columns], about."""
+    """Returns the nearest semi-orthogonal matrices to [n, rows, columns], about."""
     x = matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
     if tall:
@@ -98,7 +98,7 @@ def lay_out(tensors: dict[str, Tensor], processes: int, muon: bool) -> dict[str,
 def allocate(
     tensors: dict[str, Tensor], slots: dict[str, Slot], processes: int, dtype: torch.dtype
 ) -> Shared:
-    """Shared buffers that start from the given weights."""
+    """Allocates shared buffers that start from the given weights."""
     count = max(s.end for s in slots.values())
 
     def zeros(*shape: int, kind: torch.dtype = torch.float32) -> Tensor:
@@ -119,7 +119,7 @@ def allocate(
 
 
 def views(flat: Tensor, slots: dict[str, Slot]) -> dict[str, Tensor]:
-    """Named views into a flat buffer."""
+    """Returns named views into a flat buffer."""
     return {n: flat[s.start : s.end].view(s.shape) for n, s in slots.items()}
 
 
@@ -162,7 +162,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, number: int, rate: float, decay: float) -> float:
-        """Update after all backward passes; `number` from 1. Returns the gradient norm."""
+        """Updates after all backward passes; `number` from 1. Returns the gradient norm."""
         shared, span = self.shared, self.span
         self.barrier.wait()
         gradient = shared.gradients[0, span].float()

@@ -94,7 +94,7 @@ class Recorder:
         )
 
     def add(self, episode: Demonstration | None) -> None:
-        """Append an episode; None counts as tried."""
+        """Appends an episode; None counts as tried."""
         dataset: Any = self.open() if self.dataset is None else self.dataset
         self.dataset = dataset
         self.done += 1
@@ -108,7 +108,7 @@ class Recorder:
         dataset.save_episode()
 
     def save(self) -> None:
-        """Close the files, so that recording can go on from here."""
+        """Closes the files, so that recording can go on from here."""
         if self.dataset is None:
             return
         self.dataset.finalize()
@@ -122,7 +122,7 @@ class Recorder:
         draft.rename(self.journal)
 
     def finish(self, complete: bool) -> None:
-        """Close the files; a complete dataset needs no journal."""
+        """Closes the files; a complete dataset needs no journal."""
         self.save()
         shutil.rmtree(self.root / "images", ignore_errors=True)
         if complete:
@@ -130,7 +130,7 @@ class Recorder:
 
 
 def plan(first: int, episodes: int, tasks: list[str]) -> Iterator[tuple[str, int]]:
-    """(task, start) of every episode, tasks taking turns."""
+    """Returns (task, start) of every episode, tasks taking turns."""
     for i in range(episodes):
         for task in tasks:
             yield task, first + i
@@ -139,7 +139,7 @@ def plan(first: int, episodes: int, tasks: list[str]) -> Iterator[tuple[str, int
 def record(
     root: Path, first: int, episodes: int, tasks: list[str], stop_after: int | None = None
 ) -> int:
-    """Record `episodes` per task from start `first`; returns the episodes tried so far.
+    """Records `episodes` per task from start `first`; returns the episodes tried so far.
 
     `stop_after` ends the session after so many new episodes.
     """

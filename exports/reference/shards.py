@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def write_shard(folder: Path, frames: list[dict[str, Array]]) -> None:
-    """Write frames as one shard, whole or not at all."""
+    """Writes frames as one shard, whole or not at all."""
     draft = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -64,7 +64,7 @@ class Mixture:
         self.share = share  # largest part of a batch that comes from rollouts
 
     def draw(self, batch: int, weights: Array, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """A batch of frames; `weights` [tasks] sum to 1."""
+        """Returns a batch of frames; `weights` [tasks] sum to 1."""
         tasks = rng.choice(len(weights), batch, p=weights)
         picks = []
         for task in tasks:

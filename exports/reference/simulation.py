@@ -28,7 +28,7 @@ ROLLOUT_START = 100_000  # the learner's own episodes, labelled by the expert
 
 
 def all_instructions() -> list[str]:
-    """Every instruction that the tasks can ask for, sorted."""
+    """Returns every instruction that the tasks can ask for, sorted."""
     cubes = OBJECTS[: len(COLOURS)]
     texts: set[str] = set()
     for task in TASKS:
@@ -50,7 +50,7 @@ def pictures(observation: dict[str, Any]) -> Array:
 
 
 def frame_of(env: UR3eEnv, observation: dict[str, Any], prompts: dict[str, int]) -> Frame:
-    """What training keeps of a state, apart from the expert's actions."""
+    """Returns what training keeps of a state, apart from the expert's actions."""
     hidden = env.privileged()
     return {
         "images": pictures(observation),
@@ -83,7 +83,7 @@ class Demonstration:
 def demonstrate(
     env: UR3eEnv, start: int, prompts: dict[str, int], chunk: int
 ) -> Demonstration | None:
-    """The expert plays one start with execution noise; None where it does not succeed.
+    """Lets the expert play one start with execution noise; None where it does not succeed.
 
     The noise disturbs what is executed, never the recorded action, and follows from the start's
     number, so the same start always gives the same episode.
@@ -108,7 +108,7 @@ def demonstrate(
 
 
 def follow_expert(env: UR3eEnv, steps: int) -> list[Array]:
-    """The expert's next actions, each executed."""
+    """Executes the expert's next actions."""
     actions = []
     for _ in range(steps):
         actions.append(env.expert_action())
@@ -119,7 +119,7 @@ def follow_expert(env: UR3eEnv, steps: int) -> list[Array]:
 def label(
     env: UR3eEnv, images: Array, prompts: dict[str, int], chunk: int, extra: int
 ) -> list[Frame]:
-    """Expert chunks for the present state and for `extra` states on the expert's way from it.
+    """Returns expert chunks for the present state and `extra` states on the expert's path from it.
 
     The environment is left as it was.
     """
@@ -181,7 +181,7 @@ def run_episodes(
     max_steps: int | None = None,
     labels: Labels | None = None,
 ) -> Rollouts:
-    """Roll a policy out on (task, start) pairs, all at once, executing `action_steps` per plan."""
+    """Rolls a policy out on (task, start) pairs, all at once, executing `action_steps` per plan."""
     running = []
     for task, start in episodes:
         env = UR3eEnv(task)
@@ -210,7 +210,7 @@ def run_episodes(
 
 
 def execute(episode: Episode, plan: Array, max_steps: int | None) -> None:
-    """Execute a plan's actions; pictures are rendered after the last one alone."""
+    """Executes a plan's actions; pictures are rendered after the last one alone."""
     env = episode.env
     for i, action in enumerate(plan):
         env.render_images = i == len(plan) - 1

@@ -66,7 +66,7 @@ class Budget:
 
 
 def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
-    """Cosine over progress, after a linear warm-up over steps."""
+    """Returns the rate: a cosine over progress, after a linear warm-up over steps."""
     low = recipe.final_rate
     cosine = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress))
     return recipe.rate * cosine * min(1.0, step / max(1, recipe.warmup))
@@ -92,12 +92,12 @@ class Trainer:
         return self.step * self.recipe.batch * self.recipe.processes
 
     def weights(self) -> Array:
-        """Part of each task in batches and rollouts: hard tasks come more often."""
+        """Returns the part of each task in batches and rollouts: hard tasks come more often."""
         raw = 0.35 + self.failure
         return raw / raw.sum()
 
     def run(self) -> None:
-        """Train until the budget is used up."""
+        """Trains until the budget is used up."""
         control = self.learner.shared.control
         self.clock = self.log_clock = time.monotonic()
         self.log_seen = self.observations
@@ -123,7 +123,7 @@ class Trainer:
         self.clock = now
 
     def _events(self, progress: float) -> None:
-        """Rollouts, reports and saves that are due."""
+        """Runs the rollouts, reports and saves that are due."""
         recipe, over = self.recipe, progress >= 1
         due = self.marks["round"] + recipe.round_observations
         if recipe.first_round <= progress < 0.99 and self.observations >= due:
@@ -178,7 +178,7 @@ class Trainer:
         self.window = []
 
     def save(self) -> None:
-        """Write everything that the rest of the training depends on, whole or not at all."""
+        """Writes everything that the rest of the training depends on, whole or not at all."""
         self.barrier.wait(WAIT)
         if self.rank == 0:
             state = {
@@ -193,7 +193,7 @@ class Trainer:
         self.barrier.wait(WAIT)
 
     def load(self) -> None:
-        """Go on from the last save, if there is one."""
+        """Goes on from the last save, if there is one."""
         path = self.learner.run / "state.pt"
         if path.exists():
             state = torch.load(path)
@@ -208,7 +208,7 @@ class Trainer:
 
 
 def die_with_parent() -> None:
-    """So that killing the command stops all of it, and two trainings never share a run folder."""
+    """Ends this process with its parent: killing the command stops all of it."""
     if sys.platform == "linux" and multiprocessing.parent_process() is not None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
@@ -217,7 +217,7 @@ def worker(
     rank: int, run: Path, size: PolicySize, recipe: Recipe, budget: Budget,
     shared: Shared, slots: dict[str, Slot], results: Any, barrier: Any,
 ) -> None:  # fmt: skip
-    """What one process does."""
+    """Runs one of the processes."""
     die_with_parent()
     torch.set_num_threads(1)
     learner = Learner(run, size, recipe, rank, shared, slots, barrier)
@@ -236,7 +236,7 @@ def worker(
 
 
 def initial_weights(run: Path, size: PolicySize, seed: int) -> tuple[Any, dict[str, torch.Tensor]]:
-    """A fresh policy, and its weights with those of the auxiliary heads."""
+    """Returns a fresh policy, and its weights with those of the auxiliary heads."""
     policy = build_policy(run, size, seed)
     return policy, dict(policy.state_dict()) | make_heads(size, seed)
 
@@ -244,7 +244,7 @@ def initial_weights(run: Path, size: PolicySize, seed: int) -> tuple[Any, dict[s
 def train(
     run: Path, size: PolicySize, recipe: Recipe, budget: Budget, init: Path | None = None
 ) -> None:
-    """Train in `recipe.processes` processes; resumes what the run folder holds.
+    """Trains in `recipe.processes` processes; resumes what the run folder holds.
 
     init: a finished checkpoint of this size whose weights a new run starts from.
     """
@@ -277,7 +277,7 @@ def read_settings(run: Path) -> tuple[PolicySize, Recipe]:
 
 
 def finalize(run: Path, out: Path, averaged: bool = True) -> int:
-    """Write the run's saved (averaged) weights as a checkpoint; returns its observations."""
+    """Writes the run's saved (averaged) weights as a checkpoint; returns its observations."""
     size, recipe = read_settings(run)
     policy, tensors = initial_weights(run, size, recipe.seed)
     state = torch.load(run / "state.pt")
