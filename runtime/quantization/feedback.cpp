@@ -13,7 +13,7 @@
 #include <vector>
 
 // The loops below are written for the compiler to vectorize; it makes them for each kind of CPU.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
 #define ACTQUANT_EVERY_CPU                                                                         \
     __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
