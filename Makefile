@@ -43,8 +43,10 @@ demo: $(STAMP)
 # An arm's control loop keeps its deadlines only where nothing else runs.
 REAL_TIME := tests/robot tests/deploy
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadscope --max-worker-restart 0 -q tests $(REAL_TIME:%=--ignore=%)
-	$(BIN)/python -m pytest -q $(REAL_TIME)
+	status=0; \
+	$(BIN)/python -m pytest -n 2 --dist loadscope --max-worker-restart 0 -q tests $(REAL_TIME:%=--ignore=%) || status=1; \
+	$(BIN)/python -m pytest -q $(REAL_TIME) || status=1; \
+	exit $$status
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
