@@ -3,8 +3,6 @@
 import heapq
 from collections.abc import Sequence
 
-import numpy as np
-
 from actquant.allocation.budget import Allocation, Budget, TensorSize
 from actquant.allocation.choices import Choices, require_feasible
 from actquant.format.tensor_types import Format, menu
@@ -55,10 +53,11 @@ def allocate_measured(tensors: Sequence[TensorSize], budget: Budget) -> Allocati
 
 def _hull(choices: Choices, row: int, tensor: TensorSize) -> list[tuple[int, int, float]]:
     """Returns (level, bytes, error) on the lower convex hull, bytes ascending, errors falling."""
+    if not tensor.errors:
+        return [(0, int(choices.bytes[row, 0]), 0.0)]
     hull: list[tuple[int, int, float]] = []
     for level, entry in enumerate(choices.ladders[row]):
-        size = int(choices.bytes[row, level])
-        error = tensor.errors.get(entry.name, 0.0 if hull == [] else np.inf)
+        size, error = int(choices.bytes[row, level]), tensor.errors[entry.name]
         if hull and error >= hull[-1][2]:
             continue
         while len(hull) > 1 and _is_above(hull[-2], hull[-1], (level, size, error)):

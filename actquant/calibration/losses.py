@@ -80,7 +80,7 @@ OBJECTIVES: dict[str, Callable[[LoadedPolicy, Batch, int, int], Tensor]] = {
 @contextmanager
 def _through_no_grad() -> Iterator[None]:
     """Lets gradients through functions that PyTorch's `no_grad` decorates, as LeRobot's policies
-    decorate what predicts actions; where gradients are off, they stay off."""
+    decorate what predicts actions; where gradients are off, they stay off. For one thread."""
     enter = torch.no_grad.__enter__
 
     def keep(self: Any) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -99,15 +98,13 @@ def collect(
                 for tensor in group
             }
             wanted = {tensor: lacking for tensor, lacking in wanted.items() if lacking}
-
-            def collect_pass(size: int, objective: str = objective, wanted: Any = wanted) -> None:
-                run = _Pass(loaded, frames, objective, wanted, work, made_from)
-                run.collect(draws, seed, size, save_every, progress)
-
+            run = _Pass(loaded, frames, objective, wanted, work, made_from)
             try:
-                collect_pass(batch_size)
+                run.collect(draws, seed, batch_size, save_every, progress)
             except MixedFramesError:
-                collect_pass(1)
+                batch_size = 1  # for all layers that follow, too
+                run = _Pass(loaded, frames, objective, wanted, work, made_from)
+                run.collect(draws, seed, batch_size, save_every, progress)
     work.build("frames", "actions", made_from, lambda: _actions(frames, batch_size))
     return Statistics(work, made_from, kept)
 

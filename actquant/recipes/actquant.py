@@ -1,16 +1,14 @@
 """Ours: types by the error that each does to the executed actions, and error feedback in blocks."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from actquant.allocation.budget import Allocation, Budget, TensorSize
+from actquant.allocation.budget import TensorSize
 from actquant.allocation.measured import allocate_measured, types_of
 from actquant.calibration.accumulators import ActionJacobian, SecondMoments
 from actquant.calibration.statistics import Statistics
 from actquant.encoders.blocks import Encoded, encode_with_importance
 from actquant.encoders.feedback import action_error, encode_with_feedback
-from actquant.recipes.recipe import Recipe
+from actquant.recipes.recipe import Recipe, within_budget
 
 
 def measure_errors(
@@ -30,12 +28,6 @@ def measure_errors(
     return errors
 
 
-def allocate(tensors: Sequence[TensorSize], budget: Budget | None) -> Allocation:
-    """Takes the upgrades that lower the action error most per byte."""
-    assert budget is not None, "the pipeline gives every recipe that needs it a budget"
-    return allocate_measured(tensors, budget)
-
-
 def encode(name: str, weight: np.ndarray, type_name: str, statistics: Statistics | None) -> Encoded:
     """Encodes a weight with feedback by the second moments of its layer's inputs."""
     assert statistics is not None, "the pipeline collects what the recipe names"
@@ -47,7 +39,7 @@ def encode(name: str, weight: np.ndarray, type_name: str, statistics: Statistics
 ACTQUANT = Recipe(
     name="actquant",
     summary="types by the error of the executed actions, error feedback inside blocks",
-    allocate=allocate,
+    allocate=within_budget(allocate_measured),
     encode=encode,
     statistics=(ActionJacobian, SecondMoments),
     errors=measure_errors,

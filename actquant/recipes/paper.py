@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from actquant.allocation.budget import Allocation, Budget, TensorSize
 from actquant.allocation.layer_balanced import allocate_layer_balanced
 from actquant.calibration.accumulators import Fisher, MeanActivations
 from actquant.calibration.hsic import SIGMA, HsicScorer, TensorScore
 from actquant.calibration.statistics import Statistics
 from actquant.encoders.blocks import Encoded, encode_with_importance
 from actquant.policies.base import QuantizableTensor
-from actquant.recipes.recipe import Recipe
+from actquant.recipes.recipe import Recipe, within_budget
 from actquant.recipes.settings import CompressionSettings
 
 
@@ -41,12 +40,6 @@ def score_tensors(
     return {name: score.score(settings.score) for name, score in found.items()}
 
 
-def allocate(tensors: Sequence[TensorSize], budget: Budget | None) -> Allocation:
-    """Balances the errors of layers within the budget."""
-    assert budget is not None, "the pipeline gives every recipe that needs it a budget"
-    return allocate_layer_balanced(tensors, budget)
-
-
 def encode(name: str, weight: np.ndarray, type_name: str, statistics: Statistics | None) -> Encoded:
     """Encodes a weight with its Fisher as the importance of every single element."""
     assert statistics is not None, "the pipeline collects what the recipe names"
@@ -57,7 +50,7 @@ def encode(name: str, weight: np.ndarray, type_name: str, statistics: Statistics
 PAPER = Recipe(
     name="paper",
     summary="HSIC sensitivity, Fisher of the action loss as importance (ActQuant)",
-    allocate=allocate,
+    allocate=within_budget(allocate_layer_balanced),
     encode=encode,
     statistics=(MeanActivations, Fisher),
     scores=score_tensors,

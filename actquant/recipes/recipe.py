@@ -35,6 +35,18 @@ def round_to_nearest(
     return encode(name, weight, type_name)
 
 
+def within_budget(
+    allocate: Callable[[Sequence[TensorSize], Budget], Allocation],
+) -> Allocate:
+    """Returns `allocate` for a recipe that needs a budget, which the pipeline then gives it."""
+
+    def allocate_within(tensors: Sequence[TensorSize], budget: Budget | None) -> Allocation:
+        assert budget is not None, "the pipeline gives every recipe that needs it a budget"
+        return allocate(tensors, budget)
+
+    return allocate_within
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One way of making a file smaller; `actquant.recipes.RECIPES` names them all.

@@ -28,47 +28,44 @@ Result<Element> to_numpy(std::unique_ptr<Element[]> data, size_t rows, size_t co
     return Result<Element>(pointer, {rows, columns}, owner);
 }
 
-Result<uint8_t> quantize(const Matrix& weights, const std::string& type,
-                         const std::optional<Matrix>& importance, int threads) {
+// Encodes weights by `run(rows, columns, result)`, without Python's lock.
+template <typename Encode>
+Result<uint8_t> encode(const Matrix& weights, const std::string& type, Encode run) {
     size_t rows = weights.shape(0);
     size_t columns = weights.shape(1);
     if (rows == 0 || columns == 0) {
         throw actquant::ArgumentError("weights are empty");
     }
-    if (importance && (importance->shape(0) != rows || importance->shape(1) != columns)) {
-        throw actquant::ArgumentError("importance must have the shape of weights");
-    }
     size_t row_bytes = actquant::quantized_row_bytes(type, static_cast<int64_t>(columns));
     auto result = std::make_unique<uint8_t[]>(rows * row_bytes);
     {
         nb::gil_scoped_release release;
-        actquant::QuantizeRequest request{weights.data(), importance ? importance->data() : nullptr,
-                                          static_cast<int64_t>(rows), static_cast<int64_t>(columns),
-                                          threads};
-        actquant::quantize(request, type, result.get());
+        run(static_cast<int64_t>(rows), static_cast<int64_t>(columns), result.get());
     }
     return to_numpy(std::move(result), rows, row_bytes);
 }
 
+Result<uint8_t> quantize(const Matrix& weights, const std::string& type,
+                         const std::optional<Matrix>& importance, int threads) {
+    if (importance &&
+        (importance->shape(0) != weights.shape(0) || importance->shape(1) != weights.shape(1))) {
+        throw actquant::ArgumentError("importance must have the shape of weights");
+    }
+    const float* values = importance ? importance->data() : nullptr;
+    return encode(weights, type, [&](int64_t rows, int64_t columns, uint8_t* result) {
+        actquant::quantize({weights.data(), values, rows, columns, threads}, type, result);
+    });
+}
+
 Result<uint8_t> quantize_with_feedback(const Matrix& weights, const std::string& type,
                                        const Matrix& factor, int threads) {
-    size_t rows = weights.shape(0);
-    size_t columns = weights.shape(1);
-    if (rows == 0 || columns == 0) {
-        throw actquant::ArgumentError("weights are empty");
-    }
-    if (factor.shape(0) != columns || factor.shape(1) != columns) {
+    if (factor.shape(0) != weights.shape(1) || factor.shape(1) != weights.shape(1)) {
         throw actquant::ArgumentError("factor must be [columns, columns] of weights");
     }
-    size_t row_bytes = actquant::quantized_row_bytes(type, static_cast<int64_t>(columns));
-    auto result = std::make_unique<uint8_t[]>(rows * row_bytes);
-    {
-        nb::gil_scoped_release release;
-        actquant::FeedbackRequest request{weights.data(), factor.data(), static_cast<int64_t>(rows),
-                                          static_cast<int64_t>(columns), threads};
-        actquant::quantize_with_feedback(request, type, result.get());
-    }
-    return to_numpy(std::move(result), rows, row_bytes);
+    return encode(weights, type, [&](int64_t rows, int64_t columns, uint8_t* result) {
+        actquant::quantize_with_feedback({weights.data(), factor.data(), rows, columns, threads},
+                                         type, result);
+    });
 }
 
 Result<float> dequantize(const Bytes& data, const std::string& type, int64_t columns) {

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <thread>
 #include <vector>
 
 // The loops below are written for the compiler to vectorize; it makes them for each kind of CPU.
@@ -292,15 +291,6 @@ class Encoder {
     std::vector<float> costs_;
 };
 
-void check_finite(const FeedbackRequest& request) {
-    for (int64_t k = 0; k < request.rows * request.columns; k++) {
-        if (!std::isfinite(request.weights[k])) {
-            throw ArgumentError("weights[" + std::to_string(k / request.columns) + ", " +
-                                std::to_string(k % request.columns) + "] is not finite");
-        }
-    }
-}
-
 } // namespace
 
 void quantize_with_feedback(const FeedbackRequest& request, const std::string& type_name,
@@ -310,26 +300,17 @@ void quantize_with_feedback(const FeedbackRequest& request, const std::string& t
     if (format.size % group_size != 0) {
         throw ArgumentError("the type " + type_name + " has no blocks to choose within");
     }
-    check_finite(request);
+    check_finite(request.weights, request.rows, request.columns);
     int64_t padded = (request.columns + format.size - 1) / format.size * format.size;
     Factor factor = make_factor(request, padded, format.size);
     ggml_quantize_init(type);
     int64_t tiles = (request.rows + rows_per_tile - 1) / rows_per_tile;
-    std::atomic<int64_t> next_tile = 0;
-    auto work = [&] {
+    run_on_threads(request.threads, tiles, [&](std::atomic<int64_t>& next_tile) {
         Encoder encoder(request, type, format, factor, result);
         for (int64_t tile = next_tile++; tile < tiles; tile = next_tile++) {
             encoder.encode_tile(tile * rows_per_tile);
         }
-    };
-    int64_t threads = request.threads > 0
-                          ? request.threads
-                          : static_cast<int64_t>(std::thread::hardware_concurrency());
-    std::vector<std::jthread> pool;
-    for (int64_t k = 1; k < std::clamp<int64_t>(threads, 1, std::max<int64_t>(tiles, 1)); k++) {
-        pool.emplace_back(work);
-    }
-    work();
+    });
 }
 
 } // namespace actquant

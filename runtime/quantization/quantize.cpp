@@ -34,15 +34,15 @@ int64_t padded_columns(ggml_type type, int64_t columns) {
     return (columns + block - 1) / block * block;
 }
 
-void check_weights(const QuantizeRequest& request) {
-    for (int64_t k = 0; k < request.rows * request.columns; k++) {
-        bool is_finite = std::isfinite(request.weights[k]);
-        if (!is_finite || (request.importance != nullptr &&
-                           !(request.importance[k] > 0 && std::isfinite(request.importance[k])))) {
-            std::string place = "[" + std::to_string(k / request.columns) + ", " +
-                                std::to_string(k % request.columns) + "]";
-            throw ArgumentError(is_finite ? "importance" + place + " is not a positive number"
-                                          : "weights" + place + " is not finite");
+std::string place(int64_t k, int64_t columns) {
+    return "[" + std::to_string(k / columns) + ", " + std::to_string(k % columns) + "]";
+}
+
+void check_importance(const QuantizeRequest& request) {
+    for (int64_t k = 0; request.importance != nullptr && k < request.rows * request.columns; k++) {
+        if (!(request.importance[k] > 0 && std::isfinite(request.importance[k]))) {
+            throw ArgumentError("importance" + place(k, request.columns) +
+                                " is not a positive number");
         }
     }
 }
@@ -88,6 +88,26 @@ void quantize_rows(const QuantizeRequest& request, ggml_type type, size_t row_by
 
 } // namespace
 
+void check_finite(const float* weights, int64_t rows, int64_t columns) {
+    for (int64_t k = 0; k < rows * columns; k++) {
+        if (!std::isfinite(weights[k])) {
+            throw ArgumentError("weights" + place(k, columns) + " is not finite");
+        }
+    }
+}
+
+void run_on_threads(int threads, int64_t items,
+                    const std::function<void(std::atomic<int64_t>& next)>& work) {
+    int64_t wanted =
+        threads > 0 ? threads : static_cast<int64_t>(std::thread::hardware_concurrency());
+    std::atomic<int64_t> next = 0;
+    std::vector<std::jthread> pool;
+    for (int64_t k = 1; k < std::min(wanted, items); k++) {
+        pool.emplace_back([&] { work(next); });
+    }
+    work(next);
+}
+
 ggml_type quantization_type(const std::string& name) {
     std::string known;
     for (const NamedType& candidate : named_types) {
@@ -121,19 +141,13 @@ void quantize(const QuantizeRequest& request, const std::string& type_name, uint
     if (ggml_quantize_requires_imatrix(type) && request.importance == nullptr) {
         throw ArgumentError("the type " + type_name + " needs an importance for every weight");
     }
-    check_weights(request);
+    check_finite(request.weights, request.rows, request.columns);
+    check_importance(request);
     size_t row_bytes = quantized_row_bytes(type_name, request.columns);
     ggml_quantize_init(type);
-    std::atomic<int64_t> next_row = 0;
-    int64_t threads = request.threads > 0
-                          ? request.threads
-                          : static_cast<int64_t>(std::thread::hardware_concurrency());
-    threads = std::clamp<int64_t>(threads, 1, std::max<int64_t>(request.rows, 1));
-    std::vector<std::jthread> pool;
-    for (int64_t k = 1; k < threads; k++) {
-        pool.emplace_back([&] { quantize_rows(request, type, row_bytes, next_row, result); });
-    }
-    quantize_rows(request, type, row_bytes, next_row, result);
+    run_on_threads(request.threads, request.rows, [&](std::atomic<int64_t>& next_row) {
+        quantize_rows(request, type, row_bytes, next_row, result);
+    });
 }
 
 void dequantize(const uint8_t* data, int64_t rows, int64_t columns, const std::string& type_name,

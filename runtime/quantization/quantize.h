@@ -2,8 +2,10 @@
 
 #include <ggml.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -25,6 +27,14 @@ std::vector<TypeInfo> quantization_types();
 
 // Bytes of a row of `columns` weights, padded to whole blocks.
 size_t quantized_row_bytes(const std::string& type, int64_t columns);
+
+// Throws ArgumentError, naming the place, for a weight [rows, columns] that is not finite.
+void check_finite(const float* weights, int64_t rows, int64_t columns);
+
+// Calls `work` on so many threads (0: all) at once, though on no more than there are items; each
+// takes items by `next++` until there are none.
+void run_on_threads(int threads, int64_t items,
+                    const std::function<void(std::atomic<int64_t>& next)>& work);
 
 struct QuantizeRequest {
     const float* weights = nullptr;    // [rows, columns]

@@ -61,7 +61,7 @@ def cheapest(tensors: list[TensorSize]) -> list[tuple[int, str]]:
 
 
 def test_a_type_that_costs_more_and_is_no_better_is_never_chosen():
-    (size,) = (TensorSize("blk.0", 64, 256, "layer.0"),)
+    size = TensorSize("blk.0", 64, 256, "layer.0")
     errors = {entry.name: 1.0 for entry in types_of(size)} | {"Q8_0": 0.1}
     tensor = TensorSize("blk.0", 64, 256, "layer.0", errors=errors)
     found = allocate_measured([tensor], Budget(5.0, 64 * 256, 0))
