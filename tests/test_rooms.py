@@ -18,11 +18,14 @@ MAY_IMPORT = {
     "calibration": {"common", "policies"},
     "allocation": {"common", "format"},
     "encoders": {"common", "format"},
-    "recipes": {"common", "format", "policies", "calibration", "allocation", "encoders"},
+    "tuning": {"common", "format", "policies", "calibration"},
+    "recipes": {
+        *("common", "format", "policies", "calibration", "allocation", "encoders", "tuning"),
+    },
     "fidelity": {"common", "program", "format", "policies", "calibration"},
     "compression": {
         *("common", "format", "policies", "capture", "calibration", "allocation", "encoders"),
-        *("recipes", "fidelity"),
+        *("tuning", "recipes", "fidelity"),
     },
     "control": {"common", "policies"},
     "environments": {"common", "control"},
@@ -30,11 +33,14 @@ MAY_IMPORT = {
     "deploy": {"common", "control"},
     "cli": {
         *("common", "format", "recipes", "fidelity", "compression", "control", "environments"),
-        *("evaluation", "deploy"),
+        *("evaluation", "deploy", "tuning"),
     },
 }
 """Room of `actquant/` -> rooms it may import, at the top of a module or inside a function."""
-WITHOUT_TORCH = ("common", "format", "control", "environments", "evaluation", "deploy", "cli")
+WITHOUT_TORCH = (
+    *("common", "format", "allocation", "encoders", "recipes", "control", "environments"),
+    *("evaluation", "deploy", "cli"),
+)
 WITH_TORCH = {"actquant.format.image_steps", "actquant.cli.demo"}
 """Modules of these rooms that are imported when a command that compresses asks for them."""
 

@@ -7,7 +7,7 @@ from actquant.allocation.budget import Allocation, Budget, TensorSize
 from actquant.allocation.choices import Choices, require_feasible
 from actquant.format.tensor_types import Format, menu
 
-BASE = "IQ2_XXS"
+BASE = "IQ1_S"
 MAXIMUM = "Q8_0"
 
 

@@ -1,4 +1,4 @@
-"""What is summed up for one linear layer z = W x while an objective runs over frames.
+"""What is summed up for one weight matrix, z = W x, while an objective runs over frames.
 
 An accumulator is one statistic of one weight matrix. Hooks (`hooks.py`) hand it what passes through
 the layer; a module that is called several times in one forward pass, e.g. once a camera, hands it
@@ -237,3 +237,89 @@ class SecondMoments(Accumulator):
             raise CalibrationError(f"{self.tensor} was never used in the policy's action loss")
         moments = (self._sum / self._tokens).cpu().numpy()
         return self._finite({"second_moments": moments}, "activations")
+
+
+class EmbeddingJacobian(Accumulator):
+    """What `ActionJacobian` and `SecondMoments` are to a layer, for a table [tokens, dimension]:
+
+    rows [n], the tokens that occurred; action_jacobian float32 [n, dimension] of these rows; and
+    gradient_moments float64 [dimension, dimension], the mean of dz dz' over the tokens of all
+    frames. A change d of a row costs d' (dz dz') d: the moments are the Hessian along a row.
+
+    Where the first axis of the tokens is not that of the frames, as of positions that all frames
+    share, the gradients of all frames are summed before they are squared: since their projections
+    u are independent, the expectation is the same.
+    """
+
+    name = "embedding_jacobian"
+    needs_gradients = True
+    needs_draws = True
+    objective = ACTIONS
+
+    def __init__(self, tensor: str, rows: int, columns: int) -> None:
+        super().__init__(tensor, rows, columns)
+        self._rows = torch.empty(0, dtype=torch.int64)
+        self._squares = torch.zeros(0, columns)
+        self._moments = torch.zeros(columns, columns, dtype=torch.float64)
+        self._frames = 1
+        self._calls: list[tuple[Tensor, Tensor]] = []
+
+    @classmethod
+    def state_bytes(cls, rows: int, columns: int, frames: int) -> int:
+        return 4 * min(rows, 1024) * columns + 8 * columns * columns
+
+    def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
+        self._frames = frames
+
+    def backward(self, x: Tensor, dz: Tensor) -> None:
+        groups = self._frames if x.ndim and x.shape[0] == self._frames else 1
+        self._calls.append((x.reshape(groups, -1), dz.reshape(groups, -1, dz.shape[-1]).float()))
+
+    def end_batch(self) -> None:
+        by_groups: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        for tokens, dz in self._calls:
+            by_groups.setdefault(len(tokens), []).append((tokens, dz))
+            every = dz.reshape(-1, dz.shape[-1]).double()
+            self._moments.addmm_(every.T, every)
+        for groups, calls in by_groups.items():
+            for group in range(groups):
+                tokens = torch.cat([tokens[group] for tokens, _ in calls])
+                self._add(tokens, torch.cat([dz[group] for _, dz in calls]))
+        self._calls = []
+
+    def _add(self, tokens: Tensor, dz: Tensor) -> None:
+        """Adds one sample's squared gradients: tokens [T], dz [T, columns]."""
+        rows, place = torch.unique(tokens, return_inverse=True)
+        gradient = torch.zeros(len(rows), dz.shape[-1]).index_add_(0, place, dz)
+        known, place = torch.unique(torch.cat([self._rows, rows]), return_inverse=True)
+        squares = torch.zeros(len(known), dz.shape[-1])
+        squares.index_add_(0, place, torch.cat([self._squares, gradient.square()]))
+        self._rows, self._squares = known, squares
+
+    def state(self) -> Arrays:
+        return {
+            "rows": self._rows.numpy(),
+            "squares": self._squares.numpy(),
+            "moments": self._moments.numpy(),
+        }
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._rows, self._squares, self._moments = (
+            torch.from_numpy(arrays[name].copy()) for name in ("rows", "squares", "moments")
+        )
+
+    def result(self, samples: int) -> Arrays:
+        if not len(self._rows):
+            raise CalibrationError(f"{self.tensor} was never used in the policy's actions")
+        found = {
+            "rows": self._rows.numpy(),
+            "action_jacobian": (self._squares / samples).numpy(),
+            "gradient_moments": (self._moments / samples).numpy(),
+        }
+        return self._finite(found, "gradients")
+
+
+ACCUMULATORS: dict[str, type[Accumulator]] = {
+    kind.name: kind
+    for kind in (MeanActivations, Fisher, ActionJacobian, SecondMoments, EmbeddingJacobian)
+}

@@ -6,7 +6,7 @@ it and the policy's own batch of both.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,17 +106,28 @@ class Frames(Sequence[Sample]):
         tasks = self._dataset.meta.tasks
         return tuple(str(tasks.iloc[int(column[f.index])].name) for f in self.frames)
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Yields all frames in batches of one instruction each, always in the same order.
+    def only(self, frames: Sequence[Frame]) -> "Frames":
+        """Returns some frames of the same dataset."""
+        return Frames(self.loaded, self._dataset, frames)
+
+    def groups(self, size: int) -> list[list[int]]:
+        """Returns the positions of all frames in groups of one instruction each.
 
         So no prompt needs padding, and a frame's result does not depend on its company.
         """
         by_task: dict[str, list[int]] = {}
         for position, task in enumerate(self.tasks):
             by_task.setdefault(task, []).append(position)
-        for positions in by_task.values():
-            for begin in range(0, len(positions), size):
-                yield self.batch([self[p] for p in positions[begin : begin + size]])
+        return [
+            positions[begin : begin + size]
+            for positions in by_task.values()
+            for begin in range(0, len(positions), size)
+        ]
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Yields all frames in batches of one instruction each, always in the same order."""
+        for positions in self.groups(size):
+            yield self.batch([self[p] for p in positions])
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """Returns the policy's batch of samples, with normalised ground-truth actions."""
@@ -154,13 +165,38 @@ def _to_pixels(image: Tensor, camera: str, frame: Frame) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """The two disjoint sets of frames; `held_out` never enters a decision about the weights."""
+    """The two disjoint sets of frames; `held_out` never enters a decision about the weights.
+
+    rows: episode -> its first row in the dataset, and one past its last.
+    """
 
     calibration: Frames
     held_out: Frames
     calibration_episodes: tuple[int, ...]
     held_out_episodes: tuple[int, ...]
     info: DatasetInfo
+    rows: Mapping[int, tuple[int, int]]
+
+    def split_calibration(
+        self, n_training: int, n_validation: int, seed: int
+    ) -> tuple[Frames, Frames]:
+        """Returns other frames of the calibration episodes, at most so many: to train on, and, from
+        episodes apart, to judge by. Of a single episode the last quarter judges."""
+        first, *others = self.calibration_episodes
+        if others:
+            train, judge = split_episodes(len(others) + 1, seed)
+            episodes = [[self.calibration_episodes[i] for i in side] for side in (train, judge)]
+            rows = [self.rows, self.rows]
+        else:
+            begin, end = self.rows[first]
+            cut = begin + max(1, round(CALIBRATION_SHARE * (end - begin)))
+            episodes, rows = [[first], [first]], [{first: (begin, cut)}, {first: (cut, end)}]
+        counts = (n_training, n_validation)
+        training, validation = (
+            self.calibration.only(sample_frames(chosen, where, count, seed))
+            for chosen, where, count in zip(episodes, rows, counts, strict=True)
+        )
+        return training, validation
 
 
 def calibrate(
@@ -189,6 +225,7 @@ def calibrate(
         tuple(chosen),
         tuple(kept),
         info,
+        lengths,
     )
 
 
@@ -247,7 +284,7 @@ def split_episodes(
 
 
 def sample_frames(
-    episodes: Sequence[int], rows: dict[int, tuple[int, int]], count: int, seed: int
+    episodes: Sequence[int], rows: Mapping[int, tuple[int, int]], count: int, seed: int
 ) -> list[Frame]:
     """Chooses at most `count` frames, evenly over the episodes and within each of them.
 

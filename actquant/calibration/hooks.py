@@ -1,4 +1,4 @@
-"""One set of hooks on linear layers, whatever is accumulated from what passes through them."""
+"""One set of hooks on weight matrices, whatever is accumulated from what passes through them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch.nn.functional as F  # noqa: N812  as everywhere
 from torch import Tensor, nn
 
 from actquant.calibration.accumulators import Accumulator
 
 
 class LayerHooks:
-    """Hands the inputs, outputs and gradients of linear layers to accumulators.
+    """Hands the inputs, outputs and gradients of modules with a weight matrix to accumulators.
+
+    A convolution is handed over as the linear layer that it is on the patches of its input, an
+    embedding with the tokens as its input.
 
     layers: each module with its accumulators. Use `watch` around the forward and, where one of them
     needs gradients, the backward pass of one batch of losses that are independent of each other
@@ -44,22 +48,56 @@ class LayerHooks:
     def _hook(self, accumulators: Sequence[Accumulator], frames: int) -> Any:
         guided = [each for each in accumulators if each.needs_gradients]
 
-        def forward(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        def forward(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
             x = inputs[0].detach()
+            rows = rows_in(module, x)
             for accumulator in accumulators:
-                accumulator.forward(x, output.detach(), frames)
+                accumulator.forward(rows, rows_out(module, output.detach()), frames)
             if not guided:
-                return
+                return output
             if not output.requires_grad:
-                output.requires_grad_(True)  # a leaf: nothing before it needs a gradient
+                # Nothing before it needs a gradient. A copy of a leaf may be changed in place.
+                output = output.detach().requires_grad_(True).clone()
+            scale = _scale(module, x, output.detach())
 
             def backward(dz: Tensor) -> None:
+                rows = rows_in(module, x)  # anew: patches take many times the memory of x
                 for accumulator in guided:
-                    accumulator.backward(x, dz)
+                    accumulator.backward(rows, rows_out(module, dz) * scale)
 
             output.register_hook(backward)
+            return output
 
         return forward
+
+
+def rows_in(module: nn.Module, x: Tensor) -> Tensor:
+    """Returns what a module multiplies its weight matrix with: [B, ..., columns]; of a convolution
+    the patches of x [B, C, (H,) W], of an embedding the tokens themselves."""
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        return x
+    widths: Any = module._reversed_padding_repeated_twice  # pyright: ignore[reportPrivateUsage]
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = F.pad(x, widths, mode=mode)
+    sizes: list[Any] = [module.kernel_size, module.stride, module.dilation]
+    if isinstance(module, nn.Conv1d):
+        padded, sizes = padded.unsqueeze(2), [(1, *size) for size in sizes]
+    kernel, stride, dilation = sizes
+    return F.unfold(padded, kernel, dilation=dilation, stride=stride).transpose(1, 2)
+
+
+def rows_out(module: nn.Module, z: Tensor) -> Tensor:
+    """Returns a module's output, or its gradient, as [B, ..., rows]."""
+    return z.flatten(2).transpose(1, 2) if isinstance(module, (nn.Conv1d, nn.Conv2d)) else z
+
+
+def _scale(module: nn.Module, x: Tensor, z: Tensor) -> float:
+    """Returns by what an embedding multiplies its rows, as Gemma's does; 1 for all else."""
+    if not isinstance(module, nn.Embedding):
+        return 1.0
+    rows = F.embedding(x, module.weight).double()
+    square = float((rows * rows).sum())
+    return float((rows * z).sum()) / square if square else 1.0
 
 
 @contextmanager
@@ -78,5 +116,21 @@ def frozen(module: nn.Module) -> Iterator[None]:
 def make_layers(
     policy: nn.Module, accumulators: Mapping[str, Sequence[Accumulator]]
 ) -> list[tuple[nn.Module, Sequence[Accumulator]]]:
-    """Returns what `LayerHooks` takes. accumulators: by the path of the `nn.Linear`."""
-    return [(policy.get_submodule(path), found) for path, found in accumulators.items()]
+    """Returns what `LayerHooks` takes. accumulators: by the path of the module."""
+    return [
+        (module, found)
+        for path, found in accumulators.items()
+        for module in sharing_weight(policy, policy.get_submodule(path))
+    ]
+
+
+def sharing_weight(policy: nn.Module, module: nn.Module) -> list[nn.Module]:
+    """Returns the modules that do the same as `module` with the same weight, itself among them: a
+    table of tokens may be known by several names."""
+    is_table = isinstance(module, nn.Embedding)
+    return [
+        other
+        for other in policy.modules()
+        if getattr(other, "weight", None) is module.weight
+        and isinstance(other, nn.Embedding) == is_table
+    ]

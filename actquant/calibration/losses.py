@@ -53,7 +53,7 @@ def action_projections(loaded: LoadedPolicy, batch: Batch, seed: int, draw: int 
     Raises CalibrationError, naming episode and frame, if a chunk is NaN or infinite.
     """
     noise, _ = draw_noise(loaded, batch.frames, seed, draw)
-    with _through_no_grad():
+    with through_no_grad():
         chunks = loaded.family.predict_chunk(loaded, dict(batch.tensors), noise)
     directions = [
         np.random.default_rng([seed, frame.index, draw, 1]).standard_normal(chunks.shape[1:])
@@ -78,7 +78,7 @@ OBJECTIVES: dict[str, Callable[[LoadedPolicy, Batch, int, int], Tensor]] = {
 
 
 @contextmanager
-def _through_no_grad() -> Iterator[None]:
+def through_no_grad() -> Iterator[None]:
     """Lets gradients through functions that PyTorch's `no_grad` decorates, as LeRobot's policies
     decorate what predicts actions; where gradients are off, they stay off. For one thread."""
     enter = torch.no_grad.__enter__

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from actquant.calibration.accumulators import Accumulator, Arrays, MixedFramesError
+from actquant.calibration.accumulators import ACCUMULATORS, Accumulator, Arrays, MixedFramesError
 from actquant.calibration.dataset import ACTION
 from actquant.calibration.frames import Frames
 from actquant.calibration.hooks import LayerHooks, frozen, make_layers
@@ -24,12 +24,14 @@ from actquant.calibration.losses import OBJECTIVES
 from actquant.calibration.work_folder import Contents, WorkFolder
 from actquant.common.errors import CalibrationError
 from actquant.common.progress import bar
-from actquant.policies.base import LoadedPolicy, QuantizableTensor
+from actquant.policies.base import LoadedPolicy, MatrixKind, QuantizableTensor
 
 PARTIAL_STAGE = "statistics-partial"
 MEMORY_BYTES = 2 << 30
 """What the accumulators of one pass may take; one layer's may take more."""
 Kinds = Sequence[type[Accumulator]]
+KindsOf = Mapping[MatrixKind, Sequence[str]]
+"""Names of what is collected of each kind of matrix (ACCUMULATORS)."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,20 @@ class Statistics:
     made_from: Mapping[str, str]
     kept: tuple[str, ...] = ()
 
-    def of(self, tensor: str, kind: type[Accumulator]) -> Arrays:
-        """Returns the arrays of a tensor's statistic (see `Accumulator.result` of the kind).
+    def of(self, tensor: str, statistic: str) -> Arrays:
+        """Returns the arrays of a tensor's statistic, which is named as in ACCUMULATORS (see
+        `Accumulator.result` there).
 
         Raises CalibrationError if it was not collected.
         """
-        stored = self.work.load(kind.name, tensor, self.made_from)
+        stored = self.work.load(statistic, tensor, self.made_from)
         if stored is None:
-            raise CalibrationError(f"{self.work.folder} holds no {kind.name} of {tensor}")
+            raise CalibrationError(f"{self.work.folder} holds no {statistic} of {tensor}")
         return stored.arrays
+
+    def holds(self, tensor: str, statistic: str) -> bool:
+        """Returns whether this statistic of the tensor was collected."""
+        return self.work.holds(statistic, tensor, self.made_from)
 
     @property
     def actions(self) -> np.ndarray:
@@ -66,7 +73,7 @@ def collect(
     loaded: LoadedPolicy,
     tensors: Sequence[QuantizableTensor],
     frames: Frames,
-    kinds: Kinds,
+    kinds: KindsOf,
     work: WorkFolder,
     made_from: Mapping[str, str],
     *,
@@ -79,25 +86,34 @@ def collect(
 ) -> Statistics:
     """Collects statistics of all tensors; what the work folder has already is not done again.
 
-    tensors: in forward order; draws: draws of noise and time per frame, for the kinds that need
-    them (the others take the first); made_from: hashes of everything that the result depends on;
-    save_every: samples after which the state of a pass is saved.
+    tensors: in forward order, of these kinds of matrices; draws: draws of noise and time per frame,
+    for the kinds that need them (the others take the first); made_from: hashes of everything that
+    the result depends on; save_every: samples after which the state of a pass is saved.
 
     Raises CalibrationError if a loss or a result is not finite, or a layer was never used.
     """
-    kept = tuple(
-        kind.name
-        for kind in kinds
-        if all(work.holds(kind.name, t.name, made_from) for t in tensors)
-    )
+    names = dict.fromkeys(name for found in kinds.values() for name in found)
+    held = {
+        tensor: {name for name in kinds[tensor.kind] if work.holds(name, tensor.name, made_from)}
+        for tensor in tensors
+    }
+    lacking = {name for t in tensors for name in kinds[t.kind] if name not in held[t]}
+    kept = tuple(name for name in names if name not in lacking)
     for objective in OBJECTIVES:
-        running = [kind for kind in kinds if kind.objective == objective]
-        for group in _groups(tensors, running, len(frames), memory_bytes):
+        running = {
+            tensor: [
+                kind
+                for name in kinds[tensor.kind]
+                if (kind := ACCUMULATORS[name]).objective == objective
+            ]
+            for tensor in tensors
+        }
+        for group in _groups(running, len(frames), memory_bytes):
             wanted = {
-                tensor: [k for k in running if not work.holds(k.name, tensor.name, made_from)]
+                tensor: missing
                 for tensor in group
+                if (missing := [k for k in running[tensor] if k.name not in held[tensor]])
             }
-            wanted = {tensor: lacking for tensor, lacking in wanted.items() if lacking}
             run = _Pass(loaded, frames, objective, wanted, work, made_from)
             try:
                 run.collect(draws, seed, batch_size, save_every, progress)
@@ -118,12 +134,12 @@ def _actions(frames: Frames, batch_size: int) -> Contents:
 
 
 def _groups(
-    tensors: Sequence[QuantizableTensor], kinds: Kinds, frames: int, memory_bytes: int
+    wanted: Mapping[QuantizableTensor, Kinds], frames: int, memory_bytes: int
 ) -> Iterator[list[QuantizableTensor]]:
     """Consecutive tensors whose accumulators fit into the memory together."""
     group: list[QuantizableTensor] = []
     taken = 0
-    for tensor in tensors:
+    for tensor, kinds in wanted.items():
         size = sum(kind.state_bytes(*tensor.shape, frames) for kind in kinds)
         if group and taken + size > memory_bytes:
             yield group

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,17 @@ import actquant
 from actquant.capture.report import CaptureReport, capture_report
 from actquant.capture.stages import capture_stages
 from actquant.common.clock import iso_date
+from actquant.common.errors import CheckpointError
+from actquant.format.encoding import matrix_shape
 from actquant.format.model_file import matrix_weights, write_model
 from actquant.format.schema import ModelMetadata
-from actquant.policies.base import LoadedPolicy, QuantizableTensor
+from actquant.policies.base import (
+    Group,
+    LoadedPolicy,
+    MatrixKind,
+    PolicyFamily,
+    QuantizableTensor,
+)
 from actquant.program.ir import Graph, Node
 
 logger = logging.getLogger(__name__)
@@ -154,32 +163,66 @@ def short_names(names: list[str], replacements: tuple[tuple[str, str], ...]) -> 
     return result
 
 
-def quantizable(loaded: LoadedPolicy) -> list[QuantizableTensor]:
-    """Returns all linear weights that inference reads, in the order in which it reads them.
+def quantizable(
+    loaded: LoadedPolicy, kinds: Collection[MatrixKind] = ("linear",)
+) -> list[QuantizableTensor]:
+    """Returns the weight matrices of these kinds that inference reads, in the order in which it
+    reads them.
 
-    Each is the parameter of one `nn.Linear`, used as a `linear` weight and as nothing else.
+    Each is the weight of one module, and used as a matrix and as nothing else.
     """
     captured = capture_policy(loaded)
     modules = dict(loaded.policy.named_modules())
+    linear = set(linear_weights(captured.stages))
     tensors = []
-    for name in linear_weights(captured.stages):
+    for name in matrix_weights(captured.stages):
         module = name.removesuffix(".weight")
-        found = modules.get(module)
+        kind = _kind_of(modules.get(module))
         shape = captured.params.shape(name)
-        if not isinstance(found, nn.Linear) or tuple(found.weight.shape) != shape:
-            continue  # a convolution or a product that became a `linear`
-        rows, columns = shape
-        group, layer = loaded.family.group_of(name)
-        tensors.append(QuantizableTensor(name, module, layer, group, (rows, columns)))
+        if kind is None or kind not in kinds or (kind == "linear" and name not in linear):
+            continue
+        if math.prod(shape) != modules[module].weight.numel():
+            continue  # a part of it, or a product of it with something else
+        group, layer = _group_of(loaded.family, name, kind)
+        tensors.append(QuantizableTensor(name, module, layer, group, matrix_shape(shape), kind))
     return tensors
 
 
-def matrices_of_fixed_type(loaded: LoadedPolicy) -> list[str]:
-    """Parameters that may be stored in any type but are no `nn.Linear`: embedding tables and
-    convolutions. No curvature is measured for them."""
-    captured = capture_policy(loaded)
-    chosen = {tensor.name for tensor in quantizable(loaded)}
-    return [name for name in matrix_weights(captured.stages) if name not in chosen]
+def _kind_of(module: nn.Module | None) -> MatrixKind | None:
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        return "convolution" if module.groups == 1 else None
+    return "embedding" if isinstance(module, nn.Embedding) else None
+
+
+def _group_of(family: PolicyFamily, name: str, kind: MatrixKind) -> tuple[Group, str]:
+    """Group and layer; the embeddings and convolutions that no pattern names are one layer."""
+    try:
+        return family.group_of(name)
+    except CheckpointError:
+        if kind == "linear":
+            raise
+        return "projection", "embeddings"
+
+
+def matrices_of_fixed_type(loaded: LoadedPolicy, chosen: Collection[str]) -> list[str]:
+    """Returns the parameters that may be stored in any type beside those that are chosen."""
+    return [
+        name for name in matrix_weights(capture_policy(loaded).stages) if name not in set(chosen)
+    ]
+
+
+def free_vectors(captured: CapturedPolicy) -> list[str]:
+    """Returns the norms and biases that the file holds as they are in the policy: other values of
+    them are other values in the file, since nothing was folded from them."""
+    nodes = [n for graph in captured.stages.values() for n in graph.nodes()]
+    folded = frozenset().union(*(n.origin for n in nodes if n.op == "const"))
+    return [
+        name
+        for name in captured.params
+        if len(captured.params.shape(name)) == 1 and name not in folded
+    ]
 
 
 def linear_weights(stages: dict[str, Graph]) -> list[str]:

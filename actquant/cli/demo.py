@@ -15,9 +15,11 @@ from actquant.evaluation.bench import measure
 from actquant.evaluation.evaluate import evaluate
 from actquant.evaluation.rollout import run_episode
 from actquant.fidelity.self_test import verify
+from actquant.recipes import find_recipe
+from actquant.recipes.settings import CompressionSettings
 
 REFERENCE = Path(__file__).resolve().parents[2] / "exports" / "reference"
-RECIPES = ("f16", "paper", "rtn")
+RECIPES = ("f16", "actquant", "paper", "rtn")
 GIF_TASK, GIF_START = "stack", 0
 
 
@@ -51,7 +53,15 @@ class DemoReport(BaseModel):
     gif: str
 
 
-def run(out: Path, *, bpw: float, starts: str, progress: Progress, env: str = "ur3e") -> DemoReport:
+def run(
+    out: Path,
+    *,
+    bpw: float,
+    starts: str,
+    progress: Progress,
+    env: str = "ur3e",
+    settings: CompressionSettings | None = None,
+) -> DemoReport:
     """Writes the models, their evaluations, `report.json` and a GIF into `out`.
 
     Work that is finished there is taken over, not done again.
@@ -65,7 +75,8 @@ def run(out: Path, *, bpw: float, starts: str, progress: Progress, env: str = "u
         )
     out.mkdir(parents=True, exist_ok=True)
     rows = [
-        _row(recipe, checkpoint, dataset, out, bpw, env, starts, progress) for recipe in RECIPES
+        _row(recipe, checkpoint, dataset, out, bpw, env, starts, progress, settings)
+        for recipe in RECIPES
     ]
     gif = _side_by_side(rows, env, out / "side-by-side.gif")
     report = DemoReport(
@@ -90,16 +101,19 @@ def _row(
     env: str,
     starts: str,
     progress: Progress,
+    settings: CompressionSettings | None,
 ) -> DemoRow:
-    name = recipe if recipe == "f16" else f"{recipe}-{bpw:g}bpw"
+    budgeted = find_recipe(recipe).needs_budget
+    name = f"{recipe}-{bpw:g}bpw" if budgeted else recipe
     model = out / f"{name}.gguf"
     made = compress(
         checkpoint,
         model,
         recipe=recipe,
         dataset=dataset,
-        bpw=bpw,
+        bpw=bpw if budgeted else None,
         work=out / "work",
+        settings=settings,
         progress=progress,
     )
     verify(model).raise_if_failed()

@@ -7,6 +7,20 @@ import typer
 
 from actquant.cli import tables
 from actquant.cli.output import Json, app, key_values, progress_bars, show, told_plainly
+from actquant.compression.request import (
+    DEFAULT_BPW,
+    Goal,
+    check_request,
+    parse_size,
+)
+from actquant.recipes import DEFAULT_RECIPE, RECIPES, find_recipe
+from actquant.recipes.settings import CompressionSettings
+from actquant.tuning.settings import TuningSettings
+
+RECIPE_HELP = "; ".join(
+    f"{recipe.name}: {recipe.summary}" + (" (needs a dataset)" if recipe.needs_dataset else "")
+    for recipe in RECIPES.values()
+)
 
 
 @app.command()
@@ -23,12 +37,25 @@ def compress(
         typer.Option(help="LeRobotDataset folder with the target robot's episodes."),
     ] = None,
     bpw: Annotated[
-        float, typer.Option(help="Whole-file bits per weight, for recipes with a budget.")
-    ] = 3.0,
+        float | None,
+        typer.Option(
+            help="Budget: bits per weight of the whole file. Default 3 where none is said."
+        ),
+    ] = None,
+    target_size: Annotated[
+        str, typer.Option(help="Budget: size of the file at most, e.g. 900MB or 1.5GiB.")
+    ] = "",
+    max_action_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Budget: the smallest file whose actions are this close to PyTorch's, in standard "
+            "deviations of the actions."
+        ),
+    ] = None,
     recipe: Annotated[
         str,
-        typer.Option(help="actquant or paper (need a dataset), rtn, q8_0, f16, bf16 or f32."),
-    ] = "paper",
+        typer.Option(help=RECIPE_HELP),
+    ] = DEFAULT_RECIPE,
     verify: Annotated[
         str,
         typer.Option(
@@ -52,11 +79,18 @@ def compress(
     work: Annotated[
         Path | None, typer.Option(help="Folder for resumable work; default OUT.work.")
     ] = None,
+    tune_minutes: Annotated[
+        float, typer.Option(min=0, help="Time for tuning block scales and norms; 0 for none.")
+    ] = TuningSettings.minutes,
     seed: Annotated[int, typer.Option(help="Seed of splits, noise and sampling.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Compress a checkpoint into one GGUF."""
     with told_plainly(as_json):
+        goal = Goal(bpw, parse_size(target_size), max_action_error)
+        if not goal and find_recipe(recipe).needs_budget:
+            goal = Goal(DEFAULT_BPW)
+        check_request(out, recipe, dataset, goal, verify)  # before PyTorch is imported
         from actquant.compression.pipeline import compress as run
 
         with progress_bars() as progress:
@@ -65,10 +99,13 @@ def compress(
                 out,
                 recipe=recipe,
                 dataset=dataset,
-                bpw=bpw,
+                bpw=goal.bpw,
+                target_size_bytes=goal.size_bytes,
+                max_action_error=goal.action_error,
                 verify=verify,
                 work=work,
                 seed=seed,
+                settings=CompressionSettings(tuning=TuningSettings(minutes=tune_minutes)),
                 progress=progress,
                 control_rate_hz=control_rate_hz,
                 state_names=state_names.split(",") if state_names else None,
@@ -197,11 +234,12 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo-out"),
-    bpw: Annotated[float, typer.Option(help="Whole-file bits per weight.")] = 3.0,
+    bpw: Annotated[float, typer.Option(help="Whole-file bits per weight.")] = 2.5,
     starts: Annotated[str, typer.Option(help="Numbered starts of every task.")] = "0:50",
     as_json: Json = False,
 ) -> None:
-    """Compress the embedded reference policy three ways and run all of them in simulation."""
+    """Compress the embedded reference policy by our recipe and two others, and run all of them in
+    simulation."""
     with told_plainly(as_json):
         from actquant.cli.demo import run
 

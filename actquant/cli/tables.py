@@ -56,6 +56,14 @@ def compression(report: "CompressionReport") -> list[Any]:
             f"mean {error.to_reference:.4f} ± {error.to_reference_standard_error:.4f}, "
             f"worst {error.worst:.3g} (n {error.n_frames})",
         )
+    if report.tuning is not None:
+        tuning = report.tuning
+        kept = "" if tuning.kept else ", not kept"
+        shown.add_row(
+            "tuning, on frames apart",
+            f"{tuning.error_before:.4f} to {tuning.error_after:.4f} in {tuning.steps} steps "
+            f"(n {tuning.n_validation_frames}{kept})",
+        )
     shown.add_row("time", f"{sum(report.timings_s.values()):.1f} s")
     shown.add_row(
         "read by no program",

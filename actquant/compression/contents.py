@@ -71,16 +71,18 @@ class FileContents:
         types: Mapping[str, str],
         encodings: Mapping[str, Encoding],
         errors: Mapping[str, float],
+        values: Mapping[str, np.ndarray],
         progress: Progress | None,
     ) -> None:
         """Writes the file without golden values, whose bytes are reserved.
 
-        errors: those of `encodings`; the bytes of what is not yet known are reserved too.
+        errors: those of `encodings`; the bytes of what is not yet known are reserved too. values:
+        of parameters that were tuned.
         """
         known = len(errors) == len(types)
         reports = tensor_reports(self.tensors, sizes, types, errors)
         allocation = _stored(reports) if known else self._planned(sizes)
-        write_model(path, **self._file(allocation, encodings), progress=progress)
+        write_model(path, **self._file(allocation, encodings), values=values, progress=progress)
 
     def finish(
         self,

@@ -18,6 +18,7 @@ from actquant.encoders.blocks import Encoded
 from actquant.format.encoding import DeferredEncoding, EncodedTensor, matrix_shape
 from actquant.recipes import Recipe
 from actquant.recipes.recipe import Errors, round_to_nearest
+from actquant.tuning.block_scales import scale_blocks
 
 FIXED_TYPE = "Q8_0"
 """Of embedding tables and patch convolutions: read once per inference, and every action hangs on
@@ -29,7 +30,8 @@ class TensorEncoder:
     """Encodes the tensors of a policy by a recipe.
 
     work: where encodings are kept by tensor and type, or None to encode anew at every request;
-    made_from: hashes of what they depend on. errors, unguided: what was found so far of each
+    made_from: hashes of what they depend on. factors: of the blocks of
+    tuned tensors (`scale_blocks`). errors, unguided: what was found so far of each
     tensor. all_kept: whether nothing had to be encoded.
     """
 
@@ -38,6 +40,7 @@ class TensorEncoder:
     statistics: Statistics | None
     work: WorkFolder | None
     made_from: Mapping[str, str]
+    factors: Mapping[str, np.ndarray] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     unguided: list[str] = field(default_factory=list)
     all_kept: bool = True
@@ -45,16 +48,23 @@ class TensorEncoder:
     def encoding(self, name: str, type_name: str) -> DeferredEncoding:
         """Returns a tensor in a type, encoded when it is written."""
         return DeferredEncoding(
-            type_name, self._shape(name), lambda: self._make(name, type_name).tensor.data
+            type_name, self._shape(name), lambda: self.encoded(name, type_name).data
         )
 
+    def encoded(self, name: str, type_name: str) -> EncodedTensor:
+        """Returns a tensor in a type, tuned if there are factors for it."""
+        tensor = self._make(name, type_name).tensor
+        return scale_blocks(tensor, self.factors[name]) if name in self.factors else tensor
+
     def fixed(self, name: str) -> DeferredEncoding:
-        """Returns a matrix that no recipe chooses a type for, in FIXED_TYPE."""
+        """Returns a matrix that the recipe chooses no type for, in FIXED_TYPE."""
+        return DeferredEncoding(
+            FIXED_TYPE, self._shape(name), lambda: self.fixed_encoded(name).data
+        )
 
-        def make() -> np.ndarray:
-            return round_to_nearest(name, self._weight(name), FIXED_TYPE, None).tensor.data
-
-        return DeferredEncoding(FIXED_TYPE, self._shape(name), make)
+    def fixed_encoded(self, name: str) -> EncodedTensor:
+        """Returns the same, encoded now."""
+        return round_to_nearest(name, self._weight(name), FIXED_TYPE, None).tensor
 
     def prepare(self, types: Mapping[str, str], progress: Progress | None) -> None:
         """Encodes all tensors into the work folder, so that their errors are known."""
@@ -92,7 +102,7 @@ class TensorEncoder:
         else:
             encoded = self._from(self.work, name, type_name)
         self.errors[name] = encoded.error
-        if self.recipe.statistics and not encoded.guided and name not in self.unguided:
+        if self.recipe.needs_dataset and not encoded.guided and name not in self.unguided:
             self.unguided.append(name)
         return encoded
 

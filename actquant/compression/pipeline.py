@@ -7,6 +7,7 @@ without either, the weights stay on disk and one tensor at a time passes through
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, TypedDict, Unpack
 
 from rich.progress import Progress
 
-from actquant.allocation.budget import Allocation, TensorSize
+from actquant.allocation.budget import Allocation, Budget, TensorSize
 from actquant.calibration.dataset import load_for_dataset
 from actquant.calibration.frames import CalibrationData, calibrate
 from actquant.calibration.statistics import MEMORY_BYTES, Statistics, collect
@@ -22,6 +23,7 @@ from actquant.calibration.work_folder import WorkFolder
 from actquant.capture.policy import (
     CapturedPolicy,
     capture_policy,
+    free_vectors,
     matrices_of_fixed_type,
     quantizable,
 )
@@ -30,8 +32,6 @@ from actquant.common.errors import (
     BudgetError,
     CheckpointError,
     DatasetError,
-    ModelFileError,
-    ParityError,
 )
 from actquant.common.files import atomic_path, hash_json, hash_path
 from actquant.compression.contents import (
@@ -41,14 +41,19 @@ from actquant.compression.contents import (
     FileContents,
 )
 from actquant.compression.encodings import TensorEncoder
-from actquant.compression.proof import VERIFY, Proof, golden_values
+from actquant.compression.proof import Proof, golden_values
 from actquant.compression.report import CompressionReport
+from actquant.compression.request import VERIFY, Goal, check_request
 from actquant.fidelity.action_error import ActionError, measure_action_error, runtime_act
 from actquant.fidelity.distance import Distance
 from actquant.fidelity.parity import ParityReport
 from actquant.policies import LoadedPolicy, QuantizableTensor, load_policy
-from actquant.recipes import RECIPES, Recipe, find_recipe
+from actquant.recipes import DEFAULT_RECIPE, Recipe
 from actquant.recipes.settings import CompressionSettings
+from actquant.tuning.tune import Tuned, Tuning
+
+LARGEST_BPW, BPW_STEP = 9.0, 0.02
+"""What is searched for the smallest file within an action error: up to a file of Q8_0."""
 
 
 class CheckpointFacts(TypedDict, total=False):
@@ -64,9 +69,11 @@ def compress(
     checkpoint: str | Path,
     out: str | Path,
     *,
-    recipe: str = "paper",
+    recipe: str = DEFAULT_RECIPE,
     dataset: str | Path | None = None,
     bpw: float | None = None,
+    target_size_bytes: int | None = None,
+    max_action_error: float | None = None,
     verify: str = "quick",
     work: str | Path | None = None,
     seed: int = 0,
@@ -75,28 +82,29 @@ def compress(
     progress: Progress | None = None,
     **facts: Unpack[CheckpointFacts],
 ) -> CompressionReport:
-    """Compresses a checkpoint into the GGUF `out`, at most `bpw` bits per weight of the whole file.
+    """Compresses a checkpoint into the GGUF `out`.
 
     recipe: of RECIPES; dataset: folder of a LeRobotDataset, for recipes that need statistics and to
-    measure the action error; bpw: 8 x file bytes / parameters, for recipes that need a budget;
-    verify: of VERIFY, without a dataset (with one it is always `full`); work: folder of resumable
-    artefacts, which may be shared between recipes and budgets (with a dataset the default is `out`
-    with `.work` appended; without one nothing is kept); memory_bytes: what the statistics of one
-    pass may take; facts: see CheckpointFacts. An existing file is replaced at the very end, when
-    the new one is whole and within the budget.
+    measure the action error; bpw, target_size_bytes, max_action_error: one of them, for recipes
+    that need a budget (see `Goal`); verify: of VERIFY, without a dataset (with one it is always
+    `full`); work: folder of resumable artefacts, which may be shared between recipes and budgets
+    (with a dataset the default is `out` with `.work` appended; without one nothing is kept);
+    memory_bytes: what the statistics of one pass may take; facts: see CheckpointFacts. An existing
+    file is replaced at the very end, when the new one is whole and within the budget.
 
     Raises CheckpointError, DatasetError, CalibrationError, CaptureError, ParityError (the program
     or the file does not agree with PyTorch: nothing is written), BudgetError (with the feasible
     range, before anything slow), QuantizationError, ModelFileError.
     """
-    out, chosen, settings = Path(out), find_recipe(recipe), settings or CompressionSettings()
-    _check(out, chosen, dataset, bpw, verify)
-    budget_bpw = bpw if chosen.needs_budget else None
+    out, settings = Path(out), settings or CompressionSettings()
+    goal = Goal(bpw, target_size_bytes, max_action_error)
+    chosen = check_request(out, recipe, dataset, goal, verify)
     clock = Clock(progress)
     with clock("load"):
         loaded, data = _load(checkpoint, dataset, chosen, facts, settings, seed)
     with clock("capture"):
-        captured, tensors = capture_policy(loaded), quantizable(loaded)
+        captured = capture_policy(loaded)
+        tensors = quantizable(loaded, chosen.matrices)
     folder = work or (out.with_name(out.name + ".work") if dataset else None)
     job = _Job(
         loaded=loaded,
@@ -109,25 +117,10 @@ def compress(
         seed=seed,
         memory_bytes=memory_bytes,
         inputs=VERIFY[verify if data is None else "full"],
-        provenance=_provenance(captured, chosen, budget_bpw, data, settings, seed, verify),
+        provenance=_provenance(captured, chosen, goal, data, settings, seed, verify),
         clock=clock,
     )
-    return job.run(out, budget_bpw)
-
-
-def _check(
-    out: Path, recipe: Recipe, dataset: str | Path | None, bpw: float | None, verify: str
-) -> None:
-    """Raises for what can be refused before anything is read."""
-    if recipe.statistics and dataset is None:
-        others = ", ".join(r.name for r in RECIPES.values() if not r.statistics)
-        raise BudgetError(f"recipe {recipe.name} needs a dataset; without: {others}")
-    if recipe.needs_budget and bpw is None:
-        raise BudgetError(f"recipe {recipe.name} needs a budget in bits per weight")
-    if verify not in VERIFY:
-        raise ParityError(f"unknown verification {verify!r}; known: {', '.join(VERIFY)}")
-    if out.is_dir():
-        raise ModelFileError(f"{out} is a folder; give the path of the file to write")
+    return job.run(out, goal)
 
 
 def _load(
@@ -148,7 +141,7 @@ def _load(
         if loaded.control_rate_hz is None:
             raise CheckpointError(f"{checkpoint} does not say its control rate; give it in Hz")
         return loaded, None
-    streamed = False if recipe.statistics else None
+    streamed = False if recipe.needs_dataset else None
     options = facts.pop("options", None)
     if given := [name for name, value in facts.items() if value is not None]:
         raise DatasetError(f"{', '.join(given)}: the dataset {dataset} says it already")
@@ -160,16 +153,19 @@ def _load(
 def _provenance(
     captured: CapturedPolicy,
     recipe: Recipe,
-    bpw: float | None,
+    goal: Goal,
     data: CalibrationData | None,
     settings: CompressionSettings,
     seed: int,
     verify: str,
 ) -> dict[str, Any]:
     """Returns what the file says of its making; without a dataset no seed or setting has a say."""
-    chosen: dict[str, Any] = {"bpw": bpw}
+    others = {name: value for name, value in asdict(goal).items() if value and name != "bpw"}
+    chosen: dict[str, Any] = {"bpw": goal.bpw, **others}
     if data is not None:
         chosen = {"seed": seed, **chosen, **asdict(settings)}
+        if not recipe.tuned:
+            del chosen["tuning"]
     made = {
         "recipe": recipe.name,
         "recipe_sha256": hash_json({"recipe": recipe.name, **chosen}),
@@ -209,14 +205,14 @@ class _Job:
     clock: Clock
     reused: list[str] = field(default_factory=list)
 
-    def run(self, out: Path, bpw: float | None) -> CompressionReport:
+    def run(self, out: Path, goal: Goal) -> CompressionReport:
         """Makes the file and moves it to `out` when it has proved itself."""
         proof = Proof(self.loaded, self.captured, self.inputs, self.recipe.float_type, self.work)
         with self.clock("parity"):
             program = proof.prove_program()
         contents = self._contents(proof, program)
         sizes = self._sizes({})
-        budget = None if bpw is None else contents.budget(bpw, sizes)
+        budget = self._budget(contents, goal, sizes)
         allocation = self.recipe.allocate(sizes, budget)  # refuses a budget before the slow part
         statistics = self._statistics()
         if statistics is not None and self.recipe.scores is not None:
@@ -229,9 +225,16 @@ class _Job:
             with self.clock("errors of types", shown=False):
                 sizes = encoder.measured(sizes, self.clock.progress)
             allocation = self.recipe.allocate(sizes, budget)
+        if goal.action_error is not None:
+            with self.clock("search", shown=False):
+                budget = self._search(encoder, contents, sizes, goal.action_error)
+            allocation = self.recipe.allocate(sizes, budget)
+        with self.clock("quantize", shown=False):
+            self._prepare(encoder, allocation)
+        tuned = self._tune(encoder, allocation, contents.fixed)
         with atomic_path(out) as temporary:
-            with self.clock("quantize", shown=False):
-                self._write(temporary, contents, sizes, allocation, encoder)
+            with self.clock("write", shown=False):
+                self._write(temporary, contents, sizes, allocation, encoder, tuned)
             with self.clock("verify"):
                 file = proof.prove_file(temporary)
             types, errors = allocation.types, encoder.errors
@@ -250,6 +253,7 @@ class _Job:
             program_error=_distance(program or file),
             file_error=_distance(file),
             tensors=reports,
+            tuning=None if tuned is None else tuned.report,
             timings_s=self.clock.timings_s,
             reused=self.reused,
             unreached=encoder.unguided,
@@ -266,7 +270,7 @@ class _Job:
         return FileContents(
             captured=self.captured,
             tensors=self.tensors,
-            fixed=() if self.recipe.float_type else matrices_of_fixed_type(self.loaded),
+            fixed=self._fixed(),
             provenance=self.provenance,
             scored=self.data is not None,  # so that all recipes have one budget
             float_type=self.recipe.float_type,
@@ -274,6 +278,11 @@ class _Job:
             number=number,
             growth_bytes=growth_bytes,
         )
+
+    def _fixed(self) -> list[str]:
+        if self.recipe.float_type:
+            return []
+        return matrices_of_fixed_type(self.loaded, [tensor.name for tensor in self.tensors])
 
     def _sizes(self, scores: Mapping[str, float]) -> list[TensorSize]:
         kept = self.captured.single_precision
@@ -289,7 +298,7 @@ class _Job:
             "checkpoint": self.loaded.checkpoint_sha256,
             "config": hash_path(config) if config.is_file() else "",
         }
-        if self.data is None or not self.recipe.statistics:
+        if self.data is None or not self.recipe.needs_dataset:
             return sources
         settings = {"draws": self.settings.draws, "batch_size": self.settings.batch_size}
         return {
@@ -297,19 +306,18 @@ class _Job:
             "interface": hash_json(asdict(self.loaded.interface)),
             "dataset": self.data.info.sha256,
             "frames": self.data.calibration.fingerprint,
-            "tensors": hash_json([asdict(tensor) for tensor in self.tensors]),
             "settings": hash_json({"seed": self.seed, **settings}),
         }
 
     def _statistics(self) -> Statistics | None:
-        if not self.recipe.statistics or self.data is None or self.work is None:
+        if not self.recipe.needs_dataset or self.data is None or self.work is None:
             return None
         with self.clock("statistics", shown=False):
             statistics = collect(
                 self.loaded,
                 self.tensors,
                 self.data.calibration,
-                self.recipe.statistics,
+                self.recipe.matrices,
                 self.work,
                 self._sources(),
                 draws=self.settings.draws,
@@ -321,6 +329,110 @@ class _Job:
         self.reused += statistics.kept
         return statistics
 
+    def _prepare(self, encoder: TensorEncoder, allocation: Allocation) -> None:
+        """Encodes into the work folder; without one, tensors are encoded as they are written."""
+        if self.work is not None:
+            encoder.prepare(allocation.types, self.clock.progress)
+            self.reused += ["encoding"] if encoder.all_kept else []
+
+    def _tune(
+        self, encoder: TensorEncoder, allocation: Allocation, fixed: Sequence[str]
+    ) -> Tuned | None:
+        """Tunes what the recipe wants tuned; the encoder then scales its blocks."""
+        if not self.recipe.tuned or self.data is None or self.work is None:
+            return None
+        with self.clock("tune", shown=False):
+            tuned = self._tuning(encoder, allocation, fixed).run(self.clock.progress)
+        encoder.factors = tuned.factors
+        return tuned
+
+    def _tuning(
+        self, encoder: TensorEncoder, allocation: Allocation, fixed: Sequence[str]
+    ) -> Tuning:
+        assert self.data is not None and self.work is not None
+        settings = self.settings.tuning
+        training, validation = self.data.split_calibration(
+            settings.frames, self.settings.n_held_out, self.seed
+        )
+        return Tuning(
+            loaded=self.loaded,
+            tensors=self.tensors,
+            encodings={n: encoder.encoded(n, t) for n, t in allocation.types.items()},
+            fixed={name: encoder.fixed_encoded(name) for name in fixed},
+            free=free_vectors(self.captured),
+            training=training,
+            validation=validation,
+            settings=settings,
+            seed=self.seed,
+            work=self.work,
+            made_from={
+                **self._sources(),
+                "dataset": self.data.info.sha256,
+                "frames": hash_json([training.fingerprint, validation.fingerprint]),
+                "tuning": hash_json({"seed": self.seed, **asdict(settings)}),
+            },
+            encoded_from=hash_json({"recipe": self.recipe.name, **allocation.types}),
+        )
+
+    def _budget(
+        self, contents: FileContents, goal: Goal, sizes: Sequence[TensorSize]
+    ) -> Budget | None:
+        """Returns the bytes there are; where an error is the goal, as many as could be of use."""
+        if not self.recipe.needs_budget:
+            return None
+        count = self.captured.metadata.parameter_count
+        if goal.action_error is not None:
+            return contents.budget(LARGEST_BPW, sizes)
+        bpw = 8 * goal.size_bytes / count if goal.size_bytes is not None else goal.bpw
+        assert bpw is not None, "the request was checked"
+        return contents.budget(bpw, sizes)
+
+    def _search(
+        self,
+        encoder: TensorEncoder,
+        contents: FileContents,
+        sizes: Sequence[TensorSize],
+        limit: float,
+    ) -> Budget:
+        """Returns the smallest budget whose error stays below a limit, to within BPW_STEP.
+
+        The error is that before tuning, on frames that neither training nor the held-out error
+        takes. Raises BudgetError if not even the largest file stays below it.
+        """
+        errors: dict[int, float] = {}
+
+        def error(step: int) -> float:
+            if step not in errors:
+                allocation = self.recipe.allocate(sizes, contents.budget(step * BPW_STEP, sizes))
+                self._prepare(encoder, allocation)
+                tuning = self._tuning(encoder, allocation, contents.fixed)
+                errors[step] = tuning.untuned_error()
+            return errors[step]
+
+        high = round(LARGEST_BPW / BPW_STEP)
+        low = math.ceil(self._smallest_bpw(contents, sizes) / BPW_STEP) - 1
+        if error(high) > limit:
+            raise BudgetError(
+                f"no file of recipe {self.recipe.name} has an action error below {limit:g}: at "
+                f"{LARGEST_BPW:g} bits per weight it is {error(high):.4f}"
+            )
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if error(middle) <= limit else (middle, high)
+        return contents.budget(high * BPW_STEP, sizes)
+
+    def _smallest_bpw(self, contents: FileContents, sizes: Sequence[TensorSize]) -> float:
+        """Returns the smallest budget that this recipe can meet, or a little more."""
+        low, high = 0.0, LARGEST_BPW
+        while high - low > BPW_STEP / 2:
+            middle = (low + high) / 2
+            try:
+                self.recipe.allocate(sizes, contents.budget(middle, sizes))
+                high = middle
+            except BudgetError:
+                low = middle
+        return high
+
     def _write(
         self,
         path: Path,
@@ -328,17 +440,16 @@ class _Job:
         sizes: Sequence[TensorSize],
         allocation: Allocation,
         encoder: TensorEncoder,
+        tuned: Tuned | None,
     ) -> None:
         types = allocation.types
-        if self.work is not None:
-            encoder.prepare(types, self.clock.progress)
-            self.reused += ["encoding"] if encoder.all_kept else []
         # Without a work folder a file of floats is rounded as it is written.
         chosen = types if self.work is not None or self.recipe.float_type is None else {}
         encodings = {name: encoder.encoding(name, type_name) for name, type_name in chosen.items()}
         encodings |= {name: encoder.fixed(name) for name in contents.fixed}
+        values = {} if tuned is None else tuned.values
         errors = dict(encoder.errors)
-        contents.write(path, sizes, types, encodings, errors, self.clock.progress)
+        contents.write(path, sizes, types, encodings, errors, values, self.clock.progress)
 
     def _action_error(self, path: Path) -> ActionError | None:
         if self.data is None or not len(self.data.held_out):

@@ -23,9 +23,6 @@ from actquant.fidelity.parity import (
 from actquant.fidelity.reference_runner import ReferenceRunner
 from actquant.policies.base import LoadedPolicy
 
-VERIFY = {"none": 0, "quick": 2, "full": 16}
-"""How many golden inputs prove a file. Their prompts differ in length, and the second has a masked
-camera where the policy allows it."""
 LIMITS = {"F32": F32_THRESHOLD, "F16": 5e-3, "BF16": 4e-2}
 """On the distance of the worst chunk, where all matrices have this type.
 

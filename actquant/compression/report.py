@@ -13,6 +13,7 @@ from actquant.fidelity.distance import Distance
 from actquant.format.model_file import read_model
 from actquant.format.tensor_types import get_format
 from actquant.policies.base import QuantizableTensor
+from actquant.tuning.tune import TuningReport
 
 STORED = frozenset(("type", "bits", "score", "error"))
 """Fields of a TensorReport that the file itself holds."""
@@ -68,9 +69,9 @@ class CompressionReport(BaseModel):
     policy, quantized_tensor_bpw counts the quantized tensors alone. program_error, file_error: how
     far the program in f32 and the file are from PyTorch on golden inputs. held_out: how far the
     file is on frames of the dataset, in the same unit. capture: the programs, and what the file
-    does without. reused: statistics, and `encoding`, that were all in the
-    work folder already. unreached: tensors whose curvature is zero throughout (no gradient came to
-    them), encoded as if all weights counted the same.
+    does without. tuning: what it changed, None for a recipe that is not tuned. reused: statistics,
+    and `encoding`, that were all in the work folder already. unreached: tensors whose curvature is
+    zero throughout (no gradient came to them), encoded as if all weights counted the same.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -89,6 +90,7 @@ class CompressionReport(BaseModel):
     file_error: Distance | None
     capture: CaptureReport
     tensors: list[TensorReport]
+    tuning: TuningReport | None
     timings_s: dict[str, float]
     reused: list[str]
     unreached: list[str]

@@ -38,11 +38,14 @@ def encode_with_feedback(
     type_name: str,
     second_moments: np.ndarray,
     jacobian: np.ndarray,
+    *,
+    rows: np.ndarray | None = None,
 ) -> Encoded:
     """Encodes a weight [rows, columns] by LDLQ inside ggml's blocks.
 
     second_moments: [columns, columns], of the layer's inputs; jacobian: [rows, columns], how much
-    the action error grows with each weight's squared error, by which `Encoded.error` is weighed.
+    the action error grows with each weight's squared error, by which `Encoded.error` is weighed;
+    rows: those of the weight that the jacobian is of, None for all.
 
     Raises QuantizationError, naming the tensor, for what is not finite.
     """
@@ -61,8 +64,9 @@ def encode_with_feedback(
     decoded = actquant_runtime.dequantize(data, type_name, weight.shape[1])
     if not np.isfinite(decoded).all():
         raise QuantizationError(f"{name}: {type_name} cannot hold the weight (NaN or infinity)")
-    lost = action_error(weight, decoded, jacobian)
-    whole = action_error(weight, np.zeros_like(weight), jacobian)
+    seen = slice(None) if rows is None else rows
+    lost = action_error(weight[seen], decoded[seen], jacobian)
+    whole = action_error(weight[seen], np.zeros_like(weight[seen]), jacobian)
     tensor = EncodedTensor(type_name, data, weight.shape)
     return Encoded(tensor, lost / whole if whole else 0.0, guided=bool(jacobian.any()))
 

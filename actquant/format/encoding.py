@@ -53,8 +53,10 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
-def planned(n: Node, encoding: Encoding | None, float_type: str) -> PlannedTensor:
-    """Returns how a tensor is written; float_type: of one that has no encoding."""
+def planned(
+    n: Node, encoding: Encoding | None, float_type: str, values: np.ndarray | None = None
+) -> PlannedTensor:
+    """Returns how a tensor is written; float_type, values: of one that has no encoding."""
     if encoding is not None:
         return _as_encoded(n, encoding)
     if float_type == "BF16":
@@ -68,7 +70,7 @@ def planned(n: Node, encoding: Encoding | None, float_type: str) -> PlannedTenso
     shape = shape or (1,)
 
     def make() -> np.ndarray:
-        array = n.tensor.detach().cpu().contiguous().numpy()
+        array = n.tensor.detach().cpu().contiguous().numpy() if values is None else values
         return array.astype(dtype, copy=False).reshape(shape)
 
     return PlannedTensor(shape, dtype, make)

@@ -72,6 +72,7 @@ def write_model(
     float_type: str = "F32",
     single_precision: Collection[str] = (),
     reserved_bytes: Mapping[str, int] | None = None,
+    values: Mapping[str, np.ndarray] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Writes the file under a temporary name and moves it into place; on failure nothing is left.
@@ -82,7 +83,8 @@ def write_model(
     float_type: `F32`, `F16` or `BF16`, the type of the matrices that have no encoding (all else is
     f32); single_precision: parameters that stay f32 where the type is BF16; reserved_bytes: what
     the JSON of `golden`, `allocation` or `provenance` takes at least, so that `with_metadata` can
-    exchange them in place.
+    exchange them in place; values: parameter name -> float32 to write instead of the policy's own,
+    of the same shape, for parameters without an encoding.
 
     Raises ModelFileError if an encoding belongs to no such weight or has the wrong size, or if
     the control rate is unknown.
@@ -90,7 +92,7 @@ def write_model(
     path = Path(path)
     kept = single_precision if float_type == "BF16" else ()
     contents = _contents(
-        stages, encodings, metadata, tensor_names, float_type, kept, reserved_bytes
+        stages, encodings, metadata, tensor_names, float_type, kept, reserved_bytes, values
     )
     return write_gguf(path, ARCHITECTURE, _keys(contents), contents.tensors, progress)
 
@@ -121,6 +123,7 @@ def _contents(
     float_type: str,
     kept: Collection[str],
     reserved_bytes: Mapping[str, int] | None,
+    values: Mapping[str, np.ndarray] | None = None,
 ) -> _Contents:
     from actquant.program.text import emit_program
 
@@ -148,7 +151,8 @@ def _contents(
             contents.shapes[name] = n.shape
             rounded = n.op == "param" and n.name in matrices and n.name not in kept
             wanted = float_type if rounded else "F32"
-            contents.tensors[name] = planned(n, encodings.get(n.name), wanted)
+            own = None if values is None or n.op != "param" else values.get(n.name)
+            contents.tensors[name] = planned(n, encodings.get(n.name), wanted, own)
         return name
 
     for stage, graph in stages.items():

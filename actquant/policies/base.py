@@ -25,6 +25,9 @@ from actquant.format.schema import PolicyInterface
 from actquant.weights.parameters import StreamedWeights, example_outputs, weights_of
 
 Group = Literal["vision", "language", "expert", "projection"]
+MatrixKind = Literal["linear", "convolution", "embedding"]
+"""What a weight matrix [rows, columns] belongs to: `nn.Linear`; `nn.Conv1d` or `nn.Conv2d` without
+groups, [out, in x kernel]; `nn.Embedding`, [tokens, dimension]."""
 
 Observation = Mapping[str, Any]
 """One raw observation: camera keys -> uint8 [H, W, 3], `observation.state` -> float32 [S], `task`
@@ -63,16 +66,17 @@ class StageModule(nn.Module):
 
 @dataclass(frozen=True)
 class QuantizableTensor:
-    """A weight that may be quantized: the `[rows, columns]` weight of one `nn.Linear`."""
+    """A weight that may be quantized: the matrix `[rows, columns]` of one module."""
 
     name: str
     """Name of the parameter, e.g. `model.state_proj.weight`."""
     module: str
-    """Path of the `nn.Linear`, e.g. `model.state_proj`."""
+    """Path of the module, e.g. `model.state_proj`."""
     layer: str
     """Key of the block it belongs to, e.g. `vision.3`, `language.2`, `expert.1`, `projection`."""
     group: Group
     shape: tuple[int, int]
+    kind: MatrixKind = "linear"
 
 
 @dataclass

@@ -7,9 +7,11 @@ from actquant.recipes.paper import PAPER
 from actquant.recipes.recipe import Recipe
 from actquant.recipes.rtn import RTN
 
-__all__ = ["RECIPES", "Recipe", "find_recipe"]
+__all__ = ["DEFAULT_RECIPE", "RECIPES", "Recipe", "find_recipe"]
 
 RECIPES = {recipe.name: recipe for recipe in (ACTQUANT, PAPER, RTN, F32, F16, BF16, Q8_0)}
+
+DEFAULT_RECIPE = ACTQUANT.name
 
 
 def find_recipe(name: str) -> Recipe:

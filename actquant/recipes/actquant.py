@@ -1,46 +1,85 @@
 """Ours: types by the error that each does to the executed actions, and error feedback in blocks."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from actquant.allocation.budget import TensorSize
 from actquant.allocation.measured import allocate_measured, types_of
-from actquant.calibration.accumulators import ActionJacobian, SecondMoments
-from actquant.calibration.statistics import Statistics
 from actquant.encoders.blocks import Encoded, encode_with_importance
 from actquant.encoders.feedback import action_error, encode_with_feedback
 from actquant.recipes.recipe import Recipe, within_budget
+
+if TYPE_CHECKING:
+    from actquant.calibration.statistics import Statistics
+
+JACOBIAN, MOMENTS, TABLE = "action_jacobian", "second_moments", "embedding_jacobian"
+"""What is collected (`calibration.accumulators.ACCUMULATORS`)."""
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """How much the actions change with a matrix.
+
+    moments: [columns, columns], the Hessian along each row; jacobian: [n, columns], of each weight
+    of the rows, or of those rows that `rows` [n] names.
+    """
+
+    moments: np.ndarray
+    jacobian: np.ndarray
+    rows: np.ndarray | None = None
+
+
+def curvature(name: str, statistics: Statistics) -> Curvature:
+    """Returns what was collected of a matrix."""
+    if statistics.holds(name, TABLE):
+        found = statistics.of(name, TABLE)
+        return Curvature(found["gradient_moments"], found["action_jacobian"], found["rows"])
+    moments = statistics.of(name, MOMENTS)[MOMENTS]
+    return Curvature(moments, statistics.of(name, JACOBIAN)[JACOBIAN])
 
 
 def measure_errors(
     tensor: TensorSize, weight: np.ndarray, statistics: Statistics
 ) -> dict[str, float]:
     """Returns the action error of a tensor in each type it may have, encoded by ggml with the
-    action Jacobian as the importance."""
+    action Jacobian as the importance. Of an embedding the rows count that occurred."""
     import actquant_runtime
 
-    jacobian = statistics.of(tensor.name, ActionJacobian)["action_jacobian"]
+    found = curvature(tensor.name, statistics)
+    if found.rows is not None:
+        weight = weight[found.rows]
     errors = {}
     for entry in types_of(tensor):
-        encoded = encode_with_importance(tensor.name, weight, entry.name, jacobian)
+        encoded = encode_with_importance(tensor.name, weight, entry.name, found.jacobian)
         data = encoded.tensor.data
         decoded = actquant_runtime.dequantize(data, entry.name, weight.shape[1])
-        errors[entry.name] = action_error(weight, decoded, jacobian)
+        errors[entry.name] = action_error(weight, decoded, found.jacobian)
     return errors
 
 
 def encode(name: str, weight: np.ndarray, type_name: str, statistics: Statistics | None) -> Encoded:
-    """Encodes a weight with feedback by the second moments of its layer's inputs."""
+    """Encodes a weight with feedback by the Hessian along its rows."""
     assert statistics is not None, "the pipeline collects what the recipe names"
-    moments = statistics.of(name, SecondMoments)["second_moments"]
-    jacobian = statistics.of(name, ActionJacobian)["action_jacobian"]
-    return encode_with_feedback(name, weight, type_name, moments, jacobian)
+    found = curvature(name, statistics)
+    return encode_with_feedback(
+        name, weight, type_name, found.moments, found.jacobian, rows=found.rows
+    )
 
 
 ACTQUANT = Recipe(
     name="actquant",
-    summary="types by the error of the executed actions, error feedback inside blocks",
+    summary="types by the error of the executed actions, error feedback inside blocks, tuned",
     allocate=within_budget(allocate_measured),
     encode=encode,
-    statistics=(ActionJacobian, SecondMoments),
+    matrices={
+        "linear": (JACOBIAN, MOMENTS),
+        "convolution": (JACOBIAN, MOMENTS),
+        "embedding": (TABLE,),
+    },
     errors=measure_errors,
+    tuned=True,
 )

@@ -1,17 +1,24 @@
 """The recipe of ActQuant (arXiv:2605.24011): HSIC sensitivity, Fisher of the action loss."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from actquant.allocation.layer_balanced import allocate_layer_balanced
-from actquant.calibration.accumulators import Fisher, MeanActivations
 from actquant.calibration.hsic import SIGMA, HsicScorer, TensorScore
-from actquant.calibration.statistics import Statistics
 from actquant.encoders.blocks import Encoded, encode_with_importance
-from actquant.policies.base import QuantizableTensor
 from actquant.recipes.recipe import Recipe, within_budget
-from actquant.recipes.settings import CompressionSettings
+
+if TYPE_CHECKING:
+    from actquant.calibration.statistics import Statistics
+    from actquant.policies.base import QuantizableTensor
+    from actquant.recipes.settings import CompressionSettings
+
+MEANS, FISHER = "mean_activations", "fisher"
+"""What is collected (`calibration.accumulators.ACCUMULATORS`)."""
 
 
 def hsic_scores(
@@ -23,11 +30,11 @@ def hsic_scores(
     a language model takes the first block of all.
     """
     first = next((t.name for t in tensors if t.group == "language"), tensors[0].name)
-    x = statistics.of(first, MeanActivations)["inputs"]
+    x = statistics.of(first, MEANS)["inputs"]
     scorer = HsicScorer(x, statistics.actions, sigma=sigma)
     scores = {}
     for tensor in tensors:
-        means = statistics.of(tensor.name, MeanActivations)
+        means = statistics.of(tensor.name, MEANS)
         scores[tensor.name] = scorer.score(means["inputs"], means["outputs"])
     return scores
 
@@ -43,7 +50,7 @@ def score_tensors(
 def encode(name: str, weight: np.ndarray, type_name: str, statistics: Statistics | None) -> Encoded:
     """Encodes a weight with its Fisher as the importance of every single element."""
     assert statistics is not None, "the pipeline collects what the recipe names"
-    fisher = statistics.of(name, Fisher)["fisher"]
+    fisher = statistics.of(name, FISHER)[FISHER]
     return encode_with_importance(name, weight, type_name, fisher)
 
 
@@ -52,6 +59,6 @@ PAPER = Recipe(
     summary="HSIC sensitivity, Fisher of the action loss as importance (ActQuant)",
     allocate=within_budget(allocate_layer_balanced),
     encode=encode,
-    statistics=(MeanActivations, Fisher),
+    matrices={"linear": (MEANS, FISHER)},
     scores=score_tensors,
 )

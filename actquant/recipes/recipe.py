@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from actquant.allocation.budget import Allocation, Budget, TensorSize
-from actquant.calibration.accumulators import Accumulator
-from actquant.calibration.statistics import Statistics
 from actquant.encoders.blocks import Encoded, encode
 from actquant.format.tensor_types import get_format
-from actquant.policies.base import QuantizableTensor
-from actquant.recipes.settings import CompressionSettings
+
+if TYPE_CHECKING:
+    from actquant.calibration.statistics import KindsOf, Statistics
+    from actquant.policies.base import QuantizableTensor
+    from actquant.recipes.settings import CompressionSettings
 
 Allocate = Callable[[Sequence[TensorSize], Budget | None], Allocation]
 """(tensors in forward order, budget; None for a recipe of one type) -> their types. Raises
 BudgetError, stating the feasible range, when the budget is too small."""
-Encode = Callable[[str, np.ndarray, str, Statistics | None], Encoded]
+Encode = Callable[[str, np.ndarray, str, "Statistics | None"], Encoded]
 """(tensor, weight float32 [rows, columns], type, what was collected) -> blocks of that type."""
 Scores = Callable[
-    [Sequence[QuantizableTensor], Statistics, CompressionSettings], Mapping[str, float]
+    ["Sequence[QuantizableTensor]", "Statistics", "CompressionSettings"], Mapping[str, float]
 ]
 """(tensors in forward order, what was collected, settings) -> sensitivity of each tensor."""
-Errors = Callable[[TensorSize, np.ndarray, Statistics], Mapping[str, float]]
+Errors = Callable[[TensorSize, np.ndarray, "Statistics"], Mapping[str, float]]
 """(tensor, weight float32 [rows, columns], what was collected) -> its error in each type."""
 
 
@@ -51,19 +53,26 @@ def within_budget(
 class Recipe:
     """One way of making a file smaller; `actquant.recipes.RECIPES` names them all.
 
-    summary: for people; statistics: what is collected from a dataset, which the recipe then needs;
-    scores, errors: what `allocate` finds in its tensors, from these statistics; one_type:
-    the type of every tensor, for a recipe that has no budget.
+    summary: for people; matrices: the kinds of matrices that it chooses types for (others have a
+    fixed type), each with the statistics that are collected of it from a dataset, which the recipe
+    then needs; scores, errors: what `allocate` finds in its tensors, from these statistics; tuned:
+    whether block scales, norms and biases are trained when all is encoded; one_type: the type of
+    every tensor, for a recipe that has no budget.
     """
 
     name: str
     summary: str
     allocate: Allocate
     encode: Encode = round_to_nearest
-    statistics: tuple[type[Accumulator], ...] = ()
+    matrices: KindsOf = field(default_factory=lambda: {"linear": ()})
     scores: Scores | None = None
     errors: Errors | None = None
+    tuned: bool = False
     one_type: str | None = None
+
+    @property
+    def needs_dataset(self) -> bool:
+        return any(self.matrices.values())
 
     @property
     def needs_budget(self) -> bool:

@@ -1,8 +1,9 @@
 """What a compression may be told beside its recipe and its budget."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from actquant.calibration.hsic import DEFAULT_SCORE, SIGMA, Score
+from actquant.tuning.settings import TuningSettings
 
 
 @dataclass(frozen=True)
@@ -11,7 +12,8 @@ class CompressionSettings:
 
     n_frames, n_held_out: frames of the calibration and of the held-out episodes; draws: draws of
     noise and time per frame for statistics that need them; sigma: width of the RBF kernel, None for
-    the median heuristic; score: which sensitivity the recipe `paper` allocates by.
+    the median heuristic; score: which sensitivity the recipe `paper` allocates by; tuning: of a
+    recipe that is tuned.
     """
 
     n_frames: int = 128
@@ -20,3 +22,4 @@ class CompressionSettings:
     batch_size: int = 4
     sigma: float | None = SIGMA
     score: Score = DEFAULT_SCORE
+    tuning: TuningSettings = field(default_factory=TuningSettings)

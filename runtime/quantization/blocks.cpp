@@ -9,6 +9,7 @@
 #include <ggml-common.h>
 
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace actquant {
@@ -45,23 +46,73 @@ unsigned seven_signs(unsigned signs) {
 
 // Grids.
 
-template <typename Word>
-Grid make_grid(const Word* table, int entries, bool has_even_signs, std::vector<float>& values) {
+template <typename Number, typename Word>
+Grid make_grid(const Word* table, int entries, Signs signs, std::vector<float>& values) {
     constexpr int width = sizeof(Word);
     values.resize(static_cast<size_t>(entries) * width);
     for (int n = 0; n < entries; n++) {
-        const auto* bytes = reinterpret_cast<const uint8_t*>(&table[n]);
+        const auto* bytes = reinterpret_cast<const Number*>(&table[n]);
         for (int k = 0; k < width; k++) {
             values[static_cast<size_t>(k) * entries + n] = bytes[k];
         }
     }
-    return {entries, width, has_even_signs, values.data()};
+    return {entries, width, signs, values.data()};
 }
 
-template <typename Word, int entries, bool has_even_signs> const Grid& grid_of(const Word* table) {
+template <typename Word, int entries, Signs signs> const Grid& grid_of(const Word* table) {
+    using Number = std::conditional_t<signs == Signs::within, int8_t, uint8_t>;
     static std::vector<float> values;
-    static const Grid grid = make_grid(table, entries, has_even_signs, values);
+    static const Grid grid = make_grid<Number>(table, entries, signs, values);
     return grid;
+}
+
+// Of -1, 0 and 1, moved a little.
+
+void scales_iq1_s(const uint8_t* bytes, float* scale, float* offset) {
+    const auto& block = as<block_iq1_s>(bytes);
+    for (int part = 0; part < 8; part++) {
+        unsigned word = block.qh[part];
+        float size = half(block.d) * static_cast<float>(2 * (word >> 12 & 7) + 1);
+        fill(scale + 32 * part, 32, size);
+        fill(offset + 32 * part, 32, (word & 0x8000) != 0 ? -size * IQ1S_DELTA : size * IQ1S_DELTA);
+    }
+}
+
+void group_iq1_s(uint8_t* bytes, int group, const int* entries, unsigned /*signs*/) {
+    auto& block = as<block_iq1_s>(bytes);
+    int shift = 3 * (group % 4);
+    unsigned high = static_cast<unsigned>(entries[0]) >> 8;
+    block.qs[group] = static_cast<uint8_t>(entries[0]);
+    uint16_t& word = block.qh[group / 4];
+    word = static_cast<uint16_t>((word & ~(7U << shift)) | (high << shift));
+}
+
+void scales_iq1_m(const uint8_t* bytes, float* scale, float* offset) {
+    const auto& block = as<block_iq1_m>(bytes);
+    uint16_t words[4];
+    std::memcpy(words, block.scales, sizeof words);
+    unsigned bits = 0; // of the half-precision scale, one nibble a word
+    for (int k = 0; k < 4; k++) {
+        bits |= static_cast<unsigned>(words[k] >> 12) << (4 * k);
+    }
+    for (int group = 0; group < 32; group++) {
+        int part = group / 2; // of 16 weights
+        int three_bits = words[part / 4] >> (3 * (part % 4)) & 7;
+        float size =
+            half(static_cast<ggml_half>(bits)) * static_cast<float>(2 * three_bits + 1);
+        bool is_below = (block.qh[group / 2] >> (4 * (group % 2)) & 8) != 0;
+        fill(scale + 8 * group, 8, size);
+        fill(offset + 8 * group, 8, is_below ? -size * IQ1M_DELTA : size * IQ1M_DELTA);
+    }
+}
+
+void group_iq1_m(uint8_t* bytes, int group, const int* entries, unsigned /*signs*/) {
+    auto& block = as<block_iq1_m>(bytes);
+    int shift = 4 * (group % 2);
+    unsigned high = static_cast<unsigned>(entries[0]) >> 8;
+    block.qs[group] = static_cast<uint8_t>(entries[0]);
+    uint8_t& word = block.qh[group / 2];
+    word = static_cast<uint8_t>((word & ~(7U << shift)) | (high << shift));
 }
 
 // A type's 32 weights with one scale, four groups of 8.
@@ -279,20 +330,26 @@ BlockFormat level_format(int size, const float (&levels)[count],
 
 BlockFormat block_format(ggml_type type) {
     switch (type) {
+    case GGML_TYPE_IQ1_S:
+        return grid_format<block_iq1_s>(grid_of<uint64_t, NGRID_IQ1S, Signs::within>(iq1s_grid),
+                                        scales_iq1_s, group_iq1_s);
+    case GGML_TYPE_IQ1_M:
+        return grid_format<block_iq1_m>(grid_of<uint64_t, NGRID_IQ1S, Signs::within>(iq1s_grid),
+                                        scales_iq1_m, group_iq1_m);
     case GGML_TYPE_IQ2_XXS:
-        return grid_format<block_iq2_xxs>(grid_of<uint64_t, 256, true>(iq2xxs_grid), scales_iq2_xxs,
+        return grid_format<block_iq2_xxs>(grid_of<uint64_t, 256, Signs::even>(iq2xxs_grid), scales_iq2_xxs,
                                           group_iq2_xxs);
     case GGML_TYPE_IQ2_XS:
-        return grid_format<block_iq2_xs>(grid_of<uint64_t, 512, true>(iq2xs_grid),
+        return grid_format<block_iq2_xs>(grid_of<uint64_t, 512, Signs::even>(iq2xs_grid),
                                          scales_of_nibbles<block_iq2_xs>, group_iq2_xs);
     case GGML_TYPE_IQ2_S:
-        return grid_format<block_iq2_s>(grid_of<uint64_t, 1024, false>(iq2s_grid),
+        return grid_format<block_iq2_s>(grid_of<uint64_t, 1024, Signs::free>(iq2s_grid),
                                         scales_of_nibbles<block_iq2_s>, group_iq2_s);
     case GGML_TYPE_IQ3_XXS:
-        return grid_format<block_iq3_xxs>(grid_of<uint32_t, 256, true>(iq3xxs_grid), scales_iq3_xxs,
+        return grid_format<block_iq3_xxs>(grid_of<uint32_t, 256, Signs::even>(iq3xxs_grid), scales_iq3_xxs,
                                           group_iq3_xxs);
     case GGML_TYPE_IQ3_S:
-        return grid_format<block_iq3_s>(grid_of<uint32_t, 512, false>(iq3s_grid), scales_iq3_s,
+        return grid_format<block_iq3_s>(grid_of<uint32_t, 512, Signs::free>(iq3s_grid), scales_iq3_s,
                                         group_iq3_s);
     case GGML_TYPE_Q2_K:
         return level_format<block_q2_K>(QK_K, count_levels, scales_q2_k, level_q2_k, 4);

@@ -6,12 +6,17 @@
 
 namespace actquant {
 
-// A grid of absolute values: each entry is a vector of `width` of them, of which the nearest is
-// sought under weights. Where `has_even_signs`, an even number of a group of 8 is negative.
+enum class Signs {
+    free,  // of absolute values: any
+    even,  // of absolute values: an even number of a group of 8 is negative
+    within // those of the entries
+};
+
+// A grid: each entry is a vector of `width` values, of which the nearest is sought under weights.
 struct Grid {
     int entries = 0;
     int width = 0; // 8 or 4
-    bool has_even_signs = false;
+    Signs signs = Signs::free;
     const float* columns = nullptr; // [width, entries]
 };
 

@@ -213,11 +213,12 @@ class Encoder {
         float wanted[group_size];
         unsigned signs = 0;
         for (int k = 0; k < group_size; k++) {
-            float value = weights[position + k];
-            signs |= static_cast<unsigned>(value < 0) << k;
-            wanted[k] = std::fabs(value);
+            float value = weights[position + k] - offset_[position + k];
+            bool is_turned = grid.signs != Signs::within && value < 0;
+            signs |= static_cast<unsigned>(is_turned) << k;
+            wanted[k] = is_turned ? -value : value;
         }
-        if (grid.has_even_signs && __builtin_popcount(signs) % 2 == 1) {
+        if (grid.signs == Signs::even && __builtin_popcount(signs) % 2 == 1) {
             // The sign that costs least to get wrong.
             int cheapest = 0;
             for (int k = 1; k < group_size; k++) {
@@ -239,7 +240,7 @@ class Encoder {
             for (int j = k; j < k + grid.width; j++) {
                 float size =
                     scale * grid.columns[static_cast<int64_t>(j - k) * grid.entries + entry];
-                values[j] = (signs >> j & 1) != 0 ? -size : size;
+                values[j] = ((signs >> j & 1) != 0 ? -size : size) + offset_[position + j];
             }
         }
         format_.write_group(block, position / group_size, entries, signs);

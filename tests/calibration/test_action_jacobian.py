@@ -6,7 +6,7 @@ import torch
 from recipe_hashes import make_dataset
 from tiny_families import BUILDERS, build_tiny, loading
 
-from actquant.calibration.accumulators import ActionJacobian, SecondMoments
+from actquant.calibration.accumulators import ActionJacobian, EmbeddingJacobian, SecondMoments
 from actquant.calibration.dataset import load_for_dataset
 from actquant.calibration.frames import calibrate
 from actquant.calibration.losses import action_projections
@@ -24,28 +24,48 @@ def test_hooks_give_the_squared_gradient_of_the_executed_actions(family: str, tm
         make_dataset(tmp_path / "data", face, episodes=2, length=4)
         loaded = load_for_dataset(checkpoint, tmp_path / "data", streamed=False)
     frames = calibrate(loaded, tmp_path / "data", n_frames=2, n_held_out=0).calibration
-    tensors = quantizable(loaded)
-    kinds = [ActionJacobian, SecondMoments]
+    kinds = {
+        "linear": ["action_jacobian", "second_moments"],
+        "convolution": ["action_jacobian", "second_moments"],
+        "embedding": ["embedding_jacobian"],
+    }
+    tensors = quantizable(loaded, kinds)
+    tables = [tensor for tensor in tensors if tensor.kind == "embedding"]
+    layers = [tensor for tensor in tensors if tensor.kind != "embedding"]
     work = WorkFolder(tmp_path / "work")
-    found = collect(loaded, tensors, frames, kinds, work, {}, draws=1, seed=3, batch_size=2)
+    options = {"draws": 1, "seed": 3}
+    found = collect(loaded, layers, frames, kinds, work, {}, batch_size=2, **options)
+    # One frame at a time, for positions that all frames share are only on average told apart.
+    collect(loaded, tables, frames, kinds, work, {}, batch_size=1, **options)
     weights = {t.name: loaded.policy.get_submodule(t.module).weight for t in tensors}
     for weight in weights.values():
         weight.requires_grad_(True)
-    expected = {name: np.zeros(tuple(weight.shape)) for name, weight in weights.items()}
+    expected = {tensor.name: np.zeros(tensor.shape) for tensor in tensors}
     for batch in frames.batches(1):
         loaded.policy.zero_grad()
         with torch.enable_grad():
             action_projections(loaded, batch, 3).sum().backward()
         for name, weight in weights.items():
             if weight.grad is not None:
-                expected[name] += weight.grad.double().numpy() ** 2 / len(frames)
+                gradient = weight.grad.double().numpy().reshape(expected[name].shape)
+                expected[name] += gradient**2 / len(frames)
     moved = 0
-    for name, value in expected.items():
-        jacobian = found.of(name, ActionJacobian)["action_jacobian"]
+    for tensor in tensors:
+        value = expected[tensor.name]
+        if tensor.kind == "embedding":
+            table = found.of(tensor.name, EmbeddingJacobian.name)
+            jacobian, moments = np.zeros_like(value), table["gradient_moments"]
+            jacobian[table["rows"]] = table["action_jacobian"]
+            padding = loaded.policy.get_submodule(tensor.module).padding_idx
+            if padding is not None:  # PyTorch lets no gradient through to it
+                jacobian[padding] = value[padding]
+        else:
+            jacobian = found.of(tensor.name, ActionJacobian.name)["action_jacobian"]
+            moments = found.of(tensor.name, SecondMoments.name)["second_moments"]
         np.testing.assert_allclose(
-            jacobian, value, rtol=2e-3, atol=1e-5 * value.max(), err_msg=name
+            jacobian, value, rtol=2e-3, atol=1e-5 * value.max(), err_msg=tensor.name
         )
-        moments = found.of(name, SecondMoments)["second_moments"]
-        assert len(moments) == value.shape[1] and np.linalg.eigvalsh(moments).min() > -1e-6
+        smallest = np.linalg.eigvalsh(moments).min()
+        assert len(moments) == value.shape[1] and smallest > -1e-6 * max(1, np.trace(moments))
         moved += bool(value.any())
     assert moved > 0.8 * len(expected)

@@ -48,7 +48,9 @@ def test_hooks_agree_with_autograd_on_every_tensor(loaded, dataset, tmp_path):
     frames = calibrate(loaded, dataset, n_frames=3).calibration
     tensors = quantizable(loaded)
     work = WorkFolder(tmp_path)
-    found = collect(loaded, tensors, frames, [Fisher], work, {}, draws=1, batch_size=2)
+    found = collect(
+        loaded, tensors, frames, {"linear": [Fisher.name]}, work, {}, draws=1, batch_size=2
+    )
     weights = {t.name: loaded.policy.get_parameter(t.name) for t in tensors}
     expected = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for weight in weights.values():
@@ -63,7 +65,7 @@ def test_hooks_agree_with_autograd_on_every_tensor(loaded, dataset, tmp_path):
     for name, value in expected.items():
         assert value.max() > 0, name
         np.testing.assert_allclose(
-            found.of(name, Fisher)["fisher"],
+            found.of(name, Fisher.name)["fisher"],
             value.numpy(),
             rtol=1e-3,
             atol=float(value.max()) * 1e-5,
@@ -74,7 +76,9 @@ def test_hooks_agree_with_autograd_on_every_tensor(loaded, dataset, tmp_path):
 def test_every_tensor_has_a_score(loaded, dataset, tmp_path):
     frames = calibrate(loaded, dataset, n_frames=6).calibration
     tensors = quantizable(loaded)
-    found = collect(loaded, tensors, frames, [MeanActivations], WorkFolder(tmp_path), {})
+    found = collect(
+        loaded, tensors, frames, {"linear": [MeanActivations.name]}, WorkFolder(tmp_path), {}
+    )
     scores = hsic_scores(tensors, found)
     assert list(scores) == [t.name for t in tensors] and len(tensors) > 30
     assert all(score.hsic_y_out > 0 for score in scores.values())

@@ -42,10 +42,10 @@ def test_hooks_give_the_squared_gradient_of_every_sample(dataset, work, batch_si
     tensors = toy_tensors(loaded)
     expected = autograd_fisher(loaded, tensors, frames, draws=2, seed=5)
     options = {"draws": 2, "seed": 5, "batch_size": batch_size}
-    found = collect(loaded, tensors, frames, [Fisher], work, SOURCES, **options)
+    found = collect(loaded, tensors, frames, {"linear": [Fisher.name]}, work, SOURCES, **options)
     for name, value in expected.items():
         assert value.max() > 0
-        fisher = found.of(name, Fisher)["fisher"]
+        fisher = found.of(name, Fisher.name)["fisher"]
         np.testing.assert_allclose(fisher, value, rtol=2e-4, atol=value.max() * 1e-6)
     assert all(p.requires_grad for p in loaded.policy.parameters())
 
@@ -58,19 +58,34 @@ def test_groups_of_layers_give_what_one_pass_over_all_gives(dataset, tmp_path, m
     monkeypatch.setattr(
         statistics_module, "LayerHooks", lambda layers: passes.append(layers) or hooks(layers)
     )
-    whole = collect(loaded, tensors, frames, kinds, WorkFolder(tmp_path / "a"), SOURCES, draws=1)
+    whole = collect(
+        loaded,
+        tensors,
+        frames,
+        {"linear": [kind.name for kind in kinds]},
+        WorkFolder(tmp_path / "a"),
+        SOURCES,
+        draws=1,
+    )
     objectives = {kind.objective for kind in kinds}
     assert [len(layers) for layers in passes] == [len(tensors)] * len(objectives) and len(
         passes
     ) > 1
     passes.clear()
     single = collect(
-        loaded, tensors, frames, kinds, WorkFolder(tmp_path / "b"), SOURCES, draws=1, memory_bytes=1
+        loaded,
+        tensors,
+        frames,
+        {"linear": [kind.name for kind in kinds]},
+        WorkFolder(tmp_path / "b"),
+        SOURCES,
+        draws=1,
+        memory_bytes=1,
     )
     assert [len(layers) for layers in passes] == [1] * len(tensors) * len(objectives)
     for tensor in tensors:
         for kind in kinds:
-            one, other = whole.of(tensor.name, kind), single.of(tensor.name, kind)
+            one, other = whole.of(tensor.name, kind.name), single.of(tensor.name, kind.name)
             assert one.keys() == other.keys()
             for key in one:
                 np.testing.assert_array_equal(one[key], other[key])
@@ -88,7 +103,14 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(dataset, tmp_path, monkeyp
     frames = calibrate(loaded, dataset, n_frames=8).calibration
     tensors, kinds = toy_tensors(loaded), [MeanActivations, Fisher]
     work, options = WorkFolder(tmp_path / "work"), {"batch_size": 2, "save_every": 4}
-    whole = collect(loaded, tensors, frames, kinds, WorkFolder(tmp_path / "whole"), SOURCES)
+    whole = collect(
+        loaded,
+        tensors,
+        frames,
+        {"linear": [kind.name for kind in kinds]},
+        WorkFolder(tmp_path / "whole"),
+        SOURCES,
+    )
     calls = []
 
     def fail_at_the_sixth(*arguments):
@@ -99,7 +121,15 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(dataset, tmp_path, monkeyp
 
     monkeypatch.setitem(OBJECTIVES, LOSS, fail_at_the_sixth)
     with pytest.raises(Killed):
-        collect(loaded, tensors, frames, kinds, work, SOURCES, **options)
+        collect(
+            loaded,
+            tensors,
+            frames,
+            {"linear": [kind.name for kind in kinds]},
+            work,
+            SOURCES,
+            **options,
+        )
     saved = work.load(PARTIAL_STAGE, tensors[0].name, SOURCES)
     assert saved is not None
     sizes = [len(batch.frames) for batch in frames.batches(2)] * 2
@@ -107,19 +137,31 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(dataset, tmp_path, monkeyp
     assert 0 < kept <= 5
     calls.clear()
     monkeypatch.setitem(OBJECTIVES, LOSS, lambda *a: (calls.append(a), action_losses(*a))[1])
-    resumed = collect(loaded, tensors, frames, kinds, work, SOURCES, **options)
+    resumed = collect(
+        loaded, tensors, frames, {"linear": [kind.name for kind in kinds]}, work, SOURCES, **options
+    )
     assert len(calls) == len(sizes) - kept and resumed.kept == ()
     for tensor in tensors:
         for kind in kinds:
-            for key, value in whole.of(tensor.name, kind).items():
+            for key, value in whole.of(tensor.name, kind.name).items():
                 np.testing.assert_allclose(
-                    resumed.of(tensor.name, kind)[key], value, rtol=1e-4, atol=1e-6
+                    resumed.of(tensor.name, kind.name)[key], value, rtol=1e-4, atol=1e-6
                 )
     assert not work.holds(PARTIAL_STAGE, tensors[0].name, SOURCES)
     calls.clear()
-    again = collect(loaded, tensors, frames, kinds, work, SOURCES, **options)
+    again = collect(
+        loaded, tensors, frames, {"linear": [kind.name for kind in kinds]}, work, SOURCES, **options
+    )
     assert calls == [] and again.kept == ("mean_activations", "fisher")
-    collect(loaded, tensors, frames, kinds, work, {"checkpoint": "b"}, **options)
+    collect(
+        loaded,
+        tensors,
+        frames,
+        {"linear": [kind.name for kind in kinds]},
+        work,
+        {"checkpoint": "b"},
+        **options,
+    )
     assert len(calls) == len(sizes)
 
 
@@ -139,11 +181,11 @@ def test_a_killed_run_goes_on_with_the_next_tensor(dataset, work, monkeypatch):
 
     monkeypatch.setitem(OBJECTIVES, LOSS, fail_in_the_third_tensor)
     with pytest.raises(Killed):
-        collect(loaded, tensors, frames, [Fisher], work, SOURCES, **options)
+        collect(loaded, tensors, frames, {"linear": [Fisher.name]}, work, SOURCES, **options)
     assert [work.holds("fisher", t.name, SOURCES) for t in tensors] == [True, True] + [False] * 3
     calls.clear()
     monkeypatch.setitem(OBJECTIVES, LOSS, lambda *a: (calls.append(a), action_losses(*a))[1])
-    collect(loaded, tensors, frames, [Fisher], work, SOURCES, **options)
+    collect(loaded, tensors, frames, {"linear": [Fisher.name]}, work, SOURCES, **options)
     assert len(calls) == (len(tensors) - 2) * per_tensor
 
 
@@ -152,12 +194,12 @@ def test_layers_that_get_no_gradient_have_no_curvature(dataset, work):
     loaded.policy.unused = torch.nn.Linear(4, 4)
     frames = calibrate(loaded, dataset, n_frames=4).calibration
     tensors = toy_tensors(loaded)
-    found = collect(loaded, tensors, frames, [Fisher], work, SOURCES, draws=1)
-    assert not found.of("unused.weight", Fisher)["fisher"].any()
+    found = collect(loaded, tensors, frames, {"linear": [Fisher.name]}, work, SOURCES, draws=1)
+    assert not found.of("unused.weight", Fisher.name)["fisher"].any()
     with pytest.raises(CalibrationError, match="unused.weight was never used"):
-        collect(loaded, tensors, frames, [MeanActivations], work, SOURCES)
+        collect(loaded, tensors, frames, {"linear": [MeanActivations.name]}, work, SOURCES)
     with pytest.raises(CalibrationError, match="unused.weight was never used"):
-        collect(loaded, tensors, frames, [SecondMoments], work, SOURCES)
+        collect(loaded, tensors, frames, {"linear": [SecondMoments.name]}, work, SOURCES)
 
 
 def test_gradients_that_are_not_finite_name_the_tensor(dataset, work):
@@ -167,7 +209,9 @@ def test_gradients_that_are_not_finite_name_the_tensor(dataset, work):
     with torch.no_grad():
         weight[0] = 1e18
     with pytest.raises(CalibrationError, match=r"weight: NaN or infinity"):
-        collect(loaded, toy_tensors(loaded), frames, [Fisher], work, SOURCES, draws=1)
+        collect(
+            loaded, toy_tensors(loaded), frames, {"linear": [Fisher.name]}, work, SOURCES, draws=1
+        )
 
 
 def test_activations_are_means_over_the_tokens_of_a_frame_whatever_the_batch(dataset, tmp_path):
@@ -184,13 +228,16 @@ def test_activations_are_means_over_the_tokens_of_a_frame_whatever_the_batch(dat
     assert one.actions.shape == (6, 42)
     np.testing.assert_array_equal(one.actions, four.actions)
     for tensor in tensors:
-        means, others = (found.of(tensor.name, MeanActivations) for found in (one, four))
+        means, others = (found.of(tensor.name, MeanActivations.name) for found in (one, four))
         assert means["inputs"].shape[0] == 6
         for side, values in means.items():
             np.testing.assert_allclose(values, others[side], atol=1e-6)
     # The mean of a linear layer's outputs is its value at the mean of its inputs, also for the
     # layer that runs once per camera.
-    means, vision = one.of("vision.weight", MeanActivations), loaded.policy.get_submodule("vision")
+    means, vision = (
+        one.of("vision.weight", MeanActivations.name),
+        loaded.policy.get_submodule("vision"),
+    )
     with torch.no_grad():
         expected = vision(torch.from_numpy(means["inputs"]).float()).numpy()
     np.testing.assert_allclose(means["outputs"], expected, atol=1e-5)
@@ -202,10 +249,12 @@ def test_second_moments_are_those_of_the_inputs(dataset, work):
     seen = []
     module = loaded.policy.get_submodule("vision")
     handle = module.register_forward_hook(lambda m, i, o: seen.append(i[0].detach()))
-    found = collect(loaded, toy_tensors(loaded), frames, [SecondMoments], work, SOURCES)
+    found = collect(
+        loaded, toy_tensors(loaded), frames, {"linear": [SecondMoments.name]}, work, SOURCES
+    )
     handle.remove()
     tokens = torch.cat([x.reshape(-1, x.shape[-1]) for x in seen]).double().numpy()
-    moments = found.of("vision.weight", SecondMoments)["second_moments"]
+    moments = found.of("vision.weight", SecondMoments.name)["second_moments"]
     np.testing.assert_allclose(moments, tokens.T @ tokens / len(tokens), rtol=1e-9, atol=1e-12)
 
 
@@ -217,7 +266,13 @@ def test_scores_repeat_with_the_seed_and_reach_the_expert(dataset, tmp_path):
     def scores(seed: int, name: str):
         work = WorkFolder(tmp_path / name)
         found = collect(
-            loaded, tensors, frames, [MeanActivations], work, {"seed": str(seed)}, seed=seed
+            loaded,
+            tensors,
+            frames,
+            {"linear": [MeanActivations.name]},
+            work,
+            {"seed": str(seed)},
+            seed=seed,
         )
         return hsic_scores(tensors, found)
 
@@ -229,7 +284,7 @@ def test_scores_repeat_with_the_seed_and_reach_the_expert(dataset, tmp_path):
 
 def test_what_was_not_collected_is_named(work):
     with pytest.raises(CalibrationError, match="no fisher of vision.weight"):
-        Statistics(work, SOURCES).of("vision.weight", Fisher)
+        Statistics(work, SOURCES).of("vision.weight", Fisher.name)
 
 
 def test_nan_in_the_loss_names_the_frame(dataset):

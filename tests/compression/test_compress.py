@@ -7,6 +7,7 @@ import format_page
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from tiny_policies import build_tiny_smolvla
 from toy_policy import make_dataset
 
@@ -28,8 +29,10 @@ from actquant.fidelity.action_error import held_out_action_error, measure_action
 from actquant.format.model_file import read_model
 from actquant.format.tensor_types import FORMATS
 from actquant.recipes.settings import CompressionSettings
+from actquant.tuning.settings import TuningSettings
 
-SMALL = CompressionSettings(n_frames=8, n_held_out=4, draws=1)
+SMALL = CompressionSettings(n_frames=8, n_held_out=4, draws=1, tuning=TuningSettings(minutes=0))
+TUNED = replace(SMALL, tuning=TuningSettings(steps=12, minutes=60, batch_size=4, at_once=2))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,10 +54,12 @@ def made(checkpoint: Path, dataset: Path, tmp_path_factory: pytest.TempPathFacto
     """The paper's recipe half a bit above the minimum, with its work folder."""
     out = tmp_path_factory.mktemp("out") / "model.gguf"
     with pytest.raises(BudgetError) as caught:
-        compress(checkpoint, out, dataset=dataset, bpw=0.5, settings=SMALL)
+        compress(checkpoint, out, dataset=dataset, bpw=0.5, recipe="paper", settings=SMALL)
     assert not out.exists()
     minimum = float(str(caught.value).split("feasible minimum is ")[1].split(",")[0])
-    report = compress(checkpoint, out, dataset=dataset, bpw=minimum + 0.5, settings=SMALL)
+    report = compress(
+        checkpoint, out, dataset=dataset, bpw=minimum + 0.5, recipe="paper", settings=SMALL
+    )
     return report, minimum
 
 
@@ -121,6 +126,7 @@ def test_a_second_run_takes_over_what_is_finished(made, checkpoint, dataset, tmp
         dataset=dataset,
         bpw=report.bpw_budget,
         work=work,
+        recipe="paper",
         settings=SMALL,
     )
     assert set(again.reused) == {"mean_activations", "fisher", "encoding"}
@@ -131,6 +137,7 @@ def test_a_second_run_takes_over_what_is_finished(made, checkpoint, dataset, tmp
         dataset=dataset,
         bpw=minimum + 0.2,
         work=work,
+        recipe="paper",
         settings=SMALL,
     )
     assert other.reused == ["mean_activations", "fisher"]
@@ -141,6 +148,7 @@ def test_a_second_run_takes_over_what_is_finished(made, checkpoint, dataset, tmp
         dataset=dataset,
         bpw=report.bpw_budget,
         work=work,
+        recipe="paper",
         settings=SMALL,
         seed=1,
     )
@@ -163,7 +171,13 @@ def test_golden_values_that_have_become_too_long_are_left_out_from_the_end(
     work = Path(report.path + ".work")
     out = tmp_path / "model.gguf"
     again = compress(
-        checkpoint, out, dataset=dataset, bpw=report.bpw_budget, work=work, settings=SMALL
+        checkpoint,
+        out,
+        dataset=dataset,
+        bpw=report.bpw_budget,
+        work=work,
+        recipe="paper",
+        settings=SMALL,
     )
     assert again.file_bytes == out.stat().st_size and again.whole_file_bpw <= report.bpw_budget
     kept = read_model(out).metadata.golden
@@ -181,7 +195,13 @@ def test_a_killed_encoding_goes_on_with_the_next_tensor(made, checkpoint, datase
         path.unlink()
     out = tmp_path / "model.gguf"
     again = compress(
-        checkpoint, out, dataset=dataset, bpw=report.bpw_budget, work=work, settings=SMALL
+        checkpoint,
+        out,
+        dataset=dataset,
+        bpw=report.bpw_budget,
+        work=work,
+        recipe="paper",
+        settings=SMALL,
     )
     assert again.reused == ["mean_activations", "fisher"]
     assert [t.model_dump() for t in again.tensors] == [t.model_dump() for t in report.tensors]
@@ -256,7 +276,7 @@ def test_nothing_is_written_when_the_program_does_not_agree(
     out = tmp_path / "model.gguf"
     out.write_text("older")
     with pytest.raises(ParityError):
-        compress(checkpoint, out, dataset=dataset, bpw=8, settings=SMALL)
+        compress(checkpoint, out, dataset=dataset, bpw=8, recipe="paper", settings=SMALL)
     assert out.read_text() == "older"
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [out]
 
@@ -277,19 +297,104 @@ def test_bad_input_is_named(checkpoint, dataset, tmp_path):
     assert not out.exists()
 
 
-def test_ours_measures_every_type_once_and_lowers_the_action_error(
-    made, checkpoint, dataset, tmp_path
-):
-    paper, minimum = made
-    out, work = tmp_path / "model.gguf", tmp_path / "work"
-    ours = {"dataset": dataset, "recipe": "actquant", "work": work, "settings": SMALL}
-    report = compress(checkpoint, out, bpw=paper.bpw_budget, **ours)
+@pytest.fixture(scope="module")
+def ours(made, checkpoint, dataset, tmp_path_factory):
+    """Our recipe at the budget of `made`, tuned, with its work folder."""
+    folder = tmp_path_factory.mktemp("ours")
+    out, work = folder / "model.gguf", folder / "work"
+    options = {"dataset": dataset, "work": work, "settings": TUNED}
+    return compress(checkpoint, out, bpw=made[0].bpw_budget, **options), options
+
+
+def test_ours_has_less_action_error_than_the_papers_at_the_same_size(made, ours):
+    paper, report = made[0], ours[0]
+    assert report.recipe == "actquant"
     assert report.whole_file_bpw <= report.bpw_budget == paper.bpw_budget
     assert report.held_out_action_error < paper.held_out_action_error
-    measured = sorted((work / "errors-actquant").iterdir())
+
+
+def test_embeddings_and_convolutions_are_given_types_too(made, ours):
+    added = {t.name for t in ours[0].tensors} - {t.name for t in made[0].tensors}
+    assert {name.split(".")[-2] for name in added} == {"embed_tokens", "patch_embedding"}
+    model = read_model(ours[0].path)
+    quantized = [t.name for t in model.tensors.values() if t.quantized]
+    assert len(quantized) == len(ours[0].tensors)
+
+
+def test_every_type_is_measured_once(ours, checkpoint, tmp_path):
+    report, options = ours
+    measured = sorted((options["work"] / "errors-actquant").iterdir())
     assert len(measured) == len(report.tensors)
     modified = [path.stat().st_mtime_ns for path in measured]
-    again = compress(checkpoint, out, bpw=minimum + 0.2, **ours)
-    assert again.reused[:2] == ["action_jacobian", "second_moments"]
+    options = {**options, "settings": SMALL}
+    again = compress(checkpoint, tmp_path / "model.gguf", bpw=report.bpw_budget - 0.3, **options)
+    assert again.reused[:2] == ["action_jacobian", "second_moments"] and again.tuning is None
     assert [path.stat().st_mtime_ns for path in measured] == modified
     assert again.file_bytes < report.file_bytes
+
+
+def test_the_file_holds_what_tuning_found(ours, checkpoint, tmp_path):
+    report, options = ours
+    assert report.tuning is not None and report.tuning.kept and report.tuning.steps == 12
+    assert report.tuning.error_after < report.tuning.error_before
+    plain = tmp_path / "plain.gguf"
+    compress(checkpoint, plain, bpw=report.bpw_budget, **{**options, "settings": SMALL})
+    tuned, before = read_model(report.path), read_model(plain)
+    short = {v: k for k, v in tuned.metadata.provenance["tensor_names"].items()}
+    (found,) = (options["work"] / "tuned").iterdir()
+    arrays = load_file(found)
+    assert {n for n in arrays if n.startswith("values ")} and len(arrays) > len(report.tensors)
+    for name, array in arrays.items():
+        kind, _, parameter = name.partition(" ")
+        value, untuned = (model.load(short[parameter]) for model in (tuned, before))
+        if kind == "values":
+            np.testing.assert_array_equal(value, array)
+            assert not np.array_equal(value, untuned)
+            continue
+        block = FORMATS[tuned.tensors[short[parameter]].type].block_size
+        factors = np.repeat(array, block, axis=1)[:, : value[0].size]
+        expected = untuned.reshape(len(value), -1) * factors
+        np.testing.assert_allclose(
+            value.reshape(len(value), -1), expected, rtol=3e-3, atol=1e-3 * np.abs(expected).max()
+        )
+
+
+def test_a_size_in_bytes_is_a_budget(ours, checkpoint, tmp_path):
+    report, options = ours
+    options = {**options, "settings": SMALL}
+    size = report.file_bytes - 2000
+    found = compress(checkpoint, tmp_path / "model.gguf", target_size_bytes=size, **options)
+    assert 0.98 * size < found.file_bytes <= size
+    assert read_model(found.path).metadata.provenance["settings"]["size_bytes"] == size
+
+
+def test_the_smallest_file_within_an_action_error_is_found(ours, checkpoint, tmp_path):
+    _, options = ours
+    options = {**options, "settings": SMALL}
+    files = [
+        compress(checkpoint, tmp_path / "model.gguf", max_action_error=limit, **options)
+        for limit in (0.3, 0.1, 0.03)
+    ]
+    sizes = [found.file_bytes for found in files]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[2]
+    for limit, found in zip((0.3, 0.1, 0.03), files, strict=True):
+        assert found.held_out_action_error < 1.5 * limit  # of four frames that were not looked at
+    with pytest.raises(BudgetError, match="no file of recipe actquant has an action error below"):
+        compress(checkpoint, tmp_path / "none.gguf", max_action_error=1e-6, **options)
+    assert not (tmp_path / "none.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("goal", "said"),
+    [
+        ({"bpw": 3, "target_size_bytes": 1000}, "give one of bits per weight, a size"),
+        ({"bpw": -1}, "must be bits per weight above 0"),
+        ({"bpw": 3, "recipe": "q8_0"}, "q8_0 gives every matrix the type Q8_0"),
+        ({"max_action_error": 0.1, "recipe": "rtn", "dataset": None}, "measured on a dataset"),
+        ({}, "needs a budget"),
+    ],
+)
+def test_a_goal_that_cannot_be_is_refused_before_anything_is_read(goal, said, dataset, tmp_path):
+    options = {"dataset": dataset, **goal}
+    with pytest.raises(BudgetError, match=said):
+        compress(tmp_path / "nothing", tmp_path / "model.gguf", **options)

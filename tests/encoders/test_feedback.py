@@ -7,8 +7,8 @@ from actquant.encoders.feedback import encode_with_feedback, factor_inverse
 from actquant.format.tensor_types import row_bytes
 
 WITHIN_BLOCKS = (
-    *("IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS"),
-    *("Q4_K", "IQ4_NL"),
+    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K"),
+    *("IQ4_XS", "Q4_K", "IQ4_NL"),
 )
 """Types whose levels and grid entries are chosen inside a block, with feedback."""
 AS_GGML_CHOOSES = ("Q4_0", "Q5_0", "Q5_K", "Q6_K", "Q8_0")
@@ -51,7 +51,9 @@ def test_without_anything_to_feed_back_every_weight_gets_its_nearest_value(layer
     assert np.square(weight - found).sum() < 1.02 * np.square(weight - plain).sum()
 
 
-@pytest.mark.parametrize("type_name", ["IQ2_XXS", "IQ3_S", "Q2_K", "IQ4_NL", "Q6_K"])
+@pytest.mark.parametrize(
+    "type_name", ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ3_S", "Q2_K", "IQ4_NL", "Q6_K"]
+)
 def test_any_number_of_threads_gives_the_same_bytes(layer, type_name: str):
     weight, moments = layer
     factor = factor_inverse(moments)

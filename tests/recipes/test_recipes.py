@@ -74,7 +74,7 @@ def test_a_recipe_says_what_it_is(name):
     assert recipe.name == name and recipe.summary
     assert recipe.needs_budget == (recipe.one_type is None)
     assert recipe.float_type in (None, "F32", "F16", "BF16")
-    assert (recipe.scores is None) or recipe.statistics
+    assert (recipe.scores is None) or recipe.needs_dataset
 
 
 def test_unknown_recipes_are_listed():

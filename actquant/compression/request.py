@@ -1,0 +1,87 @@
+"""What is asked of a compression, refused here where it cannot be granted: nothing is read, and
+PyTorch is not imported."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from actquant.common.errors import BudgetError, ModelFileError, ParityError
+from actquant.recipes import RECIPES, Recipe, find_recipe
+
+VERIFY = {"none": 0, "quick": 2, "full": 16}
+"""How many golden inputs prove a file. Their prompts differ in length, and the second has a masked
+camera where the policy allows it."""
+DEFAULT_BPW = 3.0
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How small the file shall be, said in one of three ways.
+
+    bpw: 8 x file bytes / parameters at most; size_bytes: of the file at most; action_error: the
+    smallest file that stays below it, in standard deviations of the actions.
+    """
+
+    bpw: float | None = None
+    size_bytes: int | None = None
+    action_error: float | None = None
+
+    def __bool__(self) -> bool:
+        return any(value is not None for value in self._ways.values())
+
+    @property
+    def _ways(self) -> dict[str, float | None]:
+        return {
+            "bits per weight": self.bpw,
+            "a size": self.size_bytes,
+            "an action error": self.action_error,
+        }
+
+    def check(self) -> None:
+        """Raises BudgetError for a goal that is said twice, or is no positive number."""
+        given = {way: value for way, value in self._ways.items() if value is not None}
+        if len(given) > 1:
+            raise BudgetError(f"give one of {', '.join(given)}: each of them is the budget")
+        for way, value in given.items():
+            if not 0 < value < float("inf"):
+                raise BudgetError(f"the budget must be {way} above 0, not {value:g}")
+
+
+def parse_size(text: str) -> int | None:
+    """Returns the bytes of e.g. `900MB` (10^6) or `1.5GiB` (2^30); None for an empty text.
+
+    Raises BudgetError for what is no size.
+    """
+    if not text:
+        return None
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise BudgetError(f"{text!r} is no size; write e.g. 900MB or 1.5GiB") from None
+
+
+def check_request(
+    out: Path, recipe_name: str, dataset: str | Path | None, goal: Goal, verify: str
+) -> Recipe:
+    """Returns the recipe; raises BudgetError, ModelFileError or ParityError for what no checkpoint
+    could grant."""
+    recipe = find_recipe(recipe_name)
+    goal.check()
+    if recipe.needs_dataset and dataset is None:
+        others = ", ".join(r.name for r in RECIPES.values() if not r.needs_dataset)
+        raise BudgetError(f"recipe {recipe.name} needs a dataset; without: {others}")
+    if recipe.needs_budget and not goal:
+        raise BudgetError(f"recipe {recipe.name} needs a budget in bits per weight")
+    if not recipe.needs_budget and goal:
+        raise BudgetError(
+            f"recipe {recipe.name} gives every matrix the type {recipe.one_type}: leave the budget "
+            "out, or choose a recipe that has one"
+        )
+    if goal.action_error is not None and dataset is None:
+        raise BudgetError("an action error is measured on a dataset; give one")
+    if verify not in VERIFY:
+        raise ParityError(f"unknown verification {verify!r}; known: {', '.join(VERIFY)}")
+    if out.is_dir():
+        raise ModelFileError(f"{out} is a folder; give the path of the file to write")
+    return recipe
