@@ -31,9 +31,13 @@ MAY_IMPORT = {
     "environments": {"common", "control"},
     "evaluation": {"common", "format", "control", "environments"},
     "deploy": {"common", "control"},
+    "sweep": {
+        *("common", "format", "policies", "calibration", "recipes", "compression", "environments"),
+        *("evaluation",),
+    },
     "cli": {
         *("common", "format", "recipes", "fidelity", "compression", "control", "environments"),
-        *("evaluation", "deploy", "tuning"),
+        *("evaluation", "deploy", "tuning", "sweep"),
     },
 }
 """Room of `actquant/` -> rooms it may import, at the top of a module or inside a function."""

@@ -87,6 +87,14 @@ def show(result: BaseModel, as_json: bool, *renderables: Any) -> None:
         console.print(*renderables, sep="\n")
 
 
+def numbers(flag: str, text: str) -> list[float]:
+    """Numbers with commas between them."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{flag} {text}: wanted numbers, e.g. 2.5,3") from None
+
+
 def key_values(flag: str, pairs: list[str]) -> dict[str, Any]:
     """KEY=VALUE; a value that is JSON is what it says, e.g. a number."""
     values: dict[str, Any] = {}

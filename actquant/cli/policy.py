@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from actquant.cli import tables
-from actquant.cli.output import Json, app, key_values, progress_bars, show, told_plainly
+from actquant.cli.output import Json, app, key_values, numbers, progress_bars, show, told_plainly
 from actquant.compression.request import (
     DEFAULT_BPW,
     Goal,
@@ -113,6 +113,54 @@ def compress(
                 options=key_values("--option", option or []),
             )
         show(report, as_json, *tables.compression(report))
+
+
+@app.command()
+def sweep(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    dataset: Annotated[Path, typer.Option(help="LeRobotDataset folder with its episodes.")],
+    out: Annotated[Path, typer.Option(help="Folder for files, results and the page.")] = Path(
+        "sweep-out"
+    ),
+    bpw: Annotated[str, typer.Option(help="Whole-file bits per weight, with commas.")] = "2.5,3",
+    recipes: Annotated[
+        str, typer.Option(help="Recipes, with commas; f16 is always there.")
+    ] = "actquant,paper,imatrix,gptq,rtn",
+    seeds: Annotated[str, typer.Option(help="Seeds of calibration, with commas.")] = "0",
+    env: Annotated[
+        str, typer.Option(help="Environment family for closed loops; none without.")
+    ] = "",
+    starts: Annotated[str, typer.Option(help="Numbered starts of every task.")] = "0:50",
+    held_out: Annotated[int, typer.Option(help="Frames of the action error.")] = 256,
+    tune_minutes: Annotated[
+        float, typer.Option(min=0, help="Time for tuning a file; 0 for none.")
+    ] = TuningSettings.minutes,
+    as_json: Json = False,
+) -> None:
+    """Compress a checkpoint by several recipes to several sizes, run all files, compare them in
+    pairs, and write a page to decide from."""
+    with told_plainly(as_json):
+        budgets = numbers("--bpw", bpw)
+        for name in recipes.split(","):
+            find_recipe(name)
+        from actquant.sweep.sweep import Sweep
+
+        found = Sweep(
+            checkpoint=checkpoint,
+            dataset=dataset,
+            out=out,
+            recipes=recipes.split(","),
+            bpws=budgets,
+            seeds=[int(seed) for seed in numbers("--seeds", seeds)],
+            env=env or None,
+            starts=starts,
+            settings=CompressionSettings(
+                n_held_out=held_out, tuning=TuningSettings(minutes=tune_minutes)
+            ),
+        )
+        with progress_bars() as progress:
+            report = found.run(progress)
+        show(report, as_json, *tables.sweep(report))
 
 
 @app.command()

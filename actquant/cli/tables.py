@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from actquant.evaluation.inspection import Inspection
     from actquant.fidelity.distance import Distance
     from actquant.fidelity.self_test import Verification
+    from actquant.sweep.sweep import SweepReport
 
 
 def doctor(report: "Report") -> list[Any]:
@@ -243,6 +244,34 @@ def measurement(result: "Measurement") -> list[Any]:
     shown.add_row("peak RSS", megabytes(result.peak_rss_bytes))
     shown.add_row("RSS before the model", megabytes(result.rss_before_load_bytes))
     return [shown]
+
+
+def sweep(report: "SweepReport") -> list[Any]:
+    shown = table(
+        f"{report.checkpoint}, {report.env or 'no environment'} {report.starts}",
+        *("file", ">size", ">whole-file bpw", ">action error", ">success", ">95 % (Wilson)"),
+        *(">against f16",),
+    )
+    refused = []
+    for row in report.rows:
+        if row.refused:
+            refused.append(f"[yellow]{row.name}[/] {row.refused}")
+            continue
+        reference = row.against.get("f16")
+        shown.add_row(
+            row.name,
+            megabytes(row.file_bytes),
+            f"{row.whole_file_bpw:.3f}",
+            "—"
+            if row.action_error is None
+            else f"{row.action_error:.4f} ± {row.action_error_standard_error:.4f}",
+            f"{row.successes}/{row.n} {percent(row.successes / row.n)}" if row.n else "—",
+            interval(row.wilson95) if row.wilson95 else "—",
+            "—"
+            if reference is None
+            else f"{100 * reference.difference:+.1f} points, p {reference.mcnemar_p:.2g}",
+        )
+    return [shown, *refused, f"page: {report.page}"]
 
 
 def demo(report: "DemoReport") -> list[Any]:

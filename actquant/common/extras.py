@@ -28,7 +28,7 @@ EXTRAS = (
         "compressing a checkpoint, running one in PyTorch",
         (
             *("torch", "lerobot", "transformers", "safetensors", "tokenizers"),
-            *("huggingface_hub", "datasets", "accelerate", "diffusers", "matplotlib"),
+            *("huggingface_hub", "datasets", "accelerate", "diffusers", "jinja2", "matplotlib"),
         ),
     ),
     Extra("'actquant[sim]'", "pictures and statistics of a simulation", ("imageio", "scipy")),

@@ -83,7 +83,8 @@ class TensorEncoder:
                 made = partial(self._measure, self.recipe.errors, size, self.statistics)
                 stage = f"errors-{self.recipe.name}"
                 stored, _ = self.work.build(stage, size.name, self.made_from, made)
-                found.append(replace(size, errors=stored.info))
+                score = max(stored.info.values())  # how much there is to lose
+                found.append(replace(size, errors=stored.info, score=score))
                 advance(1)
         return found
 

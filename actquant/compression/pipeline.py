@@ -79,6 +79,7 @@ def compress(
     seed: int = 0,
     settings: CompressionSettings | None = None,
     memory_bytes: int = MEMORY_BYTES,
+    loaded: LoadedPolicy | None = None,
     progress: Progress | None = None,
     **facts: Unpack[CheckpointFacts],
 ) -> CompressionReport:
@@ -89,8 +90,9 @@ def compress(
     that need a budget (see `Goal`); verify: of VERIFY, without a dataset (with one it is always
     `full`); work: folder of resumable artefacts, which may be shared between recipes and budgets
     (with a dataset the default is `out` with `.work` appended; without one nothing is kept);
-    memory_bytes: what the statistics of one pass may take; facts: see CheckpointFacts. An existing
-    file is replaced at the very end, when the new one is whole and within the budget.
+    memory_bytes: what the statistics of one pass may take; loaded: the checkpoint where it was
+    loaded for this dataset before, weights in memory; facts: see CheckpointFacts. An existing file
+    is replaced at the very end, when the new one is whole and within the budget.
 
     Raises CheckpointError, DatasetError, CalibrationError, CaptureError, ParityError (the program
     or the file does not agree with PyTorch: nothing is written), BudgetError (with the feasible
@@ -101,7 +103,10 @@ def compress(
     chosen = check_request(out, recipe, dataset, goal, verify)
     clock = Clock(progress)
     with clock("load"):
-        loaded, data = _load(checkpoint, dataset, chosen, facts, settings, seed)
+        if loaded is not None and dataset is not None:
+            data = _calibrate(loaded, dataset, settings, seed)
+        else:
+            loaded, data = _load(checkpoint, dataset, chosen, facts, settings, seed)
     with clock("capture"):
         captured = capture_policy(loaded)
         tensors = quantizable(loaded, chosen.matrices)
@@ -146,8 +151,14 @@ def _load(
     if given := [name for name, value in facts.items() if value is not None]:
         raise DatasetError(f"{', '.join(given)}: the dataset {dataset} says it already")
     loaded = load_for_dataset(checkpoint, dataset, options=options, streamed=streamed)
+    return loaded, _calibrate(loaded, dataset, settings, seed)
+
+
+def _calibrate(
+    loaded: LoadedPolicy, dataset: str | Path, settings: CompressionSettings, seed: int
+) -> CalibrationData:
     counts = {"n_frames": settings.n_frames, "n_held_out": settings.n_held_out}
-    return loaded, calibrate(loaded, dataset, **counts, seed=seed)
+    return calibrate(loaded, dataset, **counts, seed=seed)
 
 
 def _provenance(

@@ -2,6 +2,8 @@
 
 from actquant.common.errors import BudgetError
 from actquant.recipes.actquant import ACTQUANT
+from actquant.recipes.gptq import GPTQ
+from actquant.recipes.imatrix import IMATRIX
 from actquant.recipes.one_type import BF16, F16, F32, Q8_0
 from actquant.recipes.paper import PAPER
 from actquant.recipes.recipe import Recipe
@@ -9,7 +11,9 @@ from actquant.recipes.rtn import RTN
 
 __all__ = ["DEFAULT_RECIPE", "RECIPES", "Recipe", "find_recipe"]
 
-RECIPES = {recipe.name: recipe for recipe in (ACTQUANT, PAPER, RTN, F32, F16, BF16, Q8_0)}
+RECIPES = {
+    recipe.name: recipe for recipe in (ACTQUANT, PAPER, GPTQ, IMATRIX, RTN, F32, F16, BF16, Q8_0)
+}
 
 DEFAULT_RECIPE = ACTQUANT.name
 

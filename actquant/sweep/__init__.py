@@ -1,0 +1,1 @@
+"""Many files of one checkpoint side by side: sizes, action errors, successes, and a page."""

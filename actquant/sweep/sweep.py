@@ -1,0 +1,262 @@
+"""Makes files by several recipes and budgets, measures all of them, and compares them in pairs.
+
+Each file, its report and its evaluation lie in one folder, named after recipe and budget; what is
+there already is taken over, so that a sweep that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from rich.progress import Progress
+
+from actquant.calibration.dataset import load_for_dataset
+from actquant.common.clock import iso_date
+from actquant.common.errors import BudgetError
+from actquant.common.files import hash_json, hash_path, write_text
+from actquant.compression.pipeline import compress
+from actquant.compression.report import CompressionReport
+from actquant.evaluation.compare import PairedDifference, compare
+from actquant.evaluation.evaluate import EvaluationResult, evaluate
+from actquant.policies import LoadedPolicy
+from actquant.recipes import find_recipe
+from actquant.recipes.settings import CompressionSettings
+
+REFERENCE = "f16"
+"""What all files are compared with, and made first."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One file of a sweep."""
+
+    recipe: str
+    bpw: float | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        size = "" if self.bpw is None else f"-{self.bpw:g}bpw"
+        return f"{self.recipe}{size}" + (f"-seed{self.seed}" if self.seed else "")
+
+
+class SweepRow(BaseModel):
+    """One file: its size, how far its actions are from the f32 policy's, and how often it succeeds.
+
+    refused: why there is no file, if the budget cannot be met. against: paired differences of
+    successes to other files of the sweep, by their names.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    recipe: str
+    bpw_budget: float | None
+    seed: int
+    refused: str = ""
+    file_bytes: int = 0
+    whole_file_bpw: float = 0.0
+    quantized_tensor_bpw: float = 0.0
+    action_error: float | None = None
+    action_error_standard_error: float | None = None
+    action_error_n: int = 0
+    n: int = 0
+    successes: int = 0
+    wilson95: tuple[float, float] | None = None
+    success_by_task: dict[str, tuple[int, int]] = {}
+    against: dict[str, PairedDifference] = {}
+    seconds: float = 0.0
+
+
+class SweepReport(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoint: str
+    dataset: str
+    env: str | None
+    starts: str
+    date: str
+    machine: str
+    rows: list[SweepRow]
+    page: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """checkpoint, dataset: as of `compress`; out: folder of everything; env, starts: as of
+    `evaluate`, without env no simulation is run; settings: of every compression."""
+
+    checkpoint: Path
+    dataset: Path
+    out: Path
+    recipes: Sequence[str]
+    bpws: Sequence[float]
+    seeds: Sequence[int]
+    env: str | None
+    starts: str
+    settings: CompressionSettings
+
+    def trials(self) -> list[Trial]:
+        """Returns every file of the sweep, REFERENCE first; recipes without a budget once."""
+        found = [Trial(REFERENCE, None, 0)]
+        for name in self.recipes:
+            recipe = find_recipe(name)
+            budgets = self.bpws if recipe.needs_budget else [None]
+            seeds = self.seeds if recipe.needs_dataset else self.seeds[:1]
+            found += [Trial(name, bpw, seed) for bpw in budgets for seed in seeds]
+        return list(dict.fromkeys(found))
+
+    def run(self, progress: Progress) -> SweepReport:
+        """Makes and measures what is missing; writes `sweep.json` and `sweep.html` after each file.
+
+        Raises what `compress` and `evaluate` raise, but for budgets that cannot be met: those are
+        rows that say so.
+        """
+        from actquant.sweep.page import write_page
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        loaded: list[LoadedPolicy] = []
+        trials = self.trials()
+        bar = progress.add_task("sweep", total=len(trials))
+        rows: list[SweepRow] = []
+        report = self._report(rows)
+        for trial in trials:
+            rows.append(self._row(trial, loaded, progress))
+            report = self._report(self._compared(rows))
+            write_page(report, self._reports(rows), self.out / "sweep.html")
+            write_text(self.out / "sweep.json", report.model_dump_json(indent=1))
+            progress.advance(bar)
+        progress.remove_task(bar)
+        return report
+
+    def _report(self, rows: list[SweepRow]) -> SweepReport:
+        first = next((row for row in rows if row.n), None)
+        machine = "" if first is None else self._evaluation(first.name).provenance.machine
+        return SweepReport(
+            checkpoint=str(self.checkpoint),
+            dataset=str(self.dataset),
+            env=self.env,
+            starts=self.starts if self.env else "",
+            date=iso_date(),
+            machine=machine,
+            rows=rows,
+            page=str(self.out / "sweep.html"),
+        )
+
+    def _reports(self, rows: Sequence[SweepRow]) -> dict[str, CompressionReport]:
+        return {row.name: self._kept(row.name)[1] for row in rows if not row.refused}
+
+    def _row(self, trial: Trial, loaded: list[LoadedPolicy], progress: Progress) -> SweepRow:
+        row = SweepRow(name=trial.name, recipe=trial.recipe, bpw_budget=trial.bpw, seed=trial.seed)
+        try:
+            made = self._compressed(trial, loaded, progress)
+        except BudgetError as error:
+            return row.model_copy(update={"refused": str(error)})
+        held_out = made.held_out
+        row = row.model_copy(
+            update={
+                "file_bytes": made.file_bytes,
+                "whole_file_bpw": made.whole_file_bpw,
+                "quantized_tensor_bpw": made.quantized_tensor_bpw,
+                "seconds": sum(made.timings_s.values()),
+                "action_error": None if held_out is None else held_out.to_reference,
+                "action_error_standard_error": (
+                    None if held_out is None else held_out.to_reference_standard_error
+                ),
+                "action_error_n": 0 if held_out is None else held_out.n_frames,
+            }
+        )
+        return row if self.env is None else self._evaluated(row, self.env, progress)
+
+    def _compressed(
+        self, trial: Trial, loaded: list[LoadedPolicy], progress: Progress
+    ) -> CompressionReport:
+        """The file's report; the file is made unless it is there, by the same settings."""
+        wanted = hash_json(
+            {
+                "settings": asdict(self.settings),
+                "seed": trial.seed,
+                "checkpoint": str(self.checkpoint.resolve()),
+                "dataset": str(self.dataset.resolve()),
+            }
+        )
+        model = self.out / f"{trial.name}.gguf"
+        noted = self.out / f"{trial.name}.made.json"
+        if model.is_file() and noted.is_file():
+            made_from, report = self._kept(trial.name)
+            if made_from == wanted and report.file_bytes == model.stat().st_size:
+                return report
+        if not loaded:
+            loaded.append(load_for_dataset(self.checkpoint, self.dataset, streamed=False))
+        report = compress(
+            self.checkpoint,
+            model,
+            recipe=trial.recipe,
+            dataset=self.dataset,
+            bpw=trial.bpw,
+            work=self.out / "work" / f"seed{trial.seed}",
+            seed=trial.seed,
+            settings=self.settings,
+            loaded=loaded[0],
+            progress=progress,
+        )
+        kept = _Made(made_from=wanted, report=report)
+        write_text(noted, kept.model_dump_json(indent=1))
+        return report
+
+    def _kept(self, name: str) -> tuple[str, CompressionReport]:
+        made = _Made.model_validate_json((self.out / f"{name}.made.json").read_text())
+        return made.made_from, made.report
+
+    def _evaluation(self, name: str) -> EvaluationResult:
+        return EvaluationResult.load(self.out / f"{name}.json")
+
+    def _evaluated(self, row: SweepRow, env: str, progress: Progress) -> SweepRow:
+        bar = progress.add_task(f"{row.name} in {env}", total=None)
+        result = evaluate(
+            self.out / f"{row.name}.gguf",
+            env=env,
+            starts=self.starts,
+            out=self.out / f"{row.name}.json",
+            on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
+        )
+        progress.remove_task(bar)
+        return row.model_copy(
+            update={
+                "n": result.overall.n,
+                "successes": result.overall.successes,
+                "wilson95": result.overall.wilson95,
+                "success_by_task": {
+                    task: (rate.successes, rate.n) for task, rate in result.tasks.items()
+                },
+            }
+        )
+
+    def _compared(self, rows: Sequence[SweepRow]) -> list[SweepRow]:
+        """Every file with REFERENCE, and with the other recipes' files of the same budget."""
+        found = []
+        for row in rows:
+            against = {
+                other.name: compare(
+                    self.out / f"{row.name}.json", self.out / f"{other.name}.json"
+                ).overall
+                for other in _comparable(row, rows)
+            }
+            found.append(row.model_copy(update={"against": against}))
+        return found
+
+
+class _Made(BaseModel):
+    made_from: str
+    report: CompressionReport
+
+
+def _comparable(row: SweepRow, rows: Sequence[SweepRow]) -> Iterator[SweepRow]:
+    for other in rows:
+        same_budget = other.bpw_budget == row.bpw_budget and other.seed == row.seed
+        if other.name != row.name and row.n and other.n:
+            if other.name == REFERENCE or same_budget:
+                yield other
