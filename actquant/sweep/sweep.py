@@ -16,7 +16,7 @@ from rich.progress import Progress
 from actquant.calibration.dataset import load_for_dataset
 from actquant.common.clock import iso_date
 from actquant.common.errors import BudgetError
-from actquant.common.files import hash_json, hash_path, write_text
+from actquant.common.files import hash_json, write_text
 from actquant.compression.pipeline import compress
 from actquant.compression.report import CompressionReport
 from actquant.evaluation.compare import PairedDifference, compare
@@ -256,7 +256,7 @@ class _Made(BaseModel):
 
 def _comparable(row: SweepRow, rows: Sequence[SweepRow]) -> Iterator[SweepRow]:
     for other in rows:
-        same_budget = other.bpw_budget == row.bpw_budget and other.seed == row.seed
-        if other.name != row.name and row.n and other.n:
-            if other.name == REFERENCE or same_budget:
-                yield other
+        alike = other.bpw_budget == row.bpw_budget and other.seed == row.seed
+        paired = other.name != row.name and row.n and other.n
+        if paired and (alike or other.name == REFERENCE):
+            yield other
