@@ -32,13 +32,15 @@ def captured(loaded: LoadedPolicy) -> CapturedPolicy:
 
 @pytest.fixture(scope="session", autouse=True)
 def _caches_of_our_own(tmp_path_factory: pytest.TempPathFactory):
-    """Arrow copies of the test datasets go into the test's folder, not into the user's cache."""
+    """Arrow copies of datasets and what compressions keep go into the test's folder, not into the
+    user's cache."""
     import datasets
 
-    old = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("arrow")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("arrow"))
+    patch.setenv("ACTQUANT_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
-    datasets.config.HF_DATASETS_CACHE = old
+    patch.undo()
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,10 @@ from actquant.recipes import DEFAULT_RECIPE, RECIPES, find_recipe
 from actquant.recipes.settings import CompressionSettings
 from actquant.tuning.settings import TuningSettings
 
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the cache; default $ACTQUANT_CACHE, or the user's cache folder."),
+]
 RECIPE_HELP = "; ".join(
     f"{recipe.name}: {recipe.summary}" + (" (needs a dataset)" if recipe.needs_dataset else "")
     for recipe in RECIPES.values()
@@ -77,8 +81,10 @@ def compress(
         typer.Option(help="KEY=VALUE for what a policy family leaves open; may be repeated."),
     ] = None,
     work: Annotated[
-        Path | None, typer.Option(help="Folder for resumable work; default OUT.work.")
+        Path | None,
+        typer.Option(help="Folder for resumable work; default an entry of the cache."),
     ] = None,
+    cache: Cache = None,
     tune_minutes: Annotated[
         float, typer.Option(min=0, help="Time for tuning block scales and norms; 0 for none.")
     ] = TuningSettings.minutes,
@@ -104,6 +110,7 @@ def compress(
                 max_action_error=goal.action_error,
                 verify=verify,
                 work=work,
+                cache=cache,
                 seed=seed,
                 settings=CompressionSettings(tuning=TuningSettings(minutes=tune_minutes)),
                 progress=progress,
@@ -113,6 +120,22 @@ def compress(
                 options=key_values("--option", option or []),
             )
         show(report, as_json, *tables.compression(report))
+
+
+@app.command(name="cache")
+def cache_(
+    clear: Annotated[bool, typer.Option("--clear", help="Delete all entries.")] = False,
+    remove: Annotated[str, typer.Option(help="Delete the entry with this key.")] = "",
+    cache: Cache = None,
+    as_json: Json = False,
+) -> None:
+    """Show what earlier compressions left for later ones of the same policy; delete it."""
+    with told_plainly(as_json, after_a_stop=""):
+        from actquant.compression.cache import cache_folder, clear_cache, read_cache
+
+        folder = cache_folder(cache)
+        report = clear_cache(folder, remove or None) if clear or remove else read_cache(folder)
+        show(report, as_json, *tables.cache(report))
 
 
 @app.command()

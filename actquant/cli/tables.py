@@ -10,6 +10,7 @@ from actquant.common.tables import interval, megabytes, percent, table
 if TYPE_CHECKING:
     from actquant.cli.demo import DemoReport
     from actquant.cli.doctor import Report
+    from actquant.compression.cache import CacheReport
     from actquant.compression.report import CompressionReport
     from actquant.evaluation.bench import Measurement
     from actquant.evaluation.compare import Comparison, PairedDifference
@@ -244,6 +245,20 @@ def measurement(result: "Measurement") -> list[Any]:
     shown.add_row("peak RSS", megabytes(result.peak_rss_bytes))
     shown.add_row("RSS before the model", megabytes(result.rss_before_load_bytes))
     return [shown]
+
+
+def cache(report: "CacheReport") -> list[Any]:
+    shown = table(
+        f"{report.folder}, {megabytes(report.bytes)}",
+        *("key", "checkpoint", "dataset", ">seed", ">size", "last used (UTC)"),
+    )
+    for entry in report.entries:
+        shown.add_row(
+            *(entry.key, entry.checkpoint, entry.dataset, str(entry.seed)),
+            *(megabytes(entry.bytes), entry.last_used),
+        )
+    removed = [f"deleted {e.key}, {megabytes(e.bytes)}" for e in report.removed]
+    return [shown, *removed]
 
 
 def sweep(report: "SweepReport") -> list[Any]:

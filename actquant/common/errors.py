@@ -31,6 +31,10 @@ class CalibrationError(ActquantError):
     """Calibration met a NaN or an infinity, or too few samples."""
 
 
+class CacheError(ActquantError):
+    """The cache of compressions does not hold what is asked for."""
+
+
 class BudgetError(ActquantError):
     """The bit budget cannot be met."""
 

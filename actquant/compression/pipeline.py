@@ -34,6 +34,7 @@ from actquant.common.errors import (
     DatasetError,
 )
 from actquant.common.files import atomic_path, hash_json, hash_path
+from actquant.compression.cache import cache_folder, open_entry
 from actquant.compression.contents import (
     GROWTH_BYTES,
     LONGEST_NUMBER,
@@ -76,6 +77,7 @@ def compress(
     max_action_error: float | None = None,
     verify: str = "quick",
     work: str | Path | None = None,
+    cache: str | Path | None = None,
     seed: int = 0,
     settings: CompressionSettings | None = None,
     memory_bytes: int = MEMORY_BYTES,
@@ -89,10 +91,11 @@ def compress(
     measure the action error; bpw, target_size_bytes, max_action_error: one of them, for recipes
     that need a budget (see `Goal`); verify: of VERIFY, without a dataset (with one it is always
     `full`); work: folder of resumable artefacts, which may be shared between recipes and budgets
-    (with a dataset the default is `out` with `.work` appended; without one nothing is kept);
-    memory_bytes: what the statistics of one pass may take; loaded: the checkpoint where it was
-    loaded for this dataset before, weights in memory; facts: see CheckpointFacts. An existing file
-    is replaced at the very end, when the new one is whole and within the budget.
+    (with a dataset the default is an entry of the cache; without one nothing is kept); cache: its
+    folder, where that is not the user's (see `cache_folder`); memory_bytes: what the statistics of
+    one pass may take; loaded: the checkpoint where it was loaded for this dataset before, weights
+    in memory; facts: see CheckpointFacts. An existing file is replaced at the very end, when the
+    new one is whole and within the budget.
 
     Raises CheckpointError, DatasetError, CalibrationError, CaptureError, ParityError (the program
     or the file does not agree with PyTorch: nothing is written), BudgetError (with the feasible
@@ -110,14 +113,21 @@ def compress(
     with clock("capture"):
         captured = capture_policy(loaded)
         tensors = quantizable(loaded, chosen.matrices)
-    folder = work or (out.with_name(out.name + ".work") if dataset else None)
+    if work is None and data is not None:
+        work = open_entry(
+            cache_folder(cache),
+            _sources(loaded, data, settings, seed),
+            checkpoint=captured.metadata.name,
+            dataset=data.info.folder.resolve().name,
+            seed=seed,
+        )
     job = _Job(
         loaded=loaded,
         captured=captured,
         tensors=tensors,
         recipe=chosen,
         data=data,
-        work=WorkFolder(Path(folder)) if folder else None,
+        work=None if work is None else WorkFolder(Path(work)),
         settings=settings,
         seed=seed,
         memory_bytes=memory_bytes,
@@ -191,6 +201,27 @@ def _provenance(
         **made,
         "calibration_episodes": list(data.calibration_episodes),
         "held_out_episodes": list(data.held_out_episodes),
+    }
+
+
+def _sources(
+    loaded: LoadedPolicy, data: CalibrationData | None, settings: CompressionSettings, seed: int
+) -> dict[str, str]:
+    """Returns hashes of the checkpoint and, where data has a say, of everything about that."""
+    config = loaded.folder / "config.json"
+    sources = {
+        "checkpoint": loaded.checkpoint_sha256,
+        "config": hash_path(config) if config.is_file() else "",
+    }
+    if data is None:
+        return sources
+    chosen = {"draws": settings.draws, "batch_size": settings.batch_size}
+    return {
+        **sources,
+        "interface": hash_json(asdict(loaded.interface)),
+        "dataset": data.info.sha256,
+        "frames": data.calibration.fingerprint,
+        "settings": hash_json({"seed": seed, **chosen}),
     }
 
 
@@ -304,21 +335,8 @@ class _Job:
 
     def _sources(self) -> dict[str, str]:
         """Hashes of everything that statistics and encodings depend on."""
-        config = self.loaded.folder / "config.json"
-        sources = {
-            "checkpoint": self.loaded.checkpoint_sha256,
-            "config": hash_path(config) if config.is_file() else "",
-        }
-        if self.data is None or not self.recipe.needs_dataset:
-            return sources
-        settings = {"draws": self.settings.draws, "batch_size": self.settings.batch_size}
-        return {
-            **sources,
-            "interface": hash_json(asdict(self.loaded.interface)),
-            "dataset": self.data.info.sha256,
-            "frames": self.data.calibration.fingerprint,
-            "settings": hash_json({"seed": self.seed, **settings}),
-        }
+        data = self.data if self.recipe.needs_dataset else None
+        return _sources(self.loaded, data, self.settings, self.seed)
 
     def _statistics(self) -> Statistics | None:
         if not self.recipe.needs_dataset or self.data is None or self.work is None:

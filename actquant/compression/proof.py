@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,7 +63,7 @@ class Proof:
         if not self.inputs:
             return None
         if self.work is not None:
-            with self.work.scratch("f32.gguf") as path:
+            with self.work.scratch(f"f32-{os.getpid()}.gguf") as path:
                 return self._check(convert_f32(self.loaded, path), None)
         if self.float_type is not None:
             return None

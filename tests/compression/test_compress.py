@@ -58,7 +58,13 @@ def made(checkpoint: Path, dataset: Path, tmp_path_factory: pytest.TempPathFacto
     assert not out.exists()
     minimum = float(str(caught.value).split("feasible minimum is ")[1].split(",")[0])
     report = compress(
-        checkpoint, out, dataset=dataset, bpw=minimum + 0.5, recipe="paper", settings=SMALL
+        checkpoint,
+        out,
+        dataset=dataset,
+        bpw=minimum + 0.5,
+        recipe="paper",
+        work=f"{out}.work",
+        settings=SMALL,
     )
     return report, minimum
 
