@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 JACOBIAN, MOMENTS, TABLE = "action_jacobian", "second_moments", "embedding_jacobian"
 """What is collected (`calibration.accumulators.ACCUMULATORS`)."""
+MEASURED_WEIGHTS = 1 << 18
+"""ggml takes microseconds a weight for the smallest types, and there are many types to try."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,28 @@ def measure_errors(
     tensor: TensorSize, weight: np.ndarray, statistics: Statistics
 ) -> dict[str, float]:
     """Returns the action error of a tensor in each type it may have, encoded by ggml with the
-    action Jacobian as the importance. Of an embedding the rows count that occurred."""
+    action Jacobian as the importance. Of an embedding the rows count that occurred.
+
+    Of a matrix with more than MEASURED_WEIGHTS weights only every k-th row is encoded, and what it
+    lost is scaled to the whole by what all rows have to lose: types lose about the same share of
+    each.
+    """
     import actquant_runtime
 
     found = curvature(tensor.name, statistics)
     if found.rows is not None:
         weight = weight[found.rows]
+    whole = action_error(weight, np.zeros_like(weight), found.jacobian)
+    some = slice(None, None, -(-weight.size // MEASURED_WEIGHTS))
+    weight, jacobian = np.ascontiguousarray(weight[some]), found.jacobian[some]
+    measured = action_error(weight, np.zeros_like(weight), jacobian)
+    share = whole / measured if measured else 1.0
     errors = {}
     for entry in types_of(tensor):
-        encoded = encode_with_importance(tensor.name, weight, entry.name, found.jacobian)
+        encoded = encode_with_importance(tensor.name, weight, entry.name, jacobian)
         data = encoded.tensor.data
         decoded = actquant_runtime.dequantize(data, entry.name, weight.shape[1])
-        errors[entry.name] = action_error(weight, decoded, found.jacobian)
+        errors[entry.name] = share * action_error(weight, decoded, jacobian)
     return errors
 
 
