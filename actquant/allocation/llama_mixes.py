@@ -37,9 +37,14 @@ class Mix:
     down: str | Callable[[Place], str] | None = None
 
     def type_of(self, role: str, place: Place) -> str:
-        wanted = getattr(self, role, None)
-        found = wanted(place) if callable(wanted) else wanted
-        return found or self.base
+        by_role = {
+            "value": self.value,
+            "query_key": self.query_key,
+            "output": self.output,
+            "down": self.down,
+        }
+        wanted = by_role.get(role) or self.base
+        return wanted if isinstance(wanted, str) else wanted(place)
 
 
 def _first_eighth(type_name: str, base: str) -> Callable[[Place], str]:

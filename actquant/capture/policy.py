@@ -181,7 +181,7 @@ def quantizable(
         shape = captured.params.shape(name)
         if kind is None or kind not in kinds or (kind == "linear" and name not in linear):
             continue
-        if math.prod(shape) != modules[module].weight.numel():
+        if math.prod(shape) != loaded.policy.get_parameter(name).numel():
             continue  # a part of it, or a product of it with something else
         group, layer = _group_of(loaded.family, name, kind)
         tensors.append(QuantizableTensor(name, module, layer, group, matrix_shape(shape), kind))

@@ -98,8 +98,7 @@ void scales_iq1_m(const uint8_t* bytes, float* scale, float* offset) {
     for (int group = 0; group < 32; group++) {
         int part = group / 2; // of 16 weights
         int three_bits = words[part / 4] >> (3 * (part % 4)) & 7;
-        float size =
-            half(static_cast<ggml_half>(bits)) * static_cast<float>(2 * three_bits + 1);
+        float size = half(static_cast<ggml_half>(bits)) * static_cast<float>(2 * three_bits + 1);
         bool is_below = (block.qh[group / 2] >> (4 * (group % 2)) & 8) != 0;
         fill(scale + 8 * group, 8, size);
         fill(offset + 8 * group, 8, is_below ? -size * IQ1M_DELTA : size * IQ1M_DELTA);
@@ -321,6 +320,7 @@ BlockFormat level_format(int size, const float (&levels)[count],
     BlockFormat format{size, sizeof(Block)};
     format.levels = levels;
     format.level_count = level_count;
+    format.has_even_levels = levels[1] - levels[0] == 1;
     format.read_scales = read_scales;
     format.write_level = write_level;
     return format;
@@ -337,8 +337,8 @@ BlockFormat block_format(ggml_type type) {
         return grid_format<block_iq1_m>(grid_of<uint64_t, NGRID_IQ1S, Signs::within>(iq1s_grid),
                                         scales_iq1_m, group_iq1_m);
     case GGML_TYPE_IQ2_XXS:
-        return grid_format<block_iq2_xxs>(grid_of<uint64_t, 256, Signs::even>(iq2xxs_grid), scales_iq2_xxs,
-                                          group_iq2_xxs);
+        return grid_format<block_iq2_xxs>(grid_of<uint64_t, 256, Signs::even>(iq2xxs_grid),
+                                          scales_iq2_xxs, group_iq2_xxs);
     case GGML_TYPE_IQ2_XS:
         return grid_format<block_iq2_xs>(grid_of<uint64_t, 512, Signs::even>(iq2xs_grid),
                                          scales_of_nibbles<block_iq2_xs>, group_iq2_xs);
@@ -346,11 +346,11 @@ BlockFormat block_format(ggml_type type) {
         return grid_format<block_iq2_s>(grid_of<uint64_t, 1024, Signs::free>(iq2s_grid),
                                         scales_of_nibbles<block_iq2_s>, group_iq2_s);
     case GGML_TYPE_IQ3_XXS:
-        return grid_format<block_iq3_xxs>(grid_of<uint32_t, 256, Signs::even>(iq3xxs_grid), scales_iq3_xxs,
-                                          group_iq3_xxs);
+        return grid_format<block_iq3_xxs>(grid_of<uint32_t, 256, Signs::even>(iq3xxs_grid),
+                                          scales_iq3_xxs, group_iq3_xxs);
     case GGML_TYPE_IQ3_S:
-        return grid_format<block_iq3_s>(grid_of<uint32_t, 512, Signs::free>(iq3s_grid), scales_iq3_s,
-                                        group_iq3_s);
+        return grid_format<block_iq3_s>(grid_of<uint32_t, 512, Signs::free>(iq3s_grid),
+                                        scales_iq3_s, group_iq3_s);
     case GGML_TYPE_Q2_K:
         return level_format<block_q2_K>(QK_K, count_levels, scales_q2_k, level_q2_k, 4);
     case GGML_TYPE_Q3_K:

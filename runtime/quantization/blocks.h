@@ -28,6 +28,7 @@ struct BlockFormat {
     const Grid* grid = nullptr;    // or
     const float* levels = nullptr; // [level_count]; a type with neither keeps what ggml chose
     int level_count = 0;
+    bool has_even_levels = false; // 1 apart
     // Reads scale and offset of every weight [size].
     void (*read_scales)(const uint8_t* block, float* scale, float* offset) = nullptr;
     // Writes the level of a weight.

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 // The loops below are written for the compiler to vectorize; it makes them for each kind of CPU.
@@ -23,7 +24,9 @@ namespace actquant {
 namespace {
 
 constexpr int group_size = 8;
-constexpr int rows_per_tile = 8;
+constexpr int rows_per_tile = 32; // which the factor is read for once
+constexpr int rows_at_once = 8;
+constexpr int part_size = 32; // every block is a multiple of it
 constexpr float importance_floor = 1e-3F;
 
 // target -= factor * source, [count].
@@ -31,6 +34,92 @@ ACTQUANT_EVERY_CPU
 void subtract(float* target, const float* source, float factor, int64_t count) {
     for (int64_t k = 0; k < count; k++) {
         target[k] -= factor * source[k];
+    }
+}
+
+// What the rows of a tile make up for at once: targets [rows_per_tile, count] -= errors
+// [rows_per_tile, terms] * sources [terms, count], the terms of each weight in their order.
+struct Products {
+    float* targets;
+    int64_t target_stride;
+    const float* errors;
+    int64_t error_stride;
+    const float* sources;
+    int64_t source_stride;
+    int64_t terms;
+    int64_t count;
+};
+
+// Rows from `first` on, columns from `column` on, one row after the other.
+ACTQUANT_EVERY_CPU
+void subtract_rest(const Products& p, int64_t first, int64_t column) {
+    for (int64_t r = first; r < first + rows_at_once; r++) {
+        float* target = p.targets + r * p.target_stride;
+        for (int64_t k = 0; k < p.terms; k++) {
+            float error = p.errors[r * p.error_stride + k];
+            const float* source = p.sources + k * p.source_stride;
+            for (int64_t c = column; c < p.count; c++) {
+                target[c] -= error * source[c];
+            }
+        }
+    }
+}
+
+#if defined(__GNUC__)
+// A vector of each of eight rows stays in registers while all terms pass.
+ACTQUANT_EVERY_CPU
+void subtract_from_rows(const Products& p, int64_t first) {
+    typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
+    constexpr int64_t width = 8; // with more, eight sums do not fit into the registers of AVX2
+    static_assert(rows_at_once == 8, "one variable a row");
+    int64_t column = 0;
+    for (; column + width <= p.count; column += width) {
+        float* target = p.targets + first * p.target_stride + column;
+        const float* source = p.sources + column;
+        auto at = [&](int64_t row) -> Vector& {
+            return *reinterpret_cast<Vector*>(target + row * p.target_stride);
+        };
+        Vector a = at(0), b = at(1), c = at(2), d = at(3), e = at(4), f = at(5), g = at(6),
+               h = at(7);
+        for (int64_t k = 0; k < p.terms; k++) {
+            const Vector v = *reinterpret_cast<const Vector*>(source + k * p.source_stride);
+            const float* error = p.errors + first * p.error_stride + k;
+            a -= error[0] * v;
+            b -= error[p.error_stride] * v;
+            c -= error[2 * p.error_stride] * v;
+            d -= error[3 * p.error_stride] * v;
+            e -= error[4 * p.error_stride] * v;
+            f -= error[5 * p.error_stride] * v;
+            g -= error[6 * p.error_stride] * v;
+            h -= error[7 * p.error_stride] * v;
+        }
+        at(0) = a, at(1) = b, at(2) = c, at(3) = d, at(4) = e, at(5) = f, at(6) = g, at(7) = h;
+    }
+    subtract_rest(p, first, column);
+}
+#else
+void subtract_from_rows(const Products& p, int64_t first) {
+    subtract_rest(p, first, 0);
+}
+#endif
+
+void subtract_products(const Products& p) {
+    for (int64_t first = 0; first < rows_per_tile; first += rows_at_once) {
+        subtract_from_rows(p, first);
+    }
+}
+
+// Fills errors [part_size] of weights that become `values`, each divided by the factor's diagonal;
+// the weights after each make up for it. row: of the factor, those after it `stride` apart.
+ACTQUANT_EVERY_CPU
+void keep_values(float* weights, const float* values, const float* row, int64_t stride,
+                 float* errors) {
+    for (int k = 0; k < part_size; k++, row += stride) {
+        float error = (weights[k] - values[k]) / row[k];
+        errors[k] = error;
+        for (int j = k + 1; j < part_size; j++) {
+            weights[j] -= error * row[j];
+        }
     }
 }
 
@@ -71,18 +160,20 @@ struct Factor {
 
 // Fills `result` [count] with the diagonal of (U' U)^-1, U the part of the factor that begins at
 // `start`: how much an error of each weight costs when those after it in the part make up for it.
+ACTQUANT_EVERY_CPU
 void error_weights(const Factor& factor, int64_t start, int64_t count, float* result) {
-    std::vector<double> inverse(count); // one row of U^-1
+    std::vector<double> left(count); // of a row of the identity, what U^-1 does not yet account for
     for (int64_t i = 0; i < count; i++) {
-        std::fill(inverse.begin(), inverse.end(), 0.0);
+        std::fill(left.begin(), left.end(), 0.0);
+        left[i] = 1;
         double energy = 0;
-        for (int64_t j = i; j < count; j++) {
-            double sum = i == j ? 1.0 : 0.0;
-            for (int64_t k = i; k < j; k++) {
-                sum -= inverse[k] * factor.row(start + k)[start + j];
+        for (int64_t k = i; k < count; k++) {
+            const float* row = factor.row(start + k) + start;
+            double inverse = left[k] / row[k];
+            energy += inverse * inverse;
+            for (int64_t j = k + 1; j < count; j++) {
+                left[j] -= inverse * row[j];
             }
-            inverse[j] = sum / factor.row(start + j)[start + j];
-            energy += inverse[j] * inverse[j];
         }
         result[i] = static_cast<float>(energy);
     }
@@ -121,7 +212,8 @@ class Encoder {
             const Factor& factor, uint8_t* result)
         : request_(request), type_(type), format_(format), factor_(factor), result_(result),
           weights_(rows_per_tile * factor.columns), errors_(rows_per_tile * format.size),
-          importance_(format.size), scale_(format.size), offset_(format.size), kept_(format.size),
+          importance_(format.size), scales_(rows_per_tile * format.size),
+          offsets_(rows_per_tile * format.size), kept_(rows_per_tile * format.size),
           costs_(format.grid != nullptr ? format.grid->entries : 0) {}
 
     void encode_tile(int64_t first_row) {
@@ -134,38 +226,60 @@ class Encoder {
                         weights_.begin() + r * columns);
         }
         for (int64_t start = 0; start < columns; start += format_.size) {
+            uint8_t* block = result_ + first_row * row_bytes + start / format_.size * format_.bytes;
             for (int64_t r = 0; r < rows; r++) {
-                uint8_t* block =
-                    result_ + (first_row + r) * row_bytes + start / format_.size * format_.bytes;
-                encode_block(weights_.data() + r * columns, start, block,
-                             errors_.data() + r * format_.size);
+                begin_block(r, start, block + r * row_bytes);
             }
-            spread(start, rows);
+            int64_t end = start + format_.size;
+            for (int64_t part = start; part < end; part += part_size) {
+                for (int64_t r = 0; r < rows; r++) {
+                    encode_part(r, start, part - start, block + r * row_bytes);
+                }
+                spread(start, part, part + part_size, end);
+            }
+            spread(start, start, end, columns);
         }
     }
 
   private:
-    // Encodes the block of a row that begins at `start`. errors [size]: of each weight, divided by
-    // the factor's diagonal.
-    void encode_block(float* row, int64_t start, uint8_t* block, float* errors) {
-        choose_scales(row + start, start, block);
-        if (format_.grid != nullptr) {
-            format_.read_scales(block, scale_.data(), offset_.data());
-            for (int k = 0; k < format_.size; k += group_size) {
-                choose_group(row + start, start, k, block, errors);
-            }
-        } else if (format_.levels != nullptr) {
-            format_.read_scales(block, scale_.data(), offset_.data());
-            for (int k = 0; k < format_.size; k++) {
-                float value = choose_level(row[start + k], k, block);
-                make_up(row + start, start, k, value, errors, format_.size);
-            }
+    float* weights_of(int64_t row, int64_t start) {
+        return weights_.data() + row * factor_.columns + start;
+    }
+
+    // Chooses the scales of a row's block that begins at `start`, and all levels that ggml keeps.
+    void begin_block(int64_t row, int64_t start, uint8_t* block) {
+        choose_scales(weights_of(row, start), start, block);
+        if (format_.read_scales != nullptr) {
+            format_.read_scales(block, scales_.data() + row * format_.size,
+                                offsets_.data() + row * format_.size);
         } else {
-            ggml_to_float_t to_float = ggml_get_type_traits(type_)->to_float;
-            to_float(block, kept_.data(), format_.size);
-            for (int k = 0; k < format_.size; k++) {
-                make_up(row + start, start, k, kept_[k], errors, format_.size);
+            ggml_get_type_traits(type_)->to_float(block, kept_.data() + row * format_.size,
+                                                  format_.size);
+        }
+    }
+
+    // Encodes `part_size` weights from `first` on of a row's block.
+    void encode_part(int64_t row, int64_t start, int64_t first, uint8_t* block) {
+        float* weights = weights_of(row, start);
+        float* errors = errors_.data() + row * format_.size;
+        int end = static_cast<int>(first) + part_size;
+        if (format_.read_scales == nullptr) {
+            keep_values(weights + first, kept_.data() + row * format_.size + first,
+                        factor_.row(start + first) + start + first, factor_.columns,
+                        errors + first);
+            return;
+        }
+        scale_ = scales_.data() + row * format_.size;
+        offset_ = offsets_.data() + row * format_.size;
+        for (int k = static_cast<int>(first); k < end;) {
+            if (format_.grid != nullptr) {
+                choose_group(weights, start, k, block, errors, end);
+                k += group_size;
+                continue;
             }
+            float value = choose_level(weights[k], k, block);
+            make_up(weights, start, k, value, errors, end);
+            k++;
         }
     }
 
@@ -194,6 +308,13 @@ class Encoder {
     float choose_level(float wanted, int position, uint8_t* block) {
         float scale = scale_[position];
         float offset = offset_[position];
+        int best = format_.has_even_levels ? nearest_even_level(wanted, scale, offset)
+                                           : nearest_level(wanted, scale, offset);
+        format_.write_level(block, position, best);
+        return scale * format_.levels[best] + offset;
+    }
+
+    int nearest_level(float wanted, float scale, float offset) const {
         int best = 0;
         float least = INFINITY;
         for (int n = 0; n < format_.level_count; n++) {
@@ -203,11 +324,22 @@ class Encoder {
                 best = n;
             }
         }
-        format_.write_level(block, position, best);
-        return scale * format_.levels[best] + offset;
+        return best;
     }
 
-    void choose_group(float* weights, int64_t start, int position, uint8_t* block, float* errors) {
+    // The same of levels that are 1 apart.
+    int nearest_even_level(float wanted, float scale, float offset) const {
+        if (scale == 0) {
+            return 0;
+        }
+        float place = (wanted - offset) / scale - format_.levels[0];
+        float highest = static_cast<float>(format_.level_count - 1);
+        return static_cast<int>(std::ceil(std::clamp(place, 0.0F, highest) - 0.5F));
+    }
+
+    // Chooses the grid entries of 8 weights; those up to `end` make up for their errors.
+    void choose_group(float* weights, int64_t start, int position, uint8_t* block, float* errors,
+                      int end) {
         const Grid& grid = *format_.grid;
         const float* cost = factor_.of_group.data() + start + position;
         float wanted[group_size];
@@ -250,7 +382,7 @@ class Encoder {
         for (int k = 0; k < group_size; k++) {
             const float* row = factor_.row(start + position + k) + start + position + group_size;
             subtract(weights + position + group_size, row, errors[position + k],
-                     format_.size - position - group_size);
+                     end - position - group_size);
         }
     }
 
@@ -262,19 +394,15 @@ class Encoder {
         subtract(weights + position + 1, row + position + 1, errors[position], end - position - 1);
     }
 
-    // Lets the weights after a block make up for its errors.
-    void spread(int64_t start, int64_t rows) {
+    // Lets the weights from `to` up to `end` make up for the errors of those from `from` on, all in
+    // or after the block that begins at `start`.
+    void spread(int64_t start, int64_t from, int64_t to, int64_t end) {
         constexpr int64_t strip = 512;
-        int64_t columns = factor_.columns;
-        for (int64_t from = start + format_.size; from < columns; from += strip) {
-            int64_t count = std::min(strip, columns - from);
-            for (int k = 0; k < format_.size; k++) {
-                const float* source = factor_.row(start + k) + from;
-                for (int64_t r = 0; r < rows; r++) {
-                    subtract(weights_.data() + r * columns + from, source,
-                             errors_[r * format_.size + k], count);
-                }
-            }
+        for (int64_t column = to; column < end; column += strip) {
+            subtract_products({weights_.data() + column, factor_.columns,
+                               errors_.data() + from - start, format_.size,
+                               factor_.row(from) + column, factor_.columns, to - from,
+                               std::min(strip, end - column)});
         }
     }
 
@@ -286,9 +414,11 @@ class Encoder {
     std::vector<float> weights_; // [rows_per_tile, columns], what is still to be encoded
     std::vector<float> errors_;  // [rows_per_tile, size]
     std::vector<float> importance_;
-    std::vector<float> scale_;
-    std::vector<float> offset_;
-    std::vector<float> kept_;
+    std::vector<float> scales_;  // [rows_per_tile, size], of a type with levels or a grid
+    std::vector<float> offsets_; // [rows_per_tile, size]
+    std::vector<float> kept_;    // [rows_per_tile, size], of a type that has neither
+    const float* scale_ = nullptr;
+    const float* offset_ = nullptr;
     std::vector<float> costs_;
 };
 
@@ -298,7 +428,7 @@ void quantize_with_feedback(const FeedbackRequest& request, const std::string& t
                             uint8_t* result) {
     ggml_type type = quantization_type(type_name);
     BlockFormat format = block_format(type);
-    if (format.size % group_size != 0) {
+    if (format.size % part_size != 0) {
         throw ArgumentError("the type " + type_name + " has no blocks to choose within");
     }
     check_finite(request.weights, request.rows, request.columns);

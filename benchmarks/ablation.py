@@ -1,0 +1,96 @@
+"""What each part of the recipe `actquant` contributes: the action error without it.
+
+    python benchmarks/ablation.py --bpw 2.5,3 --out ablation
+
+The reference policy is compressed by `actquant` and by variants of it, each lacking one part;
+nothing is simulated. `ablation/sweep.html` shows all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+import actquant.allocation.measured as measured
+from actquant.allocation.forward_order import allocate_forward_order
+from actquant.cli import tables
+from actquant.encoders.blocks import Encoded, encode_with_importance
+from actquant.recipes import RECIPES, Recipe
+from actquant.recipes.actquant import ACTQUANT, curvature
+from actquant.recipes.recipe import within_budget
+from actquant.recipes.settings import CompressionSettings
+from actquant.sweep.sweep import Sweep
+from actquant.tuning.settings import TuningSettings
+
+REFERENCE = Path(__file__).resolve().parents[1] / "exports" / "reference"
+
+
+def without_feedback(name: str, weight: np.ndarray, type_name: str, statistics: object) -> Encoded:
+    """Encodes a weight by ggml with the action Jacobian as the importance."""
+    found = curvature(name, statistics)  # pyright: ignore[reportArgumentType]
+    importance = found.jacobian
+    if found.rows is not None:
+        importance = np.tile(importance.mean(axis=0), (len(weight), 1))
+    return encode_with_importance(name, weight, type_name, importance)
+
+
+VARIANTS = (
+    replace(ACTQUANT, name="untuned", tuned=False),
+    replace(ACTQUANT, name="untuned-without-feedback", tuned=False, encode=without_feedback),
+    replace(
+        ACTQUANT,
+        name="untuned-forward-order",
+        tuned=False,
+        allocate=within_budget(allocate_forward_order),
+        errors=None,
+    ),
+    replace(
+        ACTQUANT,
+        name="untuned-linear-only",
+        tuned=False,
+        matrices={"linear": ACTQUANT.matrices["linear"]},
+    ),
+)
+LARGER_TYPES = replace(ACTQUANT, name="untuned-from-IQ2_XXS", tuned=False)
+
+
+def run(out: Path, recipes: list[Recipe], bpws: list[float], frames: int) -> None:
+    """Makes the files of these variants and prints their errors."""
+    sweep = Sweep(
+        checkpoint=REFERENCE / "checkpoint",
+        dataset=REFERENCE / "calibration",
+        out=out,
+        recipes=[recipe.name for recipe in recipes],
+        bpws=bpws,
+        seeds=(0,),
+        env=None,
+        starts="",
+        settings=CompressionSettings(n_held_out=frames, tuning=TuningSettings(minutes=60)),
+    )
+    table = {recipe.name: recipe for recipe in recipes}
+    with mock.patch.dict(RECIPES, table), Progress(disable=True) as progress:
+        Console(width=130).print(*tables.sweep(sweep.run(progress)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bpw", default="2.5,3")
+    parser.add_argument("--frames", type=int, default=256, help="held out, for the action error")
+    parser.add_argument("--tuned", action="store_true", help="the whole recipe as well")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    bpws = [float(bpw) for bpw in arguments.bpw.split(",")]
+    whole = [ACTQUANT] if arguments.tuned else []
+    run(arguments.out, [*VARIANTS, *whole], bpws, arguments.frames)
+    with mock.patch.object(measured, "BASE", "IQ2_XXS"):
+        run(arguments.out, [LARGER_TYPES], bpws, arguments.frames)
+
+
+if __name__ == "__main__":
+    main()
