@@ -116,14 +116,14 @@ def measure(family: str, folder: Path) -> Row:
 
 def write(loaded: Any, captured: Any, path: Path, kind: str) -> None:
     """Writes all matrices in one type, everything else in float32."""
-    from actquant.capture.policy import matrices_of_fixed_type, quantizable
+    from actquant.capture.policy import matrices_of_fixed_type
     from actquant.encoders.blocks import encode
     from actquant.format.encoding import matrix_shape
     from actquant.format.model_file import write_model
 
     encodings = {}
     if kind == "Q8_0":
-        for name in [*(t.name for t in quantizable(loaded)), *matrices_of_fixed_type(loaded)]:
+        for name in matrices_of_fixed_type(loaded, ()):
             weight = captured.params[name].detach().numpy()
             matrix = weight.reshape(matrix_shape(weight.shape))
             encodings[name] = encode(name, matrix, kind).tensor

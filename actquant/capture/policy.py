@@ -207,7 +207,7 @@ def _group_of(family: PolicyFamily, name: str, kind: MatrixKind) -> tuple[Group,
 
 
 def matrices_of_fixed_type(loaded: LoadedPolicy, chosen: Collection[str]) -> list[str]:
-    """Returns the parameters that may be stored in any type beside those that are chosen."""
+    """Returns the parameters that may be stored in any type, but for those that are chosen."""
     return [
         name for name in matrix_weights(capture_policy(loaded).stages) if name not in set(chosen)
     ]

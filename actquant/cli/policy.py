@@ -85,6 +85,12 @@ def compress(
         typer.Option(help="Folder for resumable work; default an entry of the cache."),
     ] = None,
     cache: Cache = None,
+    frames: Annotated[
+        int, typer.Option(min=1, help="Frames of the dataset that statistics are collected from.")
+    ] = CompressionSettings.n_frames,
+    draws: Annotated[
+        int, typer.Option(min=1, help="Draws of noise for each of them.")
+    ] = CompressionSettings.draws,
     tune_minutes: Annotated[
         float, typer.Option(min=0, help="Time for tuning block scales and norms; 0 for none.")
     ] = TuningSettings.minutes,
@@ -112,7 +118,9 @@ def compress(
                 work=work,
                 cache=cache,
                 seed=seed,
-                settings=CompressionSettings(tuning=TuningSettings(minutes=tune_minutes)),
+                settings=CompressionSettings(
+                    n_frames=frames, draws=draws, tuning=TuningSettings(minutes=tune_minutes)
+                ),
                 progress=progress,
                 control_rate_hz=control_rate_hz,
                 state_names=state_names.split(",") if state_names else None,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,12 +37,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """Yields a temporary path beside `target`; it replaces it if the block ends without error."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    try:  # begins before the file does, so that a signal in between leaves none
+        temporary.touch(exist_ok=False)
         yield temporary
-        temporary.chmod(0o644)  # mkstemp makes a file that only its owner can read
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, target)

@@ -15,5 +15,5 @@ class TuningSettings:
 
     @property
     def frames(self) -> int:
-        """How many training frames there is a use for: no frame comes twice."""
+        """How many training frames there is a use for, so that none comes twice."""
         return self.steps * self.batch_size

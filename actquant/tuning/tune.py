@@ -34,6 +34,8 @@ from actquant.tuning.settings import TuningSettings
 
 LEARNING_RATE = 7e-4
 BETAS = (0.9, 0.98)
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Of Adam's state."""
 WARM_UP_STEPS = 10
 LARGEST_GRADIENT = 1.0
 SMALLEST_SQUARE = 1e-6
@@ -222,7 +224,7 @@ class Tuning:
     @contextmanager
     def _quantized(self) -> Iterator[dict[str, nn.Parameter]]:
         """Gives the policy the weights of the file; yields what may be tuned, by its name in the
-        artefact. Afterwards the policy is as it was."""
+        artefact, which alone needs gradients. Afterwards the policy is as it was."""
         policy = self.loaded.policy
         every = dict(policy.named_parameters())
         before = {name: every[name].data for name in (*self.encodings, *self.fixed, *self.free)}
@@ -241,7 +243,10 @@ class Tuning:
                     scaled.append(module)
                 tuned[f"factors {tensor.name}"] = scales.factors
             tuned |= {f"values {name}": every[name] for name in self.free}
-            yield tuned
+            with frozen(policy):
+                for parameter in tuned.values():
+                    parameter.requires_grad_(True)
+                yield tuned
         finally:
             for module in scaled:
                 parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
@@ -281,9 +286,7 @@ class Tuning:
         optimizer = torch.optim.Adam(tuned, LEARNING_RATE, betas=BETAS)
         done = self._resume(parameters, optimizer)
         a_step = len(groups) // steps
-        with frozen(self.loaded.policy), bar(progress, "tune", steps, done) as advance:
-            for parameter in tuned:
-                parameter.requires_grad_(True)
+        with bar(progress, "tune", steps, done) as advance:
             for step in range(done, steps):
                 places = range(step * a_step, (step + 1) * a_step)
                 frames = sum(len(groups[place]) for place in places)
@@ -305,12 +308,10 @@ class Tuning:
     ) -> None:
         arrays = {}
         for name, parameter in parameters.items():
-            state = optimizer.state[parameter]
-            arrays |= {
-                f"{name} value": parameter.detach().numpy(),
-                f"{name} exp_avg": state["exp_avg"].numpy(),
-                f"{name} exp_avg_sq": state["exp_avg_sq"].numpy(),
-            }
+            arrays[f"{name} value"] = parameter.detach().numpy()
+            state = optimizer.state.get(parameter, {})
+            for moment in MOMENTS:  # of a parameter that no gradient came to there are none
+                arrays[f"{name} {moment}"] = state.get(moment, torch.zeros_like(parameter)).numpy()
         self.work.save(PARTIAL_STAGE, self._item, self._depends_on, (arrays, {"steps": steps}))
 
     def _resume(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Adam) -> int:
@@ -323,8 +324,8 @@ class Tuning:
             optimizer.state[parameter] = {
                 "step": torch.tensor(float(stored.info["steps"])),
                 **{
-                    key: torch.from_numpy(stored.arrays[f"{name} {key}"].copy())
-                    for key in ("exp_avg", "exp_avg_sq")
+                    moment: torch.from_numpy(stored.arrays[f"{name} {moment}"].copy())
+                    for moment in MOMENTS
                 },
             }
         return int(stored.info["steps"])

@@ -54,6 +54,7 @@ def test_groups_of_layers_give_what_one_pass_over_all_gives(dataset, tmp_path, m
     loaded = make_toy()
     frames = calibrate(loaded, dataset, n_frames=6).calibration
     tensors, kinds = toy_tensors(loaded), [MeanActivations, Fisher, SecondMoments]
+    wanted = {"linear": [kind.name for kind in kinds]}
     passes = []
     monkeypatch.setattr(
         statistics_module, "LayerHooks", lambda layers: passes.append(layers) or hooks(layers)
@@ -62,7 +63,7 @@ def test_groups_of_layers_give_what_one_pass_over_all_gives(dataset, tmp_path, m
         loaded,
         tensors,
         frames,
-        {"linear": [kind.name for kind in kinds]},
+        wanted,
         WorkFolder(tmp_path / "a"),
         SOURCES,
         draws=1,
@@ -76,7 +77,7 @@ def test_groups_of_layers_give_what_one_pass_over_all_gives(dataset, tmp_path, m
         loaded,
         tensors,
         frames,
-        {"linear": [kind.name for kind in kinds]},
+        wanted,
         WorkFolder(tmp_path / "b"),
         SOURCES,
         draws=1,
@@ -102,12 +103,13 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(dataset, tmp_path, monkeyp
     loaded = make_toy()
     frames = calibrate(loaded, dataset, n_frames=8).calibration
     tensors, kinds = toy_tensors(loaded), [MeanActivations, Fisher]
+    wanted = {"linear": [kind.name for kind in kinds]}
     work, options = WorkFolder(tmp_path / "work"), {"batch_size": 2, "save_every": 4}
     whole = collect(
         loaded,
         tensors,
         frames,
-        {"linear": [kind.name for kind in kinds]},
+        wanted,
         WorkFolder(tmp_path / "whole"),
         SOURCES,
     )
@@ -125,7 +127,7 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(dataset, tmp_path, monkeyp
             loaded,
             tensors,
             frames,
-            {"linear": [kind.name for kind in kinds]},
+            wanted,
             work,
             SOURCES,
             **options,
@@ -137,9 +139,7 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(dataset, tmp_path, monkeyp
     assert 0 < kept <= 5
     calls.clear()
     monkeypatch.setitem(OBJECTIVES, LOSS, lambda *a: (calls.append(a), action_losses(*a))[1])
-    resumed = collect(
-        loaded, tensors, frames, {"linear": [kind.name for kind in kinds]}, work, SOURCES, **options
-    )
+    resumed = collect(loaded, tensors, frames, wanted, work, SOURCES, **options)
     assert len(calls) == len(sizes) - kept and resumed.kept == ()
     for tensor in tensors:
         for kind in kinds:
@@ -149,15 +149,13 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(dataset, tmp_path, monkeyp
                 )
     assert not work.holds(PARTIAL_STAGE, tensors[0].name, SOURCES)
     calls.clear()
-    again = collect(
-        loaded, tensors, frames, {"linear": [kind.name for kind in kinds]}, work, SOURCES, **options
-    )
+    again = collect(loaded, tensors, frames, wanted, work, SOURCES, **options)
     assert calls == [] and again.kept == ("mean_activations", "fisher")
     collect(
         loaded,
         tensors,
         frames,
-        {"linear": [kind.name for kind in kinds]},
+        wanted,
         work,
         {"checkpoint": "b"},
         **options,
@@ -220,11 +218,16 @@ def test_activations_are_means_over_the_tokens_of_a_frame_whatever_the_batch(dat
     tensors = toy_tensors(loaded)
     one, four = (
         collect(
-            loaded, tensors, frames, [MeanActivations], WorkFolder(tmp_path / str(size)), SOURCES,
+            loaded,
+            tensors,
+            frames,
+            {"linear": [MeanActivations.name]},
+            WorkFolder(tmp_path / str(size)),
+            SOURCES,
             batch_size=size,
         )
         for size in (1, 4)
-    )  # fmt: skip
+    )
     assert one.actions.shape == (6, 42)
     np.testing.assert_array_equal(one.actions, four.actions)
     for tensor in tensors:

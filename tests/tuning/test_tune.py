@@ -116,6 +116,14 @@ def test_the_time_of_the_first_step_says_how_many_there_can_be(tuning, monkeypat
     assert found.report is not None and found.report.steps == 15  # of 4 s each
 
 
+def test_what_no_gradient_comes_to_stays_as_it_is(tuning):
+    policy = tuning.loaded.policy
+    policy.unused = torch.nn.Linear(4, 4)
+    found = replace(tuning, free=[*tuning.free, "unused.bias"]).run()
+    assert found.report is not None and found.report.kept
+    np.testing.assert_array_equal(found.values["unused.bias"], policy.unused.bias.detach().numpy())
+
+
 def test_schedule_rises_and_falls_to_nothing():
     rates = [schedule(step, 60) for step in range(60)]
     assert rates[0] == pytest.approx(0.1) and max(rates) < 1 and rates[-1] < 1e-2
