@@ -12,12 +12,15 @@ from rich.progress import Progress
 from actquant.allocation.budget import TensorSize
 from actquant.calibration.statistics import Statistics
 from actquant.calibration.work_folder import Contents, WorkFolder
-from actquant.capture.policy import Parameters
+from actquant.capture.input_scales import ScalableInput, scalable_inputs
+from actquant.capture.policy import CapturedPolicy, Parameters
+from actquant.common.files import hash_json
 from actquant.common.progress import bar
+from actquant.compression.folding import Folding, fold
 from actquant.encoders.blocks import Encoded
 from actquant.format.encoding import DeferredEncoding, EncodedTensor, matrix_shape
 from actquant.recipes import Recipe
-from actquant.recipes.recipe import Errors, round_to_nearest
+from actquant.recipes.recipe import Errors, Layer, round_to_nearest
 from actquant.tuning.block_scales import scale_blocks
 
 FIXED_TYPE = "Q8_0"
@@ -30,9 +33,9 @@ class TensorEncoder:
     """Encodes the tensors of a policy by a recipe.
 
     work: where encodings are kept by tensor and type, or None to encode anew at every request;
-    made_from: hashes of what they depend on. factors: of the blocks of
-    tuned tensors (`scale_blocks`). errors, unguided: what was found so far of each
-    tensor. all_kept: whether nothing had to be encoded.
+    made_from: hashes of what they depend on; folding: of scales into the weights, before they are
+    encoded; factors: of the blocks of tuned tensors (`scale_blocks`). errors, unguided: what was
+    found so far of each tensor. all_kept: whether nothing had to be encoded.
     """
 
     recipe: Recipe
@@ -40,6 +43,7 @@ class TensorEncoder:
     statistics: Statistics | None
     work: WorkFolder | None
     made_from: Mapping[str, str]
+    folding: Folding = field(default_factory=Folding)
     factors: Mapping[str, np.ndarray] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     unguided: list[str] = field(default_factory=list)
@@ -65,6 +69,25 @@ class TensorEncoder:
     def fixed_encoded(self, name: str) -> EncodedTensor:
         """Returns the same, encoded now."""
         return round_to_nearest(name, self._weight(name), FIXED_TYPE, None).tensor
+
+    def scale_inputs(self, captured: CapturedPolicy, types: Mapping[str, str]) -> None:
+        """Scales the inputs of layers by the recipe, and folds the scales into the weights."""
+        recipe, statistics, work = self.recipe, self.statistics, self.work
+        if recipe.scale_inputs is None or statistics is None or work is None:
+            return
+        scale = recipe.scale_inputs
+        made_from = {**self.made_from, "types": hash_json(dict(types))}
+
+        def scales(scaled: ScalableInput) -> np.ndarray:
+            def make() -> Contents:
+                layers = [Layer(n, self._weight(n), types[n]) for n in scaled.layers]
+                return {"scales": scale(layers, statistics)}, {}
+
+            stage = f"input-scales-{recipe.name}"
+            return work.build(stage, scaled.layers[0], made_from, make)[0].arrays["scales"]
+
+        self.folding = fold(captured, scalable_inputs(captured, types), scales)
+        self.made_from = made_from
 
     def prepare(self, types: Mapping[str, str], progress: Progress | None) -> None:
         """Encodes all tensors into the work folder, so that their errors are known."""
@@ -95,7 +118,8 @@ class TensorEncoder:
         return matrix_shape(self.params.shape(name))
 
     def _weight(self, name: str) -> np.ndarray:
-        return self.params[name].detach().reshape(self._shape(name)).numpy()
+        weight = self.params[name].detach().reshape(self._shape(name)).numpy()
+        return self.folding.weight(name, weight)
 
     def _make(self, name: str, type_name: str) -> Encoded:
         if self.work is None:

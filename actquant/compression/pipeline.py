@@ -271,6 +271,9 @@ class _Job:
             with self.clock("search", shown=False):
                 budget = self._search(encoder, contents, sizes, goal.action_error)
             allocation = self.recipe.allocate(sizes, budget)
+        if self.recipe.scale_inputs is not None:
+            with self.clock("input scales", shown=False):
+                encoder.scale_inputs(self.captured, allocation.types)
         with self.clock("quantize", shown=False):
             self._prepare(encoder, allocation)
         tuned = self._tune(encoder, allocation, contents.fixed)
@@ -425,8 +428,8 @@ class _Job:
     ) -> Budget:
         """Returns the smallest budget whose error stays below a limit, to within BPW_STEP.
 
-        The error is that before tuning, on frames that neither training nor the held-out error
-        takes. Raises BudgetError if not even the largest file stays below it.
+        The error is that before tuning and input scales, on frames that neither training nor the
+        held-out error takes. Raises BudgetError if not even the largest file stays below it.
         """
         errors: dict[int, float] = {}
 
@@ -476,7 +479,7 @@ class _Job:
         chosen = types if self.work is not None or self.recipe.float_type is None else {}
         encodings = {name: encoder.encoding(name, type_name) for name, type_name in chosen.items()}
         encodings |= {name: encoder.fixed(name) for name in contents.fixed}
-        values = {} if tuned is None else tuned.values
+        values = encoder.folding.values | ({} if tuned is None else tuned.values)
         errors = dict(encoder.errors)
         contents.write(path, sizes, types, encodings, errors, values, self.clock.progress)
 

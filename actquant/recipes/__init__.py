@@ -2,6 +2,7 @@
 
 from actquant.common.errors import BudgetError
 from actquant.recipes.actquant import ACTQUANT
+from actquant.recipes.awq import AWQ
 from actquant.recipes.gptq import GPTQ
 from actquant.recipes.imatrix import IMATRIX
 from actquant.recipes.one_type import BF16, F16, F32, Q8_0
@@ -12,7 +13,8 @@ from actquant.recipes.rtn import RTN
 __all__ = ["DEFAULT_RECIPE", "RECIPES", "Recipe", "find_recipe"]
 
 RECIPES = {
-    recipe.name: recipe for recipe in (ACTQUANT, PAPER, GPTQ, IMATRIX, RTN, F32, F16, BF16, Q8_0)
+    recipe.name: recipe
+    for recipe in (ACTQUANT, PAPER, GPTQ, AWQ, IMATRIX, RTN, F32, F16, BF16, Q8_0)
 }
 
 DEFAULT_RECIPE = ACTQUANT.name

@@ -30,6 +30,20 @@ Errors = Callable[[TensorSize, np.ndarray, "Statistics"], Mapping[str, float]]
 """(tensor, weight float32 [rows, columns], what was collected) -> its error in each type."""
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A weight float32 [rows, columns] and the type that it will have."""
+
+    name: str
+    weight: np.ndarray
+    type_name: str
+
+
+ScaleInputs = Callable[[Sequence[Layer], "Statistics"], np.ndarray]
+"""(layers that share their input, what was collected) -> float32 [columns], which their weights are
+multiplied by and their input is divided by."""
+
+
 def round_to_nearest(
     name: str, weight: np.ndarray, type_name: str, statistics: Statistics | None
 ) -> Encoded:
@@ -55,7 +69,8 @@ class Recipe:
 
     summary: for people; matrices: the kinds of matrices that it chooses types for (others have a
     fixed type), each with the statistics that are collected of it from a dataset, which the recipe
-    then needs; scores, errors: what `allocate` finds in its tensors, from these statistics; tuned:
+    then needs; scores, errors: what `allocate` finds in its tensors, from these statistics;
+    scale_inputs: of layers whose inputs can be scaled at no cost, before they are encoded; tuned:
     whether block scales, norms and biases are trained when all is encoded; one_type: the type of
     every tensor, for a recipe that has no budget.
     """
@@ -67,8 +82,13 @@ class Recipe:
     matrices: KindsOf = field(default_factory=lambda: {"linear": ()})
     scores: Scores | None = None
     errors: Errors | None = None
+    scale_inputs: ScaleInputs | None = None
     tuned: bool = False
     one_type: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tuned and self.scale_inputs is not None:
+            raise ValueError(f"recipe {self.name}: tuning knows the policy's own norms only")
 
     @property
     def needs_dataset(self) -> bool:

@@ -156,7 +156,7 @@ def test_a_file_that_does_not_agree_does_not_appear(checkpoint, tmp_path, monkey
     [
         ({"recipe": "paper"}, BudgetError, "paper needs a dataset; without: rtn, f32, f16"),
         ({"recipe": "rtn"}, BudgetError, "needs a budget"),
-        ({"recipe": "best"}, BudgetError, "known: actquant, paper, gptq, imatrix, rtn"),
+        ({"recipe": "best"}, BudgetError, "known: actquant, paper, gptq, awq, imatrix, rtn"),
         ({"recipe": "f16", "verify": "hard"}, ParityError, "known: none, quick, full"),
         ({"recipe": "f16"}, CheckpointError, "does not say its control rate"),
         ({"recipe": "f16", "action_names": ("x",)}, CheckpointError, "7 elements, 1 names given"),

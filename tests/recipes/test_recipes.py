@@ -78,5 +78,5 @@ def test_a_recipe_says_what_it_is(name):
 
 
 def test_unknown_recipes_are_listed():
-    with pytest.raises(BudgetError, match="paper, gptq, imatrix, rtn, f32, f16, bf16, q8_0"):
+    with pytest.raises(BudgetError, match="paper, gptq, awq, imatrix, rtn, f32, f16, bf16, q8_0"):
         find_recipe("best")
