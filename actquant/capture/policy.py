@@ -88,7 +88,7 @@ def capture_policy(loaded: LoadedPolicy) -> CapturedPolicy:
     Raises UnsupportedOperatorError, naming operator, stage and source line.
     """
     if "captured" not in loaded.cache:
-        loaded.cache["captured"] = _capture(loaded)
+        use_stages(loaded, capture_stages(loaded))
     captured: CapturedPolicy = loaded.cache["captured"]
     if captured.metadata.interface is not loaded.interface:
         metadata = replace(captured.metadata, interface=loaded.interface)
@@ -96,8 +96,17 @@ def capture_policy(loaded: LoadedPolicy) -> CapturedPolicy:
     return captured
 
 
-def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
-    stages = capture_stages(loaded)
+def is_captured(loaded: LoadedPolicy) -> bool:
+    """Returns whether `capture_policy` has nothing left to do."""
+    return "captured" in loaded.cache
+
+
+def use_stages(loaded: LoadedPolicy, stages: dict[str, Graph]) -> None:
+    """Makes `capture_policy` return these stages, which were captured from this policy."""
+    loaded.cache["captured"] = _captured(loaded, stages)
+
+
+def _captured(loaded: LoadedPolicy, stages: dict[str, Graph]) -> CapturedPolicy:
     params: dict[str, Node] = {}
     read: set[str] = set()
     for graph in stages.values():
@@ -124,7 +133,7 @@ def _capture(loaded: LoadedPolicy) -> CapturedPolicy:
             if any(re.match(pattern, name) for pattern in loaded.family.single_precision)
         ),
         metadata=ModelMetadata(
-            name=(loaded.name or loaded.folder.resolve().name).split("/")[-1],
+            name=loaded.title,
             family=loaded.family.policy_type,
             parameter_count=sum(p.numel() for name, p in everything.items() if name in read),
             interface=loaded.interface,

@@ -156,7 +156,7 @@ def sweep(
     bpw: Annotated[str, typer.Option(help="Whole-file bits per weight, with commas.")] = "2.5,3",
     recipes: Annotated[
         str, typer.Option(help="Recipes, with commas; f16 is always there.")
-    ] = "actquant,paper,imatrix,gptq,rtn",
+    ] = "actquant,paper,imatrix,awq,gptq,rtn",
     seeds: Annotated[str, typer.Option(help="Seeds of calibration, with commas.")] = "0",
     env: Annotated[
         str, typer.Option(help="Environment family for closed loops; none without.")

@@ -1,5 +1,6 @@
-"""Where statistics, errors of types, encodings and tuned values stay, so that another budget or
-recipe of the same policy finds them: an entry for each checkpoint, dataset and choice of frames."""
+"""Where programs, statistics, errors of types, encodings and tuned values stay, so that another
+budget or recipe of the same policy finds them: an entry for each checkpoint, dataset and choice of
+frames."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -42,6 +42,7 @@ from actquant.compression.contents import (
     FileContents,
 )
 from actquant.compression.encodings import TensorEncoder
+from actquant.compression.programs import capture_into
 from actquant.compression.proof import Proof, golden_values
 from actquant.compression.report import CompressionReport
 from actquant.compression.request import VERIFY, Goal, check_request
@@ -110,17 +111,20 @@ def compress(
             data = _calibrate(loaded, dataset, settings, seed)
         else:
             loaded, data = _load(checkpoint, dataset, chosen, facts, settings, seed)
-    with clock("capture"):
-        captured = capture_policy(loaded)
-        tensors = quantizable(loaded, chosen.matrices)
     if work is None and data is not None:
         work = open_entry(
             cache_folder(cache),
             _sources(loaded, data, settings, seed),
-            checkpoint=captured.metadata.name,
+            checkpoint=loaded.title,
             dataset=data.info.folder.resolve().name,
             seed=seed,
         )
+    reused: list[str] = []
+    with clock("capture"):
+        if work is not None and capture_into(WorkFolder(Path(work)), loaded):
+            reused.append("program")
+        captured = capture_policy(loaded)
+        tensors = quantizable(loaded, chosen.matrices)
     job = _Job(
         loaded=loaded,
         captured=captured,
@@ -134,6 +138,7 @@ def compress(
         inputs=VERIFY[verify if data is None else "full"],
         provenance=_provenance(captured, chosen, goal, data, settings, seed, verify),
         clock=clock,
+        reused=reused,
     )
     return job.run(out, goal)
 
@@ -245,7 +250,7 @@ class _Job:
     inputs: int
     provenance: dict[str, Any]
     clock: Clock
-    reused: list[str] = field(default_factory=list)
+    reused: list[str]
 
     def run(self, out: Path, goal: Goal) -> CompressionReport:
         """Makes the file and moves it to `out` when it has proved itself."""

@@ -103,6 +103,11 @@ class LoadedPolicy:
     """The hub's commit."""
 
     @property
+    def title(self) -> str:
+        """The name without the organisation, or that of the folder."""
+        return (self.name or self.folder.resolve().name).split("/")[-1]
+
+    @property
     def streamed(self) -> StreamedWeights | None:
         """The weights that are not in memory; None if all are."""
         weights = weights_of(self.policy)

@@ -31,8 +31,8 @@ def test_another_budget_and_recipe_start_from_what_is_there(options, tmp_path):
     first = made("a.gguf", bpw=6.0)
     assert first.reused == []
     other = made("b.gguf", bpw=5.5)
-    assert other.reused[:2] == ["action_jacobian", "second_moments"]
-    assert made("c.gguf", bpw=6.0, recipe="gptq").reused == ["second_moments"]
+    assert other.reused[:3] == ["program", "action_jacobian", "second_moments"]
+    assert made("c.gguf", bpw=6.0, recipe="gptq").reused == ["program", "second_moments"]
     (entry,) = read_cache(options["cache"]).entries
     assert entry.checkpoint == "tiny" and entry.dataset == options["dataset"].name
     assert entry.bytes > 100_000 and not list(Path(entry.path).glob("*.gguf"))

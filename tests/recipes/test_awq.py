@@ -1,7 +1,7 @@
+import actquant_runtime
 import numpy as np
 import pytest
 
-import actquant_runtime
 from actquant.encoders.blocks import encode
 from actquant.recipes.awq import AWQ, scale_inputs
 from actquant.recipes.recipe import Layer, Recipe

@@ -1,0 +1,61 @@
+"""Captured programs, kept so that the same policy is captured once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import actquant
+from actquant.calibration.work_folder import WorkFolder
+from actquant.capture.policy import capture_policy, is_captured, use_stages
+from actquant.common.files import hash_json, hash_path
+from actquant.policies import LoadedPolicy
+from actquant.program.stored import dump_graphs, load_graphs
+
+STAGE, ITEM = "programs", "stages"
+ROOMS = ("weights", "program", "policies", "capture")
+LIBRARIES = ("torch", "lerobot", "transformers", "diffusers")
+"""Rooms and libraries whose code decides what is captured."""
+
+
+def capture_into(work: WorkFolder, loaded: LoadedPolicy) -> bool:
+    """Captures a policy, or takes its programs from the work folder; returns whether they were
+    there. Those of a policy whose weights are not in memory are not kept."""
+    if is_captured(loaded) or loaded.streamed is not None:
+        return False
+    made_from = {
+        "checkpoint": loaded.checkpoint_sha256,
+        "config": _hash(loaded.folder / "config.json"),
+        "interface": hash_json(asdict(loaded.interface)),
+        "code": _code(),
+    }
+    parameters = dict(loaded.policy.named_parameters())
+    stored = work.load(STAGE, ITEM, made_from)
+    if stored is not None:
+        use_stages(loaded, load_graphs(stored.arrays, stored.info, parameters))
+        return True
+    stages = capture_policy(loaded).stages
+    work.save(STAGE, ITEM, made_from, dump_graphs(stages, parameters))
+    return False
+
+
+def _hash(path: Path) -> str:
+    return hash_path(path) if path.is_file() else ""
+
+
+@cache
+def _code() -> str:
+    """Returns a hash of all code that has a say."""
+    root = Path(actquant.__file__).parent
+    files = [path for room in ROOMS for path in sorted((root / room).rglob("*.py"))]
+    found = {path.relative_to(root).as_posix(): hash_path(path) for path in files}
+    return hash_json({**found, **{name: _version(name) for name in LIBRARIES}})
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return ""

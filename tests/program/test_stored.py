@@ -1,0 +1,54 @@
+"""Stored graphs are the same graphs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_families import build_tiny, loading
+
+from actquant.capture.policy import capture_policy, free_vectors, use_stages
+from actquant.format.model_file import write_model
+from actquant.policies import load_policy
+from actquant.program.ir import Graph, node
+from actquant.program.size import Size
+from actquant.program.stored import dump_graphs, load_graphs
+
+
+@pytest.mark.parametrize("family", ["smolvla", "diffusion"])
+def test_a_policy_of_stored_graphs_gives_the_same_file(family, tmp_path: Path):
+    build_tiny(family, tmp_path / "tiny")
+    with loading(family):
+        loaded = load_policy(tmp_path / "tiny", control_rate_hz=10)
+    captured = capture_policy(loaded)
+    parameters = dict(loaded.policy.named_parameters())
+    arrays, rest = dump_graphs(captured.stages, parameters)
+    stored = sum(array.nbytes for array in arrays.values())
+    assert stored < 0.2 * sum(p.nbytes for p in parameters.values())
+    use_stages(loaded, load_graphs(arrays, json.loads(json.dumps(rest)), parameters))
+    again = capture_policy(loaded)
+    assert again is not captured
+    assert again.dropped == captured.dropped and again.report == captured.report
+    assert free_vectors(again) == free_vectors(captured)
+    files = []
+    for each in (captured, again):
+        provenance = {**each.metadata.provenance, "date": ""}
+        files.append(
+            write_model(
+                tmp_path / f"{len(files)}.gguf",
+                stages=each.stages,
+                encodings={},
+                metadata=replace(each.metadata, provenance=provenance),
+                tensor_names=each.tensor_names,
+            ).read_bytes()
+        )
+    assert files[0] == files[1]
+
+
+def test_sizes_and_infinities_come_back():
+    x = node("affine", [], (Size(3, 2, 10), 4), a=float("-inf"), b=0.5, dims=(1, Size(0, 1, 10)))
+    graph = Graph("stage", [], {"y": x})
+    arrays, rest = dump_graphs({"stage": graph}, {})
+    again = load_graphs(arrays, json.loads(json.dumps(rest)), {})["stage"].outputs["y"]
+    assert str(again.shape) == str(x.shape) and again.shape == (23, 4)
+    assert str(again.attrs) == str(x.attrs) and again.attrs == x.attrs
