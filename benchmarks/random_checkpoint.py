@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +16,8 @@ import torch
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.processor import TokenizerProcessorStep
 from torch import Tensor, nn
+
+from actquant.common.files import atomic_path
 
 DTYPES = {
     torch.float32: "F32",
@@ -100,14 +101,12 @@ def _write_file(path: Path, tensors: Mapping[str, Tensor], spread: Spread, seed:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     generator = torch.Generator().manual_seed(seed)
-    temporary = path.with_name(f"{path.name}.part")
-    with temporary.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, tensor in tensors.items():
             mean, deviation = spread(name, tuple(tensor.shape))
             for block in _blocks(tensor, mean, deviation, generator):
                 _write(file, block)
-    os.replace(temporary, path)
 
 
 def _blocks(

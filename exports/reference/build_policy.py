@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from actquant.common.files import atomic_folder
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -252,18 +254,13 @@ def save_checkpoint(
     """
     from lerobot.policies.smolvla.processor_smolvla import make_smolvla_pre_post_processors
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".checkpoint-") as name:
-        draft = Path(name) / "checkpoint"
+    with atomic_folder(folder) as draft:
         shutil.copytree(vlm, draft / VLM_FOLDER)
         half = {name: value.half() for name, value in policy.state_dict().items()}
         policy.save_pretrained(draft, state_dict=half)
         with working_directory(draft):
             for part in make_smolvla_pre_post_processors(policy.config, stats):
                 part.save_pretrained(".")
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.rename(folder)
 
 
 def assert_prompts_fit(vlm: Path, instructions: list[str], length: int) -> int:

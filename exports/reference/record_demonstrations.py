@@ -24,6 +24,8 @@ from simulation import (
     demonstrate,
 )
 
+from actquant.common.files import atomic_folder
+
 FPS = 10
 STATE_NAMES = [
     *(f"joint_{i}_rad" for i in range(1, 7)),
@@ -113,13 +115,10 @@ class Recorder:
             return
         self.dataset.finalize()
         self.dataset = None
-        draft = self.journal.with_name(self.journal.name + ".new")
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.copytree(self.root / "meta", draft / "meta")
         files = [str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file()]
-        write_json(draft / "done.json", {"done": self.done, "files": sorted(files)})
-        shutil.rmtree(self.journal, ignore_errors=True)
-        draft.rename(self.journal)
+        with atomic_folder(self.journal) as draft:
+            shutil.copytree(self.root / "meta", draft / "meta")
+            write_json(draft / "done.json", {"done": self.done, "files": sorted(files)})
 
     def finish(self, complete: bool) -> None:
         """Closes the files; a complete dataset needs no journal."""

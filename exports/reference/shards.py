@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from actquant.common.files import atomic_folder
+
 Array = NDArray[Any]
 
 
 def write_shard(folder: Path, frames: list[dict[str, Array]]) -> None:
     """Writes frames as one shard, whole or not at all."""
-    draft = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    for key in frames[0]:
-        np.save(draft / f"{key}.npy", np.stack([f[key] for f in frames]))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(draft, folder)
+    with atomic_folder(folder) as draft:
+        for key in frames[0]:
+            np.save(draft / f"{key}.npy", np.stack([f[key] for f in frames]))
 
 
 def read_shard(folder: Path) -> dict[str, Array]:

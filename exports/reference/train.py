@@ -12,7 +12,6 @@ import ctypes
 import json
 import math
 import multiprocessing
-import os
 import shutil
 import signal
 import sys
@@ -43,6 +42,8 @@ from optimizer import Shared, Slot, allocate, lay_out, views
 from shards import read_shard
 from simulation import TASK_NAMES, all_instructions
 from torch.multiprocessing.spawn import start_processes
+
+from actquant.common.files import atomic_path
 
 Array = NDArray[Any]
 WAIT = 1800.0  # s that one process waits for the other before giving up
@@ -187,9 +188,8 @@ class Trainer:
                 "failure": self.failure.tolist(), "marks": self.marks,
                 "tensors": self.learner.shared.state(),
             }  # fmt: skip
-            path = self.learner.run / "state.pt"
-            torch.save(state, path.with_suffix(".tmp"))
-            os.replace(path.with_suffix(".tmp"), path)
+            with atomic_path(self.learner.run / "state.pt") as temporary:
+                torch.save(state, temporary)
         self.barrier.wait(WAIT)
 
     def load(self) -> None:
