@@ -44,7 +44,7 @@ demo: $(STAMP)
 REAL_TIME := tests/robot tests/deploy
 test: $(STAMP)
 	status=0; \
-	$(BIN)/python -m pytest -n 2 --dist loadscope --max-worker-restart 0 -q tests $(REAL_TIME:%=--ignore=%) || status=1; \
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --max-worker-restart 0 -q tests $(REAL_TIME:%=--ignore=%) || status=1; \
 	$(BIN)/python -m pytest -q $(REAL_TIME) || status=1; \
 	exit $$status
 

@@ -43,6 +43,32 @@ def _caches_of_our_own(tmp_path_factory: pytest.TempPathFactory):
     patch.undo()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _captured_once(tmp_path_factory: pytest.TempPathFactory):
+    """Tests on copies of a checkpoint, in all workers, share its programs; what is kept of programs
+    is the same as what was captured (tests/program/test_stored.py)."""
+    from actquant.calibration.work_folder import WorkFolder
+    from actquant.capture import policy
+    from actquant.common.files import hash_json
+    from actquant.compression.programs import kept_stages, sources_of_programs
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    capture = policy.policy_stages
+
+    def stages(loaded: LoadedPolicy) -> dict:
+        if loaded.streamed is not None:
+            return capture(loaded)
+        key = hash_json(sources_of_programs(loaded))
+        return kept_stages(WorkFolder(folder / "programs" / key), loaded)[0]
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(policy, "policy_stages", stages)
+    yield
+    patch.undo()
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from toy_policy import make_dataset

@@ -24,8 +24,8 @@ MAY_IMPORT = {
     },
     "fidelity": {"common", "program", "format", "policies", "calibration"},
     "compression": {
-        *("common", "format", "policies", "capture", "calibration", "allocation", "encoders"),
-        *("tuning", "recipes", "fidelity"),
+        *("common", "program", "format", "policies", "capture", "calibration", "allocation"),
+        *("encoders", "tuning", "recipes", "fidelity"),
     },
     "control": {"common", "policies"},
     "environments": {"common", "control"},
@@ -36,8 +36,8 @@ MAY_IMPORT = {
         *("evaluation",),
     },
     "cli": {
-        *("common", "format", "recipes", "fidelity", "compression", "control", "environments"),
-        *("evaluation", "deploy", "tuning", "sweep"),
+        *("common", "format", "policies", "calibration", "recipes", "fidelity", "compression"),
+        *("control", "environments", "evaluation", "deploy", "tuning", "sweep"),
     },
 }
 """Room of `actquant/` -> rooms it may import, at the top of a module or inside a function."""

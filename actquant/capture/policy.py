@@ -88,12 +88,22 @@ def capture_policy(loaded: LoadedPolicy) -> CapturedPolicy:
     Raises UnsupportedOperatorError, naming operator, stage and source line.
     """
     if "captured" not in loaded.cache:
-        use_stages(loaded, capture_stages(loaded))
+        use_stages(loaded, policy_stages(loaded))
     captured: CapturedPolicy = loaded.cache["captured"]
     if captured.metadata.interface is not loaded.interface:
         metadata = replace(captured.metadata, interface=loaded.interface)
         captured = loaded.cache["captured"] = replace(captured, metadata=metadata)
     return captured
+
+
+def policy_stages(loaded: LoadedPolicy) -> dict[str, Graph]:
+    """Captures all stages (see `capture_stages`); parameters have their names in the policy."""
+    stages = capture_stages(loaded)
+    for graph in stages.values():
+        for n in graph.nodes():
+            n.name = n.name.removeprefix("policy.") if n.op == "param" else n.name
+            n.origin = frozenset(name.removeprefix("policy.") for name in n.origin)
+    return stages
 
 
 def is_captured(loaded: LoadedPolicy) -> bool:
@@ -111,8 +121,6 @@ def _captured(loaded: LoadedPolicy, stages: dict[str, Graph]) -> CapturedPolicy:
     read: set[str] = set()
     for graph in stages.values():
         for n in graph.nodes():
-            n.name = n.name.removeprefix("policy.") if n.op == "param" else n.name
-            n.origin = frozenset(name.removeprefix("policy.") for name in n.origin)
             read |= n.origin
             if n.op == "param":
                 params[n.name] = n

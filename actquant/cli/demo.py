@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
+from actquant.calibration.dataset import load_for_dataset
 from actquant.common.errors import CheckpointError
 from actquant.common.files import atomic_path, write_text
 from actquant.compression.pipeline import compress
@@ -15,6 +16,7 @@ from actquant.evaluation.bench import measure
 from actquant.evaluation.evaluate import evaluate
 from actquant.evaluation.rollout import run_episode
 from actquant.fidelity.self_test import verify
+from actquant.policies import LoadedPolicy
 from actquant.recipes import find_recipe
 from actquant.recipes.settings import CompressionSettings
 
@@ -74,8 +76,9 @@ def run(
             "repository"
         )
     out.mkdir(parents=True, exist_ok=True)
+    loaded = load_for_dataset(checkpoint, dataset, streamed=False)
     rows = [
-        _row(recipe, checkpoint, dataset, out, bpw, env, starts, progress, settings)
+        _row(recipe, loaded, dataset, out, bpw, env, starts, progress, settings)
         for recipe in RECIPES
     ]
     gif = _side_by_side(rows, env, out / "side-by-side.gif")
@@ -94,7 +97,7 @@ def run(
 
 def _row(
     recipe: str,
-    checkpoint: Path,
+    loaded: LoadedPolicy,
     dataset: Path,
     out: Path,
     bpw: float,
@@ -107,13 +110,14 @@ def _row(
     name = f"{recipe}-{bpw:g}bpw" if budgeted else recipe
     model = out / f"{name}.gguf"
     made = compress(
-        checkpoint,
+        loaded.folder,
         model,
         recipe=recipe,
         dataset=dataset,
         bpw=bpw if budgeted else None,
         work=out / "work",
         settings=settings,
+        loaded=loaded,
         progress=progress,
     )
     verify(model).raise_if_failed()

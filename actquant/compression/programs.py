@@ -9,9 +9,10 @@ from pathlib import Path
 
 import actquant
 from actquant.calibration.work_folder import WorkFolder
-from actquant.capture.policy import capture_policy, is_captured, use_stages
+from actquant.capture.policy import is_captured, policy_stages, use_stages
 from actquant.common.files import hash_json, hash_path
 from actquant.policies import LoadedPolicy
+from actquant.program.ir import Graph
 from actquant.program.stored import dump_graphs, load_graphs
 
 STAGE, ITEM = "programs", "stages"
@@ -25,20 +26,31 @@ def capture_into(work: WorkFolder, loaded: LoadedPolicy) -> bool:
     there. Those of a policy whose weights are not in memory are not kept."""
     if is_captured(loaded) or loaded.streamed is not None:
         return False
-    made_from = {
+    stages, kept = kept_stages(work, loaded)
+    use_stages(loaded, stages)
+    return kept
+
+
+def kept_stages(work: WorkFolder, loaded: LoadedPolicy) -> tuple[dict[str, Graph], bool]:
+    """Returns all stages of a policy with its weights in memory, and whether they were there."""
+    parameters = dict(loaded.policy.named_parameters())
+    made_from = sources_of_programs(loaded)
+    stored = work.load(STAGE, ITEM, made_from)
+    if stored is not None:
+        return load_graphs(stored.arrays, stored.info, parameters), True
+    stages = policy_stages(loaded)
+    work.save(STAGE, ITEM, made_from, dump_graphs(stages, parameters))
+    return stages, False
+
+
+def sources_of_programs(loaded: LoadedPolicy) -> dict[str, str]:
+    """Returns hashes of everything that a policy's programs depend on."""
+    return {
         "checkpoint": loaded.checkpoint_sha256,
         "config": _hash(loaded.folder / "config.json"),
         "interface": hash_json(asdict(loaded.interface)),
         "code": _code(),
     }
-    parameters = dict(loaded.policy.named_parameters())
-    stored = work.load(STAGE, ITEM, made_from)
-    if stored is not None:
-        use_stages(loaded, load_graphs(stored.arrays, stored.info, parameters))
-        return True
-    stages = capture_policy(loaded).stages
-    work.save(STAGE, ITEM, made_from, dump_graphs(stages, parameters))
-    return False
 
 
 def _hash(path: Path) -> str:

@@ -7,18 +7,20 @@ import pytest
 from rich.progress import Progress
 
 from actquant.cli.demo import DemoReport, run
+from actquant.recipes import actquant
 from actquant.recipes.settings import CompressionSettings
 from actquant.tuning.settings import TuningSettings
 
 BRIEF = CompressionSettings(
-    n_frames=32, n_held_out=16, draws=1, tuning=TuningSettings(steps=10, batch_size=4)
+    n_frames=16, n_held_out=16, draws=1, tuning=TuningSettings(steps=6, batch_size=4)
 )
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> DemoReport:
     out = tmp_path_factory.mktemp("demo")
-    with Progress(disable=True) as progress:
+    with pytest.MonkeyPatch.context() as patch, Progress(disable=True) as progress:
+        patch.setattr(actquant, "MEASURED_WEIGHTS", 1 << 14)
         made = run(out, bpw=2.5, starts="0:1", progress=progress, settings=BRIEF)
     assert DemoReport.model_validate_json((out / "report.json").read_text()) == made
     return made
