@@ -19,12 +19,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+import actquant
 from actquant.common.errors import ActquantError
 from actquant.common.extras import explain_missing, find_extra
 from actquant.common.interrupts import unwinding
 
 app = typer.Typer(
-    help="Compress a Vision-Language-Action policy by what its weights do to the robot's actions.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -32,6 +32,23 @@ app = typer.Typer(
 errors = Console(stderr=True)
 # A pipe or a log has no width of its own; 80 columns would break most tables.
 console = Console(width=None if sys.stdout.isatty() else 130)
+
+
+def show_version(wanted: bool) -> None:
+    """Prints the version, if it is wanted, and ends the command."""
+    if wanted:
+        typer.echo(f"actquant {actquant.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show version.")
+    ] = False,
+) -> None:
+    """Compress a Vision-Language-Action policy by what its weights do to the robot's actions."""
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 

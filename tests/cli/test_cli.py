@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,9 @@ def test_a_checkpoint_alone_is_converted(tmp_path: Path) -> None:
     assert run("verify", str(out))["passed"]
     memory = run("inspect", str(out))["memory"]
     assert memory["peak_rss_bytes"] > memory["weights_bytes"] > 0
+
+
+def test_the_version_is_the_packages() -> None:
+    shown = CliRunner().invoke(app, ["--version"])
+    assert shown.exit_code == 0
+    assert shown.stdout.split() == ["actquant", metadata.version("actquant")]
