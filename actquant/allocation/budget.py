@@ -1,4 +1,4 @@
-"""The tensors an allocation is about, the room there is for them, and what it comes to."""
+"""The tensors of an allocation, the bytes they may take, and the types they get."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -113,7 +113,7 @@ def numbers(flag: str, text: str) -> list[float]:
 
 
 def key_values(flag: str, pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE; a value that is JSON is what it says, e.g. a number."""
+    """Parses KEY=VALUE; a value that is JSON is what it says, e.g. a number."""
     values: dict[str, Any] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")

@@ -43,7 +43,7 @@ def compress(
     bpw: Annotated[
         float | None,
         typer.Option(
-            help="Budget: bits per weight of the whole file. Default 3 where none is said."
+            help="Budget: bits per weight of the whole file. Default 3 where no budget is given."
         ),
     ] = None,
     target_size: Annotated[

@@ -28,10 +28,10 @@ class Goal:
     action_error: float | None = None
 
     def __bool__(self) -> bool:
-        return any(value is not None for value in self._ways.values())
+        return any(value is not None for value in self._goals.values())
 
     @property
-    def _ways(self) -> dict[str, float | None]:
+    def _goals(self) -> dict[str, float | None]:
         return {
             "bits per weight": self.bpw,
             "a size": self.size_bytes,
@@ -39,13 +39,13 @@ class Goal:
         }
 
     def check(self) -> None:
-        """Raises BudgetError for a goal that is said twice, or is no positive number."""
-        given = {way: value for way, value in self._ways.items() if value is not None}
+        """Raises BudgetError for a goal that is given twice, or is not a positive number."""
+        given = {goal: value for goal, value in self._goals.items() if value is not None}
         if len(given) > 1:
             raise BudgetError(f"give one of {', '.join(given)}: each of them is the budget")
-        for way, value in given.items():
+        for goal, value in given.items():
             if not 0 < value < float("inf"):
-                raise BudgetError(f"the budget must be {way} above 0, not {value:g}")
+                raise BudgetError(f"the budget must be {goal} above 0, not {value:g}")
 
 
 def parse_size(text: str) -> int | None:

@@ -1,4 +1,4 @@
-"""A robot that fits a policy, matched by name; what is missing is said at once."""
+"""A robot that fits a policy, matched by name; everything that is missing is reported at once."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -34,7 +34,7 @@ def run(settings: SimSettings) -> None:
     try:
         from lerobot_env_ur3e.tasks import TASK_NAMES
         from lerobot_robot_ur.models import MODELS
-        from ur_fake_controller.server import ControllerServer, Settings
+        from ur_fake_controller.server import ControllerServer, ControllerSettings
     except ImportError as error:
         raise DeployError(
             f"the fake controller is not installed: {explain_missing(error, 'ur_fake_controller')}"
@@ -52,7 +52,7 @@ def run(settings: SimSettings) -> None:
         raise DeployError("\n".join(wrong))
     try:
         controller = ControllerServer(
-            Settings(
+            ControllerSettings(
                 model=settings.model,
                 host=settings.host,
                 task=settings.task,

@@ -12,7 +12,7 @@ from auxiliary import position_loss
 from build_policy import VLM_FOLDER, PolicySize, tokenize
 from numpy.typing import NDArray
 from objective import Objective, Weights, sample_times
-from optimizer import Optimizer, Settings, Shared, Slot, views
+from optimizer import Optimizer, OptimizerSettings, Shared, Slot, views
 from shards import Mixture, Source, write_shard
 from simulation import (
     ROLLOUT_START,
@@ -59,8 +59,8 @@ class Recipe:
     precision: str = "bfloat16"
 
     @property
-    def settings(self) -> Settings:
-        return Settings(newton_schulz=self.newton_schulz)
+    def settings(self) -> OptimizerSettings:
+        return OptimizerSettings(newton_schulz=self.newton_schulz)
 
 
 class Normalizer:

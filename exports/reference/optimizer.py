@@ -124,7 +124,7 @@ def views(flat: Tensor, slots: dict[str, Slot]) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Settings:
+class OptimizerSettings:
     """Of the optimiser."""
 
     betas: tuple[float, float] = (0.9, 0.95)
@@ -138,7 +138,12 @@ class Optimizer:
     """One process's part of the update."""
 
     def __init__(
-        self, shared: Shared, slots: dict[str, Slot], rank: int, barrier: Any, settings: Settings
+        self,
+        shared: Shared,
+        slots: dict[str, Slot],
+        rank: int,
+        barrier: Any,
+        settings: OptimizerSettings,
     ) -> None:
         self.shared, self.rank, self.barrier, self.settings = shared, rank, barrier, settings
         mine = [s for s in slots.values() if s.owner == rank]

@@ -56,7 +56,7 @@ class URConfig(RobotConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.arm_config()  # so that all that is wrong is said before anything is connected
+        self.arm_config()  # reports all that is wrong before anything is connected
 
     def arm_config(self) -> ArmConfig:
         """Returns the arm's part; ConfigError lists what cannot be."""
@@ -148,12 +148,12 @@ class UR(Robot):
         self._log_events()
 
     def get_observation(self) -> dict[str, Any]:
-        """See `ArmWithCameras.get_observation`."""
+        """Returns what `ArmWithCameras.get_observation` does."""
         self._log_events()
         return self.driver.get_observation()
 
     def send_action(self, action: dict[str, Any], upcoming: Any = ()) -> dict[str, Any]:
-        """See `ArmWithCameras.send_action`; nothing is returned for an action that was refused.
+        """Does what `ArmWithCameras.send_action` does; returns nothing for a refused action.
 
         Raises:
             Refused: more than `max_refusals` in a row were.

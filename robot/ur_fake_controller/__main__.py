@@ -12,7 +12,7 @@ from pathlib import Path
 from lerobot_env_ur3e.tasks import TASK_NAMES
 from lerobot_robot_ur.models import MODELS
 
-from .server import ControllerServer, Settings
+from .server import ControllerServer, ControllerSettings
 
 _NICENESS = -10
 
@@ -35,7 +35,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     _prefer_this_process()
     controller = ControllerServer(
-        Settings(
+        ControllerSettings(
             model=options.model,
             host=options.host,
             task=options.task,

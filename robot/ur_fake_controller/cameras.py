@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from .server import Settings
+    from .server import ControllerSettings
 
 PORT = 5555
 NAMES = ("scene", "wrist")
@@ -35,7 +35,7 @@ _SEQUENCE, _TIME, _FROZEN, _CLOSING = range(_HEADER)
 class CameraProcess:
     """The drawing process, and the memory through which it sees the scene."""
 
-    def __init__(self, model: str, settings: Settings, size: int):
+    def __init__(self, model: str, settings: ControllerSettings, size: int):
         context = multiprocessing.get_context("spawn")
         self._shared = context.RawArray(c_double, _HEADER + size)
         self._values = np.frombuffer(self._shared, np.float64)

@@ -42,7 +42,7 @@ _JOINT_MODES = {True: 253, False: 239}  # running, power off
 
 
 @dataclass(frozen=True)
-class Settings:
+class ControllerSettings:
     """How a controller is started; `tcp` is the tool centre point [6] (m, rad) it begins with."""
 
     model: str = "ur3e"
@@ -59,7 +59,7 @@ class Settings:
 class ControllerServer:
     """A fake controller; `run` serves until `quit`."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: ControllerSettings):
         self.settings, self.model = settings, MODELS[settings.model]
         self.remote_control = True
         self.claimed_model = self.model.type  # what the dashboard says that it drives

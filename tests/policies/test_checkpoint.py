@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint is said by name."""
+"""A faulty checkpoint is refused with the name of what is wrong."""
 
 import json
 import shutil

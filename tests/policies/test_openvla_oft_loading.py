@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint in the published layout is said by name."""
+"""A faulty checkpoint in the published layout is refused with the name of what is wrong."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""How each ATen operator of an exported program is said in the intermediate representation."""
+"""Lowers each ATen operator of an exported program to the intermediate representation."""
 
 from actquant.capture.export import (  # noqa: F401  each registers its handlers
     aten_compute,

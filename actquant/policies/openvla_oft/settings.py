@@ -100,7 +100,7 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Settings:
+class CheckpointSettings:
     platform: Platform
     cameras: tuple[str, ...]
     chunk_length: int
@@ -115,7 +115,7 @@ def read_settings(
     options: Mapping[str, Any],
     action_dim: int,
     state_dim: int | None,
-) -> Settings:
+) -> CheckpointSettings:
     """Reads settings: options go before config.json, config.json before the platform's constants.
 
     Raises CheckpointError for a platform that is not known, a dataset that must be chosen and
@@ -138,7 +138,7 @@ def read_settings(
             f"{folder}: num_images_in_input is {count}; {platform.name} has the cameras "
             f"{', '.join(platform.cameras)}"
         )
-    return Settings(
+    return CheckpointSettings(
         platform=platform,
         cameras=platform.cameras[:count],
         chunk_length=int(given.get("num_action_chunks", platform.chunk_length)),

@@ -38,12 +38,12 @@ def quantize_with_feedback(
 
 
 def dequantize(data: ArrayLike, type: str, n_cols: int) -> NDArray[np.float32]:
-    """The weights [r, n_cols] that the rows' bytes `data` [r, row_bytes] stand for."""
+    """Returns the weights [r, n_cols] that the rows' bytes `data` [r, row_bytes] stand for."""
     return _core.dequantize(np.ascontiguousarray(data, np.uint8), type, n_cols)
 
 
 def types() -> dict[str, dict[str, Any]]:
-    """block_size, type_size (bytes), bits_per_weight and needs_importance of every type."""
+    """Returns block_size, type_size (bytes), bits_per_weight and needs_importance of every type."""
     return _core.types()
 
 

@@ -26,7 +26,7 @@ class Runtime:
         self._description = self._read_description()
 
     def describe(self) -> dict[str, Any]:
-        """What the file says: layout, statistics, provenance, allocation, stages, tensors."""
+        """Returns layout, statistics, provenance, allocation, stages and tensors of the file."""
         return self._description
 
     @property
@@ -65,7 +65,7 @@ class Runtime:
         )
 
     def tokenize(self, observation: Mapping[str, Any]) -> NDArray[np.int64]:
-        """The prompt of an observation's task and state, without padding."""
+        """Returns the prompt of an observation's task and state, without padding."""
         task = self._task_of(observation)
         if task is None:
             raise _core.ArgumentError("this policy takes no language")
