@@ -21,6 +21,7 @@ help:
 
 setup: $(STAMP)
 
+# Nothing is compiled to bytecode before it is imported: most of what these packages hold never is.
 # The C++ tests are built here too. Where nothing but C++ is newer, nothing else is installed again.
 $(STAMP): $(SETUP) $(NATIVE)
 	$(if $(filter $(SETUP),$?),$(install_all),$(install_native))
@@ -31,7 +32,7 @@ scripts/system_packages.sh
 python=$$(scripts/find_python.sh) && test -x $(BIN)/python || "$$python" -m venv $(VENV)
 $(BIN)/python -m pip install --quiet --upgrade pip
 scripts/ur_rtde/install.sh $(BIN)/python
-$(BIN)/python -m pip install --quiet -e motion -e sim_envs -e '.[compress,sim,rerun,dev]' -e exports -e 'robot[sim,lerobot]'
+$(BIN)/python -m pip install --quiet --no-compile -e motion -e sim_envs -e '.[compress,sim,rerun,dev]' -e exports -e 'robot[sim,lerobot]'
 $(BIN)/actquant doctor
 endef
 
