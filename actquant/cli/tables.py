@@ -293,17 +293,17 @@ def demo(report: "DemoReport") -> list[Any]:
     shown = table(
         f"{report.policy}, budget {report.bpw:g} bits per weight, starts {report.starts} of "
         f"{report.n_tasks} tasks",
-        *("model", ">file", ">whole-file bpw", ">quantized bpw", ">action error"),
-        *(">success", ">95 % (Wilson)", ">p50", ">p95", ">peak RSS"),
+        *("model", ">file", ">whole-file bpw", ">action error"),
+        *(">success", ">rate", ">95 % (Wilson)", ">p50", ">p95", ">peak RSS"),
     )
     for row in report.rows:
         shown.add_row(
-            row.recipe,
+            row.recipe.removesuffix(f"-{report.bpw:g}bpw"),
             megabytes(row.file_bytes),
             f"{row.whole_file_bpw:.2f}",
-            f"{row.quantized_tensor_bpw:.2f}",
             "—" if row.held_out_action_error is None else f"{row.held_out_action_error:.4f}",
-            f"{row.successes}/{row.n} {percent(row.success_rate)}",
+            f"{row.successes}/{row.n}",
+            percent(row.success_rate),
             interval(row.wilson95),
             f"{row.p50_ms:.1f} ms",
             f"{row.p95_ms:.1f} ms",

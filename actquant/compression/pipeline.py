@@ -33,7 +33,7 @@ from actquant.common.errors import (
     CheckpointError,
     DatasetError,
 )
-from actquant.common.files import atomic_path, hash_json, hash_path
+from actquant.common.files import atomic_path, hash_json
 from actquant.compression.cache import cache_folder, open_entry
 from actquant.compression.contents import (
     GROWTH_BYTES,
@@ -213,11 +213,7 @@ def _sources(
     loaded: LoadedPolicy, data: CalibrationData | None, settings: CompressionSettings, seed: int
 ) -> dict[str, str]:
     """Returns hashes of the checkpoint and, where data has a say, of everything about that."""
-    config = loaded.folder / "config.json"
-    sources = {
-        "checkpoint": loaded.checkpoint_sha256,
-        "config": hash_path(config) if config.is_file() else "",
-    }
+    sources = {"checkpoint": loaded.checkpoint_sha256, "config": loaded.settings_sha256}
     if data is None:
         return sources
     chosen = {"draws": settings.draws, "batch_size": settings.batch_size}

@@ -47,14 +47,10 @@ def sources_of_programs(loaded: LoadedPolicy) -> dict[str, str]:
     """Returns hashes of everything that a policy's programs depend on."""
     return {
         "checkpoint": loaded.checkpoint_sha256,
-        "config": _hash(loaded.folder / "config.json"),
+        "settings": loaded.settings_sha256,
         "interface": hash_json(asdict(loaded.interface)),
         "code": _code(),
     }
-
-
-def _hash(path: Path) -> str:
-    return hash_path(path) if path.is_file() else ""
 
 
 @cache

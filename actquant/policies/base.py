@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,10 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from actquant.common.errors import CheckpointError
+from actquant.common.files import hash_json, hash_path
 from actquant.format.schema import PolicyInterface
 from actquant.weights.parameters import StreamedWeights, example_outputs, weights_of
 
 Group = Literal["vision", "language", "expert", "projection"]
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 MatrixKind = Literal["linear", "convolution", "embedding"]
 """What a weight matrix [rows, columns] belongs to: `nn.Linear`; `nn.Conv1d` or `nn.Conv2d` without
 groups, [out, in x kernel]; `nn.Embedding`, [tokens, dimension]."""
@@ -106,6 +109,19 @@ class LoadedPolicy:
     def title(self) -> str:
         """The name without the organisation, or that of the folder."""
         return (self.name or self.folder.resolve().name).split("/")[-1]
+
+    @cached_property
+    def settings_sha256(self) -> str:
+        """Of all that is not the weights: the folder's other files (configuration, processors and
+        their statistics) and the configuration as it was loaded."""
+        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        files = {
+            path.relative_to(self.folder).as_posix(): hash_path(path)
+            for path in paths
+            if path.suffix not in WEIGHT_SUFFIXES or path.name.startswith("policy_")
+        }
+        config = repr(self.config).replace(str(self.folder), "")  # wherever the folder is
+        return hash_json({"files": files, "config": config})
 
     @property
     def streamed(self) -> StreamedWeights | None:
