@@ -24,7 +24,7 @@ from actquant.format.model_file import read_model
 
 TYPES = (
     *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K"),
-    *("IQ4_XS", "Q4_K", "IQ4_NL", "Q5_K", "Q6_K", "Q8_0"),
+    *("IQ4_XS", "Q4_K", "IQ4_NL", "Q4_0", "Q5_0", "Q5_K", "Q6_K", "Q8_0"),
 )
 
 
