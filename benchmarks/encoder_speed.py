@@ -70,7 +70,8 @@ def main() -> None:
         whole += counts.pop(name, 0) * np.array([plain, fed])
         print(f"{name:8} {plain:9.1f} {fed:9.1f}  {fed / plain:.2f}x")
     if arguments.like:
-        assert not counts, f"{arguments.like} has types that were not measured: {counts}"
+        if counts:
+            raise SystemExit(f"{arguments.like} has types that were not measured: {counts}")
         print(f"{arguments.like.name}: {whole[1] / whole[0]:.2f}x")
 
 

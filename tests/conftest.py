@@ -44,7 +44,7 @@ def _caches_of_our_own(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _captured_once(tmp_path_factory: pytest.TempPathFactory):
+def _programs_are_shared(tmp_path_factory: pytest.TempPathFactory):
     """Tests on copies of a checkpoint, in all workers, share its programs; what is kept of programs
     is the same as what was captured (tests/program/test_stored.py)."""
     from actquant.calibration.work_folder import WorkFolder

@@ -55,7 +55,7 @@ def scalable_inputs(captured: CapturedPolicy, weights: Collection[str]) -> list[
                 layers[maker] |= _readers(n, graph, users)
             if n.op == "linear":
                 inputs_of[n.inputs[1].name].add(makers[n.inputs[0]])
-            for operand in n.inputs[1:]:
+            for operand in n.inputs:
                 if operand.op == "param":
                     uses[operand.name].add(maker or _gate_of(n, graph, users, makers))
     return [

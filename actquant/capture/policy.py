@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 import actquant
@@ -87,7 +88,7 @@ def capture_policy(loaded: LoadedPolicy) -> CapturedPolicy:
 
     Raises UnsupportedOperatorError, naming operator, stage and source line.
     """
-    if "captured" not in loaded.cache:
+    if not is_captured(loaded):
         use_stages(loaded, policy_stages(loaded))
     captured: CapturedPolicy = loaded.cache["captured"]
     if captured.metadata.interface is not loaded.interface:
@@ -247,8 +248,11 @@ def linear_weights(stages: dict[str, Graph]) -> list[str]:
     return matrix_weights(stages, lambda n, position: (n.op, position) == ("linear", 1))
 
 
-def convert_f32(loaded: LoadedPolicy, path: str | Path) -> Path:
-    """Captures and writes an unquantized float32 file; returns its path."""
+def convert_f32(
+    loaded: LoadedPolicy, path: str | Path, values: Mapping[str, np.ndarray] | None = None
+) -> Path:
+    """Captures and writes an unquantized float32 file; returns its path. values: as of
+    `write_model`."""
     captured = capture_policy(loaded)
     return write_model(
         path,
@@ -256,4 +260,5 @@ def convert_f32(loaded: LoadedPolicy, path: str | Path) -> Path:
         encodings={},
         metadata=captured.metadata,
         tensor_names=captured.tensor_names,
+        values=values,
     )

@@ -72,10 +72,9 @@ class TensorEncoder:
 
     def scale_inputs(self, captured: CapturedPolicy, types: Mapping[str, str]) -> None:
         """Scales the inputs of layers by the recipe, and folds the scales into the weights."""
-        recipe, statistics, work = self.recipe, self.statistics, self.work
-        if recipe.scale_inputs is None or statistics is None or work is None:
-            return
-        scale = recipe.scale_inputs
+        scale, statistics, work = self.recipe.scale_inputs, self.statistics, self.work
+        assert scale is not None, f"recipe {self.recipe.name} scales no inputs"
+        assert work is not None and statistics is not None
         made_from = {**self.made_from, "types": hash_json(dict(types))}
 
         def scales(scaled: ScalableInput) -> np.ndarray:
@@ -83,7 +82,7 @@ class TensorEncoder:
                 layers = [Layer(n, self._weight(n), types[n]) for n in scaled.layers]
                 return {"scales": scale(layers, statistics)}, {}
 
-            stage = f"input-scales-{recipe.name}"
+            stage = f"input-scales-{self.recipe.name}"
             return work.build(stage, scaled.layers[0], made_from, make)[0].arrays["scales"]
 
         self.folding = fold(captured, scalable_inputs(captured, types), scales)

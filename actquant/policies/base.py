@@ -27,7 +27,6 @@ from actquant.format.schema import PolicyInterface
 from actquant.weights.parameters import StreamedWeights, example_outputs, weights_of
 
 Group = Literal["vision", "language", "expert", "projection"]
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 MatrixKind = Literal["linear", "convolution", "embedding"]
 """What a weight matrix [rows, columns] belongs to: `nn.Linear`; `nn.Conv1d` or `nn.Conv2d` without
 groups, [out, in x kernel]; `nn.Embedding`, [tokens, dimension]."""
@@ -112,14 +111,10 @@ class LoadedPolicy:
 
     @cached_property
     def settings_sha256(self) -> str:
-        """Of all that is not the weights: the folder's other files (configuration, processors and
-        their statistics) and the configuration as it was loaded."""
-        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        files = {
-            path.relative_to(self.folder).as_posix(): hash_path(path)
-            for path in paths
-            if path.suffix not in WEIGHT_SUFFIXES or path.name.startswith("policy_")
-        }
+        """Of all that is not the weights: configurations, processors with their statistics, and the
+        policy's configuration as it was loaded."""
+        paths = {*self.folder.rglob("*.json"), *self.folder.rglob("policy_*.safetensors")}
+        files = {path.relative_to(self.folder).as_posix(): hash_path(path) for path in paths}
         config = repr(self.config).replace(str(self.folder), "")  # wherever the folder is
         return hash_json({"files": files, "config": config})
 
