@@ -15,9 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from actquant.calibration.sampling import column_spans, sampled_rows
 from actquant.common.errors import CalibrationError
 
 Arrays = dict[str, np.ndarray]
+DOUBLE_COLUMNS = 1024
+"""Up to so many columns second moments are summed in double precision."""
 LOSS, ACTIONS = "loss", "actions"
 """Objectives (`losses.OBJECTIVES`): the action loss of training, and the executed actions."""
 
@@ -160,6 +163,7 @@ class Fisher(Accumulator):
         self._calls, self._frames = self._calls + 1, frames
 
     def backward(self, x: Tensor, dz: Tensor) -> None:
+        dz = self._counted(dz)
         gradient = torch.bmm(
             dz.reshape(self._frames, -1, dz.shape[-1]).transpose(1, 2).float(),
             x.reshape(self._frames, -1, x.shape[-1]).float(),
@@ -169,6 +173,10 @@ class Fisher(Accumulator):
             return
         # A module called once per camera: its gradients are summed before they are squared.
         self._gradient = gradient if self._gradient is None else self._gradient.add_(gradient)
+
+    def _counted(self, dz: Tensor) -> Tensor:
+        """Returns the gradients of the rows that are summed up."""
+        return dz
 
     def _add(self, gradient: Tensor) -> None:
         for sample in gradient:
@@ -190,7 +198,8 @@ class Fisher(Accumulator):
 
 
 class ActionJacobian(Fisher):
-    """Mean over samples of the squared gradient of u'a by each weight: float32 [rows, columns].
+    """Mean over samples of the squared gradient of u'a by each weight: float32 [rows, columns], or
+    [n, columns] of the `sampled_rows` of a large matrix, which are then there as `rows` [n].
 
     a is the normalised chunk [H, A] after all flow steps, u ~ N(0, 1) / sqrt(H A) anew for each
     sample: by Hutchinson's estimate the result is the diagonal of J'J / (H A), with J the Jacobian
@@ -201,42 +210,70 @@ class ActionJacobian(Fisher):
     name = "action_jacobian"
     objective = ACTIONS
 
+    def __init__(self, tensor: str, rows: int, columns: int) -> None:
+        self._rows = sampled_rows(rows, columns)
+        super().__init__(tensor, rows if self._rows is None else len(self._rows), columns)
+
+    @classmethod
+    def state_bytes(cls, rows: int, columns: int, frames: int) -> int:
+        sampled = sampled_rows(rows, columns)
+        return 4 * columns * (rows if sampled is None else len(sampled))
+
+    def _counted(self, dz: Tensor) -> Tensor:
+        return dz if self._rows is None else dz[..., torch.from_numpy(self._rows)]
+
+    def result(self, samples: int) -> Arrays:
+        found = super().result(samples)
+        return found if self._rows is None else {**found, "rows": self._rows}
+
 
 class SecondMoments(Accumulator):
-    """Mean over tokens of x x': float64 [columns, columns], the Hessian of the layer's output."""
+    """Mean over tokens of x x', the Hessian of the layer's output, for each of the `column_spans`:
+    arrays `0`, `1`, … of [span, span], float64 where the matrix has at most DOUBLE_COLUMNS columns
+    and float32 otherwise."""
 
     name = "second_moments"
     objective = ACTIONS
 
     def __init__(self, tensor: str, rows: int, columns: int) -> None:
         super().__init__(tensor, rows, columns)
-        self._sum = torch.zeros(columns, columns, dtype=torch.float64)
+        self._spans = column_spans(columns)
+        self._dtype = _moments_type(columns)
+        widths = [span.stop - span.start for span in self._spans]
+        self._sums = [torch.zeros(width, width, dtype=self._dtype) for width in widths]
         self._tokens = 0
 
     @classmethod
     def state_bytes(cls, rows: int, columns: int, frames: int) -> int:
-        return 8 * columns * columns
+        widths = [span.stop - span.start for span in column_spans(columns)]
+        return _moments_type(columns).itemsize * sum(width * width for width in widths)
 
     def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
-        tokens = x.detach().reshape(-1, x.shape[-1]).double()
-        self._sum.addmm_(tokens.T, tokens)
+        tokens = x.detach().reshape(-1, x.shape[-1]).to(self._dtype)
+        for span, total in zip(self._spans, self._sums, strict=True):
+            total.addmm_(tokens[:, span].T, tokens[:, span])
         self._tokens += len(tokens)
 
     def end_batch(self) -> None:
         """Does nothing: every call was added when it came."""
 
     def state(self) -> Arrays:
-        return {"sum": self._sum.cpu().numpy(), "tokens": np.array([self._tokens])}
+        sums = {str(place): total.cpu().numpy() for place, total in enumerate(self._sums)}
+        return {**sums, "tokens": np.array([self._tokens])}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self._sum = torch.from_numpy(arrays["sum"].copy())
+        self._sums = [torch.from_numpy(arrays[str(i)].copy()) for i in range(len(self._sums))]
         self._tokens = int(arrays["tokens"][0])
 
     def result(self, samples: int) -> Arrays:
         if not self._tokens:
             raise CalibrationError(f"{self.tensor} was never used in the policy's action loss")
-        moments = (self._sum / self._tokens).cpu().numpy()
-        return self._finite({"second_moments": moments}, "activations")
+        means = [(total / self._tokens).cpu().numpy() for total in self._sums]
+        return self._finite({str(i): mean for i, mean in enumerate(means)}, "activations")
+
+
+def _moments_type(columns: int) -> torch.dtype:
+    return torch.float64 if columns <= DOUBLE_COLUMNS else torch.float32
 
 
 class EmbeddingJacobian(Accumulator):

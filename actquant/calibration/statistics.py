@@ -1,9 +1,12 @@
 """Statistics of every tensor, collected once and kept in the work folder.
 
 An objective, the action loss or the executed actions, runs over the calibration frames with hooks
-on the linear layers. Layers are taken in groups whose accumulators fit into a given memory, one
-pass a group. Each tensor's statistics are an artefact of their own; a pass that was interrupted
-goes on from the samples it has done.
+on the layers. Accumulators are taken in groups that fit into a given memory, one pass a group,
+those that need gradients first: the others' passes go forward only. Each tensor's statistics are
+an artefact of their own; a pass that was interrupted goes on from the samples it has done.
+
+A large policy runs one frame at a time, which keeps all cores busy, and what autograd saves of it
+is held in bfloat16; its weights may stay on disk.
 """
 
 from __future__ import annotations
@@ -16,20 +19,32 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from actquant.calibration.accumulators import ACCUMULATORS, Accumulator, Arrays, MixedFramesError
+from actquant.calibration.accumulators import (
+    ACCUMULATORS,
+    Accumulator,
+    Arrays,
+    MixedFramesError,
+    SecondMoments,
+)
 from actquant.calibration.dataset import ACTION
 from actquant.calibration.frames import Frames
 from actquant.calibration.hooks import LayerHooks, frozen, make_layers
 from actquant.calibration.losses import OBJECTIVES
+from actquant.calibration.saved_tensors import save_in_bfloat16
 from actquant.calibration.work_folder import Contents, WorkFolder
 from actquant.common.errors import CalibrationError
+from actquant.common.machine import total_memory
 from actquant.common.progress import bar
 from actquant.policies.base import LoadedPolicy, MatrixKind, QuantizableTensor
 
 PARTIAL_STAGE = "statistics-partial"
-MEMORY_BYTES = 2 << 30
-"""What the accumulators of one pass may take; one layer's may take more."""
-Kinds = Sequence[type[Accumulator]]
+MEMORY_SHARE = 1 / 6
+"""Of the machine's memory: what the accumulators of one pass may take; a single one may take
+more."""
+LARGE_POLICY = 100_000_000
+"""Parameters from which on one frame keeps all cores busy."""
+Group = dict[QuantizableTensor, list[type[Accumulator]]]
+"""What one pass collects."""
 KindsOf = Mapping[MatrixKind, Sequence[str]]
 """Names of what is collected of each kind of matrix (ACCUMULATORS)."""
 
@@ -56,6 +71,12 @@ class Statistics:
             raise CalibrationError(f"{self.work.folder} holds no {statistic} of {tensor}")
         return stored.arrays
 
+    def moments(self, tensor: str) -> list[np.ndarray]:
+        """Returns the second moments of a layer's inputs: [span, span] of each of its
+        `column_spans`. Raises CalibrationError if they were not collected."""
+        found = self.of(tensor, SecondMoments.name)
+        return [found[str(place)] for place in range(len(found))]
+
     def holds(self, tensor: str, statistic: str) -> bool:
         """Returns whether this statistic of the tensor was collected."""
         return self.work.holds(statistic, tensor, self.made_from)
@@ -80,7 +101,7 @@ def collect(
     draws: int = 2,
     seed: int = 0,
     batch_size: int = 4,
-    memory_bytes: int = MEMORY_BYTES,
+    memory_bytes: int | None = None,
     save_every: int = 64,
     progress: Progress | None = None,
 ) -> Statistics:
@@ -88,10 +109,13 @@ def collect(
 
     tensors: in forward order, of these kinds of matrices; draws: draws of noise and time per frame,
     for the kinds that need them (the others take the first); made_from: hashes of everything that
-    the result depends on; save_every: samples after which the state of a pass is saved.
+    the result depends on; memory_bytes: what the accumulators of one pass may take, by default
+    MEMORY_SHARE of the machine's; save_every: samples after which the state of a pass is saved.
 
     Raises CalibrationError if a loss or a result is not finite, or a layer was never used.
     """
+    if memory_bytes is None:
+        memory_bytes = int(MEMORY_SHARE * total_memory())
     names = dict.fromkeys(name for found in kinds.values() for name in found)
     held = {
         tensor: {name for name in kinds[tensor.kind] if work.holds(name, tensor.name, made_from)}
@@ -100,26 +124,19 @@ def collect(
     lacking = {name for t in tensors for name in kinds[t.kind] if name not in held[t]}
     kept = tuple(name for name in names if name not in lacking)
     for objective in OBJECTIVES:
-        running = {
-            tensor: [
-                kind
-                for name in kinds[tensor.kind]
-                if (kind := ACCUMULATORS[name]).objective == objective
-            ]
+        running = [
+            (tensor, kind, name in held[tensor])
             for tensor in tensors
-        }
+            for name in kinds[tensor.kind]
+            if (kind := ACCUMULATORS[name]).objective == objective
+        ]
         for group in _groups(running, len(frames), memory_bytes):
-            wanted = {
-                tensor: missing
-                for tensor in group
-                if (missing := [k for k in running[tensor] if k.name not in held[tensor]])
-            }
-            run = _Pass(loaded, frames, objective, wanted, work, made_from)
+            run = _Pass(loaded, frames, objective, group, work, made_from)
             try:
                 run.collect(draws, seed, batch_size, save_every, progress)
             except MixedFramesError:
                 batch_size = 1  # for all layers that follow, too
-                run = _Pass(loaded, frames, objective, wanted, work, made_from)
+                run = _Pass(loaded, frames, objective, group, work, made_from)
                 run.collect(draws, seed, batch_size, save_every, progress)
     work.build("frames", "actions", made_from, lambda: _actions(frames, batch_size))
     return Statistics(work, made_from, kept)
@@ -134,20 +151,28 @@ def _actions(frames: Frames, batch_size: int) -> Contents:
 
 
 def _groups(
-    wanted: Mapping[QuantizableTensor, Kinds], frames: int, memory_bytes: int
-) -> Iterator[list[QuantizableTensor]]:
-    """Consecutive tensors whose accumulators fit into the memory together."""
-    group: list[QuantizableTensor] = []
+    running: Sequence[tuple[QuantizableTensor, type[Accumulator], bool]],
+    frames: int,
+    memory_bytes: int,
+) -> Iterator[Group]:
+    """Accumulators that fit into the memory together, those that need gradients first.
+
+    running: tensors in forward order, each with what it needs and whether that is there already;
+    the groups are the same whatever is there, so that a stopped pass is found again.
+    """
+    first = [each for each in running if each[1].needs_gradients]
+    then = [each for each in running if not each[1].needs_gradients]
+    group: Group = {}
     taken = 0
-    for tensor, kinds in wanted.items():
-        size = sum(kind.state_bytes(*tensor.shape, frames) for kind in kinds)
-        if group and taken + size > memory_bytes:
+    for tensor, kind, is_held in (*first, *then):
+        size = kind.state_bytes(*tensor.shape, frames)
+        if taken and taken + size > memory_bytes:
             yield group
-            group, taken = [], 0
-        group.append(tensor)
+            group, taken = {}, 0
+        if not is_held:
+            group.setdefault(tensor, []).append(kind)
         taken += size
-    if group:
-        yield group
+    yield group
 
 
 class _Pass:
@@ -158,7 +183,7 @@ class _Pass:
         loaded: LoadedPolicy,
         frames: Frames,
         objective: str,
-        wanted: Mapping[QuantizableTensor, Kinds],
+        wanted: Group,
         work: WorkFolder,
         made_from: Mapping[str, str],
     ) -> None:
@@ -180,6 +205,11 @@ class _Pass:
         total, seen = draws * len(self.frames), 0
         done = saved = self._resume()
         still = frozen(self.loaded.policy) if self._guided(0) else nullcontext()
+        policy = self.loaded.policy
+        is_large = sum(p.numel() for p in policy.parameters()) >= LARGE_POLICY
+        packed = save_in_bfloat16(policy) if is_large else nullcontext()
+        if is_large:
+            batch_size = save_every = 1
         with still, bar(progress, "statistics", total, done) as advance:
             for draw in range(draws):
                 hooks = self._hooks(draw)
@@ -188,7 +218,12 @@ class _Pass:
                     seen += count
                     if seen <= done:
                         continue
-                    with hooks.watch(count), torch.set_grad_enabled(self._guided(draw)):
+                    with (
+                        hooks.watch(count),
+                        self.loaded.computing(),
+                        packed,
+                        torch.set_grad_enabled(self._guided(draw)),
+                    ):
                         values = self.objective(self.loaded, batch, seed, draw)
                         if self._guided(draw):
                             values.sum().backward()

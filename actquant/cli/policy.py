@@ -91,6 +91,9 @@ def compress(
     draws: Annotated[
         int, typer.Option(min=1, help="Draws of noise for each of them.")
     ] = CompressionSettings.draws,
+    held_out: Annotated[
+        int, typer.Option(min=1, help="Frames of other episodes for the action error.")
+    ] = CompressionSettings.n_held_out,
     tune_minutes: Annotated[
         float, typer.Option(min=0, help="Time for tuning block scales and norms; 0 for none.")
     ] = TuningSettings.minutes,
@@ -119,7 +122,10 @@ def compress(
                 cache=cache,
                 seed=seed,
                 settings=CompressionSettings(
-                    n_frames=frames, draws=draws, tuning=TuningSettings(minutes=tune_minutes)
+                    n_frames=frames,
+                    n_held_out=held_out,
+                    draws=draws,
+                    tuning=TuningSettings(minutes=tune_minutes),
                 ),
                 progress=progress,
                 control_rate_hz=control_rate_hz,

@@ -66,6 +66,8 @@ def compression(report: "CompressionReport") -> list[Any]:
             f"{tuning.error_before:.4f} to {tuning.error_after:.4f} in {tuning.steps} steps "
             f"(n {tuning.n_validation_frames}{kept})",
         )
+    for remark in report.remarks:
+        shown.add_row("[yellow]remark[/]", escape(remark))
     shown.add_row("time", f"{sum(report.timings_s.values()):.1f} s")
     shown.add_row(
         "read by no program",

@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+import numpy as np
 from rich.progress import Progress
 
 from actquant.allocation.budget import Allocation, Budget, TensorSize
 from actquant.calibration.dataset import load_for_dataset
-from actquant.calibration.frames import CalibrationData, calibrate
-from actquant.calibration.statistics import MEMORY_BYTES, Statistics, collect
-from actquant.calibration.work_folder import WorkFolder
+from actquant.calibration.frames import CalibrationData, Frames, calibrate
+from actquant.calibration.statistics import Statistics, collect
+from actquant.calibration.work_folder import Contents, WorkFolder
 from actquant.capture.policy import (
     CapturedPolicy,
     capture_policy,
@@ -46,7 +47,12 @@ from actquant.compression.programs import capture_into
 from actquant.compression.proof import Proof, golden_values
 from actquant.compression.report import CompressionReport
 from actquant.compression.request import VERIFY, Goal, check_request
-from actquant.fidelity.action_error import ActionError, measure_action_error, runtime_act
+from actquant.fidelity.action_error import (
+    ActionError,
+    measure_action_error,
+    reference_chunks,
+    runtime_act,
+)
 from actquant.fidelity.distance import Distance
 from actquant.fidelity.parity import ParityReport
 from actquant.policies import LoadedPolicy, QuantizableTensor, load_policy
@@ -54,6 +60,7 @@ from actquant.recipes import DEFAULT_RECIPE, Recipe
 from actquant.recipes.settings import CompressionSettings
 from actquant.tuning.tune import Tuned, Tuning
 
+ON_DISK = "the policy's weights do not fit into half of the memory and stay on disk"
 LARGEST_BPW, BPW_STEP = 9.0, 0.02
 """What is searched for the smallest file within an action error: up to a file of Q8_0."""
 
@@ -81,7 +88,7 @@ def compress(
     cache: str | Path | None = None,
     seed: int = 0,
     settings: CompressionSettings | None = None,
-    memory_bytes: int = MEMORY_BYTES,
+    memory_bytes: int | None = None,
     loaded: LoadedPolicy | None = None,
     progress: Progress | None = None,
     **facts: Unpack[CheckpointFacts],
@@ -94,7 +101,7 @@ def compress(
     `full`); work: folder of resumable artefacts, which may be shared between recipes and budgets
     (with a dataset the default is an entry of the cache; without one nothing is kept); cache: its
     folder, where that is not the user's (see `cache_folder`); memory_bytes: what the statistics of
-    one pass may take; loaded: the checkpoint where it was loaded for this dataset before, weights
+    one pass may take (see `collect`); loaded: the checkpoint where it was loaded for this dataset before, weights
     in memory; facts: see CheckpointFacts. An existing file is replaced at the very end, when the
     new one is whole and within the budget.
 
@@ -110,7 +117,7 @@ def compress(
         if loaded is not None and dataset is not None:
             data = _calibrate(loaded, dataset, settings, seed)
         else:
-            loaded, data = _load(checkpoint, dataset, chosen, facts, settings, seed)
+            loaded, data = _load(checkpoint, dataset, facts, settings, seed)
     if work is None and data is not None:
         work = open_entry(
             cache_folder(cache),
@@ -146,26 +153,23 @@ def compress(
 def _load(
     checkpoint: str | Path,
     dataset: str | Path | None,
-    recipe: Recipe,
     facts: CheckpointFacts,
     settings: CompressionSettings,
     seed: int,
 ) -> tuple[LoadedPolicy, CalibrationData | None]:
     """Loads the policy, and the dataset if there is one.
 
-    Weights are in memory where statistics need their gradients; without a dataset they stay on
-    disk; with one that only measures errors, `load_policy` decides by their size.
+    Without a dataset the weights stay on disk, with one `load_policy` decides by their size.
     """
     if dataset is None:
         loaded = load_policy(checkpoint, **facts, streamed=True)
         if loaded.control_rate_hz is None:
             raise CheckpointError(f"{checkpoint} does not say its control rate; give it in Hz")
         return loaded, None
-    streamed = False if recipe.needs_dataset else None
     options = facts.pop("options", None)
     if given := [name for name, value in facts.items() if value is not None]:
         raise DatasetError(f"{', '.join(given)}: the dataset {dataset} says it already")
-    loaded = load_for_dataset(checkpoint, dataset, options=options, streamed=streamed)
+    loaded = load_for_dataset(checkpoint, dataset, options=options, streamed=None)
     return loaded, _calibrate(loaded, dataset, settings, seed)
 
 
@@ -242,11 +246,12 @@ class _Job:
     work: WorkFolder | None
     settings: CompressionSettings
     seed: int
-    memory_bytes: int
+    memory_bytes: int | None
     inputs: int
     provenance: dict[str, Any]
     clock: Clock
     reused: list[str]
+    remarks: list[str] = field(default_factory=list)
 
     def run(self, out: Path, goal: Goal) -> CompressionReport:
         """Makes the file and moves it to `out` when it has proved itself."""
@@ -303,6 +308,7 @@ class _Job:
             timings_s=self.clock.timings_s,
             reused=self.reused,
             unreached=encoder.unguided,
+            remarks=self.remarks,
             provenance=self.provenance,
         )
 
@@ -374,6 +380,10 @@ class _Job:
         """Tunes what the recipe wants tuned; the encoder then scales its blocks."""
         if not self.recipe.tuned or self.data is None or self.work is None:
             return None
+        if self.loaded.streamed is not None:
+            if self.settings.tuning.minutes:
+                self.remarks.append(f"not tuned: {ON_DISK}")
+            return None
         with self.clock("tune", shown=False):
             tuned = self._tuning(encoder, allocation, fixed).run(self.clock.progress)
         encoder.factors = tuned.factors
@@ -432,6 +442,10 @@ class _Job:
         The error is that before tuning and input scales, on frames that neither training nor the
         held-out error takes. Raises BudgetError if not even the largest file stays below it.
         """
+        if self.loaded.streamed is not None:
+            raise BudgetError(
+                f"no file is searched for by its action error: {ON_DISK}; give a size"
+            )
         errors: dict[int, float] = {}
 
         def error(step: int) -> float:
@@ -487,5 +501,26 @@ class _Job:
     def _action_error(self, path: Path) -> ActionError | None:
         if self.data is None or not len(self.data.held_out):
             return None
-        act = runtime_act(path)
-        return measure_action_error(act, self.loaded, self.data.held_out, seed=self.seed)
+        return measure_action_error(
+            runtime_act(path),
+            self.loaded,
+            self.data.held_out,
+            seed=self.seed,
+            reference=self._reference_chunks(self.data.held_out),
+        )
+
+    def _reference_chunks(self, frames: Frames) -> np.ndarray:
+        """Returns the f32 policy's chunks of the held-out frames, kept in the work folder."""
+
+        def compute() -> Contents:
+            samples = [frames[position] for position in range(len(frames))]
+            return {"chunks": reference_chunks(self.loaded, samples, self.seed)}, {}
+
+        if self.work is None:
+            return compute()[0]["chunks"]
+        made_from = {
+            **_sources(self.loaded, self.data, self.settings, self.seed),
+            "held_out": frames.fingerprint,
+        }
+        found, _ = self.work.build("held-out", "chunks", made_from, compute)
+        return found.arrays["chunks"]

@@ -72,6 +72,7 @@ class CompressionReport(BaseModel):
     does without. tuning: what it changed, None for a recipe that is not tuned. reused: statistics,
     and `encoding`, that were all in the work folder already. unreached: tensors whose curvature is
     zero throughout (no gradient came to them), encoded as if all weights counted the same.
+    remarks: what could not be done, and why.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -94,6 +95,7 @@ class CompressionReport(BaseModel):
     timings_s: dict[str, float]
     reused: list[str]
     unreached: list[str]
+    remarks: list[str] = []
     provenance: dict[str, Any]
 
     @classmethod

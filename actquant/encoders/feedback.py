@@ -1,6 +1,8 @@
 """From a weight to ggml blocks in which later weights of a row make up for the errors of earlier
 ones."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from actquant.common.errors import QuantizationError
@@ -11,6 +13,8 @@ from actquant.format.encoding import EncodedTensor
 DAMPING = 0.01
 """Of the mean of the Hessian's diagonal, added to it: directions that the calibration frames have
 not shown count a little too."""
+DECODED_WEIGHTS = 1 << 22
+"""How many are decoded at a time to see what was lost."""
 
 
 def factor_inverse(second_moments: np.ndarray) -> np.ndarray:
@@ -36,16 +40,17 @@ def encode_with_feedback(
     name: str,
     weight: np.ndarray,
     type_name: str,
-    second_moments: np.ndarray,
+    second_moments: Sequence[np.ndarray],
     jacobian: np.ndarray,
     *,
     rows: np.ndarray | None = None,
 ) -> Encoded:
     """Encodes a weight [rows, columns] by LDLQ inside ggml's blocks.
 
-    second_moments: [columns, columns], of the layer's inputs; jacobian: [rows, columns], how much
-    the action error grows with each weight's squared error, by which `Encoded.error` is weighed;
-    rows: those of the weight that the jacobian is of, None for all.
+    second_moments: of the layer's inputs, [span, span] of each span of columns, in order; errors
+    are made up for within their span; jacobian: [rows, columns], how much the action error grows
+    with each weight's squared error, by which `Encoded.error` is weighed; rows: those of the weight
+    that the jacobian is of, None for all.
 
     Raises QuantizationError, naming the tensor, for what is not finite.
     """
@@ -54,21 +59,34 @@ def encode_with_feedback(
     weight = np.ascontiguousarray(weight, np.float32)
     if not np.isfinite(weight).all():
         raise QuantizationError(f"{name}: the weight holds NaN or infinity")
-    try:
-        factor = factor_inverse(second_moments)
-    except (QuantizationError, np.linalg.LinAlgError) as error:
-        raise QuantizationError(f"{name}: {error}") from None
-    data = actquant_runtime.quantize_with_feedback(
-        weight, type_name, factor, threads=usable_cores()
-    )
-    decoded = actquant_runtime.dequantize(data, type_name, weight.shape[1])
-    if not np.isfinite(decoded).all():
-        raise QuantizationError(f"{name}: {type_name} cannot hold the weight (NaN or infinity)")
-    seen = slice(None) if rows is None else rows
-    lost = action_error(weight[seen], decoded[seen], jacobian)
-    whole = action_error(weight[seen], np.zeros_like(weight[seen]), jacobian)
-    tensor = EncodedTensor(type_name, data, weight.shape)
-    return Encoded(tensor, lost / whole if whole else 0.0, guided=bool(jacobian.any()))
+    parts, begin = [], 0
+    for moments in second_moments:
+        part = np.ascontiguousarray(weight[:, begin : begin + len(moments)])
+        begin += len(moments)
+        try:
+            factor = factor_inverse(moments)
+        except (QuantizationError, np.linalg.LinAlgError) as error:
+            raise QuantizationError(f"{name}: {error}") from None
+        parts.append(
+            actquant_runtime.quantize_with_feedback(part, type_name, factor, threads=usable_cores())
+        )
+    data = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    encoded = EncodedTensor(type_name, data, weight.shape)
+    seen = np.arange(len(weight)) if rows is None else rows
+    counts = np.zeros(len(weight), bool)
+    counts[seen] = True
+    lost = whole = 0.0
+    step = max(1, DECODED_WEIGHTS // weight.shape[1])
+    for begin in range(0, len(weight), step):
+        some = slice(begin, begin + step)
+        decoded = actquant_runtime.dequantize(data[some], type_name, weight.shape[1])
+        if not np.isfinite(decoded).all():
+            raise QuantizationError(f"{name}: {type_name} cannot hold the weight (NaN or infinity)")
+        own = counts[some]
+        expected, weighed = weight[some][own], jacobian[(seen >= begin) & (seen < begin + step)]
+        lost += action_error(expected, decoded[own], weighed)
+        whole += action_error(expected, np.zeros_like(expected), weighed)
+    return Encoded(encoded, lost / whole if whole else 0.0, guided=bool(jacobian.any()))
 
 
 def action_error(weight: np.ndarray, decoded: np.ndarray, jacobian: np.ndarray) -> float:
@@ -76,3 +94,19 @@ def action_error(weight: np.ndarray, decoded: np.ndarray, jacobian: np.ndarray) 
     weight matrix alone is changed."""
     difference = weight.astype(np.float64) - decoded
     return float((jacobian * difference**2).sum())
+
+
+def output_error(difference: np.ndarray, second_moments: Sequence[np.ndarray]) -> float:
+    """Returns tr(D H D'), the mean squared error of a layer's outputs, for a difference D [rows,
+    columns] of its weight and the second moments of its inputs."""
+    error, begin = 0.0, 0
+    for moments in second_moments:
+        part = difference[:, begin : begin + len(moments)].astype(np.float64)
+        begin += len(moments)
+        error += float(((part @ moments) * part).sum())
+    return error
+
+
+def diagonal(second_moments: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the mean square of each of a layer's inputs: [columns]."""
+    return np.concatenate([np.diag(moments) for moments in second_moments])

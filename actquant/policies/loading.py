@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from actquant.common.errors import CheckpointError
+from actquant.common.machine import total_memory
 from actquant.policies.base import LoadedPolicy, PolicyFamily
 from actquant.policies.registry import find_family, policy_type, supported_policies
 from actquant.weights.hub import find_checkpoint
-from actquant.weights.parameters import total_memory
 
 
 def load_policy(

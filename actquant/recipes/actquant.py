@@ -9,6 +9,7 @@ import numpy as np
 
 from actquant.allocation.budget import TensorSize
 from actquant.allocation.measured import allocate_measured, types_of
+from actquant.calibration.sampling import SAMPLED_WEIGHTS
 from actquant.encoders.blocks import Encoded, encode_with_importance
 from actquant.encoders.feedback import action_error, encode_with_feedback
 from actquant.recipes.recipe import Recipe, within_budget
@@ -18,52 +19,54 @@ if TYPE_CHECKING:
 
 JACOBIAN, MOMENTS, TABLE = "action_jacobian", "second_moments", "embedding_jacobian"
 """What is collected (`calibration.accumulators.ACCUMULATORS`)."""
-MEASURED_WEIGHTS = 1 << 18
-"""ggml takes microseconds a weight for the smallest types, and there are many types to try."""
 
 
 @dataclass(frozen=True)
 class Curvature:
     """How much the actions change with a matrix.
 
-    moments: [columns, columns], the Hessian along each row; jacobian: [n, columns], of each weight
-    of the rows, or of those rows that `rows` [n] names.
+    moments: the Hessian along each row, [span, span] of each span of columns; jacobian: [n,
+    columns], of each weight of the rows, or of those rows that `rows` [n] names; others: whether
+    those stand for the others, which do not move the actions if not.
     """
 
-    moments: np.ndarray
+    moments: list[np.ndarray]
     jacobian: np.ndarray
     rows: np.ndarray | None = None
+    others: bool = True
 
 
 def curvature(name: str, statistics: Statistics) -> Curvature:
     """Returns what was collected of a matrix."""
     if statistics.holds(name, TABLE):
         found = statistics.of(name, TABLE)
-        return Curvature(found["gradient_moments"], found["action_jacobian"], found["rows"])
-    moments = statistics.of(name, MOMENTS)[MOMENTS]
-    return Curvature(moments, statistics.of(name, JACOBIAN)[JACOBIAN])
+        return Curvature([found["gradient_moments"]], found[JACOBIAN], found["rows"], others=False)
+    found = statistics.of(name, JACOBIAN)
+    return Curvature(statistics.moments(name), found[JACOBIAN], found.get("rows"))
 
 
 def measure_errors(
     tensor: TensorSize, weight: np.ndarray, statistics: Statistics
 ) -> dict[str, float]:
     """Returns the action error of a tensor in each type it may have, encoded by ggml with the
-    action Jacobian as the importance. Of an embedding the rows count that occurred.
+    action Jacobian as the importance. Of an embedding the rows count that occurred; of a large
+    matrix the sampled rows stand for all.
 
-    Of a matrix with more than MEASURED_WEIGHTS weights only every k-th row is encoded, and what it
-    lost is scaled to the whole by what all rows have to lose: types lose about the same share of
-    each.
+    Of more than SAMPLED_WEIGHTS weights, as a table may have, only every k-th row is encoded, and
+    what it lost is scaled by what all rows have to lose: types lose about the same share of each.
     """
     import actquant_runtime
 
     found = curvature(tensor.name, statistics)
+    share = 1.0
     if found.rows is not None:
+        share = len(weight) / len(found.rows) if found.others else 1.0
         weight = weight[found.rows]
     whole = action_error(weight, np.zeros_like(weight), found.jacobian)
-    some = slice(None, None, -(-weight.size // MEASURED_WEIGHTS))
+    some = slice(None, None, weight.size // SAMPLED_WEIGHTS or 1)
     weight, jacobian = np.ascontiguousarray(weight[some]), found.jacobian[some]
     measured = action_error(weight, np.zeros_like(weight), jacobian)
-    share = whole / measured if measured else 1.0
+    share *= whole / measured if measured else 1.0
     errors = {}
     for entry in types_of(tensor):
         encoded = encode_with_importance(tensor.name, weight, entry.name, jacobian)

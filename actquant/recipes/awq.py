@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actquant.allocation.forward_order import allocate_forward_order
+from actquant.encoders.feedback import diagonal, output_error
 from actquant.recipes.recipe import Layer, Recipe, round_to_nearest, within_budget
 
 if TYPE_CHECKING:
@@ -32,21 +33,21 @@ def scale_inputs(layers: Sequence[Layer], statistics: Statistics) -> np.ndarray:
     """
     import actquant_runtime
 
-    moments = [statistics.of(layer.name, MOMENTS)[MOMENTS] for layer in layers]
-    size = np.sqrt(np.maximum(np.mean([np.diag(h) for h in moments], axis=0), 0))
+    moments = [statistics.moments(layer.name) for layer in layers]
+    size = np.sqrt(np.maximum(np.mean([diagonal(spans) for spans in moments], axis=0), 0))
     size = np.maximum(size, SMALLEST_INPUT * size.max())
     if not size.max():
         return np.ones(len(size), np.float32)
     lost = np.zeros(len(EXPONENTS))
-    for layer, moment in zip(layers, moments, strict=True):
+    for layer, spans in zip(layers, moments, strict=True):
         rows = max(1, TRIED_WEIGHTS // layer.weight.shape[1])
         weight = layer.weight[:: -(-len(layer.weight) // rows)]
-        whole = _output_error(weight, moment)
+        whole = output_error(weight, spans)
         for at, exponent in enumerate(EXPONENTS):
             scales = _scales(size, exponent)
             encoded = round_to_nearest(layer.name, weight * scales, layer.type_name, None).tensor
             decoded = actquant_runtime.dequantize(encoded.data, layer.type_name, len(scales))
-            lost[at] += _output_error(weight - decoded / scales, moment) / (whole or 1)
+            lost[at] += output_error(weight - decoded / scales, spans) / (whole or 1)
     return _scales(size, EXPONENTS[lost.argmin()])
 
 
@@ -54,10 +55,6 @@ def _scales(size: np.ndarray, exponent: float) -> np.ndarray:
     """Returns size^exponent, its largest and smallest as far from 1 (as in the authors' code)."""
     scales = size**exponent
     return (scales / np.sqrt(scales.max() * scales.min())).astype(np.float32)
-
-
-def _output_error(difference: np.ndarray, moments: np.ndarray) -> float:
-    return float(((difference.astype(np.float64) @ moments) * difference).sum())
 
 
 AWQ = Recipe(

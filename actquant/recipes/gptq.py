@@ -8,7 +8,7 @@ import numpy as np
 
 from actquant.allocation.forward_order import allocate_forward_order
 from actquant.encoders.blocks import Encoded
-from actquant.encoders.feedback import encode_with_feedback
+from actquant.encoders.feedback import diagonal, encode_with_feedback
 from actquant.recipes.recipe import Recipe, within_budget
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ def encode(name: str, weight: np.ndarray, type_name: str, statistics: Statistics
     """Encodes a weight with feedback by the second moments of its layer's inputs; its error is that
     of the layer's outputs, correlations of inputs left out."""
     assert statistics is not None, "the pipeline collects what the recipe names"
-    moments = statistics.of(name, MOMENTS)[MOMENTS]
-    squares = np.tile(np.diag(moments), (len(weight), 1))
+    moments = statistics.moments(name)
+    squares = np.tile(diagonal(moments), (len(weight), 1))
     return encode_with_feedback(name, weight, type_name, moments, squares)
 
 

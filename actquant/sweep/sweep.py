@@ -190,7 +190,7 @@ class Sweep:
             if made_from == wanted and report.file_bytes == model.stat().st_size:
                 return report
         if not loaded:
-            loaded.append(load_for_dataset(self.checkpoint, self.dataset, streamed=False))
+            loaded.append(load_for_dataset(self.checkpoint, self.dataset, streamed=None))
         report = compress(
             self.checkpoint,
             model,

@@ -8,7 +8,6 @@ time, when something needs them.
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from actquant.common.errors import CheckpointError
 
@@ -195,14 +194,22 @@ class StreamedWeights:
         self._tensors.clear()
         self._parameters.clear()
 
+    def value(self, tensor: Tensor) -> Tensor:
+        """Reads what a placeholder or a view of one stands for; any other tensor is returned."""
+        if not self.owns(tensor):
+            return tensor
+        read = self._tensors[tensor.untyped_storage().data_ptr()].read().contiguous()
+        return read.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
     def computing(self) -> TorchDispatchMode:
         """Returns a context in which the module computes with the stored values, a tensor at a
-        time."""
+        time. Of gradients that pass through, only the placeholders stay in memory."""
         return _Substitute(self)
 
 
 class _Substitute(TorchDispatchMode):
-    """Replaces placeholders by what they stand for, operator by operator."""
+    """Replaces placeholders by what they stand for, operator by operator; views of them stay
+    views."""
 
     def __init__(self, weights: StreamedWeights) -> None:
         super().__init__()
@@ -211,11 +218,10 @@ class _Substitute(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Iterable[Any] = (), kwargs: Any = None
     ) -> Any:
-        def value(argument: Any) -> Any:
-            stored = self.weights.find(argument) if isinstance(argument, Tensor) else None
-            return argument if stored is None else stored.read()
-
-        return func(*tree_map(value, tuple(args)), **tree_map(value, dict(kwargs or {})))
+        args, kwargs = tuple(args), dict(kwargs or {})
+        if not func.is_view:
+            args, kwargs = tree_map_only(Tensor, self.weights.value, (args, kwargs))
+        return func(*args, **kwargs)
 
 
 class _ShapesOnly(TorchDispatchMode):
@@ -243,11 +249,6 @@ def example_outputs(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str
     shapes_only = nullcontext() if weights is None else _ShapesOnly(weights)
     with torch.no_grad(), shapes_only:
         return module(**inputs)
-
-
-def total_memory() -> int:
-    """Bytes of the machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def attach(module: nn.Module, weights: StreamedWeights) -> None:

@@ -1,34 +1,49 @@
 """The action Jacobian is that of the executed actions, for every family's own way to act."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from recipe_hashes import make_dataset
+from scipy.linalg import block_diag
 from tiny_families import BUILDERS, build_tiny, loading
 
-from actquant.calibration.accumulators import ActionJacobian, EmbeddingJacobian, SecondMoments
+from actquant.calibration import saved_tensors, statistics
+from actquant.calibration.accumulators import ActionJacobian, EmbeddingJacobian
 from actquant.calibration.dataset import load_for_dataset
 from actquant.calibration.frames import calibrate
 from actquant.calibration.losses import action_projections
 from actquant.calibration.statistics import collect
 from actquant.calibration.work_folder import WorkFolder
 from actquant.capture.policy import quantizable
-from actquant.policies import load_policy
+from actquant.policies import LoadedPolicy, load_policy
+
+KINDS = {
+    "linear": ["action_jacobian", "second_moments"],
+    "convolution": ["action_jacobian", "second_moments"],
+    "embedding": ["embedding_jacobian"],
+}
+
+
+def load_both(family: str, folder: Path) -> tuple[LoadedPolicy, LoadedPolicy]:
+    """Returns a small policy with its weights in memory and on disk; writes a dataset."""
+    checkpoint = build_tiny(family, folder / "checkpoint")
+    with loading(family):
+        face = load_policy(checkpoint, control_rate_hz=10).interface
+        make_dataset(folder / "data", face, episodes=2, length=4)
+        in_memory, streamed = (
+            load_for_dataset(checkpoint, folder / "data", streamed=streamed)
+            for streamed in (False, True)
+        )
+    return in_memory, streamed
 
 
 @pytest.mark.parametrize("family", BUILDERS)
 def test_hooks_give_the_squared_gradient_of_the_executed_actions(family: str, tmp_path):
-    checkpoint = build_tiny(family, tmp_path / "checkpoint")
-    with loading(family):
-        face = load_policy(checkpoint, control_rate_hz=10).interface
-        make_dataset(tmp_path / "data", face, episodes=2, length=4)
-        loaded = load_for_dataset(checkpoint, tmp_path / "data", streamed=False)
+    loaded, _ = load_both(family, tmp_path)
     frames = calibrate(loaded, tmp_path / "data", n_frames=2, n_held_out=0).calibration
-    kinds = {
-        "linear": ["action_jacobian", "second_moments"],
-        "convolution": ["action_jacobian", "second_moments"],
-        "embedding": ["embedding_jacobian"],
-    }
+    kinds = KINDS
     tensors = quantizable(loaded, kinds)
     tables = [tensor for tensor in tensors if tensor.kind == "embedding"]
     layers = [tensor for tensor in tensors if tensor.kind != "embedding"]
@@ -60,8 +75,10 @@ def test_hooks_give_the_squared_gradient_of_the_executed_actions(family: str, tm
             if padding is not None:  # PyTorch lets no gradient through to it
                 jacobian[padding] = value[padding]
         else:
-            jacobian = found.of(tensor.name, ActionJacobian.name)["action_jacobian"]
-            moments = found.of(tensor.name, SecondMoments.name)["second_moments"]
+            collected = found.of(tensor.name, ActionJacobian.name)
+            jacobian = collected["action_jacobian"]
+            value = value[collected["rows"]] if "rows" in collected else value
+            moments = block_diag(*found.moments(tensor.name))
         np.testing.assert_allclose(
             jacobian, value, rtol=2e-3, atol=1e-5 * value.max(), err_msg=tensor.name
         )
@@ -70,3 +87,27 @@ def test_hooks_give_the_squared_gradient_of_the_executed_actions(family: str, tm
         np.linalg.cholesky(moments + smallest * np.eye(len(moments)))
         moved += bool(value.any())
     assert moved > 0.8 * len(expected)
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_a_large_policy_has_the_same_curvature(family: str, tmp_path, monkeypatch):
+    """Weights on disk, activations in bfloat16 until the backward pass, moments in later passes."""
+    loaded, streamed = load_both(family, tmp_path)
+    found = []
+    for policy, name, options in (
+        (loaded, "a", {"batch_size": 2}),
+        (streamed, "b", {"batch_size": 2, "memory_bytes": 1 << 20}),
+    ):
+        frames = calibrate(policy, tmp_path / "data", n_frames=2, n_held_out=0).calibration
+        work = WorkFolder(tmp_path / name)
+        tensors = quantizable(policy, KINDS)
+        found.append(collect(policy, tensors, frames, KINDS, work, {}, draws=1, **options))
+        monkeypatch.setattr(statistics, "LARGE_POLICY", 1)
+        monkeypatch.setattr(saved_tensors, "SMALLEST_PACKED", 1)
+    for tensor in quantizable(loaded, KINDS):
+        for kind in KINDS[tensor.kind]:
+            one, other = (each.of(tensor.name, kind) for each in found)
+            assert one.keys() == other.keys()
+            for key in one:
+                scale = np.linalg.norm(one[key]) or 1.0
+                assert np.linalg.norm(one[key] - other[key]) < 0.05 * scale, (tensor.name, key)

@@ -1,9 +1,17 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from actquant_runtime import dequantize, quantize, quantize_with_feedback
 
+from actquant.calibration.sampling import column_spans
 from actquant.common.errors import QuantizationError
-from actquant.encoders.feedback import encode_with_feedback, factor_inverse
+from actquant.encoders.feedback import (
+    diagonal,
+    encode_with_feedback,
+    factor_inverse,
+    output_error,
+)
 from actquant.format.tensor_types import row_bytes
 
 WITHIN_BLOCKS = (
@@ -81,7 +89,7 @@ def test_inputs_that_never_came_make_up_for_nothing(layer):
     weight, moments = layer
     seen = moments.copy()
     seen[100:] = seen[:, 100:] = 0
-    found = encode_with_feedback("blk.q", weight, "Q4_K", seen, np.ones_like(weight))
+    found = encode_with_feedback("blk.q", weight, "Q4_K", [seen], np.ones_like(weight))
     assert 0 < found.error < 0.1 and found.guided
     np.testing.assert_array_equal(factor_inverse(np.zeros((4, 4))), np.eye(4))
 
@@ -91,14 +99,39 @@ def test_what_is_not_finite_is_named(layer):
     bad = moments.copy()
     bad[3, 3] = np.nan
     with pytest.raises(QuantizationError, match="blk.q: the second moments hold NaN"):
-        encode_with_feedback("blk.q", weight, "Q4_K", bad, weight)
+        encode_with_feedback("blk.q", weight, "Q4_K", [bad], weight)
     bad = weight.copy()
     bad[1, 2] = np.inf
     with pytest.raises(QuantizationError, match="blk.q: the weight holds NaN"):
-        encode_with_feedback("blk.q", bad, "Q4_K", moments, weight)
+        encode_with_feedback("blk.q", bad, "Q4_K", [moments], weight)
     with pytest.raises(ValueError, match=r"factor\[1, 1\] is not a positive number"):
         quantize_with_feedback(weight[:, :2], "Q4_K", np.diag([1.0, 0.0]))
     with pytest.raises(ValueError, match="factor must be"):
         quantize_with_feedback(weight, "Q4_K", np.eye(3))
     with pytest.raises(ValueError, match="F16 has no blocks"):
         quantize_with_feedback(weight, "F16", np.eye(512))
+
+
+def test_spans_of_columns_are_encoded_apart(layer):
+    weight, _ = layer
+    rng = np.random.default_rng(3)
+    inputs = rng.normal(size=(1024, 256)) @ (rng.normal(size=(256, 256)) / 16 + np.eye(256))
+    moments, nothing = inputs.T @ inputs / len(inputs), np.zeros((256, 256))
+    whole = np.block([[moments, nothing], [nothing, moments]])
+    one, two = (
+        encode_with_feedback("blk.q", weight, "Q2_K", spans, np.ones_like(weight))
+        for spans in ([whole], [moments, moments])
+    )
+    np.testing.assert_array_equal(one.tensor.data, two.tensor.data)
+    assert one.error == pytest.approx(two.error)
+    np.testing.assert_array_equal(diagonal([moments, moments]), diagonal([whole]))
+    assert output_error(weight, [moments, moments]) == pytest.approx(output_error(weight, [whole]))
+
+
+@pytest.mark.parametrize("columns", [1024, 4096, 4304, 16384])
+def test_spans_are_whole_blocks_and_cover_all_columns(columns: int):
+    spans = column_spans(columns)
+    assert spans[0].start == 0 and spans[-1].stop == columns
+    assert all(a.stop == b.start and a.stop % 256 == 0 for a, b in pairwise(spans))
+    assert max(span.stop - span.start for span in spans) <= 4096
+    assert len(spans) == -(-columns // 4096)

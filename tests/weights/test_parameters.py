@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -172,17 +173,34 @@ def test_all_differences_of_keys_and_shapes_are_listed(saved):
         load_weights(skeleton(), folder, lambda _: names)
 
 
-def test_a_view_taken_too_early_is_an_error(saved):
-    _, folder = saved
-    block = skeleton()
-    early = block.inner.weight[:4]
-    load_weights(block, folder)
-    weights = block.__dict__["streamed_weights"]
-    with (
-        weights.computing(),
-        pytest.raises(CheckpointError, match=re.escape("a view [4, 16] of a parameter [16, 16]")),
-    ):
-        nn.functional.linear(torch.ones(1, 16), early)
+def test_views_of_weights_compute_but_are_no_parameters(saved):
+    block, folder = saved
+    other = skeleton()
+    early = other.inner.weight[4:]
+    load_weights(other, folder)
+    weights = other.__dict__["streamed_weights"]
+    x = torch.randn(2, 12)
+    with weights.computing():
+        for view, expected in (
+            (early, block.inner.weight[4:]),
+            (other.inner.weight.T[:, 2:14].T, block.inner.weight.T[:, 2:14].T),
+        ):
+            assert torch.equal(nn.functional.linear(x, view.T), x @ expected)
+    with pytest.raises(CheckpointError, match=re.escape("a view [12, 16] of a parameter [16, 16]")):
+        weights.find(early)
+
+
+def test_gradients_pass_through_weights_on_disk(saved):
+    block, folder = saved
+    other, weights = streamed(folder)
+    found = []
+    for module, context in ((block, nullcontext()), (other, weights.computing())):
+        x = torch.arange(48.0).reshape(3, 16).requires_grad_()
+        with context:
+            module(x)["y"].square().sum().backward()
+        found.append(x.grad)
+    assert torch.equal(found[0], found[1]) and found[0].any()
+    assert not other.inner.weight.any()
 
 
 def test_tensors_in_memory_can_be_a_store_too():
