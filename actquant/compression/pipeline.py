@@ -101,8 +101,8 @@ def compress(
     `full`); work: folder of resumable artefacts, which may be shared between recipes and budgets
     (with a dataset the default is an entry of the cache; without one nothing is kept); cache: its
     folder, where that is not the user's (see `cache_folder`); memory_bytes: what the statistics of
-    one pass may take (see `collect`); loaded: the checkpoint where it was loaded for this dataset before, weights
-    in memory; facts: see CheckpointFacts. An existing file is replaced at the very end, when the
+    one pass may take (see `collect`); loaded: the checkpoint where it was loaded for this dataset
+    before; facts: see CheckpointFacts. An existing file is replaced at the very end, when the
     new one is whole and within the budget.
 
     Raises CheckpointError, DatasetError, CalibrationError, CaptureError, ParityError (the program
