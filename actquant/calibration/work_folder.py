@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from actquant.common.files import atomic_path
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Contents = tuple[Mapping[str, np.ndarray], Mapping[str, Any]]
 """(arrays by name, JSON-able results)"""

@@ -73,6 +73,21 @@ def encode_with_feedback(
     data = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     encoded = EncodedTensor(type_name, data, weight.shape)
     seen = np.arange(len(weight)) if rows is None else rows
+    lost, whole = _errors(name, weight, encoded, jacobian, seen)
+    return Encoded(encoded, lost / whole if whole else 0.0, guided=bool(jacobian.any()))
+
+
+def _errors(
+    name: str, weight: np.ndarray, encoded: EncodedTensor, jacobian: np.ndarray, seen: np.ndarray
+) -> tuple[float, float]:
+    """Returns the action error of the rows `seen`, which are those of the jacobian in order, and
+    that of zeros in their place; decodes some rows at a time.
+
+    Raises QuantizationError, naming the tensor, if any decoded weight is not finite.
+    """
+    import actquant_runtime
+
+    data, type_name = encoded.data, encoded.type
     counts = np.zeros(len(weight), bool)
     counts[seen] = True
     lost = whole = 0.0
@@ -86,7 +101,7 @@ def encode_with_feedback(
         expected, weighed = weight[some][own], jacobian[(seen >= begin) & (seen < begin + step)]
         lost += action_error(expected, decoded[own], weighed)
         whole += action_error(expected, np.zeros_like(expected), weighed)
-    return Encoded(encoded, lost / whole if whole else 0.0, guided=bool(jacobian.any()))
+    return lost, whole
 
 
 def action_error(weight: np.ndarray, decoded: np.ndarray, jacobian: np.ndarray) -> float:

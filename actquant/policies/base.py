@@ -125,8 +125,8 @@ class LoadedPolicy:
         return weights if weights is not None and weights.bytes else None
 
     def computing(self) -> AbstractContextManager[Any]:
-        """Returns where PyTorch runs the policy: streamed weights are there, one at a time, without
-        gradients."""
+        """Returns where PyTorch runs the policy: streamed weights are there, one at a time. They
+        themselves have no gradients."""
         weights = self.streamed
         return nullcontext() if weights is None else weights.computing()
 

@@ -83,8 +83,7 @@ def _place_weights(loaded: LoadedPolicy, streamed: bool | None) -> None:
     if streamed is False and size > memory:
         raise CheckpointError(
             f"{loaded.folder}: as float32 the weights take {size / 1e9:.1f} GB, this machine has "
-            f"{memory / 1e9:.1f} GB; what needs PyTorch's gradients cannot be done here, a "
-            "recipe without a dataset can"
+            f"{memory / 1e9:.1f} GB; leave them on disk, as `compress` does by any recipe"
         )
     if streamed is False or (streamed is None and size <= memory / 2):
         loaded.streamed.load()

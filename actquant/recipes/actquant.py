@@ -26,23 +26,24 @@ class Curvature:
     """How much the actions change with a matrix.
 
     moments: the Hessian along each row, [span, span] of each span of columns; jacobian: [n,
-    columns], of each weight of the rows, or of those rows that `rows` [n] names; others: whether
-    those stand for the others, which do not move the actions if not.
+    columns], of each weight of the rows, or of those rows that `rows` [n] names; sampled: whether
+    those stand for all rows; if not, as of a table of tokens, the others do not move the actions.
     """
 
     moments: list[np.ndarray]
     jacobian: np.ndarray
     rows: np.ndarray | None = None
-    others: bool = True
+    sampled: bool = False
 
 
 def curvature(name: str, statistics: Statistics) -> Curvature:
     """Returns what was collected of a matrix."""
     if statistics.holds(name, TABLE):
         found = statistics.of(name, TABLE)
-        return Curvature([found["gradient_moments"]], found[JACOBIAN], found["rows"], others=False)
+        return Curvature([found["gradient_moments"]], found[JACOBIAN], found["rows"])
     found = statistics.of(name, JACOBIAN)
-    return Curvature(statistics.moments(name), found[JACOBIAN], found.get("rows"))
+    rows = found.get("rows")
+    return Curvature(statistics.moments(name), found[JACOBIAN], rows, sampled=rows is not None)
 
 
 def measure_errors(
@@ -60,7 +61,7 @@ def measure_errors(
     found = curvature(tensor.name, statistics)
     share = 1.0
     if found.rows is not None:
-        share = len(weight) / len(found.rows) if found.others else 1.0
+        share = len(weight) / len(found.rows) if found.sampled else 1.0
         weight = weight[found.rows]
     whole = action_error(weight, np.zeros_like(weight), found.jacobian)
     some = slice(None, None, weight.size // SAMPLED_WEIGHTS or 1)
