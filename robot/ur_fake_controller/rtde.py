@@ -92,6 +92,7 @@ class RtdeServer:
         self.owners: dict[str, RtdeClient] = {}
         self.frozen = False
         self.delay = 0.0
+        self.misfits = 0  # data packets that fitted no recipe
         self._on_input, self._ticks = on_input, 0
         self.service = Service(loop, host, PORT, lambda *args: RtdeClient(self, *args))
 
@@ -216,6 +217,7 @@ class RtdeClient(Connection):
     def _on_input(self, kind: int, payload: bytes) -> None:
         recipe = self._inputs.get(payload[0]) if payload else None
         if recipe is None or len(payload) - 1 != recipe.size:
+            self._server.misfits += 1
             # ur-rtde itself sends such packets, getForwardKinematics(q, tcp) for one.
             logger.warning("RTDE: a data packet of %d bytes fits no recipe", len(payload))
             return

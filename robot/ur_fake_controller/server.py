@@ -156,6 +156,7 @@ class ControllerServer:
                 name: self.gripper.get(name) for name in ("ACT", "STA", "POS", "PRE", "OBJ")
             },
             "clients": {name: len(s.connections) for name, s in self.services.items()},
+            "misfits": self.rtde.misfits,
             "lateness": self.pacer.report(),
             "log": list(self.log),
             **self.world.report(),

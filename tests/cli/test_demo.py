@@ -20,7 +20,7 @@ BRIEF = CompressionSettings(
 def report(tmp_path_factory: pytest.TempPathFactory) -> DemoReport:
     out = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch, Progress(disable=True) as progress:
-        patch.setattr(actquant, "MEASURED_WEIGHTS", 1 << 14)
+        patch.setattr(actquant, "SAMPLED_WEIGHTS", 1 << 14)
         made = run(out, bpw=2.5, starts="0:1", progress=progress, settings=BRIEF)
     assert DemoReport.model_validate_json((out / "report.json").read_text()) == made
     return made
