@@ -1,7 +1,9 @@
 """What it takes to convert a policy and to run it: time, memory, size. One command, one JSON.
 
     python benchmarks/real_size.py CHECKPOINT --recipe rtn --bpw 3 --out p.gguf --json p.json
+    python benchmarks/real_size.py CHECKPOINT --out p.gguf --json p.json -- --dataset D --frames 16
 
+What follows `--` goes to `actquant compress` as it is.
 The conversion runs in a process of its own. Its peak is the largest resident set of that process
 or of one of its children; file pages that are mapped count. Loading is measured with the file in
 the page cache, where it is after the conversion.
@@ -26,7 +28,7 @@ UNITS = 1024
 """Of ru_maxrss on Linux."""
 
 
-def convert(arguments: argparse.Namespace) -> dict[str, Any]:
+def convert(arguments: argparse.Namespace, more: list[str]) -> dict[str, Any]:
     """Runs `actquant compress`; its report with wall time and peak memory."""
     command = [sys.executable, "-m", "actquant.cli", "compress", arguments.checkpoint, "--json"]
     command += ["--recipe", arguments.recipe, "--bpw", str(arguments.bpw)]
@@ -35,6 +37,7 @@ def convert(arguments: argparse.Namespace) -> dict[str, Any]:
         command += ["--control-rate-hz", str(arguments.control_rate_hz)]
     for pair in arguments.option:
         command += ["--option", pair]
+    command += more
     begin = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     seconds = time.perf_counter() - begin
@@ -52,7 +55,9 @@ def convert(arguments: argparse.Namespace) -> dict[str, Any]:
                 "quantized_tensor_bpw",
                 "parameter_count",
                 "file_error",
+                "held_out",
                 "timings_s",
+                "remarks",
             )
         },
         "program_error": report["program_error"],
@@ -88,13 +93,15 @@ def main() -> None:
     parser.add_argument("--option", action="append", default=[])
     parser.add_argument("-n", type=int, default=3, help="inferences after one to warm up")
     parser.add_argument("--threads", type=int, default=0)
-    arguments = parser.parse_args()
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments = parser.parse_args(sys.argv[1:end])
     result = {
         "checkpoint": arguments.checkpoint,
         "recipe": arguments.recipe,
+        "compress": sys.argv[end + 1 :],
         "verify": arguments.verify,
         "machine": {"cores": os.cpu_count(), "processor": platform.processor()},
-        "conversion": convert(arguments),
+        "conversion": convert(arguments, sys.argv[end + 1 :]),
         "run": run(arguments.out, arguments.n, arguments.threads),
     }
     text = json.dumps(result, indent=1)

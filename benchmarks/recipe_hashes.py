@@ -20,12 +20,8 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
-
-if TYPE_CHECKING:
-    from actquant.policies.base import PolicyInterface
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "tests/compression", "benchmarks")]
@@ -64,38 +60,11 @@ def compress(policy: Policy, arguments: list[str]) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def make_dataset(folder: Path, face: PolicyInterface, episodes: int = 4, length: int = 8) -> None:
-    """Writes a LeRobotDataset of random pictures and walks with the features of a policy."""
-    import numpy as np
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    size = (face.image_source_height, face.image_source_width)
-    picture = {"dtype": "image", "shape": (*size, 3), "names": ["height", "width", "channels"]}
-    features: dict[str, dict[str, Any]] = {camera: dict(picture) for camera in face.cameras}
-    sizes = {"observation.state": len(face.state_mean) or 1, "action": len(face.action_mean)}
-    for key, count in sizes.items():
-        names = [f"{key[0]}{i}" for i in range(count)]
-        features[key] = {"dtype": "float32", "shape": (count,), "names": names}
-    dataset = LeRobotDataset.create(
-        "local/walks", fps=10, features=features, root=folder, use_videos=False
-    )
-    rng = np.random.default_rng(0)
-    for episode in range(episodes):
-        walk = np.cumsum(rng.normal(0, 0.3, (length, sum(sizes.values()))), axis=0)
-        for step in walk.astype(np.float32):
-            state, action = np.split(step, [sizes["observation.state"]])
-            pictures = {c: rng.integers(0, 256, (*size, 3), np.uint8) for c in face.cameras}
-            numbers = {"observation.state": state, "action": action}
-            task = "lift the cube" if episode % 2 else "put the cube into the tray"
-            dataset.add_frame({**pictures, **numbers, "task": task})
-        dataset.save_episode()
-    dataset.finalize()
-
-
 def make_policy(name: str, folder: Path) -> Policy:
     """Makes a family's checkpoint and dataset, and finds budgets that it can meet."""
     checkpoint, dataset, noted = folder / "checkpoint", folder / "dataset", folder / "budget.json"
     if not noted.exists():
+        from random_dataset import make_dataset
         from tiny_families import build_tiny, loading
 
         from actquant.policies import load_policy

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from recipe_hashes import make_dataset
+from random_dataset import make_dataset
 from scipy.linalg import block_diag
 from tiny_families import BUILDERS, build_tiny, loading
 
