@@ -1,6 +1,6 @@
-"""A LeRobotDataset of random pictures and walks, with the features of a policy:
+"""A LeRobotDataset of random pictures and walks at 10 Hz, with the features of a policy.
 
-    python benchmarks/random_dataset.py CHECKPOINT FOLDER --control-rate-hz 50
+Usage: python benchmarks/random_dataset.py CHECKPOINT FOLDER
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from actquant.policies import load_policy
 from actquant.policies.base import PolicyInterface
 
+RATE_HZ = 10
+
 
 def make_dataset(folder: Path, face: PolicyInterface, episodes: int = 4, length: int = 8) -> None:
     """Writes a LeRobotDataset of random pictures and walks with the features of a policy."""
@@ -26,7 +28,7 @@ def make_dataset(folder: Path, face: PolicyInterface, episodes: int = 4, length:
         names = [f"{key[0]}{i}" for i in range(count)]
         features[key] = {"dtype": "float32", "shape": (count,), "names": names}
     dataset = LeRobotDataset.create(
-        "local/walks", fps=10, features=features, root=folder, use_videos=False
+        "local/walks", fps=RATE_HZ, features=features, root=folder, use_videos=False
     )
     rng = np.random.default_rng(0)
     for episode in range(episodes):
@@ -45,11 +47,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--control-rate-hz", type=float)
     parser.add_argument("--episodes", type=int, default=4)
     parser.add_argument("--length", type=int, default=16, help="frames of an episode")
     arguments = parser.parse_args()
-    policy = load_policy(arguments.checkpoint, control_rate_hz=arguments.control_rate_hz)
+    policy = load_policy(arguments.checkpoint, control_rate_hz=RATE_HZ)
     make_dataset(arguments.folder, policy.interface, arguments.episodes, arguments.length)
 
 
