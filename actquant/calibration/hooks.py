@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812  as everywhere
 from torch import Tensor, nn
 
@@ -18,13 +19,21 @@ class LayerHooks:
     A convolution is handed over as the linear layer that it is on the patches of its input, an
     embedding with the tokens as its input.
 
-    layers: each module with its accumulators. Use `watch` around the forward and, where one of them
-    needs gradients, the backward pass of one batch of losses that are independent of each other
-    (their sum is what is differentiated).
+    layers: each module with its accumulators; in_bfloat16: keep the inputs in bfloat16 for the
+    backward pass. Use `watch` around the forward and, where one of the accumulators needs
+    gradients, the backward pass of one batch of losses that are independent of each other (their
+    sum is what is differentiated).
     """
 
-    def __init__(self, layers: Sequence[tuple[nn.Module, Sequence[Accumulator]]]) -> None:
+    def __init__(
+        self,
+        layers: Sequence[tuple[nn.Module, Sequence[Accumulator]]],
+        *,
+        in_bfloat16: bool = False,
+    ) -> None:
         self._layers = layers
+        self._in_bfloat16 = in_bfloat16
+        self._last: tuple[Tensor, Tensor] | None = None
 
     @contextmanager
     def watch(self, frames: int) -> Iterator[None]:
@@ -39,6 +48,7 @@ class LayerHooks:
         try:
             yield
         finally:
+            self._last = None
             for handle in handles:
                 handle.remove()
         for _, accumulators in self._layers:
@@ -59,9 +69,11 @@ class LayerHooks:
                 # Nothing before it needs a gradient. A copy of a leaf may be changed in place.
                 output = output.detach().requires_grad_(True).clone()
             scale = _scale(module, x, output.detach())
+            kept, dtype = self._kept(inputs[0]), x.dtype
 
             def backward(dz: Tensor) -> None:
-                rows = rows_in(module, x)  # anew: patches take many times the memory of x
+                # Anew: patches take many times the memory of x.
+                rows = rows_in(module, kept.to(dtype))
                 for accumulator in guided:
                     accumulator.backward(rows, rows_out(module, dz) * scale)
 
@@ -69,6 +81,15 @@ class LayerHooks:
             return output
 
         return forward
+
+    def _kept(self, x: Tensor) -> Tensor:
+        """Returns an input as it is kept; layers that share one, as queries and keys do, share what
+        is kept of it."""
+        if not self._in_bfloat16 or x.dtype != torch.float32:
+            return x.detach()
+        if self._last is None or self._last[0] is not x:
+            self._last = x, x.detach().bfloat16()
+        return self._last[1]
 
 
 def rows_in(module: nn.Module, x: Tensor) -> Tensor:

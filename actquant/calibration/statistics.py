@@ -5,8 +5,9 @@ on the layers. Accumulators are taken in groups that fit into a given memory, on
 those that need gradients first: the others' passes go forward only. Each tensor's statistics are
 an artefact of their own; a pass that was interrupted goes on from the samples it has done.
 
-A large policy runs one frame at a time, which keeps all cores busy, and what autograd saves of it
-is held in bfloat16; its weights may stay on disk.
+A large policy runs one frame at a time, which keeps all cores busy; what autograd saves of it is
+held in bfloat16, and its products are computed from bfloat16 where the processor can and sums in
+float32. Its weights may stay on disk.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from actquant.calibration.accumulators import (
     MixedFramesError,
     SecondMoments,
 )
+from actquant.calibration.bfloat16 import bfloat16_products, save_in_bfloat16
 from actquant.calibration.dataset import ACTION
 from actquant.calibration.frames import Frames
 from actquant.calibration.hooks import LayerHooks, frozen, make_layers
 from actquant.calibration.losses import OBJECTIVES
-from actquant.calibration.saved_tensors import save_in_bfloat16
 from actquant.calibration.work_folder import Contents, WorkFolder
 from actquant.common.errors import CalibrationError
 from actquant.common.machine import total_memory
@@ -189,6 +190,7 @@ class _Pass:
     ) -> None:
         self.loaded, self.frames, self.work, self.made_from = loaded, frames, work, made_from
         self.objective = OBJECTIVES[objective]
+        self.is_large = sum(p.numel() for p in loaded.policy.parameters()) >= LARGE_POLICY
         self.accumulators = {
             tensor: [kind(tensor.name, *tensor.shape) for kind in kinds]
             for tensor, kinds in wanted.items()
@@ -205,12 +207,11 @@ class _Pass:
         total, seen = draws * len(self.frames), 0
         done = saved = self._resume()
         still = frozen(self.loaded.policy) if self._guided(0) else nullcontext()
-        policy = self.loaded.policy
-        is_large = sum(p.numel() for p in policy.parameters()) >= LARGE_POLICY
-        packed = save_in_bfloat16(policy) if is_large else nullcontext()
-        if is_large:
+        packed = save_in_bfloat16(self.loaded.policy) if self.is_large else nullcontext()
+        products = bfloat16_products() if self.is_large else nullcontext()
+        if self.is_large:
             batch_size = save_every = 1
-        with still, bar(progress, "statistics", total, done) as advance:
+        with still, products, bar(progress, "statistics", total, done) as advance:
             for draw in range(draws):
                 hooks = self._hooks(draw)
                 for batch in self.frames.batches(batch_size):
@@ -245,7 +246,7 @@ class _Pass:
 
     def _hooks(self, draw: int) -> LayerHooks:
         by_path = {tensor.module: found for tensor, found in self._taking(draw).items()}
-        return LayerHooks(make_layers(self.loaded.policy, by_path))
+        return LayerHooks(make_layers(self.loaded.policy, by_path), in_bfloat16=self.is_large)
 
     @property
     def _item(self) -> str:

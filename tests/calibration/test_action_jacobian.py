@@ -1,5 +1,8 @@
 """The action Jacobian is that of the executed actions, for every family's own way to act."""
 
+import gc
+import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from random_dataset import make_dataset
 from scipy.linalg import block_diag
 from tiny_families import BUILDERS, build_tiny, loading
 
-from actquant.calibration import saved_tensors, statistics
+from actquant.calibration import bfloat16, statistics
 from actquant.calibration.accumulators import ActionJacobian, EmbeddingJacobian
 from actquant.calibration.dataset import load_for_dataset
 from actquant.calibration.frames import calibrate
@@ -103,7 +106,8 @@ def test_a_large_policy_has_the_same_curvature(family: str, tmp_path, monkeypatc
         tensors = quantizable(policy, KINDS)
         found.append(collect(policy, tensors, frames, KINDS, work, {}, draws=1, **options))
         monkeypatch.setattr(statistics, "LARGE_POLICY", 1)
-        monkeypatch.setattr(saved_tensors, "SMALLEST_PACKED", 1)
+        monkeypatch.setattr(bfloat16, "SMALLEST_PACKED", 1)
+        monkeypatch.setattr(statistics, "bfloat16_products", nullcontext)
     for tensor in quantizable(loaded, KINDS):
         for kind in KINDS[tensor.kind]:
             one, other = (each.of(tensor.name, kind) for each in found)
@@ -111,3 +115,34 @@ def test_a_large_policy_has_the_same_curvature(family: str, tmp_path, monkeypatc
             for key in one:
                 scale = np.linalg.norm(one[key]) or 1.0
                 assert np.linalg.norm(one[key] - other[key]) < 0.05 * scale, (tensor.name, key)
+
+
+def test_products_are_rounded_to_bfloat16_at_most_and_only_within():
+    before = torch.get_float32_matmul_precision()
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    exact = a @ b
+    with pytest.raises(ZeroDivisionError), bfloat16.bfloat16_products():
+        assert (a @ b - exact).norm() < 0.01 * exact.norm()
+        raise ZeroDivisionError
+    assert torch.get_float32_matmul_precision() == before
+    assert torch.equal(a @ b, exact)
+
+
+def test_what_autograd_saved_goes_with_the_graph():
+    """An output that is kept as it is, as small ones are, must not keep its own operator where no
+    gradient passes, as behind the last layer of a prefix."""
+
+    class Witness:
+        def __call__(self, gradient: torch.Tensor) -> None:
+            pass
+
+    module = torch.nn.Linear(2, 2)
+    with bfloat16.save_in_bfloat16(module):
+        output = torch.ones(2, requires_grad=True).exp()
+    witness = Witness()
+    output.register_hook(witness)
+    alive = weakref.ref(witness)
+    del witness, output
+    gc.collect()
+    assert alive() is None

@@ -57,7 +57,9 @@ def test_groups_of_layers_give_what_one_pass_over_all_gives(dataset, tmp_path, m
     wanted = {"linear": [kind.name for kind in kinds]}
     passes = []
     monkeypatch.setattr(
-        statistics_module, "LayerHooks", lambda layers: passes.append(layers) or hooks(layers)
+        statistics_module,
+        "LayerHooks",
+        lambda layers, **options: passes.append(layers) or hooks(layers, **options),
     )
     whole = collect(
         loaded,

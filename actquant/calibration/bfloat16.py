@@ -1,6 +1,9 @@
-"""What autograd saves for the backward pass, in half the memory."""
+"""Half the memory for what autograd saves, faster products: where float32 is not needed."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +23,25 @@ def save_in_bfloat16(module: nn.Module) -> saved_tensors_hooks:
     def pack(saved: Tensor) -> Tensor:
         large = saved.dtype == torch.float32 and saved.numel() >= SMALLEST_PACKED
         if not large or saved.untyped_storage().data_ptr() in parameters:
-            return saved
-        return saved.bfloat16()
+            # Detached: an operator's output, kept as it is, would keep its operator and so itself.
+            return saved.detach()
+        return saved.detach().bfloat16()
 
     def unpack(kept: Tensor) -> Tensor:
         return kept.float() if kept.dtype == torch.bfloat16 else kept
 
     return saved_tensors_hooks(pack, unpack)
+
+
+@contextmanager
+def bfloat16_products() -> Iterator[None]:
+    """Lets PyTorch round the factors of float32 matrix products to bfloat16, sums stay float32.
+
+    PyTorch does so where the processor has instructions for it.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
