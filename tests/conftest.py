@@ -6,6 +6,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "exports" / "reference"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_policies import build_tiny_smolvla

@@ -12,6 +12,7 @@ float32. Its weights may stay on disk.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ MEMORY_SHARE = 1 / 6
 more."""
 LARGE_POLICY = 100_000_000
 """Parameters from which on one frame keeps all cores busy."""
+SAVE_SECONDS = 120
+"""After which the state of a pass is saved at the latest: it may take gigabytes, and a large
+policy minutes for a few frames."""
 Group = dict[QuantizableTensor, list[type[Accumulator]]]
 """What one pass collects."""
 KindsOf = Mapping[MatrixKind, Sequence[str]]
@@ -111,7 +115,8 @@ def collect(
     tensors: in forward order, of these kinds of matrices; draws: draws of noise and time per frame,
     for the kinds that need them (the others take the first); made_from: hashes of everything that
     the result depends on; memory_bytes: what the accumulators of one pass may take, by default
-    MEMORY_SHARE of the machine's; save_every: samples after which the state of a pass is saved.
+    MEMORY_SHARE of the machine's; save_every: samples after which the state of a pass is saved, or
+    earlier after SAVE_SECONDS.
 
     Raises CalibrationError if a loss or a result is not finite, or a layer was never used.
     """
@@ -206,11 +211,12 @@ class _Pass:
         draws = draws if any(each.needs_draws for each in every) else 1
         total, seen = draws * len(self.frames), 0
         done = saved = self._resume()
+        saved_at = time.monotonic()
         still = frozen(self.loaded.policy) if self._guided(0) else nullcontext()
         packed = save_in_bfloat16(self.loaded.policy) if self.is_large else nullcontext()
         products = bfloat16_products() if self.is_large else nullcontext()
         if self.is_large:
-            batch_size = save_every = 1
+            batch_size = 1
         with still, products, bar(progress, "statistics", total, done) as advance:
             for draw in range(draws):
                 hooks = self._hooks(draw)
@@ -229,9 +235,10 @@ class _Pass:
                         if self._guided(draw):
                             values.sum().backward()
                     advance(count)
-                    if seen - saved >= save_every and seen < total:
+                    is_due = time.monotonic() - saved_at >= SAVE_SECONDS
+                    if (is_due or seen - saved >= save_every) and seen < total:
                         self._save(seen)
-                        saved = seen
+                        saved, saved_at = seen, time.monotonic()
         self._finish(total)
 
     def _taking(self, draw: int) -> dict[QuantizableTensor, list[Accumulator]]:

@@ -34,6 +34,7 @@ SPECIALS = {
     "video_token": "<video>",
 }
 VLM_FOLDER = "vlm"
+TEXT_MODEL = "model.vlm_with_expert.vlm.model.text_model."
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,25 @@ class PolicySize:
     action_steps: int = 4
     flow_steps: int = 5
     padded_state: int = 16
+    vision_width: int = 0  # 0: as wide as the language model
+    expert_width: int = 0  # 0: as wide as the language model
+    pretrained: bool = False  # the language model: SmolLM2-135M, frozen
+
+    @property
+    def vision(self) -> int:
+        return self.vision_width or self.width
+
+    @property
+    def vision_intermediate(self) -> int:
+        return 2 * self.vision_width or self.intermediate
+
+    @property
+    def expert(self) -> int:
+        return self.expert_width or self.width
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
 
     @property
     def image_tokens(self) -> int:
@@ -81,8 +101,23 @@ def train_tokenizer(instructions: list[str], folder: Path, vocab: int) -> None:
     )
     tokenizer.train_from_iterator([f"{text}\n" for text in sorted(set(instructions))], trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
+    write_tokenizer_config(folder)
+
+
+def write_pretrained_tokenizer(folder: Path) -> None:
+    """Writes SmolLM2's tokenizer with SmolVLM's special tokens after its own."""
+    from smollm2 import load_tokenizer
+
+    tokenizer = load_tokenizer().backend_tokenizer
+    tokenizer.add_special_tokens(list(SPECIALS.values()))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_tokenizer_config(folder)
+
+
+def write_tokenizer_config(folder: Path) -> None:
+    """Writes which tokens are special, by the names that SmolVLM's processor asks for."""
     names = {k: SPECIALS[k] for k in ("fake_image_token", "image_token", "global_image_token")}
-    names |= {"end_of_utterance_token": SPECIALS["end_of_utterance"]}
+    names["end_of_utterance_token"] = SPECIALS["end_of_utterance"]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": SPECIALS["start"],
@@ -100,10 +135,12 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def vlm_config(size: PolicySize) -> dict[str, Any]:
-    """SmolVLM's config.json at our size."""
-    order = list(SPECIALS)
-    pad = order.index("end")
+def vlm_config(size: PolicySize, folder: Path) -> dict[str, Any]:
+    """Returns SmolVLM's config.json at our size, for the tokenizer in a folder."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    pad = tokenizer.token_to_id(SPECIALS["end"])
     text = {
         "model_type": "llama",
         "hidden_size": size.width,
@@ -111,7 +148,7 @@ def vlm_config(size: PolicySize) -> dict[str, Any]:
         "num_hidden_layers": size.layers,
         "num_attention_heads": size.heads,
         "num_key_value_heads": size.kv_heads,
-        "head_dim": size.width // size.heads,
+        "head_dim": size.head_dim,
         "vocab_size": size.vocab,
         "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-5,
@@ -122,10 +159,10 @@ def vlm_config(size: PolicySize) -> dict[str, Any]:
     }
     vision = {
         "model_type": "smolvlm_vision",
-        "hidden_size": size.width,
-        "intermediate_size": size.intermediate,
+        "hidden_size": size.vision,
+        "intermediate_size": size.vision_intermediate,
         "num_hidden_layers": size.vision_layers,
-        "num_attention_heads": size.heads,
+        "num_attention_heads": size.vision // size.head_dim,
         "image_size": size.image_size,
         "patch_size": size.patch,
         "hidden_act": "gelu_pytorch_tanh",
@@ -133,7 +170,7 @@ def vlm_config(size: PolicySize) -> dict[str, Any]:
     return {
         "architectures": ["SmolVLMForConditionalGeneration"],
         "model_type": "smolvlm",
-        "image_token_id": order.index("image_token"),
+        "image_token_id": tokenizer.token_to_id(SPECIALS["image_token"]),
         "scale_factor": size.scale_factor,
         "tie_word_embeddings": False,
         "pad_token_id": pad,
@@ -146,8 +183,11 @@ def vlm_config(size: PolicySize) -> dict[str, Any]:
 def write_vlm_folder(folder: Path, instructions: list[str], size: PolicySize) -> None:
     """Writes the folder that `vlm_model_name` points to: configs and tokenizer, no weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    train_tokenizer(instructions, folder, size.vocab)
-    write_json(folder / "config.json", vlm_config(size))
+    if size.pretrained:
+        write_pretrained_tokenizer(folder)
+    else:
+        train_tokenizer(instructions, folder, size.vocab)
+    write_json(folder / "config.json", vlm_config(size, folder))
     edge = {"longest_edge": size.image_size}
     write_json(
         folder / "preprocessor_config.json",
@@ -195,7 +235,7 @@ def policy_config(vlm_name: str, size: PolicySize) -> Any:
         tokenizer_max_length=size.prompt_length,
         pad_language_to="max_length",
         num_vlm_layers=size.layers,
-        expert_width_multiplier=1.0,
+        expert_width_multiplier=size.expert / size.width,
         self_attn_every_n_layers=2,
         attention_mode="cross_attn",
         empty_cameras=0,
@@ -216,15 +256,26 @@ def working_directory(folder: Path) -> Iterator[None]:
 
 
 def build_policy(folder: Path, size: PolicySize, seed: int) -> Any:
-    """Builds a fresh policy from the VLM folder inside `folder`, with every parameter trainable."""
+    """Builds a fresh policy from the VLM folder inside `folder`, with every parameter trainable but
+    those that are pretrained."""
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
     torch.manual_seed(seed)
     with working_directory(folder), contextlib.redirect_stdout(None):
         policy = SmolVLAPolicy(policy_config(VLM_FOLDER, size))
-    for parameter in policy.parameters():
-        parameter.requires_grad_(True)
+    if size.pretrained:
+        from smollm2 import text_weights
+
+        weights = text_weights(size.layers, size.vocab).items()
+        policy.load_state_dict({TEXT_MODEL + n: v for n, v in weights}, strict=False)
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(not is_frozen(name, size))
     return policy.eval()
+
+
+def is_frozen(parameter: str, size: PolicySize) -> bool:
+    """Returns whether a parameter is pretrained, and stays as it is."""
+    return size.pretrained and (parameter.startswith(TEXT_MODEL) or ".lm_head." in parameter)
 
 
 def load_policy(folder: Path) -> Any:

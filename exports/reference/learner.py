@@ -108,14 +108,14 @@ class Learner:
 
     def __init__(
         self, run: Path, size: PolicySize, recipe: Recipe, rank: int, shared: Shared,
-        slots: dict[str, Slot], barrier: Any,
+        slots: dict[str, Slot], frozen: Weights, barrier: Any,
     ) -> None:  # fmt: skip
         self.run, self.size, self.recipe, self.rank = run, size, recipe, rank
-        self.shared, self.slots = shared, slots
+        self.shared, self.slots, self.frozen = shared, slots, frozen
         self.objective = Objective(size)
         self.prompts = Prompts(run, size)
         self.optimizer = Optimizer(shared, slots, rank, barrier, recipe.settings)
-        self.leaves = self.optimizer.leaves(slots)
+        self.leaves = self.optimizer.leaves(slots) | frozen
         self.loss = torch.compile(loss_of, dynamic=False) if recipe.compiled else loss_of
         self.demonstrations, self.rollouts = Source(len(TASK_NAMES)), Source(len(TASK_NAMES))
         self.mixture = Mixture(self.demonstrations, self.rollouts, recipe.rollout_share)
@@ -190,7 +190,7 @@ class Learner:
     def actor(self, seed: int) -> Any:
         """Returns a function from observations to action chunks, with the averaged weights."""
         average = self.shared.average.to(self.shared.working.dtype)
-        weights = views(average, self.slots)
+        weights = views(average, self.slots) | self.frozen
         generator = torch.Generator().manual_seed(seed)
         assert self.normalizer is not None
         (state_mean, state_std), (mean, std) = self.normalizer.state, self.normalizer.action

@@ -89,7 +89,7 @@ class Objective:
 
     def __init__(self, size: PolicySize) -> None:
         self.size = size
-        self.head_dim = size.width // size.heads
+        self.head_dim = size.head_dim
 
     def embed_images(self, w: Weights, images: Tensor) -> Tensor:
         """Embeds uint8 [N, 96, 96, 3] as image tokens [N, T, width]."""
@@ -112,7 +112,7 @@ class Objective:
             x = x + linear(w, layer + "mlp.fc2", h).float()
         x = layer_norm(w, tower + "post_layernorm", x)
         s = size.scale_factor
-        x = x.view(-1, grid // s, s, grid // s, s, size.width).permute(0, 1, 3, 2, 4, 5)
+        x = x.view(-1, grid // s, s, grid // s, s, size.vision).permute(0, 1, 3, 2, 4, 5)
         x = x.reshape(len(images), size.image_tokens, -1)
         return linear(w, VLM + "connector.modality_projection.proj", x)
 
@@ -199,7 +199,7 @@ class Objective:
         return out.float().view(batch, copies, steps, ACTION_DIM)
 
     def embed_actions(self, w: Weights, noisy: Tensor, time: Tensor) -> Tensor:
-        width = self.size.width
+        width = self.size.expert
         fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64)
         period = 4e-3 * (4.0 / 4e-3) ** fraction
         angle = time.double()[..., None] * (2 * math.pi / period)

@@ -15,6 +15,7 @@ import multiprocessing
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -31,6 +32,7 @@ from build_policy import (
     PolicySize,
     assert_prompts_fit,
     build_policy,
+    is_frozen,
     load_policy,
     save_checkpoint,
     write_json,
@@ -38,7 +40,9 @@ from build_policy import (
 )
 from learner import Learner, Normalizer, Recipe, measure_stats, settings_json
 from numpy.typing import NDArray
+from objective import Weights
 from optimizer import Shared, Slot, allocate, lay_out, views
+from safetensors.torch import load_file, save_file
 from shards import read_shard
 from simulation import TASK_NAMES, all_instructions
 from torch.multiprocessing.spawn import start_processes
@@ -46,6 +50,8 @@ from torch.multiprocessing.spawn import start_processes
 from actquant.common.files import atomic_path
 
 Array = NDArray[Any]
+TRAINED = "trained.safetensors"
+"""All of a policy but what is pretrained."""
 WAIT = 1800.0  # s that one process waits for the other before giving up
 
 
@@ -215,12 +221,12 @@ def die_with_parent() -> None:
 
 def worker(
     rank: int, run: Path, size: PolicySize, recipe: Recipe, budget: Budget,
-    shared: Shared, slots: dict[str, Slot], results: Any, barrier: Any,
+    shared: Shared, slots: dict[str, Slot], frozen: Weights, results: Any, barrier: Any,
 ) -> None:  # fmt: skip
     """Runs one of the processes."""
     die_with_parent()
     torch.set_num_threads(1)
-    learner = Learner(run, size, recipe, rank, shared, slots, barrier)
+    learner = Learner(run, size, recipe, rank, shared, slots, frozen, barrier)
     learner.record()
     barrier.wait(WAIT)
     stats = run / "stats.json"
@@ -235,10 +241,14 @@ def worker(
     trainer.run()
 
 
-def initial_weights(run: Path, size: PolicySize, seed: int) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Returns a fresh policy, and its weights with those of the auxiliary heads."""
+def initial_weights(run: Path, size: PolicySize, seed: int) -> tuple[Any, Weights, Weights]:
+    """Returns a fresh policy, its weights with those of the auxiliary heads, and those of it that
+    are not trained."""
     policy = build_policy(run, size, seed)
-    return policy, dict(policy.state_dict()) | make_heads(size, seed)
+    every = policy.state_dict()
+    frozen = {name: value for name, value in every.items() if is_frozen(name, size)}
+    trained = {name: value for name, value in every.items() if name not in frozen}
+    return policy, trained | make_heads(size, seed), frozen
 
 
 def train(
@@ -254,17 +264,20 @@ def train(
         write_vlm_folder(run / VLM_FOLDER, all_instructions(), size)
         assert_prompts_fit(run / VLM_FOLDER, all_instructions(), size.prompt_length)
         write_json(settings, settings_json(size, recipe))
-    _, tensors = initial_weights(run, size, recipe.seed)
+    _, tensors, frozen = initial_weights(run, size, recipe.seed)
     if init is not None:
-        tensors |= load_policy(init).state_dict()
+        others = load_policy(init).state_dict().items()
+        tensors |= {name: value for name, value in others if name not in frozen}
     slots = lay_out(tensors, recipe.processes, recipe.muon)
-    shared = allocate(tensors, slots, recipe.processes, getattr(torch, recipe.precision))
+    dtype = getattr(torch, recipe.precision)
+    shared = allocate(tensors, slots, recipe.processes, dtype)
+    frozen = {name: value.detach().to(dtype).share_memory_() for name, value in frozen.items()}
     results = torch.zeros(recipe.processes, len(TASK_NAMES), 2, dtype=torch.int64).share_memory_()
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(recipe.processes, timeout=WAIT)
     start_processes(
         worker,
-        (run, size, recipe, budget, shared, slots, results, barrier),
+        (run, size, recipe, budget, shared, slots, frozen, results, barrier),
         recipe.processes,
         start_method="spawn",
     )
@@ -277,20 +290,23 @@ def read_settings(run: Path) -> tuple[PolicySize, Recipe]:
 
 
 def finalize(run: Path, out: Path, averaged: bool = True) -> int:
-    """Writes the run's saved (averaged) weights as a checkpoint; returns its observations."""
+    """Writes the run's saved (averaged) weights as a checkpoint; returns its observations.
+
+    Of a policy with a pretrained part, `trained.safetensors` beside the checkpoint holds the rest.
+    """
     size, recipe = read_settings(run)
-    policy, tensors = initial_weights(run, size, recipe.seed)
+    policy, tensors, frozen = initial_weights(run, size, recipe.seed)
     state = torch.load(run / "state.pt")
     slots = lay_out(tensors, recipe.processes, recipe.muon)
     values = views(state["tensors"]["average" if averaged else "weights"], slots)
-    policy.load_state_dict({n: v for n, v in values.items() if not n.startswith("aux.")})
-    numbers = json.loads((run / "stats.json").read_text(encoding="utf-8"))
-    parts = {STATE: "state", ACTION: "action"}
-    stats = {
-        key: {k: torch.tensor(numbers[f"{name}_{k}"]) for k in ("mean", "std")}
-        for key, name in parts.items()
-    }
-    save_checkpoint(policy, stats, run / VLM_FOLDER, out)
+    trained = {n: v for n, v in values.items() if not n.startswith("aux.")}
+    policy.load_state_dict(trained, strict=not frozen)
+    save_checkpoint(policy, read_stats(run), run / VLM_FOLDER, out)
+    if frozen:
+        half = {name: value.half().contiguous() for name, value in trained.items()}
+        save_file(half, out.parent / TRAINED)
+        for name in ("settings.json", "stats.json"):
+            shutil.copy(run / name, out.parent / name)
     losses = run / "losses.csv"
     if losses.exists():
         shutil.copy(losses, out.parent / "losses.csv")
@@ -299,10 +315,32 @@ def finalize(run: Path, out: Path, averaged: bool = True) -> int:
     return state["step"] * recipe.batch * recipe.processes
 
 
+def read_stats(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Returns mean and deviation of states and actions."""
+    numbers = json.loads((run / "stats.json").read_text(encoding="utf-8"))
+    parts = {STATE: "state", ACTION: "action"}
+    return {
+        key: {k: torch.tensor(numbers[f"{name}_{k}"]) for k in ("mean", "std")}
+        for key, name in parts.items()
+    }
+
+
+def assemble(source: Path, out: Path) -> None:
+    """Writes the checkpoint of a policy with a pretrained part, from what `finalize` wrote beside
+    it and the package that holds that part."""
+    size, recipe = read_settings(source)
+    with tempfile.TemporaryDirectory() as name:
+        vlm = Path(name) / VLM_FOLDER
+        write_vlm_folder(vlm, all_instructions(), size)
+        policy = build_policy(Path(name), size, recipe.seed)
+        policy.load_state_dict(load_file(source / TRAINED), strict=False)
+        save_checkpoint(policy, read_stats(source), vlm, out)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     here = Path(__file__).resolve().parent
-    parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--run", type=Path, help="folder of the training run")
     parser.add_argument("--init", type=Path, help="checkpoint that a new run starts from")
     parser.add_argument(
         "--minutes", type=float, help="length of training; the rate anneals by then"
@@ -314,6 +352,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--raw", action="store_true", help="with --finalize: not the moving average"
     )
+    parser.add_argument(
+        "--assemble",
+        type=Path,
+        metavar="FOLDER",
+        help=f"write the checkpoint of {TRAINED} in a folder, no training",
+    )
     parser.add_argument("--out", type=Path, default=here / "checkpoint", help="of --finalize")
     for kind, group in ((PolicySize, "policy"), (Recipe, "recipe")):
         section = parser.add_argument_group(group)
@@ -323,11 +367,18 @@ def parse() -> argparse.Namespace:
                 caster = lambda text: text.lower() in ("1", "true", "yes")  # noqa: E731
             flag = "--" + f.name.replace("_", "-")
             section.add_argument(flag, type=caster, default=f.default)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.run is None and args.assemble is None:
+        parser.error("--run or --assemble is needed")
+    return args
 
 
 def main() -> None:
     args = parse()
+    if args.assemble:
+        assemble(args.assemble, args.out)
+        print(f"wrote {args.out}")
+        return
     if args.finalize:
         seen = finalize(args.run, args.out, averaged=not args.raw)
         print(f"wrote {args.out} after {seen} observations")

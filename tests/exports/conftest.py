@@ -1,14 +1,11 @@
-"""The reference policy's scripts are no package: their folder goes on the path."""
+"""The reference policy's scripts: a few small products, each on one thread."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 os.environ.setdefault("MUJOCO_GL", "egl")
-sys.path.insert(0, str(Path(__file__).parents[2] / "exports" / "reference"))
 
 
 @pytest.fixture(autouse=True)

@@ -50,9 +50,8 @@ def prefix_of(objective, weights, batch):
     return objective.prefix(weights, *(batch[k] for k in ("images", "state", "tokens", "mask")))
 
 
-def test_loss_of_several_flow_samples_is_the_mean_of_the_policys_losses(tiny):
-    _, policy = tiny
-    batch, objective = batch_for(TINY), Objective(TINY)
+def assert_loss_is_the_policys(policy, size):
+    batch, objective = batch_for(size), Objective(size)
     weights = dict(policy.state_dict())
     ours = objective.flow_loss(
         weights,
@@ -64,6 +63,10 @@ def test_loss_of_several_flow_samples_is_the_mean_of_the_policys_losses(tiny):
         one = lerobot_batch(batch) | {bp.ACTION: batch["actions"]}
         theirs.append(policy.forward(one, noise=batch["noise"][:, k], time=batch["time"][:, k])[0])
     assert ours.item() == pytest.approx(torch.stack(theirs).mean().item(), rel=1e-5)
+
+
+def test_loss_of_several_flow_samples_is_the_mean_of_the_policys_losses(tiny):
+    assert_loss_is_the_policys(tiny[1], TINY)
 
 
 def test_sampled_actions_are_those_of_the_policy(tiny):

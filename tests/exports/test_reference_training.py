@@ -11,12 +11,19 @@ import record_demonstrations as rd  # noqa: E402
 import torch
 import train as tr  # noqa: E402
 from learner import Recipe  # noqa: E402
+from safetensors.torch import load_file
 from shards import Mixture, Source, write_shard  # noqa: E402
 from simulation import Labels, UR3eEnv, all_instructions, demonstrate, label, pictures  # noqa: E402
+from smollm2 import text_weights  # noqa: E402
+from test_reference_policy import assert_loss_is_the_policys
 
 TINY = bp.PolicySize(
     width=32, intermediate=32, heads=2, kv_heads=1, layers=2, vision_layers=1, patch=24
 )
+PRETRAINED = bp.PolicySize(
+    width=576, intermediate=1536, heads=9, kv_heads=3, layers=2, vocab=49280, vision_layers=1,
+    patch=24, vision_width=64, expert_width=64, pretrained=True,
+)  # fmt: skip
 QUICK = Recipe(
     processes=1, batch=4, flow_samples=2, demonstrations=1, first_round=0.0, round_observations=16,
     round_episodes=2, round_steps=8, extra_labels=1, validation_episodes=1, compiled=False,
@@ -67,11 +74,41 @@ def test_training_resumes_to_the_same_state(tmp_path, monkeypatch):
     assert sum(p.numel() for p in policy.parameters()) > 0
 
 
-def run_in_process(monkeypatch, run, budget):
+def run_in_process(monkeypatch, run, budget, size=TINY):
     """train() with its single worker in this process, so that it can be interrupted."""
     monkeypatch.setattr(tr, "start_processes", lambda worker, args, count, **_: worker(0, *args))
     monkeypatch.setattr(tr.curves, "draw", lambda *_: None)
-    tr.train(run, TINY, replace(QUICK, seed=5), budget)
+    tr.train(run, size, replace(QUICK, seed=5), budget)
+
+
+def test_a_pretrained_language_model_stays_as_it_is(tmp_path, monkeypatch):
+    """What is trained beside it, and the package, make the checkpoint again."""
+    run, out, again = tmp_path / "run", tmp_path / "out" / "checkpoint", tmp_path / "again"
+    run_in_process(monkeypatch, run, tr.Budget(None, 8), PRETRAINED)
+    tr.finalize(run, out)
+    policy, whole = bp.load_policy(out), text_weights(PRETRAINED.layers, PRETRAINED.vocab)
+    fresh = bp.build_policy(run, PRETRAINED, seed=5)
+    before, moved = dict(fresh.named_parameters()), 0
+    for name, parameter in policy.named_parameters():
+        if name.startswith(bp.TEXT_MODEL):
+            expected = whole[name.removeprefix(bp.TEXT_MODEL)]
+            assert torch.equal(parameter, expected.half().float()), name
+        elif not bp.is_frozen(name, PRETRAINED):
+            moved += not torch.equal(parameter, before[name].half().float())
+    assert moved > 20
+
+    trained = load_file(out.parent / tr.TRAINED)
+    assert not any(bp.is_frozen(name, PRETRAINED) for name in trained)
+    tr.assemble(out.parent, again)
+    a, b = (load_file(folder / "model.safetensors") for folder in (out, again))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_loss_with_a_pretrained_language_model_is_the_policys(tmp_path):
+    bp.write_vlm_folder(tmp_path / bp.VLM_FOLDER, all_instructions(), PRETRAINED)
+    policy = bp.build_policy(tmp_path, PRETRAINED, seed=3)
+    assert_loss_is_the_policys(policy, PRETRAINED)
 
 
 def test_recording_is_resumable_and_deterministic(tmp_path):

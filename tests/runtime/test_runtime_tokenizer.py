@@ -94,6 +94,20 @@ def test_equals_the_library(kind):
     assert differences(tokenizer_files.KINDS[kind](), texts)[:3] == []
 
 
+def test_the_vocabulary_of_a_pretrained_model_equals_the_library():
+    """49,152 tokens and their merges, as SmolVLA's language model has them."""
+    from pydoc_data.topics import topics
+
+    from smollm2 import load_tokenizer
+
+    generator = random.Random("SmolLM2")
+    texts = [random_text(generator) for _ in range(CASES_PER_KIND)]
+    texts += [*WORDS, *BROKEN, *topics.values(), *tokenizer_files.CORPUS]
+    reference = load_tokenizer().backend_tokenizer
+    assert reference.get_vocab_size() >= 49152  # transformers adds some
+    assert differences(reference, texts)[:3] == []
+
+
 @pytest.mark.parametrize("invert", [False, True])
 @pytest.mark.parametrize(
     "behavior", ["removed", "isolated", "merged_with_previous", "merged_with_next", "contiguous"]
