@@ -16,6 +16,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from rich.progress import Progress
 
+from actquant import __version__
 from actquant.allocation.budget import Allocation, Budget, TensorSize
 from actquant.calibration.dataset import load_for_dataset
 from actquant.calibration.frames import CalibrationData, Frames, calibrate
@@ -47,6 +48,7 @@ from actquant.compression.programs import capture_into
 from actquant.compression.proof import Proof, golden_values
 from actquant.compression.report import CompressionReport
 from actquant.compression.request import VERIFY, Goal, check_request
+from actquant.encoders.blocks import encoders_sha256
 from actquant.fidelity.action_error import (
     ActionError,
     measure_action_error,
@@ -217,7 +219,11 @@ def _sources(
     loaded: LoadedPolicy, data: CalibrationData | None, settings: CompressionSettings, seed: int
 ) -> dict[str, str]:
     """Returns hashes of the checkpoint and, where data has a say, of everything about that."""
-    sources = {"checkpoint": loaded.checkpoint_sha256, "config": loaded.settings_sha256}
+    sources = {
+        "actquant": __version__,
+        "checkpoint": loaded.checkpoint_sha256,
+        "config": loaded.settings_sha256,
+    }
     if data is None:
         return sources
     chosen = {"draws": settings.draws, "batch_size": settings.batch_size}
@@ -267,7 +273,7 @@ class _Job:
             sizes = self._sizes(self.recipe.scores(self.tensors, statistics, self.settings))
             allocation = self.recipe.allocate(sizes, budget)
         encoder = TensorEncoder(
-            self.recipe, self.captured.params, statistics, self.work, self._sources()
+            self.recipe, self.captured.params, statistics, self.work, self._encoding_sources()
         )
         if self.recipe.errors is not None:
             with self.clock("errors of types", shown=False):
@@ -344,9 +350,13 @@ class _Job:
         ]
 
     def _sources(self) -> dict[str, str]:
-        """Hashes of everything that statistics and encodings depend on."""
+        """Hashes of everything that statistics depend on."""
         data = self.data if self.recipe.needs_dataset else None
         return _sources(self.loaded, data, self.settings, self.seed)
+
+    def _encoding_sources(self) -> dict[str, str]:
+        """The same for what is encoded: other encoders may choose other blocks."""
+        return {**self._sources(), "encoders": encoders_sha256()}
 
     def _statistics(self) -> Statistics | None:
         if not self.recipe.needs_dataset or self.data is None or self.work is None:
@@ -414,7 +424,9 @@ class _Job:
                 "frames": hash_json([training.fingerprint, validation.fingerprint]),
                 "tuning": hash_json({"seed": self.seed, **asdict(settings)}),
             },
-            encoded_from=hash_json({"recipe": self.recipe.name, **allocation.types}),
+            encoded_from=hash_json(
+                {"recipe": self.recipe.name, "encoders": encoders_sha256(), **allocation.types}
+            ),
         )
 
     def _budget(

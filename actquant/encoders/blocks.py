@@ -2,11 +2,14 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 import gguf
 import numpy as np
 
 from actquant.common.errors import QuantizationError
+from actquant.common.files import hash_path
 from actquant.common.machine import usable_cores
 from actquant.format.encoding import EncodedTensor
 from actquant.format.tensor_types import get_format, row_bytes
@@ -29,6 +32,15 @@ class Encoded:
     tensor: EncodedTensor
     error: float
     guided: bool = False
+
+
+@cache
+def encoders_sha256() -> str:
+    """Returns the hash of the native library that holds all encoders: another one may choose other
+    blocks."""
+    from actquant_runtime import _core
+
+    return hash_path(Path(_core.__file__))
 
 
 def make_importance(fisher: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 import functools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -213,6 +214,21 @@ def test_a_killed_encoding_goes_on_with_the_next_tensor(made, checkpoint, datase
     assert [t.model_dump() for t in again.tensors] == [t.model_dump() for t in report.tensors]
     for path, before in modified.items():
         assert (path.stat().st_mtime_ns == before) == (path not in lost)
+
+
+def test_blocks_of_other_encoders_are_not_taken_over(
+    made, checkpoint, dataset, tmp_path, monkeypatch
+):
+    report, _ = made
+    work = tmp_path / "work"
+    shutil.copytree(report.path + ".work", work)
+    arguments = {"dataset": dataset, "bpw": report.bpw_budget, "recipe": "paper", "work": work}
+    out = tmp_path / "model.gguf"
+    same = compress(checkpoint, out, settings=SMALL, **arguments)
+    assert same.reused == ["mean_activations", "fisher", "encoding"]
+    monkeypatch.setattr("actquant.compression.pipeline.encoders_sha256", lambda: "others")
+    other = compress(checkpoint, out, settings=SMALL, **arguments)
+    assert other.reused == ["mean_activations", "fisher"]
 
 
 def test_rtn_and_f16_go_the_same_way(made, checkpoint, dataset, tmp_path):
