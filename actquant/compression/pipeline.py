@@ -7,7 +7,6 @@ without either, the weights stay on disk and one tensor at a time passes through
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,6 +47,7 @@ from actquant.compression.programs import capture_into
 from actquant.compression.proof import Proof, golden_values
 from actquant.compression.report import CompressionReport
 from actquant.compression.request import VERIFY, Goal, check_request
+from actquant.compression.search import LARGEST_BPW, smallest_budget
 from actquant.encoders.blocks import encoders_sha256
 from actquant.fidelity.action_error import (
     ActionError,
@@ -63,8 +63,6 @@ from actquant.recipes.settings import CompressionSettings
 from actquant.tuning.tune import Tuned, Tuning
 
 ON_DISK = "the policy's weights do not fit into half of the memory and stay on disk"
-LARGEST_BPW, BPW_STEP = 9.0, 0.02
-"""What is searched for the smallest file within an action error: up to a file of Q8_0."""
 
 
 class CheckpointFacts(TypedDict, total=False):
@@ -449,48 +447,18 @@ class _Job:
         sizes: Sequence[TensorSize],
         limit: float,
     ) -> Budget:
-        """Returns the smallest budget whose error stays below a limit, to within BPW_STEP.
-
-        The error is that before tuning and input scales, on frames that neither training nor the
-        held-out error takes. Raises BudgetError if not even the largest file stays below it.
-        """
+        """Returns the smallest budget whose error, before tuning and input scales, stays below a
+        limit, on frames that neither training nor the held-out error takes."""
         if self.loaded.streamed is not None:
             raise BudgetError(
                 f"no file is searched for by its action error: {ON_DISK}; give a size"
             )
-        errors: dict[int, float] = {}
 
-        def error(step: int) -> float:
-            if step not in errors:
-                allocation = self.recipe.allocate(sizes, contents.budget(step * BPW_STEP, sizes))
-                self._prepare(encoder, allocation)
-                tuning = self._tuning(encoder, allocation, contents.fixed)
-                errors[step] = tuning.untuned_error()
-            return errors[step]
+        def error(allocation: Allocation) -> float:
+            self._prepare(encoder, allocation)
+            return self._tuning(encoder, allocation, contents.fixed).untuned_error()
 
-        high = round(LARGEST_BPW / BPW_STEP)
-        low = math.ceil(self._smallest_bpw(contents, sizes) / BPW_STEP) - 1
-        if error(high) > limit:
-            raise BudgetError(
-                f"no file of recipe {self.recipe.name} has an action error below {limit:g}: at "
-                f"{LARGEST_BPW:g} bits per weight it is {error(high):.4f}"
-            )
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if error(middle) <= limit else (middle, high)
-        return contents.budget(high * BPW_STEP, sizes)
-
-    def _smallest_bpw(self, contents: FileContents, sizes: Sequence[TensorSize]) -> float:
-        """Returns the smallest budget that this recipe can meet, or a little more."""
-        low, high = 0.0, LARGEST_BPW
-        while high - low > BPW_STEP / 2:
-            middle = (low + high) / 2
-            try:
-                self.recipe.allocate(sizes, contents.budget(middle, sizes))
-                high = middle
-            except BudgetError:
-                low = middle
-        return high
+        return smallest_budget(self.recipe, contents, sizes, error, limit)
 
     def _write(
         self,
