@@ -74,6 +74,11 @@ class Accumulator(ABC):
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Takes over a state."""
 
+    def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Adds the state of another process, which saw the frames that follow; of sums."""
+        own = self.state()
+        self.restore({key: own[key] + arrays[key] for key in own})
+
     @abstractmethod
     def result(self, samples: int) -> Arrays:
         """Returns the statistic over `samples` samples.
@@ -132,6 +137,10 @@ class MeanActivations(Accumulator):
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         self._means = {side: [arrays[side]] if side in arrays else [] for side in self._means}
+
+    def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
+        for side, means in self._means.items():
+            means.append(arrays[side])
 
     def result(self, samples: int) -> Arrays:
         return self._finite(self.state(), "activations")
@@ -328,10 +337,21 @@ class EmbeddingJacobian(Accumulator):
         """Adds one sample's squared gradients: tokens [T], dz [T, columns]."""
         rows, place = torch.unique(tokens, return_inverse=True)
         gradient = torch.zeros(len(rows), dz.shape[-1]).index_add_(0, place, dz)
+        self._add_squares(rows, gradient.square())
+
+    def _add_squares(self, rows: Tensor, squares: Tensor) -> None:
+        """Adds squared gradients [n, columns] of rows [n], each there once."""
         known, place = torch.unique(torch.cat([self._rows, rows]), return_inverse=True)
-        squares = torch.zeros(len(known), dz.shape[-1])
-        squares.index_add_(0, place, torch.cat([self._squares, gradient.square()]))
-        self._rows, self._squares = known, squares
+        total = torch.zeros(len(known), squares.shape[-1])
+        total.index_add_(0, place, torch.cat([self._squares, squares]))
+        self._rows, self._squares = known, total
+
+    def merge(self, arrays: Mapping[str, np.ndarray]) -> None:
+        rows, squares, moments = (
+            torch.from_numpy(arrays[name].copy()) for name in ("rows", "squares", "moments")
+        )
+        self._add_squares(rows, squares)
+        self._moments += moments
 
     def state(self) -> Arrays:
         return {

@@ -23,6 +23,7 @@ import actquant
 from actquant.common.errors import ActquantError
 from actquant.common.extras import explain_missing, find_extra
 from actquant.common.interrupts import unwinding
+from actquant.common.processes import launched, speaks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +35,10 @@ errors = Console(stderr=True)
 console = Console(width=None if sys.stdout.isatty() else 130)
 
 
+SHARED = "compress"
+"""The command that `accelerate launch` may start several of."""
+
+
 def show_version(wanted: bool) -> None:
     """Prints the version, if it is wanted, and ends the command."""
     if wanted:
@@ -43,11 +48,15 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show version.")
     ] = False,
 ) -> None:
     """Compress a Vision-Language-Action policy by what its weights do to the robot's actions."""
+    if launched() and context.invoked_subcommand != SHARED:
+        errors.print(f"Several processes share the work of `{SHARED}` alone; start one.")
+        raise typer.Exit(2)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -94,10 +103,13 @@ def progress_bars() -> Progress:
         TimeRemainingColumn(),
         console=errors,
         transient=True,
+        disable=not speaks(),
     )
 
 
 def show(result: BaseModel, as_json: bool, *renderables: Any) -> None:
+    if not speaks():
+        return
     if as_json:
         print(result.model_dump_json(indent=1))
     else:

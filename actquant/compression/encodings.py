@@ -15,6 +15,7 @@ from actquant.calibration.work_folder import Contents, WorkFolder
 from actquant.capture.input_scales import ScalableInput, scalable_inputs
 from actquant.capture.policy import CapturedPolicy, Parameters
 from actquant.common.files import hash_json
+from actquant.common.processes import ALONE, Processes
 from actquant.common.progress import bar
 from actquant.compression.folding import Folding, fold
 from actquant.encoders.blocks import Encoded
@@ -34,8 +35,9 @@ class TensorEncoder:
 
     work: where encodings are kept by tensor and type, or None to encode anew at every request;
     made_from: hashes of what they depend on; folding: of scales into the weights, before they are
-    encoded; factors: of the blocks of tuned tensors (`scale_blocks`). errors, unguided: what was
-    found so far of each tensor. all_kept: whether nothing had to be encoded.
+    encoded; factors: of the blocks of tuned tensors (`scale_blocks`); processes: which share the
+    work. errors, unguided: what was found so far of each tensor. all_kept: whether nothing had to
+    be encoded.
     """
 
     recipe: Recipe
@@ -43,6 +45,7 @@ class TensorEncoder:
     statistics: Statistics | None
     work: WorkFolder | None
     made_from: Mapping[str, str]
+    processes: Processes = ALONE
     folding: Folding = field(default_factory=Folding)
     factors: Mapping[str, np.ndarray] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
@@ -90,25 +93,39 @@ class TensorEncoder:
 
     def prepare(self, types: Mapping[str, str], progress: Progress | None) -> None:
         """Encodes all tensors into the work folder, so that their errors are known."""
-        with bar(progress, "quantize", len(types)) as advance:
-            for name, type_name in types.items():
-                self._make(name, type_name)
+        own = self.processes.share(list(types))
+        with bar(progress, "quantize", len(own)) as advance:
+            for name in own:
+                self._make(name, types[name])
                 advance(1)
+        self.processes.wait()
+        for name, type_name in types.items():
+            if name not in self.errors:
+                self._make(name, type_name)
 
     def measured(self, sizes: Sequence[TensorSize], progress: Progress | None) -> list[TensorSize]:
         """Returns the tensors with the errors that the recipe measures, kept in the work folder."""
         assert self.recipe.errors is not None, f"recipe {self.recipe.name} measures no errors"
         assert self.work is not None and self.statistics is not None
-        found = []
-        with bar(progress, "errors of types", len(sizes)) as advance:
-            for size in sizes:
-                made = partial(self._measure, self.recipe.errors, size, self.statistics)
-                stage = f"errors-{self.recipe.name}"
-                stored, _ = self.work.build(stage, size.name, self.made_from, made)
-                score = max(stored.info.values())  # how much there is to lose
-                found.append(replace(size, errors=stored.info, score=score))
+        own = self.processes.share(sizes)
+        with bar(progress, "errors of types", len(own)) as advance:
+            for size in own:
+                self._errors(size)
                 advance(1)
-        return found
+        self.processes.wait()
+        measured = []
+        for size in sizes:
+            errors = self._errors(size)
+            # The score says how much there is to lose.
+            measured.append(replace(size, errors=errors, score=max(errors.values())))
+        return measured
+
+    def _errors(self, size: TensorSize) -> dict[str, float]:
+        assert self.recipe.errors is not None
+        assert self.work is not None and self.statistics is not None
+        made = partial(self._measure, self.recipe.errors, size, self.statistics)
+        stage = f"errors-{self.recipe.name}"
+        return self.work.build(stage, size.name, self.made_from, made)[0].info
 
     def _measure(self, errors: Errors, size: TensorSize, statistics: Statistics) -> Contents:
         return {}, dict(errors(size, self._weight(size.name), statistics))

@@ -35,6 +35,7 @@ from actquant.common.errors import (
     DatasetError,
 )
 from actquant.common.files import atomic_path, hash_json
+from actquant.common.processes import Processes
 from actquant.compression.cache import cache_folder, open_entry
 from actquant.compression.contents import (
     GROWTH_BYTES,
@@ -103,7 +104,8 @@ def compress(
     folder, where that is not the user's (see `cache_folder`); memory_bytes: what the statistics of
     one pass may take (see `collect`); loaded: the checkpoint where it was loaded for this dataset
     before; facts: see CheckpointFacts. An existing file is replaced at the very end, when the
-    new one is whole and within the budget.
+    new one is whole and within the budget. Where `accelerate launch` started several processes,
+    they share statistics, errors, encoding and tuning; the first one proves and writes.
 
     Raises CheckpointError, DatasetError, CalibrationError, CaptureError, ParityError (the program
     or the file does not agree with PyTorch: nothing is written), BudgetError (with the feasible
@@ -112,22 +114,23 @@ def compress(
     out, settings = Path(out), settings or CompressionSettings()
     goal = Goal(bpw, target_size_bytes, max_action_error)
     chosen = check_request(out, recipe, dataset, goal, verify)
-    clock = Clock(progress)
+    clock, processes = Clock(progress), Processes.join()
     with clock("load"):
         if loaded is not None and dataset is not None:
             data = _calibrate(loaded, dataset, settings, seed)
         else:
             loaded, data = _load(checkpoint, dataset, facts, settings, seed)
     if work is None and data is not None:
-        work = open_entry(
-            cache_folder(cache),
-            _sources(loaded, data, settings, seed),
-            checkpoint=loaded.title,
-            dataset=data.info.folder.resolve().name,
-            seed=seed,
-        )
+        with processes.main_first():
+            work = open_entry(
+                cache_folder(cache),
+                _sources(loaded, data, settings, seed),
+                checkpoint=loaded.title,
+                dataset=data.info.folder.resolve().name,
+                seed=seed,
+            )
     reused: list[str] = []
-    with clock("capture"):
+    with clock("capture"), processes.main_first():
         if work is not None and capture_into(WorkFolder(Path(work)), loaded):
             reused.append("program")
         captured = capture_policy(loaded)
@@ -145,6 +148,7 @@ def compress(
         inputs=VERIFY[verify if data is None else "full"],
         provenance=_provenance(captured, chosen, goal, data, settings, seed, verify),
         clock=clock,
+        processes=processes,
         reused=reused,
     )
     return job.run(out, goal)
@@ -238,6 +242,18 @@ def _distance(report: ParityReport | None) -> Distance | None:
     return None if report is None else report.distance
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """What a file is written from."""
+
+    contents: FileContents
+    sizes: Sequence[TensorSize]
+    budget: Budget | None
+    allocation: Allocation
+    encoder: TensorEncoder
+    tuned: Tuned | None
+
+
 @dataclass
 class _Job:
     """One compression after loading and capture."""
@@ -254,6 +270,7 @@ class _Job:
     inputs: int
     provenance: dict[str, Any]
     clock: Clock
+    processes: Processes
     reused: list[str]
     remarks: list[str] = field(default_factory=list)
 
@@ -261,7 +278,7 @@ class _Job:
         """Makes the file and moves it to `out` when it has proved itself."""
         proof = Proof(self.loaded, self.captured, self.inputs, self.recipe.float_type, self.work)
         with self.clock("parity"):
-            program = proof.prove_program()
+            program = self.processes.from_main(proof.prove_program)
         contents = self._contents(proof, program)
         sizes = self._sizes({})
         budget = self._budget(contents, goal, sizes)
@@ -271,7 +288,12 @@ class _Job:
             sizes = self._sizes(self.recipe.scores(self.tensors, statistics, self.settings))
             allocation = self.recipe.allocate(sizes, budget)
         encoder = TensorEncoder(
-            self.recipe, self.captured.params, statistics, self.work, self._encoding_sources()
+            self.recipe,
+            self.captured.params,
+            statistics,
+            self.work,
+            self._encoding_sources(),
+            self.processes,
         )
         if self.recipe.errors is not None:
             with self.clock("errors of types", shown=False):
@@ -287,20 +309,29 @@ class _Job:
         with self.clock("quantize", shown=False):
             self._prepare(encoder, allocation)
         tuned = self._tune(encoder, allocation, contents.fixed)
+
+        ready = _Ready(contents, sizes, budget, allocation, encoder, tuned)
+        return self.processes.from_main(lambda: self._finish(out, proof, program, ready))
+
+    def _finish(
+        self, out: Path, proof: Proof, program: ParityReport | None, ready: _Ready
+    ) -> CompressionReport:
+        """Writes the file, lets it prove itself, and moves it to `out`."""
+        sizes, allocation, encoder = ready.sizes, ready.allocation, ready.encoder
         with atomic_path(out) as temporary:
             with self.clock("write", shown=False):
-                self._write(temporary, contents, sizes, allocation, encoder, tuned)
+                self._write(temporary, ready)
             with self.clock("verify"):
                 file = proof.prove_file(temporary)
             types, errors = allocation.types, encoder.errors
-            reports = contents.finish(temporary, sizes, types, errors, golden_values(file))
+            reports = ready.contents.finish(temporary, sizes, types, errors, golden_values(file))
             with self.clock("held-out error"):
                 held_out = self._action_error(temporary)
         return CompressionReport.of_file(
             out,
             allocation,
             sizes,
-            budget,
+            ready.budget,
             self.captured.metadata.parameter_count,
             recipe=self.recipe.name,
             held_out=held_out,
@@ -308,11 +339,12 @@ class _Job:
             program_error=_distance(program or file),
             file_error=_distance(file),
             tensors=reports,
-            tuning=None if tuned is None else tuned.report,
+            tuning=None if ready.tuned is None else ready.tuned.report,
             timings_s=self.clock.timings_s,
             reused=self.reused,
             unreached=encoder.unguided,
             remarks=self.remarks,
+            processes=self.processes.count,
             provenance=self.provenance,
         )
 
@@ -371,6 +403,7 @@ class _Job:
                 seed=self.seed,
                 batch_size=self.settings.batch_size,
                 memory_bytes=self.memory_bytes,
+                processes=self.processes,
                 progress=self.clock.progress,
             )
         self.reused += statistics.kept
@@ -392,8 +425,12 @@ class _Job:
             if self.settings.tuning.minutes:
                 self.remarks.append(f"not tuned: {ON_DISK}")
             return None
+        tuning = self._tuning(encoder, allocation, fixed)
+        if not len(tuning.validation):
+            self.remarks.append("not tuned: no calibration frames are left to judge it by")
+            return None
         with self.clock("tune", shown=False):
-            tuned = self._tuning(encoder, allocation, fixed).run(self.clock.progress)
+            tuned = tuning.run(self.clock.progress)
         encoder.factors = tuned.factors
         return tuned
 
@@ -416,6 +453,7 @@ class _Job:
             settings=settings,
             seed=self.seed,
             work=self.work,
+            processes=self.processes,
             made_from={
                 **self._sources(),
                 "dataset": self.data.info.sha256,
@@ -460,23 +498,15 @@ class _Job:
 
         return smallest_budget(self.recipe, contents, sizes, error, limit)
 
-    def _write(
-        self,
-        path: Path,
-        contents: FileContents,
-        sizes: Sequence[TensorSize],
-        allocation: Allocation,
-        encoder: TensorEncoder,
-        tuned: Tuned | None,
-    ) -> None:
-        types = allocation.types
+    def _write(self, path: Path, ready: _Ready) -> None:
+        types, encoder, contents = ready.allocation.types, ready.encoder, ready.contents
         # Without a work folder a file of floats is rounded as it is written.
         chosen = types if self.work is not None or self.recipe.float_type is None else {}
         encodings = {name: encoder.encoding(name, type_name) for name, type_name in chosen.items()}
         encodings |= {name: encoder.fixed(name) for name in contents.fixed}
-        values = encoder.folding.values | ({} if tuned is None else tuned.values)
-        errors = dict(encoder.errors)
-        contents.write(path, sizes, types, encodings, errors, values, self.clock.progress)
+        values = encoder.folding.values | ({} if ready.tuned is None else ready.tuned.values)
+        errors, progress = dict(encoder.errors), self.clock.progress
+        contents.write(path, ready.sizes, types, encodings, errors, values, progress)
 
     def _action_error(self, path: Path) -> ActionError | None:
         if self.data is None or not len(self.data.held_out):

@@ -26,6 +26,7 @@ from actquant.calibration.losses import draw_noise, through_no_grad
 from actquant.calibration.work_folder import WorkFolder
 from actquant.common.errors import CalibrationError
 from actquant.common.files import hash_json
+from actquant.common.processes import ALONE, Processes
 from actquant.common.progress import bar
 from actquant.format.encoding import EncodedTensor
 from actquant.format.tensor_types import get_format
@@ -96,7 +97,7 @@ class Tuning:
     tensors, encodings: the quantized weights, in the same order; fixed: other parameters as the
     file has them; free: names of the norms and biases that may change; work, made_from: where what
     is found is kept, and hashes of what it depends on; encoded_from: hash of what the encodings
-    depend on beside that.
+    depend on beside that; processes: which share the frames of a step.
     """
 
     loaded: LoadedPolicy
@@ -111,6 +112,7 @@ class Tuning:
     work: WorkFolder
     made_from: Mapping[str, str]
     encoded_from: str
+    processes: Processes = ALONE
 
     @property
     def _depends_on(self) -> dict[str, str]:
@@ -130,9 +132,12 @@ class Tuning:
         if not self.settings.minutes or not self.settings.steps:
             return Tuned({}, {}, None)
         stored = self.work.load(STAGE, self._item, self._depends_on)
-        if stored is None:
-            stored = self.work.save(STAGE, self._item, self._depends_on, self._tune(progress))
-            self.work.discard(PARTIAL_STAGE, self._item)
+        if any(self.processes.gather([stored is None])):
+            found = self._tune(progress)
+            with self.processes.main_first():
+                stored = self.work.save(STAGE, self._item, self._depends_on, found)
+                self.work.discard(PARTIAL_STAGE, self._item)
+        assert stored is not None
         report = TuningReport.model_validate(stored.info) if stored.info else None
         factors = _with_prefix(stored.arrays, "factors ")
         return Tuned(factors, _with_prefix(stored.arrays, "values "), report)
@@ -186,8 +191,11 @@ class Tuning:
             possible = 60 * self.settings.minutes / (4 / 3 * (time.perf_counter() - start))
             return {}, {"steps": min(self.settings.steps, int(possible))}
 
-        plan, _ = self.work.build(PLAN_STAGE, self._item, self._depends_on, measure)
-        return int(plan.info["steps"])
+        def plan() -> int:
+            found, _ = self.work.build(PLAN_STAGE, self._item, self._depends_on, measure)
+            return int(found.info["steps"])
+
+        return self.processes.from_main(plan)
 
     def _groups(self, steps: int) -> list[list[int]]:
         """Returns the training frames of all steps, in groups of one instruction each."""
@@ -207,18 +215,20 @@ class Tuning:
         """Returns the f32 policy's chunks [B, H, A] of groups of frames, kept in the work folder;
         a group that comes again has other noise."""
 
-        def compute() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-            chunks: dict[str, np.ndarray] = {}
-            with torch.no_grad(), bar(progress, "chunks to tune to", len(groups)) as advance:
-                for place, group in enumerate(groups):
-                    batch = frames.batch([frames[p] for p in group])
-                    chunks[str(place)] = self._chunk(batch, place).numpy()
+        stage, item = f"tuning-{which}", f"chunks-{len(groups)}"
+        found = self.work.load(stage, item, self.made_from)
+        if any(self.processes.gather([found is None])):
+            own = self.processes.share(range(len(groups)))
+            chunks: list[tuple[int, np.ndarray]] = []
+            with torch.no_grad(), bar(progress, "chunks to tune to", len(own)) as advance:
+                for place in own:
+                    batch = frames.batch([frames[p] for p in groups[place]])
+                    chunks.append((place, self._chunk(batch, place).numpy()))
                     advance(1)
-            return chunks, {}
-
-        found, _ = self.work.build(
-            f"tuning-{which}", f"chunks-{len(groups)}", self.made_from, compute
-        )
+            every = {str(place): chunk for place, chunk in self.processes.gather(chunks)}
+            with self.processes.main_first():
+                found = self.work.save(stage, item, self.made_from, (every, {}))
+        assert found is not None
         return [torch.from_numpy(found.arrays[str(place)]) for place in range(len(groups))]
 
     @contextmanager
@@ -285,22 +295,25 @@ class Tuning:
         tuned = list(parameters.values())
         optimizer = torch.optim.Adam(tuned, LEARNING_RATE, betas=BETAS)
         done = self._resume(parameters, optimizer)
+        self.processes.wait()  # until all have read what the first one will write again
         a_step = len(groups) // steps
         with bar(progress, "tune", steps, done) as advance:
             for step in range(done, steps):
                 places = range(step * a_step, (step + 1) * a_step)
                 frames = sum(len(groups[place]) for place in places)
-                for place in places:
+                for place in self.processes.share(places):
                     batch = self.training.batch([self.training[p] for p in groups[place]])
                     with through_no_grad():
                         distance = rms(self._chunk(batch, place), wanted[place], SMALLEST_SQUARE)
                     (distance.sum() / frames).backward()
+                self.processes.add_gradients(tuned)
                 nn.utils.clip_grad_norm_(tuned, LARGEST_GRADIENT)
                 optimizer.param_groups[0]["lr"] = LEARNING_RATE * schedule(step, steps)
                 optimizer.step()
                 optimizer.zero_grad()
                 advance(1)
-                if (step + 1) % SAVE_EVERY == 0 and step + 1 < steps:
+                is_due = (step + 1) % SAVE_EVERY == 0 and step + 1 < steps
+                if is_due and self.processes.is_main:
                     self._save(parameters, optimizer, step + 1)
 
     def _save(
