@@ -188,6 +188,7 @@ class Fisher(Accumulator):
         return dz
 
     def _add(self, gradient: Tensor) -> None:
+        self._sum = self._sum.to(gradient.device)
         for sample in gradient:
             self._sum.addcmul_(sample, sample)
 
@@ -229,7 +230,9 @@ class ActionJacobian(Fisher):
         return 4 * columns * (rows if sampled is None else len(sampled))
 
     def _counted(self, dz: Tensor) -> Tensor:
-        return dz if self._rows is None else dz[..., torch.from_numpy(self._rows)]
+        if self._rows is None:
+            return dz
+        return dz[..., torch.from_numpy(self._rows).to(dz.device)]
 
     def result(self, samples: int) -> Arrays:
         found = super().result(samples)
@@ -259,6 +262,7 @@ class SecondMoments(Accumulator):
 
     def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
         tokens = x.detach().reshape(-1, x.shape[-1]).to(self._dtype)
+        self._sums = [total.to(x.device) for total in self._sums]
         for span, total in zip(self._spans, self._sums, strict=True):
             total.addmm_(tokens[:, span].T, tokens[:, span])
         self._tokens += len(tokens)
@@ -318,6 +322,7 @@ class EmbeddingJacobian(Accumulator):
         self._frames = frames
 
     def backward(self, x: Tensor, dz: Tensor) -> None:
+        x, dz = x.cpu(), dz.cpu()
         groups = self._frames if x.ndim and x.shape[0] == self._frames else 1
         self._calls.append((x.reshape(groups, -1), dz.reshape(groups, -1, dz.shape[-1]).float()))
 

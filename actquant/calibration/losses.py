@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from actquant.calibration.accumulators import ACTIONS, LOSS
+from actquant.calibration.devices import beside, device_of
 from actquant.calibration.frames import Batch, Frame
 from actquant.common.errors import CalibrationError
 from actquant.policies.base import LoadedPolicy
@@ -37,7 +38,9 @@ def action_losses(loaded: LoadedPolicy, batch: Batch, seed: int, draw: int = 0) 
     Raises CalibrationError, naming episode and frame, if a loss is NaN or infinite.
     """
     noise, time = draw_noise(loaded, batch.frames, seed, draw)
-    losses = loaded.family.action_loss(loaded, dict(batch.tensors), noise, time)
+    device = device_of(loaded)
+    tensors = beside(loaded, batch.tensors)
+    losses = loaded.family.action_loss(loaded, tensors, noise.to(device), time.to(device))
     for frame, loss in zip(batch.frames, losses.detach().tolist(), strict=True):
         if not np.isfinite(loss):
             raise CalibrationError(
@@ -54,13 +57,14 @@ def action_projections(loaded: LoadedPolicy, batch: Batch, seed: int, draw: int 
     """
     noise, _ = draw_noise(loaded, batch.frames, seed, draw)
     with through_no_grad():
-        chunks = loaded.family.predict_chunk(loaded, dict(batch.tensors), noise)
+        tensors = beside(loaded, batch.tensors)
+        chunks = loaded.family.predict_chunk(loaded, tensors, noise.to(device_of(loaded)))
     directions = [
         np.random.default_rng([seed, frame.index, draw, 1]).standard_normal(chunks.shape[1:])
         for frame in batch.frames
     ]
     scale = float(np.sqrt(chunks[0].numel()))
-    u = torch.from_numpy(np.stack(directions)).to(chunks.dtype) / scale
+    u = torch.from_numpy(np.stack(directions)).to(chunks) / scale
     projections = (chunks * u).flatten(1).sum(dim=1)
     for frame, value in zip(batch.frames, projections.detach().tolist(), strict=True):
         if not np.isfinite(value):

@@ -9,6 +9,8 @@ A large policy runs one frame at a time, which keeps all cores busy; what autogr
 held in bfloat16, and its products are computed from bfloat16 where the processor can and sums in
 float32. Its weights may stay on disk.
 
+A GPU that has room for the policy is used.
+
 Several processes take a part of the frames each and put what they found into the work folder, which
 they share; the first one adds it up.
 """
@@ -36,6 +38,7 @@ from actquant.calibration.accumulators import (
 )
 from actquant.calibration.bfloat16 import bfloat16_products, save_in_bfloat16
 from actquant.calibration.dataset import ACTION
+from actquant.calibration.devices import find_device, placed
 from actquant.calibration.frames import Batch, Frames
 from actquant.calibration.hooks import LayerHooks, frozen, make_layers
 from actquant.calibration.losses import OBJECTIVES
@@ -249,7 +252,8 @@ class _Pass:
         still = frozen(job.loaded.policy) if self._guided(0) else nullcontext()
         packed = save_in_bfloat16(job.loaded.policy) if job.is_large else nullcontext()
         products = bfloat16_products() if job.is_large else nullcontext()
-        with still, products, bar(progress, "statistics", self.samples, done) as advance:
+        device = placed(job.loaded, find_device(job.loaded))
+        with still, products, device, bar(progress, "statistics", self.samples, done) as advance:
             for draw in range(self.draws):
                 hooks = self._hooks(draw)
                 for positions in self.groups:

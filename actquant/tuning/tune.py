@@ -20,6 +20,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from actquant.calibration.devices import beside, device_of, find_device, placed
 from actquant.calibration.frames import Batch, Frames
 from actquant.calibration.hooks import frozen, sharing_weight
 from actquant.calibration.losses import draw_noise, through_no_grad
@@ -133,7 +134,8 @@ class Tuning:
             return Tuned({}, {}, None)
         stored = self.work.load(STAGE, self._item, self._depends_on)
         if any(self.processes.gather([stored is None])):
-            found = self._tune(progress)
+            with placed(self.loaded, find_device(self.loaded)):
+                found = self._tune(progress)
             with self.processes.main_first():
                 stored = self.work.save(STAGE, self._item, self._depends_on, found)
                 self.work.discard(PARTIAL_STAGE, self._item)
@@ -146,9 +148,10 @@ class Tuning:
         """Returns the error on the validation frames without any tuning, kept as well."""
 
         def measure() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-            expected = self._targets("validation", self.validation, self._every(), None)
-            with self._quantized():
-                return {}, {"error": self._error(expected)}
+            with placed(self.loaded, find_device(self.loaded)):
+                expected = self._targets("validation", self.validation, self._every(), None)
+                with self._quantized():
+                    return {}, {"error": self._error(expected)}
 
         found, _ = self.work.build("untuned-error", self._item, self._depends_on, measure)
         return float(found.info["error"])
@@ -164,7 +167,7 @@ class Tuning:
             before = self._error(expected)
             self._descend(parameters, groups, wanted, steps, progress)
             after = self._error(expected)
-            found = {name: p.detach().numpy().copy() for name, p in parameters.items()}
+            found = {name: p.detach().cpu().numpy().copy() for name, p in parameters.items()}
         report = TuningReport(
             steps=steps,
             n_training_frames=sum(map(len, groups)),
@@ -223,13 +226,14 @@ class Tuning:
             with torch.no_grad(), bar(progress, "chunks to tune to", len(own)) as advance:
                 for place in own:
                     batch = frames.batch([frames[p] for p in groups[place]])
-                    chunks.append((place, self._chunk(batch, place).numpy()))
+                    chunks.append((place, self._chunk(batch, place).cpu().numpy()))
                     advance(1)
             every = {str(place): chunk for place, chunk in self.processes.gather(chunks)}
             with self.processes.main_first():
                 found = self.work.save(stage, item, self.made_from, (every, {}))
         assert found is not None
-        return [torch.from_numpy(found.arrays[str(place)]) for place in range(len(groups))]
+        chunks_of = [torch.from_numpy(found.arrays[str(place)]) for place in range(len(groups))]
+        return [chunk.to(device_of(self.loaded)) for chunk in chunks_of]
 
     @contextmanager
     def _quantized(self) -> Iterator[dict[str, nn.Parameter]]:
@@ -242,12 +246,13 @@ class Tuning:
         scaled: list[nn.Module] = []
         try:
             for name, encoded in {**self.encodings, **self.fixed}.items():
-                every[name].data = _decode(encoded).reshape(every[name].shape)
+                decoded = _decode(encoded).reshape(every[name].shape)
+                every[name].data = decoded.to(every[name].device)
             for name in self.free:
                 every[name].data = before[name].clone()
             for tensor in self.tensors:
                 block = get_format(self.encodings[tensor.name].type).block_size
-                scales = BlockScales(*tensor.shape, block)
+                scales = BlockScales(*tensor.shape, block).to(device_of(self.loaded))
                 for module in sharing_weight(policy, policy.get_submodule(tensor.module)):
                     parametrize.register_parametrization(module, "weight", scales)
                     scaled.append(module)
@@ -265,7 +270,9 @@ class Tuning:
 
     def _chunk(self, batch: Batch, place: int = 0) -> Tensor:
         noise, _ = draw_noise(self.loaded, batch.frames, self.seed, NOISE_DRAW + place)
-        chunk = self.loaded.family.predict_chunk(self.loaded, dict(batch.tensors), noise)
+        tensors = beside(self.loaded, batch.tensors)
+        noise = noise.to(device_of(self.loaded))
+        chunk = self.loaded.family.predict_chunk(self.loaded, tensors, noise)
         if not torch.isfinite(chunk).all():
             frame = batch.frames[0]
             raise CalibrationError(
@@ -281,7 +288,7 @@ class Tuning:
             for place, (group, wanted) in enumerate(zip(self._every(), expected, strict=True)):
                 batch = self.validation.batch([self.validation[p] for p in group])
                 distances.append(rms(self._chunk(batch, place), wanted))
-        return float(torch.cat(distances).double().mean())
+        return float(torch.cat(distances).cpu().double().mean())
 
     def _descend(
         self,
@@ -321,10 +328,11 @@ class Tuning:
     ) -> None:
         arrays = {}
         for name, parameter in parameters.items():
-            arrays[f"{name} value"] = parameter.detach().numpy()
+            arrays[f"{name} value"] = parameter.detach().cpu().numpy()
             state = optimizer.state.get(parameter, {})
             for moment in MOMENTS:  # of a parameter that no gradient came to there are none
-                arrays[f"{name} {moment}"] = state.get(moment, torch.zeros_like(parameter)).numpy()
+                value = state.get(moment, torch.zeros_like(parameter))
+                arrays[f"{name} {moment}"] = value.cpu().numpy()
         self.work.save(PARTIAL_STAGE, self._item, self._depends_on, (arrays, {"steps": steps}))
 
     def _resume(self, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Adam) -> int:
@@ -337,7 +345,9 @@ class Tuning:
             optimizer.state[parameter] = {
                 "step": torch.tensor(float(stored.info["steps"])),
                 **{
-                    moment: torch.from_numpy(stored.arrays[f"{name} {moment}"].copy())
+                    moment: torch.from_numpy(stored.arrays[f"{name} {moment}"]).to(
+                        parameter, copy=True
+                    )
                     for moment in MOMENTS
                 },
             }

@@ -12,15 +12,21 @@ from safetensors.numpy import load_file
 from tiny_families import build_tiny
 
 from actquant.calibration.accumulators import EmbeddingJacobian, MeanActivations
+from actquant.compression.pipeline import compress
 from actquant.policies import load_policy
+from actquant.recipes.settings import CompressionSettings
+from actquant.tuning.settings import TuningSettings
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 """What `accelerate launch --num_processes 2` runs where there are GPUs; on CPUs it starts one."""
 FRAMES = ["--frames", "9", "--draws", "1", "--held-out", "4"]
+SETTINGS = CompressionSettings(
+    n_frames=9, draws=1, n_held_out=4, tuning=TuningSettings(minutes=0.1)
+)
 
 
-def run(*arguments: object, launch: list[str] | None = None) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, *(launch or []), "-m", "actquant.cli", *map(str, arguments)]
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, *LAUNCH, "-m", "actquant.cli", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
@@ -45,20 +51,27 @@ def statistics_in(work: Path) -> dict[str, dict[str, np.ndarray]]:
 @pytest.mark.parametrize(("family", "recipe"), [("smolvla", "actquant"), ("act", "paper")])
 def test_two_processes_find_what_one_finds(family: str, recipe: str, tmp_path: Path):
     checkpoint, dataset = build(family, tmp_path, episodes=4, length=6)
-    reports = []
-    for name, launch in (("one", None), ("two", LAUNCH)):
-        options = [*FRAMES, "--recipe", recipe, "--bpw", "8.9", "--tune-minutes", "0.1"]
-        options += ["--work", tmp_path / name, "--out", tmp_path / f"{name}.gguf", "--json"]
-        done = run("compress", checkpoint, "--dataset", dataset, *options, launch=launch)
-        assert done.returncode == 0, done.stdout + done.stderr
-        reports.append(json.loads(done.stdout))  # the first process alone speaks
+    options = [*FRAMES, "--recipe", recipe, "--bpw", "8.9", "--tune-minutes", "0.1", "--json"]
+    options += ["--work", tmp_path / "two", "--out", tmp_path / "two.gguf"]
+    done = run("compress", checkpoint, "--dataset", dataset, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    b = json.loads(done.stdout)  # the first process alone speaks
+    one_alone = compress(
+        checkpoint,
+        tmp_path / "one.gguf",
+        recipe=recipe,
+        dataset=dataset,
+        bpw=8.9,
+        work=tmp_path / "one",
+        settings=SETTINGS,
+    )
+    a = one_alone.model_dump()
     one, two = (statistics_in(tmp_path / name) for name in ("one", "two"))
     assert one.keys() == two.keys() and len(one) > 10
     for name, arrays in one.items():
         for key, array in arrays.items():
             scale = np.abs(array).max(initial=1e-30)
             assert np.abs(array - two[name][key]).max(initial=0) < 1e-4 * scale, (name, key)
-    a, b = reports
     assert (a["processes"], b["processes"]) == (1, 2)
     same = sum(x["type"] == y["type"] for x, y in zip(a["tensors"], b["tensors"], strict=True))
     assert same > 0.9 * len(a["tensors"])
@@ -70,10 +83,10 @@ def test_more_processes_than_batches_and_other_commands_are_refused(tmp_path: Pa
     checkpoint, dataset = build("smolvla", tmp_path, episodes=2, length=2)
     out = tmp_path / "a.gguf"
     options = ["--frames", "1", "--held-out", "1", "--bpw", "8.9", "--work", tmp_path / "work"]
-    done = run("compress", checkpoint, "--dataset", dataset, *options, "--out", out, launch=LAUNCH)
+    done = run("compress", checkpoint, "--dataset", dataset, *options, "--out", out)
     assert done.returncode != 0 and not out.exists()
     assert "1 batches of frames are too few for 2 processes" in done.stderr
-    done = run("cache", launch=LAUNCH)
+    done = run("cache")
     assert done.returncode != 0
     assert "Several processes share the work of `compress` alone" in done.stderr
 
