@@ -60,6 +60,7 @@ Grid make_grid(const Word* table, int entries, Signs signs, std::vector<float>& 
 }
 
 template <typename Word, int entries, Signs signs> const Grid& grid_of(const Word* table) {
+    static_assert(entries % Grid::entries_at_once == 0);
     using Number = std::conditional_t<signs == Signs::within, int8_t, uint8_t>;
     static std::vector<float> values;
     static const Grid grid = make_grid<Number>(table, entries, signs, values);

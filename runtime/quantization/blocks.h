@@ -14,6 +14,7 @@ enum class Signs {
 
 // A grid: each entry is a vector of `width` values, of which the nearest is sought under weights.
 struct Grid {
+    static constexpr int entries_at_once = 32; // that are compared; it divides `entries`
     int entries = 0;
     int width = 0; // 8 or 4
     Signs signs = Signs::free;

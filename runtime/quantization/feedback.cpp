@@ -124,18 +124,26 @@ void keep_values(float* weights, const float* values, const float* row, int64_t 
 }
 
 // Fills costs [entries] with the weighted squared distance of each grid entry from `wanted`
-// [width], without what all entries share.
+// [width], without what all entries share. Sums of some entries stay in registers.
 ACTQUANT_EVERY_CPU
 void grid_costs(const Grid& grid, const float* wanted, const float* weights, float scale,
                 float* costs) {
-    std::fill_n(costs, grid.entries, 0.0F);
+    constexpr int at_once = Grid::entries_at_once;
+    float square[group_size];
+    float linear[group_size];
     for (int k = 0; k < grid.width; k++) {
-        const float* values = grid.columns + static_cast<int64_t>(k) * grid.entries;
-        float square = weights[k] * scale * scale;
-        float linear = -2 * weights[k] * scale * wanted[k];
-        for (int n = 0; n < grid.entries; n++) {
-            costs[n] += values[n] * (square * values[n] + linear);
+        square[k] = weights[k] * scale * scale;
+        linear[k] = -2 * weights[k] * scale * wanted[k];
+    }
+    for (int first = 0; first < grid.entries; first += at_once) {
+        float sums[at_once] = {};
+        for (int k = 0; k < grid.width; k++) {
+            const float* values = grid.columns + static_cast<int64_t>(k) * grid.entries + first;
+            for (int n = 0; n < at_once; n++) {
+                sums[n] += values[n] * (square[k] * values[n] + linear[k]);
+            }
         }
+        std::copy_n(sums, at_once, costs + first);
     }
 }
 
