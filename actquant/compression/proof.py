@@ -24,12 +24,13 @@ from actquant.fidelity.parity import (
 from actquant.fidelity.reference_runner import ReferenceRunner
 from actquant.policies.base import LoadedPolicy
 
-LIMITS = {"F32": F32_THRESHOLD, "F16": 5e-3, "BF16": 4e-2}
+LIMITS = {"F32": F32_THRESHOLD, "F16": 4e-2, "BF16": 4e-2}
 """On the distance of the worst chunk, where all matrices have this type.
 
-ggml rounds the activations as it rounds the weights: to 11 bits for F16, to 8 for BF16. Files with
-blocks below that are not judged: their error is what the recipe makes it. For them the captured
-program is, run in float32.
+ggml rounds the activations as it rounds the weights: to 11 bits for F16, to 8 for BF16. In F16
+networks that are trained from scratch stay below 5e-3, a policy on a pretrained language model
+reached 2.4e-2 (mean 2e-3). Files with blocks below that are not judged: their error is what the
+recipe makes it. For them the captured program is, run in float32.
 """
 NUMBER_CHARACTERS = 18
 """Of a float32 in JSON, with its comma."""
