@@ -8,6 +8,7 @@ The package holds a GGUF of 4 bits; its dequantized weights are what counts as t
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ def load_tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
+@cache
 def load_model() -> Any:
-    """Returns it as transformers' LlamaForCausalLM, in float32 and evaluation mode."""
+    """Returns it as transformers' LlamaForCausalLM, in float32 and evaluation mode; the same one
+    every time."""
     from transformers import AutoModelForCausalLM
 
     path = find_model()
