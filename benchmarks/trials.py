@@ -1,4 +1,4 @@
-"""What was tried on top of the recipe `actquant`, and what it changes of the action error.
+"""Methods to try on top of the recipe `actquant`, and what they change of the action error.
 
     python benchmarks/trials.py --bpw 2.5 --out trials
 

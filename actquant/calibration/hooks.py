@@ -33,7 +33,7 @@ class LayerHooks:
     ) -> None:
         self._layers = layers
         self._in_bfloat16 = in_bfloat16
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, int, Tensor] | None = None
 
     @contextmanager
     def watch(self, frames: int) -> Iterator[None]:
@@ -84,12 +84,12 @@ class LayerHooks:
 
     def _kept(self, x: Tensor) -> Tensor:
         """Returns an input as it is kept; layers that share one, as queries and keys do, share what
-        is kept of it."""
+        is kept of it, unless it was changed in place in between."""
         if not self._in_bfloat16 or x.dtype != torch.float32:
             return x.detach()
-        if self._last is None or self._last[0] is not x:
-            self._last = x, x.detach().bfloat16()
-        return self._last[1]
+        if self._last is None or self._last[0] is not x or self._last[1] != x._version:
+            self._last = x, x._version, x.detach().bfloat16()
+        return self._last[2]
 
 
 def rows_in(module: nn.Module, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from actquant.calibration.devices import beside, device_of, find_device, placed
 from actquant.calibration.frames import Batch, Frames
 from actquant.calibration.hooks import frozen, sharing_weight
 from actquant.calibration.losses import draw_noise, through_no_grad
-from actquant.calibration.work_folder import WorkFolder
+from actquant.calibration.work_folder import Artifact, Contents, WorkFolder
 from actquant.common.errors import CalibrationError
 from actquant.common.files import hash_json
 from actquant.common.processes import ALONE, Processes
@@ -136,10 +136,9 @@ class Tuning:
         if any(self.processes.gather([stored is None])):
             with placed(self.loaded, find_device(self.loaded)):
                 found = self._tune(progress)
-            with self.processes.main_first():
-                stored = self.work.save(STAGE, self._item, self._depends_on, found)
-                self.work.discard(PARTIAL_STAGE, self._item)
-        assert stored is not None
+            stored = self._save_for_all(STAGE, self._item, self._depends_on, found)
+            self.work.discard(PARTIAL_STAGE, self._item)
+        assert stored is not None, "the main process has saved it"
         report = TuningReport.model_validate(stored.info) if stored.info else None
         factors = _with_prefix(stored.arrays, "factors ")
         return Tuned(factors, _with_prefix(stored.arrays, "values "), report)
@@ -229,11 +228,20 @@ class Tuning:
                     chunks.append((place, self._chunk(batch, place).cpu().numpy()))
                     advance(1)
             every = {str(place): chunk for place, chunk in self.processes.gather(chunks)}
-            with self.processes.main_first():
-                found = self.work.save(stage, item, self.made_from, (every, {}))
-        assert found is not None
-        chunks_of = [torch.from_numpy(found.arrays[str(place)]) for place in range(len(groups))]
-        return [chunk.to(device_of(self.loaded)) for chunk in chunks_of]
+            found = self._save_for_all(stage, item, self.made_from, (every, {}))
+        assert found is not None, "the main process has saved it"
+        device = device_of(self.loaded)
+        places = range(len(groups))
+        return [torch.from_numpy(found.arrays[str(place)]).to(device) for place in places]
+
+    def _save_for_all(
+        self, stage: str, item: str, made_from: Mapping[str, str], contents: Contents
+    ) -> Artifact | None:
+        """Saves what the main process found, and returns that to all."""
+        if self.processes.is_main:
+            self.work.save(stage, item, made_from, contents)
+        self.processes.wait()
+        return self.work.load(stage, item, made_from)
 
     @contextmanager
     def _quantized(self) -> Iterator[dict[str, nn.Parameter]]:

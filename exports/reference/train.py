@@ -3,6 +3,8 @@
 Records demonstrations, trains on them and on the learner's own episodes as labelled by the
 expert, and goes on where it stopped when it is started again with the same run folder.
 `--finalize` writes the run's last saved weights as a checkpoint, also while training goes on.
+With `--pretrained true` the language model is SmolLM2-135M, frozen; `--assemble` puts a policy
+together from what was trained and the package that holds the rest.
 """
 
 from __future__ import annotations

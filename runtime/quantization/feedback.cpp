@@ -147,13 +147,29 @@ void grid_costs(const Grid& grid, const float* wanted, const float* weights, flo
     }
 }
 
+// The first place of the least cost; `count` is a multiple of entries_at_once. Compilers vectorize
+// minima of many lanes, but not one of a whole array.
 ACTQUANT_EVERY_CPU
 int place_of_least(const float* costs, int count) {
-    float least = costs[0];
-    for (int n = 1; n < count; n++) {
-        least = costs[n] < least ? costs[n] : least;
+    constexpr int lanes = Grid::entries_at_once;
+    float lane[lanes];
+    std::copy_n(costs, lanes, lane);
+    for (int first = lanes; first < count; first += lanes) {
+        for (int n = 0; n < lanes; n++) {
+            lane[n] = costs[first + n] < lane[n] ? costs[first + n] : lane[n];
+        }
     }
-    return static_cast<int>(std::find(costs, costs + count, least) - costs);
+    float least = *std::min_element(lane, lane + lanes);
+    for (int first = 0; first < count; first += lanes) {
+        int found = 0;
+        for (int n = 0; n < lanes; n++) {
+            found |= static_cast<int>(costs[first + n] == least);
+        }
+        if (found != 0) {
+            return static_cast<int>(std::find(costs + first, costs + count, least) - costs);
+        }
+    }
+    return 0; // costs of finite weights are finite
 }
 
 // The factor padded to whole blocks, and what of it the choice of scales and grid entries needs.

@@ -16,6 +16,7 @@ from actquant.calibration import bfloat16, statistics
 from actquant.calibration.accumulators import ActionJacobian, EmbeddingJacobian
 from actquant.calibration.dataset import load_for_dataset
 from actquant.calibration.frames import calibrate
+from actquant.calibration.hooks import LayerHooks
 from actquant.calibration.losses import action_projections
 from actquant.calibration.statistics import collect
 from actquant.calibration.work_folder import WorkFolder
@@ -146,3 +147,17 @@ def test_what_autograd_saved_goes_with_the_graph():
     del witness, output
     gc.collect()
     assert alive() is None
+
+
+def test_an_input_that_was_changed_in_place_is_kept_anew():
+    layers = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(2)).requires_grad_(False)
+    first, second = layers
+    found = [ActionJacobian(name, 2, 2) for name in "ab"]
+    hooks = LayerHooks([(first, found[:1]), (second, found[1:])], in_bfloat16=True)
+    x = torch.ones(1, 2)
+    with hooks.watch(1), torch.enable_grad():
+        total = first(x).sum()
+        x.mul_(2)
+        (total + second(x).sum()).backward()
+    sums = [each.result(1)["action_jacobian"] for each in found]
+    assert (sums[0] == 1).all() and (sums[1] == 4).all()
