@@ -222,7 +222,7 @@ def _sources(
 ) -> dict[str, str]:
     """Returns hashes of the checkpoint and, where data has a say, of everything about that."""
     sources = {
-        "actquant": __version__,
+        "producer": __version__,
         "checkpoint": loaded.checkpoint_sha256,
         "config": loaded.settings_sha256,
     }

@@ -1,14 +1,17 @@
 """Makes files by several recipes and budgets, measures all of them, and compares them in pairs.
 
 Each file, its report and its evaluation lie in one folder, named after recipe and budget; what is
-there already is taken over, so that a sweep that was stopped goes on where it was.
+there already is taken over, so that a sweep that was stopped goes on where it was. A file that was
+measured may be deleted: its report and its evaluation speak for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
@@ -16,9 +19,10 @@ from rich.progress import Progress
 from actquant.calibration.dataset import load_for_dataset
 from actquant.common.clock import iso_date
 from actquant.common.errors import BudgetError
-from actquant.common.files import hash_json, write_text
+from actquant.common.files import hash_json, hash_path, write_text
 from actquant.compression.pipeline import compress
 from actquant.compression.report import CompressionReport
+from actquant.control.policy import model_sha256
 from actquant.evaluation.compare import PairedDifference, compare
 from actquant.evaluation.evaluate import EvaluationResult, evaluate
 from actquant.policies import LoadedPolicy
@@ -134,7 +138,9 @@ class Sweep:
 
     def _report(self, rows: list[SweepRow]) -> SweepReport:
         first = next((row for row in rows if row.n), None)
-        machine = "" if first is None else self._evaluation(first.name).provenance.machine
+        machine = ""
+        if first is not None:
+            machine = EvaluationResult.load(self.out / f"{first.name}.json").provenance.machine
         return SweepReport(
             checkpoint=str(self.checkpoint),
             dataset=str(self.dataset),
@@ -147,7 +153,7 @@ class Sweep:
         )
 
     def _reports(self, rows: Sequence[SweepRow]) -> dict[str, CompressionReport]:
-        return {row.name: self._kept(row.name)[1] for row in rows if not row.refused}
+        return {row.name: self._kept(row.name).report for row in rows if not row.refused}
 
     def _row(self, trial: Trial, loaded: list[LoadedPolicy], progress: Progress) -> SweepRow:
         row = SweepRow(name=trial.name, recipe=trial.recipe, bpw_budget=trial.bpw, seed=trial.seed)
@@ -174,21 +180,17 @@ class Sweep:
     def _compressed(
         self, trial: Trial, loaded: list[LoadedPolicy], progress: Progress
     ) -> CompressionReport:
-        """The file's report; the file is made unless it is there, by the same settings."""
-        wanted = hash_json(
-            {
-                "settings": asdict(self.settings),
-                "seed": trial.seed,
-                "checkpoint": str(self.checkpoint.resolve()),
-                "dataset": str(self.dataset.resolve()),
-            }
-        )
+        """Returns the file's report, as noted where file or evaluation are there and the settings
+        are the same; the file is made otherwise."""
+        wanted = hash_json({**self._sources, "seed": trial.seed})
         model = self.out / f"{trial.name}.gguf"
         noted = self.out / f"{trial.name}.made.json"
-        if model.is_file() and noted.is_file():
-            made_from, report = self._kept(trial.name)
-            if made_from == wanted and report.file_bytes == model.stat().st_size:
-                return report
+        if noted.is_file():
+            kept = self._kept(trial.name)
+            there = model.is_file() and kept.report.file_bytes == model.stat().st_size
+            measured = self.env is None or self._kept_evaluation(trial.name) is not None
+            if kept.made_from == wanted and (there or (not model.exists() and measured)):
+                return kept.report
         if not loaded:
             loaded.append(load_for_dataset(self.checkpoint, self.dataset, streamed=None))
         report = compress(
@@ -203,27 +205,45 @@ class Sweep:
             loaded=loaded[0],
             progress=progress,
         )
-        kept = _Made(made_from=wanted, report=report)
+        kept = _Made(made_from=wanted, model_sha256=model_sha256(model), report=report)
         write_text(noted, kept.model_dump_json(indent=1))
         return report
 
-    def _kept(self, name: str) -> tuple[str, CompressionReport]:
-        made = _Made.model_validate_json((self.out / f"{name}.made.json").read_text())
-        return made.made_from, made.report
+    @cached_property
+    def _sources(self) -> dict[str, Any]:
+        """What every file of the sweep is made from; not where it lies."""
+        return {
+            "settings": asdict(self.settings),
+            "checkpoint": hash_path(self.checkpoint),
+            "dataset": hash_path(self.dataset),
+        }
 
-    def _evaluation(self, name: str) -> EvaluationResult:
-        return EvaluationResult.load(self.out / f"{name}.json")
+    def _kept(self, name: str) -> _Made:
+        return _Made.model_validate_json((self.out / f"{name}.made.json").read_text())
+
+    def _kept_evaluation(self, name: str) -> EvaluationResult | None:
+        """Returns the evaluation of the file as it was made, on these starts, if it is there."""
+        path = self.out / f"{name}.json"
+        if not path.is_file():
+            return None
+        result = EvaluationResult.load(path)
+        of = result.provenance
+        made = self._kept(name).model_sha256
+        same = (of.model_sha256, of.env, of.starts) == (made, self.env, self.starts)
+        return result if same else None
 
     def _evaluated(self, row: SweepRow, env: str, progress: Progress) -> SweepRow:
-        bar = progress.add_task(f"{row.name} in {env}", total=None)
-        result = evaluate(
-            self.out / f"{row.name}.gguf",
-            env=env,
-            starts=self.starts,
-            out=self.out / f"{row.name}.json",
-            on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
-        )
-        progress.remove_task(bar)
+        result = self._kept_evaluation(row.name)
+        if result is None:
+            bar = progress.add_task(f"{row.name} in {env}", total=None)
+            result = evaluate(
+                self.out / f"{row.name}.gguf",
+                env=env,
+                starts=self.starts,
+                out=self.out / f"{row.name}.json",
+                on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
+            )
+            progress.remove_task(bar)
         return row.model_copy(
             update={
                 "n": result.overall.n,
@@ -251,6 +271,7 @@ class Sweep:
 
 class _Made(BaseModel):
     made_from: str
+    model_sha256: str
     report: CompressionReport
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from actquant.sweep.page import write_page
 from actquant.sweep.sweep import Sweep, SweepReport, SweepRow
 from actquant.tuning.settings import TuningSettings
 
+REFERENCE = Path(__file__).parents[2] / "exports/reference"
 SMALL = CompressionSettings(n_frames=4, n_held_out=4, draws=1, tuning=TuningSettings(minutes=0))
 
 
@@ -61,11 +63,46 @@ def test_what_is_made_is_not_made_again(sweep, report, monkeypatch):
 
     monkeypatch.setattr(sweep_module, "load_for_dataset", refuse)
     (sweep.out / "sweep.html").unlink()
-    impossible = Sweep(**{**sweep.__dict__, "bpws": (6.0,)})
+    impossible = replace(sweep, bpws=(6.0,))
     with Progress(disable=True) as progress:
         again = impossible.run(progress)
     assert [row for row in again.rows] == [row for row in report.rows if not row.refused]
     assert (sweep.out / "sweep.html").is_file()
+
+
+def test_evaluations_are_taken_over_and_stand_for_files_that_were_deleted(tmp_path, monkeypatch):
+    sweep = Sweep(
+        checkpoint=build_tiny_smolvla(
+            tmp_path / "tiny", hidden=128, state_dim=13, max_state_dim=16, max_length=48
+        ),
+        dataset=REFERENCE / "calibration",
+        out=tmp_path / "out",
+        recipes=("rtn",),
+        bpws=(6.0,),
+        seeds=(0,),
+        env="ur3e",
+        starts="0:1",
+        settings=SMALL,
+    )
+    with Progress(disable=True) as progress:
+        report = sweep.run(progress)
+        assert [row.n for row in report.rows] == [6, 6]
+
+        class Asked(Exception):
+            pass
+
+        def ask(*_, **__):
+            raise Asked
+
+        monkeypatch.setattr(sweep_module, "evaluate", ask)
+        monkeypatch.setattr(sweep_module, "compress", ask)
+        assert sweep.run(progress).rows == report.rows
+        for file in sweep.out.glob("*.gguf"):
+            file.unlink()
+        moved = replace(sweep, out=sweep.out.rename(tmp_path / "moved"))
+        assert moved.run(progress).rows == report.rows
+        with pytest.raises(Asked):  # other starts were not evaluated: the file is made again
+            replace(moved, starts="1:2").run(progress)
 
 
 def test_other_settings_make_the_files_anew(sweep, report, monkeypatch):
@@ -76,7 +113,7 @@ def test_other_settings_make_the_files_anew(sweep, report, monkeypatch):
         raise Asked
 
     monkeypatch.setattr(sweep_module, "compress", ask)
-    other = Sweep(**{**sweep.__dict__, "settings": CompressionSettings(n_held_out=5)})
+    other = replace(sweep, settings=CompressionSettings(n_held_out=5))
     with Progress(disable=True) as progress, pytest.raises(Asked):
         other.run(progress)
 
