@@ -33,7 +33,7 @@ int resolve_threads(int threads, uint64_t parameter_count) {
 } // namespace
 
 Backend::Backend(int threads, uint64_t parameter_count)
-    : thread_count(resolve_threads(threads, parameter_count)) {
+    : thread_count(resolve_threads(threads, parameter_count)), instructions(usable_isa()) {
     ggml_threadpool_params params = ggml_threadpool_params_default(thread_count);
     pool.reset(ggml_threadpool_new(&params));
     handle.reset(ggml_backend_cpu_init());

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "kernels/isa.h"
+
 #include <ggml-backend.h>
 
 #include <cstdint>
@@ -23,6 +25,7 @@ class Backend {
     Backend(int threads, uint64_t parameter_count);
 
     int threads() const { return thread_count; }
+    Isa isa() const { return instructions; }
     ggml_backend_buffer_type_t buffer_type() const;
     // A buffer over memory that is there already and outlives it, e.g. a mapped file.
     BufferPointer place(void* data, size_t bytes) const;
@@ -39,6 +42,7 @@ class Backend {
     };
 
     int thread_count;
+    Isa instructions;
     std::unique_ptr<ggml_threadpool, PoolDeleter> pool;
     std::unique_ptr<ggml_backend, BackendDeleter> handle;
 };

@@ -1,11 +1,13 @@
 #pragma once
 
+#include "backend/backend.h"
 #include "program/program.h"
 #include "weights/weights.h"
 
 #include <ggml.h>
 
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -42,9 +44,22 @@ struct Constant {
 // be a strided view.
 class GraphBuilder {
   public:
-    GraphBuilder(ggml_context* ggml, const Weights& weights) : ggml(ggml), weights(weights) {}
+    GraphBuilder(ggml_context* ggml, const Weights& weights, const Backend& backend)
+        : ggml(ggml), isa(backend.isa()), threads(backend.threads()),
+          rounded(weights.are_rounded()), weights(weights) {}
 
     ggml_context* const ggml;
+    const Isa isa;
+    const int threads;
+    // Whether activations may be rounded to fewer bits than f32 has.
+    const bool rounded;
+
+    // Keeps what a node's function needs as long as the graph.
+    template <typename Kept> Kept* keep(Kept value) {
+        auto owned = std::make_shared<Kept>(std::move(value));
+        kept.push_back(owned);
+        return owned.get();
+    }
 
     // Declares where a value lives before the instructions that use it are built.
     void define_host(const std::string& value, DType dtype, const Shape& shape);
@@ -92,6 +107,7 @@ class GraphBuilder {
     std::map<std::string, Shape> device_shapes;
     std::vector<Boundary> boundary_list;
     std::vector<Constant> constant_list;
+    std::vector<std::shared_ptr<void>> kept;
 };
 
 GgmlShape ggml_extents(const Shape& shape);

@@ -105,7 +105,7 @@ Stage::Stage(Program parsed, const Weights& placed, Backend& on_backend,
     if (!ggml) {
         throw Error("out of memory for the graph of stage '" + program.stage + "'");
     }
-    builder = std::make_unique<GraphBuilder>(ggml.get(), weights);
+    builder = std::make_unique<GraphBuilder>(ggml.get(), weights, backend);
     graph = ggml_new_graph_custom(ggml.get(), nodes, false);
     try {
         find_host_uses();

@@ -1,5 +1,6 @@
 // Attention, its positions and its softmax.
 #include "graph/graph_builder.h"
+#include "operators/attention_nodes.h"
 #include "operators/operators.h"
 
 #include <algorithm>
@@ -60,21 +61,11 @@ ggml_tensor* attention_mask(GraphBuilder& graph, const Instruction& instruction,
     return graph.mask(instruction, 3, {own[0], own[1], q[2], k[2]}, causal);
 }
 
-// ggml's flash attention is as exact as the spelled-out form when k and v are f32, and up to twice
-// as fast. Its masks are f16 though, in which a masked score cannot be made to vanish beside a
-// fully masked row's: such rows must attend uniformly, so masks take the spelled-out form.
-ggml_tensor* sdpa(GraphBuilder& graph, const Instruction& instruction) {
-    const Shape& q_shape = graph.shape_of(instruction, 0);
-    const Shape& k_shape = graph.shape_of(instruction, 1);
-    check_attention(instruction, q_shape, k_shape, graph.shape_of(instruction, 2));
-    ggml_tensor* mask = attention_mask(graph, instruction, q_shape, k_shape);
-    if (mask != nullptr && (q_shape[1] % mask->ne[2] != 0 || q_shape[0] % mask->ne[3] != 0)) {
-        instruction.fail("the mask's batch or heads do not fit q " + to_string(q_shape));
-    }
-    ggml_tensor* q = graph.contiguous_rows(graph.tensor(instruction, 0));
-    ggml_tensor* k = graph.contiguous_rows(graph.tensor(instruction, 1));
-    ggml_tensor* v = graph.tensor(instruction, 2);
-    float scale = static_cast<float>(instruction.number("scale"));
+// By ggml's own operators. Its flash attention is as exact as the spelled-out form when k and v are
+// f32. Its masks are f16 though, in which a masked score cannot be made to vanish beside a fully
+// masked row's: such rows must attend uniformly, so masks take the spelled-out form.
+ggml_tensor* ggml_attention(GraphBuilder& graph, ggml_tensor* q, ggml_tensor* k, ggml_tensor* v,
+                            ggml_tensor* mask, float scale) {
     if (mask == nullptr) {
         ggml_tensor* y = ggml_flash_attn_ext(graph.ggml, q, k, graph.contiguous_rows(v), nullptr,
                                              scale, 0.0f, 0.0f);
@@ -84,6 +75,24 @@ ggml_tensor* sdpa(GraphBuilder& graph, const Instruction& instruction) {
     ggml_tensor* weights = ggml_soft_max_ext(graph.ggml, scores, mask, scale, 0.0f);
     ggml_tensor* v_transposed = ggml_cont(graph.ggml, ggml_transpose(graph.ggml, v));
     return ggml_mul_mat(graph.ggml, v_transposed, weights);
+}
+
+ggml_tensor* sdpa(GraphBuilder& graph, const Instruction& instruction) {
+    const Shape& q_shape = graph.shape_of(instruction, 0);
+    const Shape& k_shape = graph.shape_of(instruction, 1);
+    check_attention(instruction, q_shape, k_shape, graph.shape_of(instruction, 2));
+    ggml_tensor* mask = attention_mask(graph, instruction, q_shape, k_shape);
+    auto fits = [](int64_t extent, int64_t whole) { return extent == 1 || extent == whole; };
+    if (mask != nullptr && !(fits(mask->ne[2], q_shape[1]) && fits(mask->ne[3], q_shape[0]))) {
+        instruction.fail("the mask's batch or heads do not fit q " + to_string(q_shape));
+    }
+    ggml_tensor* q = graph.contiguous_rows(graph.tensor(instruction, 0));
+    ggml_tensor* k = graph.contiguous_rows(graph.tensor(instruction, 1));
+    ggml_tensor* v = graph.tensor(instruction, 2);
+    float scale = static_cast<float>(instruction.number("scale"));
+    return graph.isa == Isa::ggml
+               ? ggml_attention(graph, q, k, v, mask, scale)
+               : attention_nodes(graph, q, k, graph.contiguous_rows(v), mask, scale);
 }
 
 // ggml's rope computes pos / factor: the factors are the inverse of the program's inv_freq.

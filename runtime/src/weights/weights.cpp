@@ -23,6 +23,7 @@ Weights::Weights(const ModelFile& model, const Backend& backend)
         ggml_tensor* tensor = ggml_dup_tensor(ggml.get(), stored.descriptor);
         ggml_backend_tensor_alloc(buffer.get(), tensor, stored.data);
         table[name] = {tensor, stored.shape};
+        rounded = rounded || ggml_is_quantized(tensor->type) || tensor->type == GGML_TYPE_BF16;
     }
 }
 

@@ -27,6 +27,8 @@ class Weights {
 
     // Null if the file has no such tensor.
     const Weight* find(const std::string& name) const;
+    // Whether some weight has fewer bits than f16: activations may then be rounded too.
+    bool are_rounded() const { return rounded; }
     // A tensor as host values, for small constants and for what the host computes with.
     HostValue read(const std::string& name) const;
 
@@ -36,6 +38,7 @@ class Weights {
     };
 
     const ModelFile& file;
+    bool rounded = false;
     BufferPointer buffer;
     std::unique_ptr<ggml_context, GgmlDeleter> ggml;
     std::map<std::string, Weight> table;

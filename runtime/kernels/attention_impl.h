@@ -1,0 +1,343 @@
+// Attention for one instruction set. Included by attention_*.cpp, which define
+//   ACTQUANT_VECTOR_FLOATS  floats of a vector
+//   ACTQUANT_ROWS           queries that are worked on together: 2 · ROWS accumulators
+//   ACTQUANT_BFLOAT16       1 if products take pairs of bfloat16 (AVX512_BF16), else 0
+//   ACTQUANT_KERNEL         the kernel's name
+//
+// A panel holds, for each step of a product, one word for each of its columns: a float, or two
+// bfloat16 that follow each other along the product's sum. Keys are the columns of panels for the
+// scores, dimensions of values those for the results.
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/vector.h"
+
+#if ACTQUANT_BFLOAT16
+#include <immintrin.h>
+#endif
+
+namespace actquant {
+namespace {
+
+constexpr int MAX_ROWS = ACTQUANT_ROWS;
+constexpr int64_t PANEL = 2 * W;
+constexpr int64_t PER_WORD = ACTQUANT_BFLOAT16 ? 2 : 1;
+// Of a panel of values as many steps are multiplied at once as the first cache holds.
+constexpr int64_t CHUNK_STEPS = 128;
+
+inline int64_t rounded_up(int64_t x, int64_t multiple) {
+    return (x + multiple - 1) / multiple * multiple;
+}
+
+struct Sizes {
+    int64_t score_steps;  // words of a query
+    int64_t padded_keys;  // whole panels
+    int64_t value_steps;  // words of a row of weights
+    int64_t padded_width; // of values: whole vectors
+    int64_t key_words;    // of one head's keys, packed
+    int64_t value_words;
+};
+
+Sizes sizes_of(const AttentionShape& shape) {
+    Sizes sizes;
+    sizes.score_steps = rounded_up(shape.width, PER_WORD) / PER_WORD;
+    sizes.padded_keys = rounded_up(shape.keys, PANEL);
+    sizes.value_steps = sizes.padded_keys / PER_WORD;
+    sizes.padded_width = rounded_up(shape.value_width, W);
+    sizes.key_words = sizes.padded_keys * sizes.score_steps;
+    sizes.value_words = sizes.value_steps * sizes.padded_width;
+    return sizes;
+}
+
+struct Range {
+    int64_t first;
+    int64_t end;
+};
+
+inline Range part_of(int64_t count, int thread, int threads) {
+    return {count * thread / threads, count * (thread + 1) / threads};
+}
+
+inline const float* row_of(const Rows& rows, int64_t batch, int64_t head, int64_t row) {
+    return reinterpret_cast<const float*>(static_cast<const char*>(rows.data) + batch * rows.batch +
+                                          head * rows.head + row * rows.row);
+}
+
+inline uint16_t bfloat16_of(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// A row of floats as words; the last is filled up with zero.
+void to_words(const float* row, int64_t width, float scale, uint32_t* words) {
+#if ACTQUANT_BFLOAT16
+    uint16_t* halves = reinterpret_cast<uint16_t*>(words);
+    int64_t k = 0;
+    for (; k + W <= width; k += W) {
+        store(halves + k, bfloat16(load(row + k) * scale));
+    }
+    for (; k < width; k++) {
+        halves[k] = bfloat16_of(row[k] * scale);
+    }
+    if (width % 2 != 0) {
+        halves[width] = 0;
+    }
+#else
+    float* floats = reinterpret_cast<float*>(words);
+    for (int64_t k = 0; k < width; k++) {
+        floats[k] = row[k] * scale;
+    }
+#endif
+}
+
+// The product of ROWS rows of words and a panel of VECTORS · W columns, onto `sums` unless `first`.
+template <int ROWS, int VECTORS>
+void multiply(const uint32_t* panel, const uint32_t* rows, int64_t row_words, int64_t steps,
+              float* sums, int64_t sum_stride, bool first) {
+    Vec total[ROWS][VECTORS];
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) {
+            total[r][v] = first ? Vec{} : load(sums + r * sum_stride + v * W);
+        }
+    }
+    for (int64_t step = 0; step < steps; step++) {
+        Vec column[VECTORS];
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) {
+            column[v] = load(panel + (step * VECTORS + v) * W);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; r++) {
+            const uint32_t* word = rows + r * row_words + step;
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++) {
+#if ACTQUANT_BFLOAT16
+                __m512i pair = _mm512_set1_epi32(static_cast<int>(*word));
+                total[r][v] = _mm512_dpbf16_ps(total[r][v], (__m512bh)column[v], (__m512bh)pair);
+#else
+                float factor;
+                std::memcpy(&factor, word, 4);
+                total[r][v] += column[v] * factor;
+#endif
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++) {
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) {
+            store(sums + r * sum_stride + v * W, total[r][v]);
+        }
+    }
+}
+
+template <int VECTORS, int ROWS = MAX_ROWS>
+void multiply_rows(int rows, const uint32_t* panel, const uint32_t* words, int64_t row_words,
+                   int64_t steps, float* sums, int64_t sum_stride, bool first) {
+    if constexpr (ROWS > 1) {
+        if (rows < ROWS) {
+            return multiply_rows<VECTORS, ROWS - 1>(rows, panel, words, row_words, steps, sums,
+                                                    sum_stride, first);
+        }
+    }
+    multiply<ROWS, VECTORS>(panel, words, row_words, steps, sums, sum_stride, first);
+}
+
+void pack_keys(const AttentionShape& shape, const Sizes& sizes, const Rows& k, int64_t batch,
+               int64_t head, int64_t first_key, uint32_t* panel, uint32_t* words) {
+    for (int64_t column = 0; column < PANEL; column++) {
+        int64_t key = first_key + column;
+        if (key < shape.keys) {
+            to_words(row_of(k, batch, head, key), shape.width, 1.0f, words);
+        }
+        for (int64_t step = 0; step < sizes.score_steps; step++) {
+            panel[step * PANEL + column] = key < shape.keys ? words[step] : 0;
+        }
+    }
+}
+
+// Panels of values lie behind each other, each with all of its steps.
+void pack_values(const AttentionShape& shape, const Sizes& sizes, const Rows& v, int64_t batch,
+                 int64_t head, int64_t first_key, uint32_t* packed) {
+    for (int64_t key = first_key; key < first_key + PANEL; key += PER_WORD) {
+        const float* row = row_of(v, batch, head, key);
+        for (int64_t first = 0; first < sizes.padded_width; first += PANEL) {
+            int64_t columns =
+                sizes.padded_width - first < PANEL ? sizes.padded_width - first : PANEL;
+            uint32_t* word = packed + first * sizes.value_steps + key / PER_WORD * columns;
+            for (int64_t column = 0; column < columns; column++) {
+                bool inside = first + column < shape.value_width;
+#if ACTQUANT_BFLOAT16
+                uint32_t low =
+                    inside && key < shape.keys ? bfloat16_of(row[first + column]) : 0;
+                uint32_t high = inside && key + 1 < shape.keys
+                                    ? bfloat16_of(row_of(v, batch, head, key + 1)[first + column])
+                                    : 0;
+                word[column] = low | high << 16;
+#else
+                float x = inside && key < shape.keys ? row[first + column] : 0.0f;
+                std::memcpy(word + column, &x, 4);
+#endif
+            }
+        }
+    }
+}
+
+size_t packed_bytes(const AttentionShape& shape) {
+    Sizes sizes = sizes_of(shape);
+    return static_cast<size_t>(shape.batch * shape.kv_heads *
+                               (sizes.key_words + sizes.value_words)) *
+           4;
+}
+
+// A head's keys, then its values.
+inline uint32_t* head_of(const AttentionOperands& operands, const Sizes& sizes, int64_t head) {
+    return static_cast<uint32_t*>(operands.packed) + head * (sizes.key_words + sizes.value_words);
+}
+
+void pack(const AttentionShape& shape, const AttentionOperands& operands, int thread,
+          int threads) {
+    Sizes sizes = sizes_of(shape);
+    int64_t panels = sizes.padded_keys / PANEL;
+    Range units = part_of(shape.batch * shape.kv_heads * panels, thread, threads);
+    constexpr int64_t longest = 4096;
+    uint32_t words[longest];
+    for (int64_t unit = units.first; unit < units.end; unit++) {
+        int64_t head = unit / panels;
+        int64_t first_key = unit % panels * PANEL;
+        uint32_t* packed = head_of(operands, sizes, head);
+        pack_keys(shape, sizes, operands.k, head / shape.kv_heads, head % shape.kv_heads,
+                  first_key, packed + first_key * sizes.score_steps, words);
+        pack_values(shape, sizes, operands.v, head / shape.kv_heads, head % shape.kv_heads,
+                    first_key, packed + sizes.key_words);
+    }
+}
+
+// Words of queries, of scores, of weights as they are multiplied, and of results.
+struct Scratch {
+    uint32_t* queries;
+    float* scores;
+    uint32_t* weights;
+    float* results;
+};
+
+int64_t scratch_words(const Sizes& sizes) {
+    return MAX_ROWS *
+           (sizes.score_steps + sizes.padded_keys + sizes.value_steps + sizes.padded_width);
+}
+
+size_t scratch_bytes(const AttentionShape& shape) {
+    return static_cast<size_t>(scratch_words(sizes_of(shape))) * 4;
+}
+
+// Scores -> exp(score - largest) as words; returns their sum.
+float soften(const AttentionShape& shape, const Sizes& sizes, float* scores, const float* mask,
+             uint32_t* weights) {
+    for (int64_t key = shape.keys; key < sizes.padded_keys; key++) {
+        scores[key] = -3e38f;
+    }
+    Vec top = all(-3e38f);
+    if (mask != nullptr) {
+        for (int64_t key = 0; key < shape.keys; key++) {
+            scores[key] += mask[key];
+        }
+    }
+    for (int64_t key = 0; key < sizes.padded_keys; key += W) {
+        top = larger(top, load(scores + key));
+    }
+    Vec largest = all(largest_element(top));
+    Vec sum = Vec{};
+    for (int64_t key = 0; key < sizes.padded_keys; key += W) {
+        Vec weight = exponential(load(scores + key) - largest);
+        sum += weight;
+#if ACTQUANT_BFLOAT16
+        store(reinterpret_cast<uint16_t*>(weights) + key, bfloat16(weight));
+#else
+        store(weights + key, weight);
+#endif
+    }
+    return sum_of_elements(sum);
+}
+
+// The rows of one head from `query` on.
+void attend_rows(const AttentionShape& shape, const Sizes& sizes, const AttentionOperands& operands,
+                 const Scratch& scratch, int64_t batch, int64_t head, int64_t query, int rows) {
+    int64_t kv_head = batch * shape.kv_heads + head / (shape.heads / shape.kv_heads);
+    const uint32_t* keys = head_of(operands, sizes, kv_head);
+    const uint32_t* values = keys + sizes.key_words;
+    for (int r = 0; r < rows; r++) {
+        to_words(row_of(operands.q, batch, head, query + r), shape.width, shape.scale,
+                 scratch.queries + r * sizes.score_steps);
+    }
+    for (int64_t key = 0; key < sizes.padded_keys; key += PANEL) {
+        multiply_rows<2>(rows, keys + key * sizes.score_steps, scratch.queries, sizes.score_steps,
+                         sizes.score_steps, scratch.scores + key, sizes.padded_keys, true);
+    }
+    float sums[MAX_ROWS];
+    for (int r = 0; r < rows; r++) {
+        const float* mask = operands.mask.data == nullptr
+                                ? nullptr
+                                : row_of(operands.mask, batch, head, query + r);
+        sums[r] = soften(shape, sizes, scratch.scores + r * sizes.padded_keys, mask,
+                         scratch.weights + r * sizes.value_steps);
+    }
+    for (int64_t column = 0; column < sizes.padded_width; column += PANEL) {
+        const uint32_t* panel = values + column * sizes.value_steps;
+        bool whole = column + PANEL <= sizes.padded_width;
+        for (int64_t step = 0; step < sizes.value_steps; step += CHUNK_STEPS) {
+            int64_t left = sizes.value_steps - step;
+            int64_t steps = left < CHUNK_STEPS ? left : CHUNK_STEPS;
+            const uint32_t* words = scratch.weights + step;
+            float* results = scratch.results + column;
+            if (whole) {
+                multiply_rows<2>(rows, panel + step * PANEL, words, sizes.value_steps, steps,
+                                 results, sizes.padded_width, step == 0);
+            } else {
+                multiply_rows<1>(rows, panel + step * W, words, sizes.value_steps, steps, results,
+                                 sizes.padded_width, step == 0);
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        float* result = operands.result +
+                        ((batch * shape.queries + query + r) * shape.heads + head) *
+                            shape.value_width;
+        const float* found = scratch.results + r * sizes.padded_width;
+        float factor = 1.0f / sums[r];
+        for (int64_t k = 0; k < shape.value_width; k++) {
+            result[k] = found[k] * factor;
+        }
+    }
+}
+
+void attend(const AttentionShape& shape, const AttentionOperands& operands, void* memory,
+            int thread, int threads) {
+    Sizes sizes = sizes_of(shape);
+    Scratch scratch;
+    scratch.queries = static_cast<uint32_t*>(memory);
+    scratch.scores = reinterpret_cast<float*>(scratch.queries + MAX_ROWS * sizes.score_steps);
+    scratch.weights =
+        reinterpret_cast<uint32_t*>(scratch.scores + MAX_ROWS * sizes.padded_keys);
+    scratch.results = reinterpret_cast<float*>(scratch.weights + MAX_ROWS * sizes.value_steps);
+    // Tiles of almost the same height: 50 rows are 5 of 10, not 4 of 12 and one of 2.
+    int64_t tiles = (shape.queries + MAX_ROWS - 1) / MAX_ROWS;
+    Range units = part_of(shape.batch * shape.heads * tiles, thread, threads);
+    for (int64_t unit = units.first; unit < units.end; unit++) {
+        int64_t head = unit / tiles;
+        Range queries = part_of(shape.queries, static_cast<int>(unit % tiles),
+                                static_cast<int>(tiles));
+        attend_rows(shape, sizes, operands, scratch, head / shape.heads, head % shape.heads,
+                    queries.first, static_cast<int>(queries.end - queries.first));
+    }
+}
+
+} // namespace
+
+extern const AttentionKernel ACTQUANT_KERNEL;
+const AttentionKernel ACTQUANT_KERNEL = {ACTQUANT_KERNEL_NAME, packed_bytes, pack, scratch_bytes,
+                                         attend};
+
+} // namespace actquant

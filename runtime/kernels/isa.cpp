@@ -1,0 +1,53 @@
+#include "kernels/isa.h"
+
+#include "common/error.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+
+namespace actquant {
+namespace {
+
+constexpr std::array<const char*, 5> names = {"ggml", "baseline", "avx2", "avx512",
+                                              "avx512_bf16"};
+
+Isa present_isa() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (!avx2 || !avx512) {
+        return avx2 ? Isa::avx2 : Isa::baseline;
+    }
+    return __builtin_cpu_supports("avx512bf16") ? Isa::avx512_bf16 : Isa::avx512;
+#else
+    return Isa::baseline;
+#endif
+}
+
+} // namespace
+
+const char* isa_name(Isa isa) {
+    return names[static_cast<size_t>(isa)];
+}
+
+Isa usable_isa() {
+    const char* cap = std::getenv("ACTQUANT_ISA");
+    if (cap == nullptr || *cap == '\0') {
+        return present_isa();
+    }
+    for (size_t k = 0; k < names.size(); k++) {
+        if (std::string(cap) == names[k]) {
+            return std::min(static_cast<Isa>(k), present_isa());
+        }
+    }
+    std::string known;
+    for (const char* name : names) {
+        known += std::string(known.empty() ? "" : ", ") + name;
+    }
+    throw ArgumentError("ACTQUANT_ISA is '" + std::string(cap) + "'; there are: " + known);
+}
+
+} // namespace actquant

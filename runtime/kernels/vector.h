@@ -1,0 +1,79 @@
+// Vectors of ACTQUANT_VECTOR_FLOATS floats, in GCC's and Clang's vector extension.
+//
+// Included only by files that are compiled for one instruction set. All is in an anonymous
+// namespace, and nothing of the standard library's templates is used: the linker keeps one copy of
+// an inline function, which might be the one that older processors cannot run.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace actquant {
+namespace {
+
+constexpr int64_t W = ACTQUANT_VECTOR_FLOATS;
+
+typedef float Vec __attribute__((vector_size(4 * W)));
+typedef int32_t IntVec __attribute__((vector_size(4 * W)));
+typedef uint32_t WordVec __attribute__((vector_size(4 * W)));
+typedef uint16_t HalfVec __attribute__((vector_size(2 * W)));
+
+inline Vec load(const void* from) {
+    Vec x;
+    std::memcpy(&x, from, sizeof(x));
+    return x;
+}
+
+template <typename Any> inline void store(void* to, Any x) {
+    std::memcpy(to, &x, sizeof(x));
+}
+
+inline Vec all(float x) {
+    return x - Vec{};
+}
+
+inline Vec larger(Vec a, Vec b) {
+    return a > b ? a : b;
+}
+
+inline float largest_element(Vec x) {
+    float result = x[0];
+    for (int64_t k = 1; k < W; k++) {
+        result = x[k] > result ? x[k] : result;
+    }
+    return result;
+}
+
+inline float sum_of_elements(Vec x) {
+    float result = 0.0f;
+    for (int64_t k = 0; k < W; k++) {
+        result += x[k];
+    }
+    return result;
+}
+
+// exp(x) to 2 ulp for x up to 88; below -87 it stays there. Cephes' expf.
+inline Vec exponential(Vec x) {
+    x = larger(x, all(-87.0f));
+    // Adding and taking away 1.5·2^23 rounds to the nearest integer.
+    Vec n = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f;
+    Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vec p = all(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    IntVec power = (__builtin_convertvector(n, IntVec) + 127) << 23;
+    return p * (Vec)power;
+}
+
+// To the nearest bfloat16, ties to even.
+inline HalfVec bfloat16(Vec x) {
+    WordVec bits = (WordVec)x;
+    return __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, HalfVec);
+}
+
+} // namespace
+} // namespace actquant
