@@ -1,33 +1,20 @@
-// Attention for one instruction set. Included by attention_*.cpp, which define
-//   ACTQUANT_VECTOR_FLOATS  floats of a vector
-//   ACTQUANT_ROWS           queries that are worked on together: 2 · ROWS accumulators
-//   ACTQUANT_BFLOAT16       1 if products take pairs of bfloat16 (AVX512_BF16), else 0
-//   ACTQUANT_KERNEL         the kernel's name
+// Attention for one instruction set. Included by attention_*.cpp, which define what
+// panel_multiply.h asks for, and
+//   ACTQUANT_KERNEL, ACTQUANT_KERNEL_NAME  the kernel and its name
 //
-// A panel holds, for each step of a product, one word for each of its columns: a float, or two
-// bfloat16 that follow each other along the product's sum. Keys are the columns of panels for the
-// scores, dimensions of values those for the results.
+// Keys are the columns of panels for the scores, dimensions of values those for the results.
 #pragma once
 
 #include "kernels/attention.h"
-#include "kernels/vector.h"
-
-#if ACTQUANT_BFLOAT16
-#include <immintrin.h>
-#endif
+#include "kernels/panel_multiply.h"
 
 namespace actquant {
 namespace {
 
-constexpr int MAX_ROWS = ACTQUANT_ROWS;
 constexpr int64_t PANEL = 2 * W;
 constexpr int64_t PER_WORD = ACTQUANT_BFLOAT16 ? 2 : 1;
 // Of a panel of values as many steps are multiplied at once as the first cache holds.
 constexpr int64_t CHUNK_STEPS = 128;
-
-inline int64_t rounded_up(int64_t x, int64_t multiple) {
-    return (x + multiple - 1) / multiple * multiple;
-}
 
 struct Sizes {
     int64_t score_steps;  // words of a query
@@ -61,89 +48,6 @@ inline Range part_of(int64_t count, int thread, int threads) {
 inline const float* row_of(const Rows& rows, int64_t batch, int64_t head, int64_t row) {
     return reinterpret_cast<const float*>(static_cast<const char*>(rows.data) + batch * rows.batch +
                                           head * rows.head + row * rows.row);
-}
-
-inline uint16_t bfloat16_of(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-// A row of floats as words; the last is filled up with zero.
-void to_words(const float* row, int64_t width, float scale, uint32_t* words) {
-#if ACTQUANT_BFLOAT16
-    uint16_t* halves = reinterpret_cast<uint16_t*>(words);
-    int64_t k = 0;
-    for (; k + W <= width; k += W) {
-        store(halves + k, bfloat16(load(row + k) * scale));
-    }
-    for (; k < width; k++) {
-        halves[k] = bfloat16_of(row[k] * scale);
-    }
-    if (width % 2 != 0) {
-        halves[width] = 0;
-    }
-#else
-    float* floats = reinterpret_cast<float*>(words);
-    for (int64_t k = 0; k < width; k++) {
-        floats[k] = row[k] * scale;
-    }
-#endif
-}
-
-// The product of ROWS rows of words and a panel of VECTORS · W columns, onto `sums` unless `first`.
-template <int ROWS, int VECTORS>
-void multiply(const uint32_t* panel, const uint32_t* rows, int64_t row_words, int64_t steps,
-              float* sums, int64_t sum_stride, bool first) {
-    Vec total[ROWS][VECTORS];
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; r++) {
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) {
-            total[r][v] = first ? Vec{} : load(sums + r * sum_stride + v * W);
-        }
-    }
-    for (int64_t step = 0; step < steps; step++) {
-        Vec column[VECTORS];
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) {
-            column[v] = load(panel + (step * VECTORS + v) * W);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < ROWS; r++) {
-            const uint32_t* word = rows + r * row_words + step;
-#pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++) {
-#if ACTQUANT_BFLOAT16
-                __m512i pair = _mm512_set1_epi32(static_cast<int>(*word));
-                total[r][v] = _mm512_dpbf16_ps(total[r][v], (__m512bh)column[v], (__m512bh)pair);
-#else
-                float factor;
-                std::memcpy(&factor, word, 4);
-                total[r][v] += column[v] * factor;
-#endif
-            }
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; r++) {
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) {
-            store(sums + r * sum_stride + v * W, total[r][v]);
-        }
-    }
-}
-
-template <int VECTORS, int ROWS = MAX_ROWS>
-void multiply_rows(int rows, const uint32_t* panel, const uint32_t* words, int64_t row_words,
-                   int64_t steps, float* sums, int64_t sum_stride, bool first) {
-    if constexpr (ROWS > 1) {
-        if (rows < ROWS) {
-            return multiply_rows<VECTORS, ROWS - 1>(rows, panel, words, row_words, steps, sums,
-                                                    sum_stride, first);
-        }
-    }
-    multiply<ROWS, VECTORS>(panel, words, row_words, steps, sums, sum_stride, first);
 }
 
 void pack_keys(const AttentionShape& shape, const Sizes& sizes, const Rows& k, int64_t batch,

@@ -9,8 +9,8 @@
 namespace actquant {
 namespace {
 
-constexpr std::array<const char*, 5> names = {"ggml", "baseline", "avx2", "avx512",
-                                              "avx512_bf16"};
+constexpr std::array<const char*, 6> names = {"ggml",   "baseline",    "avx2",
+                                              "avx512", "avx512_vnni", "avx512_bf16"};
 
 Isa present_isa() {
 #if defined(__x86_64__)
@@ -21,7 +21,10 @@ Isa present_isa() {
     if (!avx2 || !avx512) {
         return avx2 ? Isa::avx2 : Isa::baseline;
     }
-    return __builtin_cpu_supports("avx512bf16") ? Isa::avx512_bf16 : Isa::avx512;
+    if (!__builtin_cpu_supports("avx512vnni")) {
+        return Isa::avx512;
+    }
+    return __builtin_cpu_supports("avx512bf16") ? Isa::avx512_bf16 : Isa::avx512_vnni;
 #else
     return Isa::baseline;
 #endif

@@ -10,6 +10,7 @@ enum class Isa {
     baseline, // what the build's target has
     avx2,     // with FMA and F16C
     avx512,   // F, BW, DQ, VL
+    avx512_vnni,
     avx512_bf16,
 };
 

@@ -37,6 +37,16 @@ MappedFile::MappedFile(const std::string& path) {
     madvise(address, bytes, MADV_WILLNEED);
 }
 
+void MappedFile::release(const char* begin, size_t size) const {
+    size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    size_t first = static_cast<size_t>(begin - data());
+    size_t whole = (first + page - 1) / page * page;
+    size_t end = (first + size) / page * page;
+    if (whole < end) {
+        madvise(data() + whole, end - whole, MADV_DONTNEED);
+    }
+}
+
 MappedFile::~MappedFile() {
     munmap(address, bytes);
 }

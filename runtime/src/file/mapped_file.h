@@ -18,6 +18,10 @@ class MappedFile {
     char* data() const { return static_cast<char*>(address); }
     size_t size() const { return bytes; }
 
+    // Gives the pages that lie wholly in a part back to the system; they are read again if they are
+    // needed again.
+    void release(const char* begin, size_t size) const;
+
   private:
     void* address = nullptr;
     size_t bytes = 0;

@@ -17,6 +17,11 @@ bool has_extents(const ggml_tensor* tensor, const GgmlShape& extents) {
 
 } // namespace
 
+ggml_tensor*& GraphBuilder::derived(const ggml_tensor* x, const void* kernel) {
+    const ggml_tensor* owner = x->view_src == nullptr ? x : x->view_src;
+    return derived_tensors[{owner, x->view_offs, x->ne[0], x->ne[1], kernel}];
+}
+
 GgmlShape ggml_extents(const Shape& shape) {
     return Layout(shape).extents(shape);
 }

@@ -10,6 +10,8 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 namespace actquant {
@@ -44,15 +46,17 @@ struct Constant {
 // be a strided view.
 class GraphBuilder {
   public:
-    GraphBuilder(ggml_context* ggml, const Weights& weights, const Backend& backend)
+    // in_loop: the graph runs many times for one action.
+    GraphBuilder(ggml_context* ggml, const Weights& weights, const Backend& backend, bool in_loop)
         : ggml(ggml), isa(backend.isa()), threads(backend.threads()),
-          rounded(weights.are_rounded()), weights(weights) {}
+          rounded(weights.are_rounded()), in_loop(in_loop), weights(weights) {}
 
     ggml_context* const ggml;
     const Isa isa;
     const int threads;
     // Whether activations may be rounded to fewer bits than f32 has.
     const bool rounded;
+    const bool in_loop;
 
     // Keeps what a node's function needs as long as the graph.
     template <typename Kept> Kept* keep(Kept value) {
@@ -89,6 +93,13 @@ class GraphBuilder {
     ggml_tensor* reshaped(ggml_tensor* tensor, const GgmlShape& extents);
     ggml_tensor* repeated(ggml_tensor* tensor, const GgmlShape& extents);
 
+    // What a kernel made of x, for all that read the same elements; null where nothing was made yet.
+    ggml_tensor*& derived(const ggml_tensor* x, const void* kernel);
+    // A weight's panels, kept from action to action.
+    const char* panels(const ggml_tensor* weight, const PanelKernel& kernel) {
+        return weights.panels(weight, kernel);
+    }
+
     const std::vector<Boundary>& boundaries() const { return boundary_list; }
     const std::vector<Constant>& constants() const { return constant_list; }
 
@@ -108,6 +119,9 @@ class GraphBuilder {
     std::vector<Boundary> boundary_list;
     std::vector<Constant> constant_list;
     std::vector<std::shared_ptr<void>> kept;
+    // By the tensor that owns the elements, where they begin, their extents, and the kernel.
+    std::map<std::tuple<const ggml_tensor*, size_t, int64_t, int64_t, const void*>, ggml_tensor*>
+        derived_tensors;
 };
 
 GgmlShape ggml_extents(const Shape& shape);

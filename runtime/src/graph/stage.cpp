@@ -94,7 +94,7 @@ std::vector<int32_t> index_values(const HostValue& value, const Boundary& bounda
 } // namespace
 
 Stage::Stage(Program parsed, const Weights& placed, Backend& on_backend,
-             const std::map<std::string, ggml_tensor*>& shared)
+             const std::map<std::string, ggml_tensor*>& shared, bool in_loop)
     : program(std::move(parsed)), weights(placed), backend(on_backend) {
     size_t nodes = 64 + nodes_per_instruction * program.instructions.size();
     for (const Instruction& instruction : program.instructions) {
@@ -105,7 +105,7 @@ Stage::Stage(Program parsed, const Weights& placed, Backend& on_backend,
     if (!ggml) {
         throw Error("out of memory for the graph of stage '" + program.stage + "'");
     }
-    builder = std::make_unique<GraphBuilder>(ggml.get(), weights, backend);
+    builder = std::make_unique<GraphBuilder>(ggml.get(), weights, backend, in_loop);
     graph = ggml_new_graph_custom(ggml.get(), nodes, false);
     try {
         find_host_uses();

@@ -36,8 +36,9 @@ class Stage {
   public:
     // `shared` maps an input's name to a tensor of another stage with the same elements; the input
     // then reads that memory and is never set.
+    // in_loop: it runs many times for one action.
     Stage(Program program, const Weights& weights, Backend& backend,
-          const std::map<std::string, ggml_tensor*>& shared = {});
+          const std::map<std::string, ggml_tensor*>& shared = {}, bool in_loop = false);
 
     const std::string& name() const { return program.stage; }
     const std::vector<ValueInfo>& inputs() const { return input_infos; }

@@ -82,7 +82,8 @@ void Stages::build(int64_t prompt_length) {
     if (spec.programs.count("denoise")) {
         Program denoise = program("denoise").at(prompt_length);
         std::map<std::string, ggml_tensor*> shared = prefix_tensors(denoise);
-        denoise_stage = std::make_unique<Stage>(std::move(denoise), weights, backend, shared);
+        denoise_stage =
+            std::make_unique<Stage>(std::move(denoise), weights, backend, shared, true);
     }
     built_length = prompt_length;
 }
@@ -135,14 +136,15 @@ void Stages::measure_memory() {
         memory_use.compute_bytes += stage->compute_bytes();
         work_bytes = std::max(work_bytes, stage->work_bytes());
     }
-    memory_use.compute_bytes += work_bytes;
+    memory_use.compute_bytes += work_bytes + weights.panels_bytes();
 
     std::set<std::string> looked_up, read_whole;
     for (const auto& [name, stage_program] : spec.programs) {
         sort_tensors(stage_program.structure(), looked_up, read_whole);
     }
     for (const std::string& name : read_whole) {
-        memory_use.weights_bytes += ggml_nbytes(weights.find(name)->tensor);
+        const Weight& weight = *weights.find(name);
+        memory_use.weights_bytes += weights.has_panels(weight) ? 0 : ggml_nbytes(weight.tensor);
         looked_up.erase(name);
     }
     for (const std::string& name : looked_up) {

@@ -1,19 +1,18 @@
 // Operators that multiply by weights.
 #include "graph/graph_builder.h"
-#include "kernels/product.h"
 #include "operators/operators.h"
+#include "operators/product_nodes.h"
 
 namespace actquant {
 namespace {
 
-// Adds a bias along the last dimension.
-ggml_tensor* add_bias(GraphBuilder& graph, const Instruction& instruction, ggml_tensor* x,
-                      size_t operand, int64_t width) {
+// A bias along the last dimension.
+ggml_tensor* bias_of(GraphBuilder& graph, const Instruction& instruction, size_t operand,
+                     int64_t width) {
     if (element_count(graph.shape_of(instruction, operand)) != width) {
         instruction.fail("the bias is " + to_string(graph.shape_of(instruction, operand)));
     }
-    ggml_tensor* bias = graph.reshaped(graph.tensor(instruction, operand), {width, 1, 1, 1});
-    return ggml_add(graph.ggml, x, bias);
+    return graph.contiguous(graph.reshaped(graph.tensor(instruction, operand), {width, 1, 1, 1}));
 }
 
 ggml_tensor* linear(GraphBuilder& graph, const Instruction& instruction) {
@@ -31,14 +30,10 @@ ggml_tensor* linear(GraphBuilder& graph, const Instruction& instruction) {
     // One matrix of all rows: ggml multiplies it faster than a batch of small ones.
     ggml_tensor* x =
         graph.contiguous(graph.reshaped(graph.tensor(instruction, 0), {width, rows, 1, 1}));
-    int64_t padding = weight.tensor->ne[0] - width;
-    if (padding > 0) {
-        x = ggml_pad(graph.ggml, x, static_cast<int>(padding), 0, 0, 0);
-    }
-    ggml_tensor* y = product(graph.ggml, weight.tensor, x);
-    if (instruction.operands.size() > 2) {
-        y = add_bias(graph, instruction, y, 2, weight.shape[0]);
-    }
+    ggml_tensor* bias = instruction.operands.size() > 2
+                            ? bias_of(graph, instruction, 2, weight.shape[0])
+                            : nullptr;
+    ggml_tensor* y = product_nodes(graph, weight.tensor, x, bias);
     Shape expected = source;
     expected.back() = weight.shape[0];
     if (expected != instruction.shape) {

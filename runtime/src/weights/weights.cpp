@@ -32,6 +32,15 @@ const Weight* Weights::find(const std::string& name) const {
     return found == table.end() ? nullptr : &found->second;
 }
 
+const char* Weights::panels(const ggml_tensor* weight, const PanelKernel& kernel) const {
+    bool is_new = !kept_panels.has(weight);
+    const char* found = kept_panels.of(weight, kernel);
+    if (is_new) {
+        file.bytes().release(static_cast<const char*>(weight->data), ggml_nbytes(weight));
+    }
+    return found;
+}
+
 HostValue Weights::read(const std::string& name) const {
     const FileTensor& stored = file.tensors().at(name);
     const ggml_tensor* tensor = stored.descriptor;

@@ -3,6 +3,7 @@
 #include "backend/backend.h"
 #include "file/model_file.h"
 #include "program/host_value.h"
+#include "weights/panels.h"
 
 #include <ggml.h>
 
@@ -19,7 +20,7 @@ struct Weight {
 };
 
 // The weights of a policy, placed for its backend. An operator asks for a weight here and never
-// touches the file's mapping; today every weight is a view of it.
+// touches the file's mapping. Every weight is a view of it, and some are unpacked beside it.
 class Weights {
   public:
     // Both must outlive the weights.
@@ -29,6 +30,10 @@ class Weights {
     const Weight* find(const std::string& name) const;
     // Whether some weight has fewer bits than f16: activations may then be rounded too.
     bool are_rounded() const { return rounded; }
+    // A weight unpacked for a kernel, kept from then on; the file's pages are let go.
+    const char* panels(const ggml_tensor* weight, const PanelKernel& kernel) const;
+    size_t panels_bytes() const { return kept_panels.bytes(); }
+    bool has_panels(const Weight& weight) const { return kept_panels.has(weight.tensor); }
     // A tensor as host values, for small constants and for what the host computes with.
     HostValue read(const std::string& name) const;
 
@@ -42,6 +47,7 @@ class Weights {
     BufferPointer buffer;
     std::unique_ptr<ggml_context, GgmlDeleter> ggml;
     std::map<std::string, Weight> table;
+    mutable Panels kept_panels;
 };
 
 // What a program sees of a tensor stored in this type: i8 as b8, other integers as i64, all else as

@@ -1,0 +1,28 @@
+#include "kernels/panel_product.h"
+
+namespace actquant {
+
+#if defined(__x86_64__)
+extern const PanelKernel int8_avx512_vnni;
+extern const PanelKernel bfloat16_avx512_bf16;
+#endif
+
+const PanelKernel* int8_kernel([[maybe_unused]] Isa isa) {
+#if defined(__x86_64__)
+    if (isa >= Isa::avx512_vnni) {
+        return &int8_avx512_vnni;
+    }
+#endif
+    return nullptr;
+}
+
+const PanelKernel* bfloat16_kernel([[maybe_unused]] Isa isa) {
+#if defined(__x86_64__)
+    if (isa >= Isa::avx512_bf16) {
+        return &bfloat16_avx512_bf16;
+    }
+#endif
+    return nullptr;
+}
+
+} // namespace actquant

@@ -1,0 +1,113 @@
+#include "operators/product_nodes.h"
+
+#include "kernels/panel_product.h"
+#include "weights/panels.h"
+
+namespace actquant {
+namespace {
+
+constexpr size_t cache_line = 64;
+
+// Fewer rows than these do not pay for unpacking a weight: ggml multiplies blocks as they are.
+constexpr int64_t min_rows = 12;
+
+// Below, weights are so coarse that rounding them to 8-bit integers is lost in their own error.
+constexpr double int8_below_bits = 5.0;
+
+struct Product {
+    const PanelKernel* kernel;
+    const ggml_tensor* weight;
+    int64_t width; // of x
+    int64_t rows;
+    const char* panels; // of the whole weight; null where each is unpacked when it is needed
+};
+
+size_t aligned(size_t bytes) {
+    return (bytes + cache_line - 1) / cache_line * cache_line;
+}
+
+char* memory_of(const ggml_tensor* tensor) {
+    return reinterpret_cast<char*>(aligned(reinterpret_cast<size_t>(tensor->data)));
+}
+
+size_t activation_bytes(const Product& product) {
+    return aligned(product.kernel->activation_bytes(product.weight->ne[0], product.rows));
+}
+
+const PanelKernel* kernel_for(const GraphBuilder& graph, ggml_type type) {
+    bool is_block = ggml_is_quantized(type) || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
+    if (!graph.rounded || !is_block) {
+        return nullptr;
+    }
+    double bits = 8.0 * static_cast<double>(ggml_type_size(type)) /
+                  static_cast<double>(ggml_blck_size(type));
+    return bits < int8_below_bits ? int8_kernel(graph.isa) : bfloat16_kernel(graph.isa);
+}
+
+// The memory for rounded activations, and behind them for one panel of every thread, is the first
+// node's result.
+void round_activations(ggml_tensor* memory, int thread, int threads, void* data) {
+    const Product& product = *static_cast<const Product*>(data);
+    int64_t rows = product.rows;
+    product.kernel->round(static_cast<const float*>(memory->src[0]->data), product.width,
+                          product.weight->ne[0], rows, rows * thread / threads,
+                          rows * (thread + 1) / threads, memory_of(memory));
+}
+
+void multiply(ggml_tensor* y, int thread, int threads, void* data) {
+    const Product& product = *static_cast<const Product*>(data);
+    const PanelKernel& kernel = *product.kernel;
+    size_t stride = panel_stride(product.weight, kernel);
+    const char* activations = memory_of(y->src[0]);
+    char* scratch = memory_of(y->src[0]) + activation_bytes(product) +
+                    static_cast<size_t>(thread) * stride;
+    const float* bias = y->src[1] == nullptr ? nullptr : static_cast<const float*>(y->src[1]->data);
+    int64_t panels = (product.weight->ne[1] + PANEL_ROWS - 1) / PANEL_ROWS;
+    for (int64_t k = panels * thread / threads; k < panels * (thread + 1) / threads; k++) {
+        const char* panel = scratch;
+        if (product.panels != nullptr) {
+            panel = product.panels + static_cast<size_t>(k) * stride;
+        } else {
+            kernel.unpack(packed_rows(product.weight, kernel), k * PANEL_ROWS, scratch);
+        }
+        kernel.multiply(panel, activations, product.weight->ne[0], product.rows, bias,
+                        static_cast<float*>(y->data), product.weight->ne[1], k * PANEL_ROWS);
+    }
+}
+
+ggml_tensor* ggml_product(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor* x,
+                          ggml_tensor* bias) {
+    int64_t padding = weight->ne[0] - x->ne[0];
+    if (padding > 0) {
+        x = ggml_pad(graph.ggml, x, static_cast<int>(padding), 0, 0, 0);
+    }
+    ggml_tensor* y = ggml_mul_mat(graph.ggml, weight, x);
+    return bias == nullptr ? y : ggml_add(graph.ggml, y, bias);
+}
+
+} // namespace
+
+ggml_tensor* product_nodes(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor* x,
+                           ggml_tensor* bias) {
+    const PanelKernel* kernel = kernel_for(graph, weight->type);
+    if (kernel == nullptr || (x->ne[1] < min_rows && !graph.in_loop)) {
+        return ggml_product(graph, weight, x, bias);
+    }
+    Product* product = graph.keep(Product{kernel, weight, x->ne[0], x->ne[1], nullptr});
+    if (graph.in_loop) {
+        product->panels = graph.panels(weight, *kernel);
+    }
+    // Layers that read the same activations share them rounded.
+    ggml_tensor*& memory = graph.derived(x, kernel);
+    if (memory == nullptr) {
+        size_t bytes = cache_line + activation_bytes(*product) +
+                       static_cast<size_t>(graph.threads) * panel_stride(weight, *kernel);
+        memory = ggml_custom_4d(graph.ggml, GGML_TYPE_I8, static_cast<int64_t>(bytes), 1, 1, 1, &x,
+                                1, round_activations, GGML_N_TASKS_MAX, product);
+    }
+    ggml_tensor* operands[] = {memory, bias};
+    return ggml_custom_4d(graph.ggml, GGML_TYPE_F32, weight->ne[1], x->ne[1], 1, 1, operands,
+                          bias == nullptr ? 1 : 2, multiply, GGML_N_TASKS_MAX, product);
+}
+
+} // namespace actquant

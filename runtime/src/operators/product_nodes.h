@@ -1,0 +1,13 @@
+#pragma once
+
+#include "graph/graph_builder.h"
+
+namespace actquant {
+
+// Appends x Wᵀ + bias: x [width, rows] contiguous, weight [columns, out] with columns >= width (the
+// rest of its rows is padding), bias [out] or null. By our kernels where they take the weight's
+// type and rows are to be rounded, else by ggml's. Returns [out, rows].
+ggml_tensor* product_nodes(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor* x,
+                           ggml_tensor* bias);
+
+} // namespace actquant
