@@ -168,11 +168,11 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=TRAINING_START, help="first start number")
     parser.add_argument("--tasks", default="all", help=f"all, or some of: {', '.join(TASK_NAMES)}")
     parser.add_argument(
-        "--calibration", action="store_true", help="ten episodes per task of their own"
+        "--calibration", action="store_true", help="13 episodes per task of their own"
     )
     args = parser.parse_args()
     tasks = list(TASK_NAMES) if args.tasks == "all" else args.tasks.split(",")
-    first, episodes = (CALIBRATION_START, 10) if args.calibration else (args.first, args.episodes)
+    first, episodes = (CALIBRATION_START, 13) if args.calibration else (args.first, args.episodes)
     if first < CALIBRATION_START:
         parser.error(f"starts below {CALIBRATION_START} are kept for evaluation")
     print(f"{record(args.out, first, episodes, tasks)} episodes in {args.out}")

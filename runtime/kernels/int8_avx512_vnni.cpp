@@ -76,7 +76,7 @@ void unpack(const PackedRows& weight, int64_t first_row, void* panel) {
     }
 }
 
-// Bytes [rows][blocks · 256], then scales [rows][blocks], then -128 · sums of bytes.
+// Bytes [blocks][rows][256], then scales [blocks][rows], then -128 · sums of bytes.
 struct Activations {
     int8_t* bytes;
     float* scales;
@@ -99,9 +99,10 @@ void round_rows(const float* x, int64_t width, int64_t columns, int64_t rows, in
     Activations found = activations_of(memory, columns, rows);
     int64_t blocks = blocks_of(columns);
     alignas(64) float part[BLOCK];
-    for (int64_t at = first * blocks; at < end * blocks; at++) {
-        int64_t begin = at % blocks * BLOCK;
-        const float* source = x + at / blocks * width + begin;
+    for (int64_t k = first * blocks; k < end * blocks; k++) {
+        int64_t begin = k % blocks * BLOCK;
+        int64_t at = k % blocks * rows + k / blocks;
+        const float* source = x + k / blocks * width + begin;
         if (width - begin < BLOCK) {
             int64_t count = width > begin ? width - begin : 0;
             std::memcpy(part, source, static_cast<size_t>(count) * 4);
@@ -111,10 +112,10 @@ void round_rows(const float* x, int64_t width, int64_t columns, int64_t rows, in
         float inverse;
         found.scales[at] = scale_of(source, inverse);
         __m512i sum = _mm512_setzero_si512();
-        for (int64_t k = 0; k < BLOCK; k += W) {
-            __m512i level = rounded(source + k, inverse);
+        for (int64_t i = 0; i < BLOCK; i += W) {
+            __m512i level = rounded(source + i, inverse);
             sum = _mm512_add_epi32(sum, level);
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(found.bytes + at * BLOCK + k),
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(found.bytes + at * BLOCK + i),
                              _mm512_cvtepi32_epi8(level));
         }
         found.corrections[at] = -128 * _mm512_reduce_add_epi32(sum);
@@ -127,7 +128,6 @@ struct Tile {
     const int8_t* bytes; // of the first row's block
     const float* scales;
     const int32_t* corrections;
-    int64_t blocks; // of a row of activations
     const float* start; // what is added to the first block's results
     float* y;
     int64_t y_columns;
@@ -139,7 +139,7 @@ template <int ROWS> void multiply_tile(const Tile& tile) {
     __m512i total[ROWS][2];
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; r++) {
-        total[r][0] = total[r][1] = _mm512_set1_epi32(tile.corrections[r * tile.blocks]);
+        total[r][0] = total[r][1] = _mm512_set1_epi32(tile.corrections[r]);
     }
     for (int64_t step = 0; step < STEPS; step++) {
         __m512i low = _mm512_loadu_si512(tile.words + step * PANEL_ROWS);
@@ -147,7 +147,7 @@ template <int ROWS> void multiply_tile(const Tile& tile) {
 #pragma GCC unroll 12
         for (int r = 0; r < ROWS; r++) {
             int32_t word;
-            std::memcpy(&word, tile.bytes + r * tile.blocks * BLOCK + step * 4, 4);
+            std::memcpy(&word, tile.bytes + r * BLOCK + step * 4, 4);
             __m512i all = _mm512_set1_epi32(word);
             // By intrinsics GCC 12 keeps the totals in memory.
             asm("vpdpbusd %2, %1, %0" : "+v"(total[r][0]) : "v"(low), "v"(all));
@@ -159,7 +159,7 @@ template <int ROWS> void multiply_tile(const Tile& tile) {
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; r++) {
         float* y = tile.y + r * tile.y_columns;
-        __m512 scale = _mm512_set1_ps(tile.scales[r * tile.blocks]);
+        __m512 scale = _mm512_set1_ps(tile.scales[r]);
         const float* before = tile.first ? tile.start : y;
         __m512 low = _mm512_maskz_loadu_ps(tile.low, before);
         __m512 high = _mm512_maskz_loadu_ps(tile.high, before + W);
@@ -197,11 +197,11 @@ void multiply(const void* panel, const void* memory, int64_t columns, int64_t ro
     for (int64_t block = 0; block < blocks; block++) {
         for (int64_t k = 0; k < tiles; k++) {
             int64_t row = rows * k / tiles;
-            int64_t at = row * blocks + block;
+            int64_t at = block * rows + row;
             multiply_rows(rows * (k + 1) / tiles - row,
                           {words + block * STEPS * PANEL_ROWS, scales + block * PANEL_ROWS,
                            found.bytes + at * BLOCK, found.scales + at, found.corrections + at,
-                           blocks, start, y + row * y_columns + first_row, y_columns,
+                           start, y + row * y_columns + first_row, y_columns,
                            static_cast<__mmask16>(mask), static_cast<__mmask16>(mask >> 16),
                            block == 0});
         }

@@ -1,0 +1,188 @@
+// Products of every type of weight by every kernel that this processor can run, against float64, and
+// ggml's own beside them.
+#include "check.h"
+#include "kernels/dequantize.h"
+#include "kernels/panel_product.h"
+
+#include <ggml-cpu.h>
+#include <ggml.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <vector>
+
+using namespace actquant;
+
+namespace {
+
+struct Sizes {
+    int64_t columns; // of the weight, whole blocks
+    int64_t width;   // of x: the rest of a row of the weight is padding
+    int64_t outputs;
+    int64_t rows;
+};
+
+struct Problem {
+    Sizes sizes;
+    ggml_type type;
+    std::vector<char> weight;
+    std::vector<float> x, bias;
+    std::vector<double> expected;
+};
+
+std::vector<float> normal_values(int64_t count, std::mt19937& random) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(static_cast<size_t>(count));
+    std::generate(values.begin(), values.end(), [&] { return normal(random); });
+    return values;
+}
+
+Problem problem(ggml_type type, const Sizes& s) {
+    std::mt19937 random(static_cast<unsigned>(s.rows + s.outputs));
+    Problem made{s, type, {}, {}, {}, {}};
+    std::vector<float> floats = normal_values(s.columns * s.outputs, random);
+    std::vector<float> importance(static_cast<size_t>(s.columns), 1.0f);
+    made.weight.resize(ggml_row_size(type, s.columns) * static_cast<size_t>(s.outputs));
+    ggml_quantize_chunk(type, floats.data(), made.weight.data(), 0, s.outputs, s.columns,
+                        importance.data());
+    ggml_get_type_traits(type)->to_float(made.weight.data(), floats.data(),
+                                         s.columns * s.outputs);
+    made.x = normal_values(s.width * s.rows, random);
+    made.bias = normal_values(s.outputs, random);
+    for (int64_t n = 0; n < s.rows; n++) {
+        for (int64_t m = 0; m < s.outputs; m++) {
+            double sum = made.bias[m];
+            for (int64_t k = 0; k < s.width; k++) {
+                sum += static_cast<double>(made.x[n * s.width + k]) * floats[m * s.columns + k];
+            }
+            made.expected.push_back(sum);
+        }
+    }
+    return made;
+}
+
+double error_of(const std::vector<float>& found, const Problem& problem) {
+    double error = 0, size = 0;
+    for (size_t k = 0; k < found.size(); k++) {
+        error += std::pow(found[k] - problem.expected[k], 2);
+        size += std::pow(problem.expected[k] - problem.bias[k % problem.bias.size()], 2);
+    }
+    return std::sqrt(error / size);
+}
+
+// Memory has a guard behind it.
+struct Guarded {
+    explicit Guarded(size_t bytes) : memory(bytes + 64, guard) {}
+    ~Guarded() {
+        CHECK(std::all_of(memory.end() - 64, memory.end(), [](char c) { return c == guard; }));
+    }
+    static constexpr char guard = 0x5a;
+    std::vector<char> memory;
+};
+
+std::vector<float> computed(const PanelKernel& kernel, const Problem& p) {
+    const Sizes& s = p.sizes;
+    PackedRows rows{p.weight.data(),
+                    ggml_row_size(p.type, s.columns),
+                    ggml_blck_size(p.type),
+                    ggml_type_size(p.type),
+                    s.columns,
+                    s.outputs,
+                    to_float(kernel.isa, p.type)};
+    Guarded activations(kernel.activation_bytes(s.columns, s.rows));
+    // In two parts, as two threads do it.
+    int64_t half = s.rows / 2;
+    for (auto [first, end] : {std::pair{int64_t{0}, half}, std::pair{half, s.rows}}) {
+        kernel.round(p.x.data(), s.width, s.columns, s.rows, first, end,
+                     activations.memory.data());
+    }
+    Guarded y(static_cast<size_t>(s.rows * s.outputs) * sizeof(float));
+    Guarded panel(kernel.panel_bytes(s.columns));
+    std::vector<float> result(static_cast<size_t>(s.rows * s.outputs));
+    for (int64_t first = 0; first < s.outputs; first += PANEL_ROWS) {
+        kernel.unpack(rows, first, panel.memory.data());
+        kernel.multiply(panel.memory.data(), activations.memory.data(), s.columns, s.rows,
+                        p.bias.data(), reinterpret_cast<float*>(y.memory.data()), s.outputs,
+                        first);
+    }
+    std::memcpy(result.data(), y.memory.data(), result.size() * sizeof(float));
+    return result;
+}
+
+std::vector<float> by_ggml(const Problem& p) {
+    const Sizes& s = p.sizes;
+    std::unique_ptr<ggml_context, void (*)(ggml_context*)> ggml(
+        ggml_init({size_t{64} << 20, nullptr, false}), ggml_free);
+    ggml_tensor* weight = ggml_new_tensor_2d(ggml.get(), p.type, s.columns, s.outputs);
+    ggml_tensor* x = ggml_new_tensor_2d(ggml.get(), GGML_TYPE_F32, s.columns, s.rows);
+    std::memcpy(weight->data, p.weight.data(), p.weight.size());
+    std::memset(x->data, 0, ggml_nbytes(x));
+    for (int64_t n = 0; n < s.rows; n++) {
+        std::memcpy(static_cast<float*>(x->data) + n * s.columns, &p.x[n * s.width],
+                    static_cast<size_t>(s.width) * sizeof(float));
+    }
+    ggml_tensor* y = ggml_mul_mat(ggml.get(), weight, x);
+    ggml_cgraph* graph = ggml_new_graph(ggml.get());
+    ggml_build_forward_expand(graph, y);
+    ggml_graph_compute_with_ctx(ggml.get(), graph, 1);
+    std::vector<float> result(static_cast<size_t>(s.rows * s.outputs));
+    for (size_t k = 0; k < result.size(); k++) {
+        result[k] = static_cast<float*>(y->data)[k] + p.bias[k % p.bias.size()];
+    }
+    return result;
+}
+
+void check_conversion(Isa isa, const Problem& p) {
+    int64_t count = p.sizes.columns * p.sizes.outputs;
+    std::vector<float> ours(static_cast<size_t>(count)), ggmls(ours);
+    to_float(isa, p.type)(p.weight.data(), ours.data(), count);
+    ggml_get_type_traits(p.type)->to_float(p.weight.data(), ggmls.data(), count);
+    CHECK(ours == ggmls);
+}
+
+const std::vector<ggml_type> types = {
+    GGML_TYPE_IQ1_S,   GGML_TYPE_IQ1_M, GGML_TYPE_IQ2_XXS, GGML_TYPE_IQ2_XS, GGML_TYPE_IQ2_S,
+    GGML_TYPE_IQ3_XXS, GGML_TYPE_IQ3_S, GGML_TYPE_IQ4_XS,  GGML_TYPE_IQ4_NL, GGML_TYPE_Q2_K,
+    GGML_TYPE_Q3_K,    GGML_TYPE_Q4_0,  GGML_TYPE_Q4_K,    GGML_TYPE_Q5_0,   GGML_TYPE_Q5_K,
+    GGML_TYPE_Q6_K,    GGML_TYPE_Q8_0,  GGML_TYPE_BF16,    GGML_TYPE_F16,
+};
+
+// The largest error of each: rounding x and W to 8 bits by 256, or to bfloat16.
+void check(const PanelKernel* kernel, double limit) {
+    if (kernel == nullptr) {
+        return;
+    }
+    for (ggml_type type : types) {
+        for (const Sizes& s : {Sizes{256, 256, 32, 13}, Sizes{768, 720, 50, 31},
+                               Sizes{512, 257, 7, 1}, Sizes{1024, 1024, 65, 12}}) {
+            Problem p = problem(type, s);
+            check_conversion(kernel->isa, p);
+            double error = error_of(computed(*kernel, p), p);
+            std::printf("%-8s %-8s %4ld x %4ld, %2ld rows: error %.1e, ggml's %.1e\n",
+                        kernel->name, ggml_type_name(type), static_cast<long>(s.outputs),
+                        static_cast<long>(s.columns), static_cast<long>(s.rows), error,
+                        error_of(by_ggml(p), p));
+            CHECK(error < limit);
+        }
+    }
+    // Blocks of 32: a row's last 256 columns need not be whole.
+    Problem p = problem(GGML_TYPE_Q8_0, {288, 288, 33, 5});
+    CHECK(error_of(computed(*kernel, p), p) < limit);
+    p.x.assign(p.x.size(), 0.0f);
+    std::vector<float> zero = computed(*kernel, p);
+    CHECK(std::memcmp(zero.data(), p.bias.data(), p.bias.size() * sizeof(float)) == 0);
+}
+
+} // namespace
+
+int main() {
+    ggml_cpu_init();
+    unsetenv("ACTQUANT_ISA");
+    for (int k = static_cast<int>(Isa::baseline); k <= static_cast<int>(usable_isa()); k++) {
+        check(int8_kernel(static_cast<Isa>(k)), 1.6e-2);
+        check(bfloat16_kernel(static_cast<Isa>(k)), 4e-3);
+    }
+}
