@@ -157,7 +157,7 @@ void check(const PanelKernel* kernel, double limit) {
     }
     for (ggml_type type : types) {
         for (const Sizes& s : {Sizes{256, 256, 32, 13}, Sizes{768, 720, 50, 31},
-                               Sizes{512, 257, 7, 1}, Sizes{1024, 1024, 65, 12}}) {
+                               Sizes{512, 257, 71, 1}, Sizes{1024, 1024, 65, 12}}) {
             Problem p = problem(type, s);
             check_conversion(kernel->isa, p);
             double error = error_of(computed(*kernel, p), p);
@@ -182,7 +182,7 @@ int main() {
     ggml_cpu_init();
     unsetenv("ACTQUANT_ISA");
     for (int k = static_cast<int>(Isa::baseline); k <= static_cast<int>(usable_isa()); k++) {
-        check(int8_kernel(static_cast<Isa>(k)), 1.6e-2);
+        check(int8_kernel(static_cast<Isa>(k)), 1.4e-2);
         check(bfloat16_kernel(static_cast<Isa>(k)), 4e-3);
     }
 }
