@@ -6,10 +6,14 @@
 #include <array>
 #include <cstdlib>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace actquant {
 namespace {
 
-constexpr std::array<const char*, 6> names = {"ggml",   "baseline",    "avx2",
+constexpr std::array<const char*, 7> names = {"ggml",   "baseline",    "avx2",       "avx_vnni",
                                               "avx512", "avx512_vnni", "avx512_bf16"};
 
 Isa present_isa() {
@@ -18,8 +22,11 @@ Isa present_isa() {
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (!avx2 || !avx512) {
-        return avx2 ? Isa::avx2 : Isa::baseline;
+    if (!avx2) {
+        return Isa::baseline;
+    }
+    if (!avx512) {
+        return has_avx_vnni() ? Isa::avx_vnni : Isa::avx2;
     }
     if (!__builtin_cpu_supports("avx512vnni")) {
         return Isa::avx512;
@@ -31,6 +38,16 @@ Isa present_isa() {
 }
 
 } // namespace
+
+bool has_avx_vnni() {
+#if defined(__x86_64__)
+    // Not by __builtin_cpu_supports: GCC 12 does not know the name.
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 4) != 0;
+#else
+    return false;
+#endif
+}
 
 const char* isa_name(Isa isa) {
     return names[static_cast<size_t>(isa)];

@@ -3,6 +3,8 @@
 namespace actquant {
 
 #if defined(__x86_64__)
+extern const PanelKernel int8_avx2;
+extern const PanelKernel int8_avx_vnni;
 extern const PanelKernel int8_avx512_vnni;
 extern const PanelKernel bfloat16_avx512_bf16;
 #endif
@@ -11,6 +13,12 @@ const PanelKernel* int8_kernel([[maybe_unused]] Isa isa) {
 #if defined(__x86_64__)
     if (isa >= Isa::avx512_vnni) {
         return &int8_avx512_vnni;
+    }
+    if (isa == Isa::avx_vnni) {
+        return &int8_avx_vnni;
+    }
+    if (isa >= Isa::avx2) {
+        return &int8_avx2;
     }
 #endif
     return nullptr;

@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 namespace actquant {
 namespace {
 
@@ -33,7 +37,13 @@ inline Vec all(float x) {
 }
 
 inline Vec larger(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+    return _mm256_max_ps(a, b);
+#else
     return a > b ? a : b;
+#endif
 }
 
 inline float largest_element(Vec x) {

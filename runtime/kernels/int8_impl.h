@@ -1,0 +1,260 @@
+// Products of 8-bit integers for one instruction set. Included by int8_*.cpp, which define
+//   ACTQUANT_VECTOR_FLOATS  floats of a vector
+//   ACTQUANT_ROWS           rows that are worked on together: 2 · ROWS accumulators
+//   ACTQUANT_WEIGHT_LEVEL   the largest magnitude of a weight
+//   ACTQUANT_DOT            adds to a vector of int32 the sums of four products of unsigned with
+//                           signed bytes
+//   ACTQUANT_KERNEL, ACTQUANT_KERNEL_ISA
+//
+// The instructions multiply unsigned by signed bytes: weights are stored with WEIGHT_LEVEL + 1
+// added, which is taken away again as that many times the sum of the activations.
+#pragma once
+
+#include "kernels/panel_product.h"
+#include "kernels/vector.h"
+
+#include <immintrin.h>
+
+namespace actquant {
+namespace {
+
+constexpr int MAX_ROWS = ACTQUANT_ROWS;
+constexpr int64_t BLOCK = 256;
+constexpr int64_t STEPS = BLOCK / 4;
+constexpr int WEIGHT_LEVEL = ACTQUANT_WEIGHT_LEVEL;
+constexpr int ACTIVATION_LEVEL = 127;
+constexpr int64_t TILE_COLUMNS = 2 * W;
+
+[[maybe_unused]] typedef int8_t ByteVec __attribute__((vector_size(W)));
+
+inline int64_t blocks_of(int64_t columns) {
+    return (columns + BLOCK - 1) / BLOCK;
+}
+
+// The largest magnitude of 256 floats, over `level`; where all are zero, 0 with `inverse` 0.
+inline float scale_of(const float* x, int level, float& inverse) {
+    Vec top = Vec{};
+    for (int64_t k = 0; k < BLOCK; k += W) {
+        Vec value = load(x + k);
+        top = larger(top, larger(value, -value));
+    }
+    float largest = largest_element(top);
+    float levels = static_cast<float>(level);
+    inverse = largest > 0.0f ? levels / largest : 0.0f;
+    return largest / levels;
+}
+
+// To the nearest integer: adding 1.5·2^23 leaves it in the lowest bits.
+inline IntVec rounded(Vec x) {
+    return (IntVec)(x + 12582912.0f) - 0x4b400000;
+}
+
+// 256 floats times `inverse` as bytes, with `offset` added; returns their sum without it.
+inline int32_t to_bytes(const float* x, float inverse, int offset, void* bytes) {
+    IntVec sums = IntVec{};
+    char* target = static_cast<char*>(bytes);
+#if ACTQUANT_VECTOR_FLOATS == 8
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (int64_t k = 0; k < BLOCK; k += 32) {
+        IntVec levels[4];
+        for (int64_t i = 0; i < 4; i++) {
+            levels[i] = rounded(load(x + k + 8 * i) * inverse);
+            sums += levels[i];
+            levels[i] += offset;
+        }
+        // Below 128 signed, or from 0 to 255: all fit into signed 16 bits.
+        __m256i low = _mm256_packs_epi32((__m256i)levels[0], (__m256i)levels[1]);
+        __m256i high = _mm256_packs_epi32((__m256i)levels[2], (__m256i)levels[3]);
+        const __m256i byte = _mm256_set1_epi16(255);
+        __m256i all = _mm256_packus_epi16(_mm256_and_si256(low, byte),
+                                          _mm256_and_si256(high, byte));
+        store(target + k, _mm256_permutevar8x32_epi32(all, order));
+    }
+#else
+    for (int64_t k = 0; k < BLOCK; k += W) {
+        IntVec level = rounded(load(x + k) * inverse);
+        sums += level;
+        store(target + k, __builtin_convertvector(level + offset, ByteVec));
+    }
+#endif
+    int32_t sum = 0;
+    for (int64_t k = 0; k < W; k++) {
+        sum += sums[k];
+    }
+    return sum;
+}
+
+// A panel: for each block its words [STEPS][PANEL_ROWS], then for each block its scales.
+size_t panel_bytes(int64_t columns) {
+    return static_cast<size_t>(blocks_of(columns) * (STEPS * PANEL_ROWS + PANEL_ROWS)) * 4;
+}
+
+inline float* scales_of(void* panel, int64_t columns) {
+    return static_cast<float*>(panel) + blocks_of(columns) * STEPS * PANEL_ROWS;
+}
+
+void unpack(const PackedRows& weight, int64_t first_row, void* panel) {
+    alignas(64) float floats[BLOCK];
+    alignas(64) uint32_t words[STEPS];
+    float* scales = scales_of(panel, weight.columns);
+    for (int64_t block = 0; block < blocks_of(weight.columns); block++) {
+        int64_t first = block * BLOCK;
+        int64_t count = weight.columns - first < BLOCK ? weight.columns - first : BLOCK;
+        uint32_t* target = static_cast<uint32_t*>(panel) + block * STEPS * PANEL_ROWS;
+        for (int64_t r = 0; r < PANEL_ROWS; r++) {
+            if (first_row + r < weight.rows) {
+                const char* row = static_cast<const char*>(weight.data) +
+                                  static_cast<size_t>(first_row + r) * weight.row_bytes;
+                weight.to_float(row + static_cast<size_t>(first / weight.block) *
+                                          weight.block_bytes,
+                                floats, count);
+            } else {
+                count = 0;
+            }
+            std::memset(floats + count, 0, static_cast<size_t>(BLOCK - count) * 4);
+            float inverse;
+            scales[block * PANEL_ROWS + r] = scale_of(floats, WEIGHT_LEVEL, inverse);
+            to_bytes(floats, inverse, WEIGHT_LEVEL + 1, words);
+            for (int64_t step = 0; step < STEPS; step++) {
+                target[step * PANEL_ROWS + r] = words[step];
+            }
+        }
+    }
+}
+
+// Bytes [blocks][rows][256], then scales [blocks][rows], then what the sums of bytes take away.
+struct Activations {
+    int8_t* bytes;
+    float* scales;
+    int32_t* corrections;
+};
+
+size_t activation_bytes(int64_t columns, int64_t rows) {
+    return static_cast<size_t>(rows * blocks_of(columns) * (BLOCK + 8));
+}
+
+inline Activations activations_of(void* memory, int64_t columns, int64_t rows) {
+    int64_t count = rows * blocks_of(columns);
+    int8_t* bytes = static_cast<int8_t*>(memory);
+    float* scales = reinterpret_cast<float*>(bytes + count * BLOCK);
+    return {bytes, scales, reinterpret_cast<int32_t*>(scales + count)};
+}
+
+void round_rows(const float* x, int64_t width, int64_t columns, int64_t rows, int64_t first,
+                int64_t end, void* memory) {
+    Activations found = activations_of(memory, columns, rows);
+    int64_t blocks = blocks_of(columns);
+    alignas(64) float part[BLOCK];
+    for (int64_t k = first * blocks; k < end * blocks; k++) {
+        int64_t begin = k % blocks * BLOCK;
+        int64_t at = k % blocks * rows + k / blocks;
+        const float* source = x + k / blocks * width + begin;
+        if (width - begin < BLOCK) {
+            int64_t count = width > begin ? width - begin : 0;
+            std::memcpy(part, source, static_cast<size_t>(count) * 4);
+            std::memset(part + count, 0, static_cast<size_t>(BLOCK - count) * 4);
+            source = part;
+        }
+        float inverse;
+        found.scales[at] = scale_of(source, ACTIVATION_LEVEL, inverse);
+        int32_t sum = to_bytes(source, inverse, 0, found.bytes + at * BLOCK);
+        found.corrections[at] = -(WEIGHT_LEVEL + 1) * sum;
+    }
+}
+
+struct Tile {
+    const uint32_t* words; // of the panel's block, from the tile's first column on
+    const float* weight_scales;
+    const int8_t* bytes; // of the first row's block
+    const float* scales;
+    const int32_t* corrections;
+    float* sums;
+    int64_t sum_stride;
+};
+
+// Adds a block's products to the sums.
+template <int ROWS> void multiply_tile(const Tile& tile) {
+    IntVec total[ROWS][2];
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; r++) {
+        total[r][0] = total[r][1] = IntVec{} + tile.corrections[r];
+    }
+    for (int64_t step = 0; step < STEPS; step++) {
+        IntVec low, high;
+        std::memcpy(&low, tile.words + step * PANEL_ROWS, sizeof(low));
+        std::memcpy(&high, tile.words + step * PANEL_ROWS + W, sizeof(high));
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++) {
+            int32_t word;
+            std::memcpy(&word, tile.bytes + r * BLOCK + step * 4, 4);
+            IntVec all = IntVec{} + word;
+            ACTQUANT_DOT(total[r][0], low, all);
+            ACTQUANT_DOT(total[r][1], high, all);
+        }
+    }
+    Vec low_scales = load(tile.weight_scales);
+    Vec high_scales = load(tile.weight_scales + W);
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; r++) {
+        float* sums = tile.sums + r * tile.sum_stride;
+        float scale = tile.scales[r];
+        store(sums, load(sums) + __builtin_convertvector(total[r][0], Vec) * (low_scales * scale));
+        store(sums + W,
+              load(sums + W) + __builtin_convertvector(total[r][1], Vec) * (high_scales * scale));
+    }
+}
+
+template <int ROWS = MAX_ROWS> void multiply_rows(int64_t rows, const Tile& tile) {
+    if constexpr (ROWS > 1) {
+        if (rows < ROWS) {
+            return multiply_rows<ROWS - 1>(rows, tile);
+        }
+    }
+    multiply_tile<ROWS>(tile);
+}
+
+void multiply(const void* panel, const void* memory, int64_t columns, int64_t rows,
+              const float* bias, float* y, int64_t y_columns, int64_t first_row) {
+    Activations found = activations_of(const_cast<void*>(memory), columns, rows);
+    int64_t wanted = y_columns - first_row < PANEL_ROWS ? y_columns - first_row : PANEL_ROWS;
+    const uint32_t* words = static_cast<const uint32_t*>(panel);
+    const float* scales = scales_of(const_cast<void*>(panel), columns);
+    int64_t tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
+    // The last panel may have more columns than y.
+    bool whole = wanted == PANEL_ROWS;
+    alignas(64) float part[MAX_ROWS * PANEL_ROWS];
+    for (int64_t block = 0; block < blocks_of(columns); block++) {
+        for (int64_t k = 0; k < tiles; k++) {
+            int64_t row = rows * k / tiles;
+            int64_t count = rows * (k + 1) / tiles - row;
+            float* target = y + row * y_columns + first_row;
+            float* sums = whole ? target : part;
+            int64_t stride = whole ? y_columns : PANEL_ROWS;
+            for (int64_t r = 0; r < count && (block == 0 || !whole); r++) {
+                for (int64_t c = 0; c < wanted; c++) {
+                    float start = bias == nullptr ? 0.0f : bias[first_row + c];
+                    sums[r * stride + c] = block == 0 ? start : target[r * y_columns + c];
+                }
+            }
+            int64_t at = block * rows + row;
+            for (int64_t c = 0; c < PANEL_ROWS; c += TILE_COLUMNS) {
+                multiply_rows(count, {words + block * STEPS * PANEL_ROWS + c,
+                                      scales + block * PANEL_ROWS + c, found.bytes + at * BLOCK,
+                                      found.scales + at, found.corrections + at, sums + c,
+                                      stride});
+            }
+            for (int64_t r = 0; r < count && !whole; r++) {
+                std::memcpy(target + r * y_columns, part + r * PANEL_ROWS,
+                            static_cast<size_t>(wanted) * 4);
+            }
+        }
+    }
+}
+
+} // namespace
+
+extern const PanelKernel ACTQUANT_KERNEL;
+const PanelKernel ACTQUANT_KERNEL = {"int8",           ACTQUANT_KERNEL_ISA, panel_bytes, unpack,
+                                     activation_bytes, round_rows,          multiply};
+
+} // namespace actquant
