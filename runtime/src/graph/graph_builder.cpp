@@ -17,6 +17,22 @@ bool has_extents(const ggml_tensor* tensor, const GgmlShape& extents) {
 
 } // namespace
 
+void GraphBuilder::count_uses(const Program& program) {
+    for (const Instruction& instruction : program.instructions) {
+        for (const std::string& operand : instruction.operands) {
+            uses[operand]++;
+        }
+    }
+    for (const ProgramOutput& output : program.outputs) {
+        uses[output.value]++;
+    }
+}
+
+bool GraphBuilder::is_only_reader(const Instruction& instruction, size_t operand) const {
+    auto found = uses.find(instruction.operands.at(operand));
+    return found != uses.end() && found->second == 1;
+}
+
 ggml_tensor*& GraphBuilder::derived(const ggml_tensor* x, const void* kernel) {
     const ggml_tensor* owner = x->view_src == nullptr ? x : x->view_src;
     return derived_tensors[{owner, x->view_offs, x->ne[0], x->ne[1], kernel}];

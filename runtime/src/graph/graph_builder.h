@@ -93,6 +93,10 @@ class GraphBuilder {
     ggml_tensor* reshaped(ggml_tensor* tensor, const GgmlShape& extents);
     ggml_tensor* repeated(ggml_tensor* tensor, const GgmlShape& extents);
 
+    // How often each value of the program is read.
+    void count_uses(const Program& program);
+    // Whether nothing but this instruction reads the operand.
+    bool is_only_reader(const Instruction& instruction, size_t operand) const;
     // What a kernel made of x, for all that read the same elements; null where nothing was made yet.
     ggml_tensor*& derived(const ggml_tensor* x, const void* kernel);
     // A weight's panels, kept from action to action.
@@ -119,6 +123,7 @@ class GraphBuilder {
     std::vector<Boundary> boundary_list;
     std::vector<Constant> constant_list;
     std::vector<std::shared_ptr<void>> kept;
+    std::map<std::string, int> uses;
     // By the tensor that owns the elements, where they begin, their extents, and the kernel.
     std::map<std::tuple<const ggml_tensor*, size_t, int64_t, int64_t, const void*>, ggml_tensor*>
         derived_tensors;

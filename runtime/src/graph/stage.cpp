@@ -157,6 +157,7 @@ void Stage::declare_inputs(const std::map<std::string, ggml_tensor*>& shared) {
 }
 
 void Stage::build_graph() {
+    builder->count_uses(program);
     for (const Instruction& instruction : program.instructions) {
         if (instruction.is_input()) {
             continue;

@@ -62,6 +62,12 @@ void gelu_tanh(ggml_tensor* result, const ggml_tensor* x, int thread, int thread
     }
 }
 
+void gelu_tanh_in_place(float* values, int64_t count) {
+    for (int64_t k = 0; k < count; k++) {
+        values[k] = gelu_tanh_element(values[k]);
+    }
+}
+
 void gelu_tanh_times(ggml_tensor* result, const ggml_tensor* x, const ggml_tensor* gate, int thread,
                      int threads, void*) {
     const float* in = static_cast<const float*>(x->data);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 struct ggml_tensor;
 
 namespace actquant {
@@ -10,6 +12,8 @@ namespace actquant {
 
 // result = gelu_tanh(x)
 void gelu_tanh(ggml_tensor* result, const ggml_tensor* x, int thread, int threads, void*);
+// values = gelu_tanh(values)
+void gelu_tanh_in_place(float* values, int64_t count);
 // result = gelu_tanh(x) · gate
 void gelu_tanh_times(ggml_tensor* result, const ggml_tensor* x, const ggml_tensor* gate, int thread,
                      int threads, void*);

@@ -2,6 +2,7 @@
 #include "graph/graph_builder.h"
 #include "operators/activations.h"
 #include "operators/operators.h"
+#include "operators/product_nodes.h"
 
 namespace actquant {
 namespace {
@@ -86,6 +87,9 @@ bool is_tanh_form(const Instruction& instruction) {
 ggml_tensor* gelu(GraphBuilder& graph, const Instruction& instruction) {
     ggml_tensor* x = dense_operand(graph, instruction, 0);
     if (is_tanh_form(instruction)) {
+        if (graph.is_only_reader(instruction, 0) && finish_product(x, gelu_tanh_in_place)) {
+            return x;
+        }
         return ggml_map_custom1(graph.ggml, x, gelu_tanh, GGML_N_TASKS_MAX, nullptr);
     }
     return ggml_gelu_erf(graph.ggml, x);

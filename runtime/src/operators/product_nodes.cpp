@@ -3,6 +3,8 @@
 #include "kernels/panel_product.h"
 #include "weights/panels.h"
 
+#include <algorithm>
+
 namespace actquant {
 namespace {
 
@@ -20,6 +22,7 @@ struct Product {
     int64_t width; // of x
     int64_t rows;
     const char* panels; // of the whole weight; null where each is unpacked when it is needed
+    void (*finish)(float* values, int64_t count) = nullptr; // on all results
 };
 
 size_t aligned(size_t bytes) {
@@ -54,6 +57,15 @@ void round_activations(ggml_tensor* memory, int thread, int threads, void* data)
                           rows * (thread + 1) / threads, memory_of(memory));
 }
 
+// Of one panel, while they are in a near cache.
+void finish_columns(const Product& product, float* y, int64_t first) {
+    int64_t columns = product.weight->ne[1];
+    int64_t count = std::min(PANEL_ROWS, columns - first);
+    for (int64_t row = 0; row < product.rows; row++) {
+        product.finish(y + row * columns + first, count);
+    }
+}
+
 void multiply(ggml_tensor* y, int thread, int threads, void* data) {
     const Product& product = *static_cast<const Product*>(data);
     const PanelKernel& kernel = *product.kernel;
@@ -72,6 +84,9 @@ void multiply(ggml_tensor* y, int thread, int threads, void* data) {
         }
         kernel.multiply(panel, activations, product.weight->ne[0], product.rows, bias,
                         static_cast<float*>(y->data), product.weight->ne[1], k * PANEL_ROWS);
+        if (product.finish != nullptr) {
+            finish_columns(product, static_cast<float*>(y->data), k * PANEL_ROWS);
+        }
     }
 }
 
@@ -106,8 +121,21 @@ ggml_tensor* product_nodes(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor
                                 1, round_activations, GGML_N_TASKS_MAX, product);
     }
     ggml_tensor* operands[] = {memory, bias};
-    return ggml_custom_4d(graph.ggml, GGML_TYPE_F32, weight->ne[1], x->ne[1], 1, 1, operands,
-                          bias == nullptr ? 1 : 2, multiply, GGML_N_TASKS_MAX, product);
+    ggml_tensor* y =
+        ggml_custom_4d(graph.ggml, GGML_TYPE_F32, weight->ne[1], x->ne[1], 1, 1, operands,
+                       bias == nullptr ? 1 : 2, multiply, GGML_N_TASKS_MAX, product);
+    y->extra = product; // the CPU backend leaves it alone: nothing else here sets it
+    return y;
+}
+
+bool finish_product(ggml_tensor* x, void (*function)(float* values, int64_t count)) {
+    ggml_tensor* y = x->view_src == nullptr ? x : x->view_src;
+    Product* product = static_cast<Product*>(y->extra);
+    if (product == nullptr || product->finish != nullptr || ggml_nelements(x) != ggml_nelements(y)) {
+        return false;
+    }
+    product->finish = function;
+    return true;
 }
 
 } // namespace actquant
