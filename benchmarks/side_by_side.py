@@ -1,6 +1,6 @@
 """A chunk's latency in our runtime beside PyTorch's, in turns, in one run.
 
-    python benchmarks/side_by_side.py CHECKPOINT MODEL.gguf --threads 1,2 --turns 5 --json speed.json
+    python benchmarks/side_by_side.py CHECKPOINT MODEL.gguf --threads 1,2 --json speed.json
 
 Each contender is a process of its own that has loaded the policy; they answer one observation one
 after the other, so that a machine that becomes slower does so for all. All get the same pictures,
@@ -121,15 +121,15 @@ def started(arguments: argparse.Namespace, name: str, threads: int) -> Iterator[
         environment["ACTQUANT_ISA"] = "ggml"
     command = [sys.executable, __file__, str(arguments.checkpoint), str(arguments.model)]
     command += ["--worker", name, "--worker-threads", str(threads)]
-    log = open(arguments.log, "a") if arguments.log else subprocess.DEVNULL
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env=environment,
-    )
+    with open(arguments.log or os.devnull, "a") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+        )
     try:
         contender = Contender(name, threads, process)
         contender.read()

@@ -31,7 +31,7 @@ struct AttentionOperands {
     Rows q, k, v;
     // Added to scaled scores, [batch or 1, heads or 1, queries, keys]; null without one.
     Rows mask;
-    void* packed = nullptr; // AttentionKernel::packed_bytes
+    void* packed = nullptr;  // AttentionKernel::packed_bytes
     float* result = nullptr; // [batch, queries, heads, value_width]
 };
 

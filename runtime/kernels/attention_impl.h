@@ -75,8 +75,7 @@ void pack_values(const AttentionShape& shape, const Sizes& sizes, const Rows& v,
             for (int64_t column = 0; column < columns; column++) {
                 bool inside = first + column < shape.value_width;
 #if ACTQUANT_BFLOAT16
-                uint32_t low =
-                    inside && key < shape.keys ? bfloat16_of(row[first + column]) : 0;
+                uint32_t low = inside && key < shape.keys ? bfloat16_of(row[first + column]) : 0;
                 uint32_t high = inside && key + 1 < shape.keys
                                     ? bfloat16_of(row_of(v, batch, head, key + 1)[first + column])
                                     : 0;
@@ -102,8 +101,7 @@ inline uint32_t* head_of(const AttentionOperands& operands, const Sizes& sizes, 
     return static_cast<uint32_t*>(operands.packed) + head * (sizes.key_words + sizes.value_words);
 }
 
-void pack(const AttentionShape& shape, const AttentionOperands& operands, int thread,
-          int threads) {
+void pack(const AttentionShape& shape, const AttentionOperands& operands, int thread, int threads) {
     Sizes sizes = sizes_of(shape);
     int64_t panels = sizes.padded_keys / PANEL;
     Range units = part_of(shape.batch * shape.kv_heads * panels, thread, threads);
@@ -113,8 +111,8 @@ void pack(const AttentionShape& shape, const AttentionOperands& operands, int th
         int64_t head = unit / panels;
         int64_t first_key = unit % panels * PANEL;
         uint32_t* packed = head_of(operands, sizes, head);
-        pack_keys(shape, sizes, operands.k, head / shape.kv_heads, head % shape.kv_heads,
-                  first_key, packed + first_key * sizes.score_steps, words);
+        pack_keys(shape, sizes, operands.k, head / shape.kv_heads, head % shape.kv_heads, first_key,
+                  packed + first_key * sizes.score_steps, words);
         pack_values(shape, sizes, operands.v, head / shape.kv_heads, head % shape.kv_heads,
                     first_key, packed + sizes.key_words);
     }
@@ -182,9 +180,8 @@ void attend_rows(const AttentionShape& shape, const Sizes& sizes, const Attentio
     }
     float sums[MAX_ROWS];
     for (int r = 0; r < rows; r++) {
-        const float* mask = operands.mask.data == nullptr
-                                ? nullptr
-                                : row_of(operands.mask, batch, head, query + r);
+        const float* mask =
+            operands.mask.data == nullptr ? nullptr : row_of(operands.mask, batch, head, query + r);
         sums[r] = soften(shape, sizes, scratch.scores + r * sizes.padded_keys, mask,
                          scratch.weights + r * sizes.value_steps);
     }
@@ -206,9 +203,9 @@ void attend_rows(const AttentionShape& shape, const Sizes& sizes, const Attentio
         }
     }
     for (int r = 0; r < rows; r++) {
-        float* result = operands.result +
-                        ((batch * shape.queries + query + r) * shape.heads + head) *
-                            shape.value_width;
+        float* result =
+            operands.result +
+            ((batch * shape.queries + query + r) * shape.heads + head) * shape.value_width;
         const float* found = scratch.results + r * sizes.padded_width;
         float factor = 1.0f / sums[r];
         for (int64_t k = 0; k < shape.value_width; k++) {
@@ -223,16 +220,15 @@ void attend(const AttentionShape& shape, const AttentionOperands& operands, void
     Scratch scratch;
     scratch.queries = static_cast<uint32_t*>(memory);
     scratch.scores = reinterpret_cast<float*>(scratch.queries + MAX_ROWS * sizes.score_steps);
-    scratch.weights =
-        reinterpret_cast<uint32_t*>(scratch.scores + MAX_ROWS * sizes.padded_keys);
+    scratch.weights = reinterpret_cast<uint32_t*>(scratch.scores + MAX_ROWS * sizes.padded_keys);
     scratch.results = reinterpret_cast<float*>(scratch.weights + MAX_ROWS * sizes.value_steps);
     // Tiles of almost the same height: 50 rows are 5 of 10, not 4 of 12 and one of 2.
     int64_t tiles = (shape.queries + MAX_ROWS - 1) / MAX_ROWS;
     Range units = part_of(shape.batch * shape.heads * tiles, thread, threads);
     for (int64_t unit = units.first; unit < units.end; unit++) {
         int64_t head = unit / tiles;
-        Range queries = part_of(shape.queries, static_cast<int>(unit % tiles),
-                                static_cast<int>(tiles));
+        Range queries =
+            part_of(shape.queries, static_cast<int>(unit % tiles), static_cast<int>(tiles));
         attend_rows(shape, sizes, operands, scratch, head / shape.heads, head % shape.heads,
                     queries.first, static_cast<int>(queries.end - queries.first));
     }

@@ -32,8 +32,8 @@ void unpack(const PackedRows& weight, int64_t first_row, void* panel) {
             if (first_row + r < weight.rows) {
                 const char* row = static_cast<const char*>(weight.data) +
                                   static_cast<size_t>(first_row + r) * weight.row_bytes;
-                weight.to_float(row + static_cast<size_t>(first / weight.block) *
-                                          weight.block_bytes,
+                weight.to_float(row +
+                                    static_cast<size_t>(first / weight.block) * weight.block_bytes,
                                 floats, count);
             }
             to_words(floats, BLOCK, 1.0f, words);
@@ -48,8 +48,8 @@ size_t activation_bytes(int64_t columns, int64_t rows) {
     return static_cast<size_t>(rows * padded(columns)) * 2;
 }
 
-void round_rows(const float* x, int64_t width, int64_t columns, int64_t, int64_t first,
-                int64_t end, void* memory) {
+void round_rows(const float* x, int64_t width, int64_t columns, int64_t, int64_t first, int64_t end,
+                void* memory) {
     int64_t row_words = padded(columns) / 2;
     for (int64_t row = first; row < end; row++) {
         uint32_t* words = static_cast<uint32_t*>(memory) + row * row_words;
@@ -81,11 +81,10 @@ void multiply(const void* panel, const void* activations, int64_t columns, int64
                     sum[c] = before == nullptr ? 0.0f : before[c];
                 }
             }
-            multiply_rows<2>(count, part,
-                             static_cast<const uint32_t*>(activations) + first * row_words +
-                                 first_word,
-                             row_words, STEPS, whole ? target : sums,
-                             whole ? y_columns : PANEL_ROWS, false);
+            multiply_rows<2>(
+                count, part,
+                static_cast<const uint32_t*>(activations) + first * row_words + first_word,
+                row_words, STEPS, whole ? target : sums, whole ? y_columns : PANEL_ROWS, false);
             for (int r = 0; r < count && !whole; r++) {
                 std::memcpy(target + r * y_columns, sums + r * PANEL_ROWS,
                             static_cast<size_t>(wanted) * 4);
@@ -97,7 +96,7 @@ void multiply(const void* panel, const void* activations, int64_t columns, int64
 } // namespace
 
 extern const PanelKernel bfloat16_avx512_bf16;
-const PanelKernel bfloat16_avx512_bf16 = {"bfloat16", Isa::avx512_bf16, panel_bytes, unpack,
-                                          activation_bytes, round_rows, multiply};
+const PanelKernel bfloat16_avx512_bf16 = {"bfloat16",       Isa::avx512_bf16, panel_bytes, unpack,
+                                          activation_bytes, round_rows,       multiply};
 
 } // namespace actquant

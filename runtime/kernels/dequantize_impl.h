@@ -1,6 +1,6 @@
-// Blocks to floats for one instruction set, AVX2 or AVX-512. Of every type the integers are unpacked
-// 32 at a time and multiplied by the scale of their part, in the order in which ggml multiplies.
-// Included by dequantize_*.cpp, which define ACTQUANT_TO_FLOAT, the function's name.
+// Blocks to floats for one instruction set, AVX2 or AVX-512. Of every type the integers are
+// unpacked 32 at a time and multiplied by the scale of their part, in the order in which ggml
+// multiplies. Included by dequantize_*.cpp, which define ACTQUANT_TO_FLOAT, the function's name.
 #pragma once
 
 #define GGML_COMMON_DECL_CPP
@@ -47,8 +47,8 @@ inline __m256i negated(__m256i integers, uint32_t signs) {
 #ifdef __AVX512F__
     return _mm256_mask_sub_epi8(integers, signs, _mm256_setzero_si256(), integers);
 #else
-    const __m256i byte = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2,
-                                          2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i byte = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
+                                          2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
     const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
     __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(signs)), byte);
     __m256i negative = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
@@ -138,8 +138,8 @@ void unpack(const block_iq3_s& block, float* y) {
     for (int part = 0; part < 8; part++) {
         int nibble = block.scales[part / 2] >> 4 * (part % 2) & 15;
         float scale = d * static_cast<float>(1 + 2 * nibble);
-        __m256i high = _mm256_and_si256(
-            _mm256_sllv_epi32(_mm256_set1_epi32(block.qh[part]), bit), _mm256_set1_epi32(256));
+        __m256i high = _mm256_and_si256(_mm256_sllv_epi32(_mm256_set1_epi32(block.qh[part]), bit),
+                                        _mm256_set1_epi32(256));
         __m256i index = _mm256_or_si256(eight_bytes(block.qs + 8 * part), high);
         put(y + 32 * part, negated(eight(iq3s_grid, index), word(block.signs + 4 * part)), scale,
             scale);
@@ -179,9 +179,7 @@ void unpack(const block_iq1_m& block, float* y) {
         int scales = sc[part / 2] >> 6 * (part % 2);
         __m256i grid = four(iq1s_grid, q[0] | (first << 8 & 0x700), q[1] | (first << 4 & 0x700),
                             q[2] | (second << 8 & 0x700), q[3] | (second << 4 & 0x700));
-        auto shift = [](int negative) {
-            return negative ? -1LL : 0x0101010101010101LL;
-        };
+        auto shift = [](int negative) { return negative ? -1LL : 0x0101010101010101LL; };
         __m256i shifts = _mm256_set_epi64x(shift(second & 0x80), shift(second & 0x08),
                                            shift(first & 0x80), shift(first & 0x08));
         put_shifted(y + 32 * part, grid, shifts, d * static_cast<float>(2 * (scales & 7) + 1),
@@ -246,8 +244,8 @@ void unpack(const block_iq4_xs& block, float* y) {
         __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block.qs + 16 * part));
         __m128i mask = _mm_set1_epi8(15);
         put(y + 32 * part, _mm_shuffle_epi8(values, _mm_and_si128(q, mask)), step);
-        put(y + 32 * part + 16,
-            _mm_shuffle_epi8(values, _mm_and_si128(_mm_srli_epi16(q, 4), mask)), step);
+        put(y + 32 * part + 16, _mm_shuffle_epi8(values, _mm_and_si128(_mm_srli_epi16(q, 4), mask)),
+            step);
     }
 }
 

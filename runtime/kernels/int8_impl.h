@@ -66,8 +66,8 @@ inline int32_t to_bytes(const float* x, float inverse, int offset, void* bytes) 
         __m256i low = _mm256_packs_epi32((__m256i)levels[0], (__m256i)levels[1]);
         __m256i high = _mm256_packs_epi32((__m256i)levels[2], (__m256i)levels[3]);
         const __m256i byte = _mm256_set1_epi16(255);
-        __m256i all = _mm256_packus_epi16(_mm256_and_si256(low, byte),
-                                          _mm256_and_si256(high, byte));
+        __m256i all =
+            _mm256_packus_epi16(_mm256_and_si256(low, byte), _mm256_and_si256(high, byte));
         store(target + k, _mm256_permutevar8x32_epi32(all, order));
     }
 #else
@@ -105,8 +105,8 @@ void unpack(const PackedRows& weight, int64_t first_row, void* panel) {
             if (first_row + r < weight.rows) {
                 const char* row = static_cast<const char*>(weight.data) +
                                   static_cast<size_t>(first_row + r) * weight.row_bytes;
-                weight.to_float(row + static_cast<size_t>(first / weight.block) *
-                                          weight.block_bytes,
+                weight.to_float(row +
+                                    static_cast<size_t>(first / weight.block) * weight.block_bytes,
                                 floats, count);
             } else {
                 count = 0;
@@ -240,8 +240,7 @@ void multiply(const void* panel, const void* memory, int64_t columns, int64_t ro
             for (int64_t c = 0; c < PANEL_ROWS; c += TILE_COLUMNS) {
                 multiply_rows(count, {words + block * STEPS * PANEL_ROWS + c,
                                       scales + block * PANEL_ROWS + c, found.bytes + at * BLOCK,
-                                      found.scales + at, found.corrections + at, sums + c,
-                                      stride});
+                                      found.scales + at, found.corrections + at, sums + c, stride});
             }
             for (int64_t r = 0; r < count && !whole; r++) {
                 std::memcpy(target + r * y_columns, part + r * PANEL_ROWS,

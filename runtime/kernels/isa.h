@@ -11,7 +11,7 @@ enum class Isa {
     baseline, // what the build's target has
     avx2,     // with FMA and F16C
     avx_vnni,
-    avx512,   // F, BW, DQ, VL
+    avx512, // F, BW, DQ, VL
     avx512_vnni,
     avx512_bf16,
 };

@@ -1,5 +1,5 @@
-// Products of every type of weight by every kernel that this processor can run, against float64, and
-// ggml's own beside them.
+// Products of every type of weight by every kernel that this processor can run, against float64,
+// and ggml's own beside them.
 #include "check.h"
 #include "kernels/dequantize.h"
 #include "kernels/panel_product.h"
@@ -48,8 +48,7 @@ Problem problem(ggml_type type, const Sizes& s) {
     made.weight.resize(ggml_row_size(type, s.columns) * static_cast<size_t>(s.outputs));
     ggml_quantize_chunk(type, floats.data(), made.weight.data(), 0, s.outputs, s.columns,
                         importance.data());
-    ggml_get_type_traits(type)->to_float(made.weight.data(), floats.data(),
-                                         s.columns * s.outputs);
+    ggml_get_type_traits(type)->to_float(made.weight.data(), floats.data(), s.columns * s.outputs);
     made.x = normal_values(s.width * s.rows, random);
     made.bias = normal_values(s.outputs, random);
     for (int64_t n = 0; n < s.rows; n++) {
@@ -96,8 +95,7 @@ std::vector<float> computed(const PanelKernel& kernel, const Problem& p) {
     // In two parts, as two threads do it.
     int64_t half = s.rows / 2;
     for (auto [first, end] : {std::pair{int64_t{0}, half}, std::pair{half, s.rows}}) {
-        kernel.round(p.x.data(), s.width, s.columns, s.rows, first, end,
-                     activations.memory.data());
+        kernel.round(p.x.data(), s.width, s.columns, s.rows, first, end, activations.memory.data());
     }
     Guarded y(static_cast<size_t>(s.rows * s.outputs) * sizeof(float));
     Guarded panel(kernel.panel_bytes(s.columns));
@@ -105,8 +103,7 @@ std::vector<float> computed(const PanelKernel& kernel, const Problem& p) {
     for (int64_t first = 0; first < s.outputs; first += PANEL_ROWS) {
         kernel.unpack(rows, first, panel.memory.data());
         kernel.multiply(panel.memory.data(), activations.memory.data(), s.columns, s.rows,
-                        p.bias.data(), reinterpret_cast<float*>(y.memory.data()), s.outputs,
-                        first);
+                        p.bias.data(), reinterpret_cast<float*>(y.memory.data()), s.outputs, first);
     }
     std::memcpy(result.data(), y.memory.data(), result.size() * sizeof(float));
     return result;

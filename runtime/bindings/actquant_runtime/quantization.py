@@ -48,5 +48,6 @@ def types() -> dict[str, dict[str, Any]]:
 
 
 def build_info() -> dict[str, Any]:
-    """ggml's version, the CPU features compiled in, the compiler and the hardware threads."""
+    """Returns ggml's version, the instruction set of our kernels here, the CPU features compiled
+    into ggml, the compiler and the hardware threads."""
     return json.loads(_core.build_info())

@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "common/json.h"
+#include "kernels/isa.h"
 
 #include <ggml-backend.h>
 #include <ggml-cpu.h>
@@ -18,6 +19,7 @@ std::string build_info() {
     json.member("ggml_version", ggml_version());
     json.member("compiler", ACTQUANT_COMPILER);
     json.member("native", bool(ACTQUANT_NATIVE));
+    json.member("kernels", isa_name(usable_isa()));
     json.key("cpu_features");
     json.begin_array();
     auto get_features = reinterpret_cast<ggml_backend_get_features_t>(

@@ -97,7 +97,8 @@ class GraphBuilder {
     void count_uses(const Program& program);
     // Whether nothing but this instruction reads the operand.
     bool is_only_reader(const Instruction& instruction, size_t operand) const;
-    // What a kernel made of x, for all that read the same elements; null where nothing was made yet.
+    // What a kernel made of x, for all that read the same elements; null where nothing was made
+    // yet.
     ggml_tensor*& derived(const ggml_tensor* x, const void* kernel);
     // A weight's panels, kept from action to action.
     const char* panels(const ggml_tensor* weight, const PanelKernel& kernel) {

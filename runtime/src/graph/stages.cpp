@@ -82,8 +82,7 @@ void Stages::build(int64_t prompt_length) {
     if (spec.programs.count("denoise")) {
         Program denoise = program("denoise").at(prompt_length);
         std::map<std::string, ggml_tensor*> shared = prefix_tensors(denoise);
-        denoise_stage =
-            std::make_unique<Stage>(std::move(denoise), weights, backend, shared, true);
+        denoise_stage = std::make_unique<Stage>(std::move(denoise), weights, backend, shared, true);
     }
     built_length = prompt_length;
 }

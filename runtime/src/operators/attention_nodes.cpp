@@ -62,8 +62,8 @@ void attend(ggml_tensor* result, int thread, int threads, void* data) {
 ggml_tensor* attention_nodes(GraphBuilder& graph, ggml_tensor* q, ggml_tensor* k, ggml_tensor* v,
                              ggml_tensor* mask, float scale) {
     const AttentionKernel& kernel = attention_kernel(graph.isa, graph.rounded);
-    AttentionShape shape{q->ne[3], q->ne[2], k->ne[2], q->ne[1], k->ne[1],
-                         q->ne[0], v->ne[0], scale};
+    AttentionShape shape{q->ne[3], q->ne[2], k->ne[2], q->ne[1],
+                         k->ne[1], q->ne[0], v->ne[0], scale};
     Attention* attention = graph.keep(Attention{&kernel, shape});
     size_t bytes = cache_line + aligned(kernel.packed_bytes(shape)) +
                    static_cast<size_t>(graph.threads) * aligned(kernel.scratch_bytes(shape));
@@ -71,9 +71,9 @@ ggml_tensor* attention_nodes(GraphBuilder& graph, ggml_tensor* q, ggml_tensor* k
     ggml_tensor* memory = ggml_custom_4d(graph.ggml, GGML_TYPE_I8, static_cast<int64_t>(bytes), 1,
                                          1, 1, packed_from, 2, pack, GGML_N_TASKS_MAX, attention);
     ggml_tensor* operands[] = {memory, q, mask};
-    ggml_tensor* y = ggml_custom_4d(graph.ggml, GGML_TYPE_F32, v->ne[0], q->ne[2], q->ne[1],
-                                    q->ne[3], operands, mask == nullptr ? 2 : 3, attend,
-                                    GGML_N_TASKS_MAX, attention);
+    ggml_tensor* y =
+        ggml_custom_4d(graph.ggml, GGML_TYPE_F32, v->ne[0], q->ne[2], q->ne[1], q->ne[3], operands,
+                       mask == nullptr ? 2 : 3, attend, GGML_N_TASKS_MAX, attention);
     return ggml_permute(graph.ggml, y, 0, 2, 1, 3);
 }
 

@@ -30,9 +30,8 @@ ggml_tensor* linear(GraphBuilder& graph, const Instruction& instruction) {
     // One matrix of all rows: ggml multiplies it faster than a batch of small ones.
     ggml_tensor* x =
         graph.contiguous(graph.reshaped(graph.tensor(instruction, 0), {width, rows, 1, 1}));
-    ggml_tensor* bias = instruction.operands.size() > 2
-                            ? bias_of(graph, instruction, 2, weight.shape[0])
-                            : nullptr;
+    ggml_tensor* bias =
+        instruction.operands.size() > 2 ? bias_of(graph, instruction, 2, weight.shape[0]) : nullptr;
     ggml_tensor* y = product_nodes(graph, weight.tensor, x, bias);
     Shape expected = source;
     expected.back() = weight.shape[0];

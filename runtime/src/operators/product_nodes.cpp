@@ -42,8 +42,8 @@ const PanelKernel* kernel_for(const GraphBuilder& graph, ggml_type type) {
     if (!graph.rounded || !is_block) {
         return nullptr;
     }
-    double bits = 8.0 * static_cast<double>(ggml_type_size(type)) /
-                  static_cast<double>(ggml_blck_size(type));
+    double bits =
+        8.0 * static_cast<double>(ggml_type_size(type)) / static_cast<double>(ggml_blck_size(type));
     return bits < int8_below_bits ? int8_kernel(graph.isa) : bfloat16_kernel(graph.isa);
 }
 
@@ -71,8 +71,8 @@ void multiply(ggml_tensor* y, int thread, int threads, void* data) {
     const PanelKernel& kernel = *product.kernel;
     size_t stride = panel_stride(product.weight, kernel);
     const char* activations = memory_of(y->src[0]);
-    char* scratch = memory_of(y->src[0]) + activation_bytes(product) +
-                    static_cast<size_t>(thread) * stride;
+    char* scratch =
+        memory_of(y->src[0]) + activation_bytes(product) + static_cast<size_t>(thread) * stride;
     const float* bias = y->src[1] == nullptr ? nullptr : static_cast<const float*>(y->src[1]->data);
     int64_t panels = (product.weight->ne[1] + PANEL_ROWS - 1) / PANEL_ROWS;
     for (int64_t k = panels * thread / threads; k < panels * (thread + 1) / threads; k++) {
@@ -131,7 +131,8 @@ ggml_tensor* product_nodes(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor
 bool finish_product(ggml_tensor* x, void (*function)(float* values, int64_t count)) {
     ggml_tensor* y = x->view_src == nullptr ? x : x->view_src;
     Product* product = static_cast<Product*>(y->extra);
-    if (product == nullptr || product->finish != nullptr || ggml_nelements(x) != ggml_nelements(y)) {
+    if (product == nullptr || product->finish != nullptr ||
+        ggml_nelements(x) != ggml_nelements(y)) {
         return false;
     }
     product->finish = function;

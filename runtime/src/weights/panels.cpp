@@ -40,8 +40,8 @@ const char* Panels::of(const ggml_tensor* weight, const PanelKernel& kernel) {
     size_t bytes = static_cast<size_t>(count) * stride;
     std::unique_ptr<char, Free> memory(static_cast<char*>(std::aligned_alloc(cache_line, bytes)));
     if (!memory) {
-        throw Error("out of memory for " + std::string(ggml_get_name(weight)) + ", unpacked: " +
-                    std::to_string(bytes) + " bytes");
+        throw Error("out of memory for " + std::string(ggml_get_name(weight)) +
+                    ", unpacked: " + std::to_string(bytes) + " bytes");
     }
     for (int64_t k = 0; k < count; k++) {
         kernel.unpack(packed_rows(weight, kernel), k * PANEL_ROWS,
