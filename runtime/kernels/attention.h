@@ -16,6 +16,9 @@ struct Rows {
     size_t row = 0;
 };
 
+// Queries and keys may be this wide.
+constexpr int64_t MAX_ATTENTION_WIDTH = 4096;
+
 struct AttentionShape {
     int64_t batch = 1;
     int64_t heads = 1;

@@ -105,8 +105,7 @@ void pack(const AttentionShape& shape, const AttentionOperands& operands, int th
     Sizes sizes = sizes_of(shape);
     int64_t panels = sizes.padded_keys / PANEL;
     Range units = part_of(shape.batch * shape.kv_heads * panels, thread, threads);
-    constexpr int64_t longest = 4096;
-    uint32_t words[longest];
+    uint32_t words[MAX_ATTENTION_WIDTH];
     for (int64_t unit = units.first; unit < units.end; unit++) {
         int64_t head = unit / panels;
         int64_t first_key = unit % panels * PANEL;

@@ -31,17 +31,20 @@ inline int64_t blocks_of(int64_t columns) {
     return (columns + BLOCK - 1) / BLOCK;
 }
 
-// The largest magnitude of 256 floats, over `level`; where all are zero, 0 with `inverse` 0.
+// The largest magnitude of 256 floats, over `level`; where all are zero, 0 with `inverse` 0; NaN
+// where one is NaN or infinite, which an integer would hide.
 inline float scale_of(const float* x, int level, float& inverse) {
     Vec top = Vec{};
+    Vec zero = Vec{};
     for (int64_t k = 0; k < BLOCK; k += W) {
         Vec value = load(x + k);
         top = larger(top, larger(value, -value));
+        zero += value * 0.0f;
     }
     float largest = largest_element(top);
     float levels = static_cast<float>(level);
     inverse = largest > 0.0f ? levels / largest : 0.0f;
-    return largest / levels;
+    return largest / levels + sum_of_elements(zero);
 }
 
 // To the nearest integer: adding 1.5·2^23 leaves it in the lowest bits.

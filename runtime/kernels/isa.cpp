@@ -19,7 +19,8 @@ constexpr std::array<const char*, 7> names = {"ggml",   "baseline",    "avx2",  
 Isa present_isa() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                __builtin_cpu_supports("f16c");
     bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     if (!avx2) {
@@ -60,7 +61,8 @@ Isa usable_isa() {
     }
     for (size_t k = 0; k < names.size(); k++) {
         if (std::string(cap) == names[k]) {
-            return std::min(static_cast<Isa>(k), present_isa());
+            Isa allowed = std::min(static_cast<Isa>(k), present_isa());
+            return allowed == Isa::avx_vnni && !has_avx_vnni() ? Isa::avx2 : allowed;
         }
     }
     std::string known;

@@ -36,6 +36,7 @@ inline Vec all(float x) {
     return x - Vec{};
 }
 
+// b where one of them is NaN.
 inline Vec larger(Vec a, Vec b) {
 #if defined(__AVX512F__)
     return _mm512_max_ps(a, b);
@@ -62,9 +63,9 @@ inline float sum_of_elements(Vec x) {
     return result;
 }
 
-// exp(x) to 2 ulp for x up to 88; below -87 it stays there. Cephes' expf.
+// exp(x) to 2 ulp for x up to 88; below -87 it stays there, and NaN is NaN. Cephes' expf.
 inline Vec exponential(Vec x) {
-    x = larger(x, all(-87.0f));
+    x = larger(all(-87.0f), x);
     // Adding and taking away 1.5·2^23 rounds to the nearest integer.
     Vec n = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f;
     Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;

@@ -150,6 +150,20 @@ const std::vector<Case> cases = {
     {{1, 2, 1, 24, 31, 33, 17, 0.2f}, true},      {{1, 1, 1, 5, 700, 16, 100, 5.0f}, false},
 };
 
+// A NaN among the keys must reach the results: a robot holds where it sees one.
+void check_strange_numbers() {
+    for (int k = static_cast<int>(Isa::baseline); k <= static_cast<int>(usable_isa()); k++) {
+        for (bool rounded : {false, true}) {
+            std::mt19937 random(7);
+            Inputs inputs = inputs_for(cases[5], random);
+            inputs.k[100] = std::nanf("");
+            std::vector<float> result =
+                computed(attention_kernel(static_cast<Isa>(k), rounded), cases[5].shape, inputs, 1);
+            CHECK(std::isnan(result[0]) && std::isfinite(result.back()));
+        }
+    }
+}
+
 } // namespace
 
 int main() {
@@ -164,6 +178,7 @@ int main() {
             }
         }
     }
+    check_strange_numbers();
     setenv("ACTQUANT_ISA", "baseline", 1);
     CHECK(usable_isa() == Isa::baseline);
     setenv("ACTQUANT_ISA", "avx1024", 1);

@@ -203,6 +203,17 @@ int main() {
     // Blocks of 32: a row's last 256 columns need not be whole.
     Problem p = problem(GGML_TYPE_Q8_0, {288, 288, 33, 5});
     check(p, tried);
+    // What is no number must not become one.
+    for (float strange : {std::nanf(""), INFINITY}) {
+        Problem damaged = p;
+        damaged.x[static_cast<size_t>(damaged.sizes.width)] = strange;
+        for (const Tried& one : tried) {
+            std::vector<float> y = computed(*one.kernel, damaged);
+            size_t columns = p.bias.size();
+            CHECK(std::isfinite(y[0]) && !std::isfinite(y[columns]) &&
+                  std::isfinite(y[2 * columns]));
+        }
+    }
     p.x.assign(p.x.size(), 0.0f);
     for (const Tried& one : tried) {
         std::vector<float> zero = computed(*one.kernel, p);

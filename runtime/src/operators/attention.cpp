@@ -1,4 +1,5 @@
 // Attention, its positions and its softmax.
+#include "kernels/attention.h"
 #include "graph/graph_builder.h"
 #include "operators/attention_nodes.h"
 #include "operators/operators.h"
@@ -90,7 +91,7 @@ ggml_tensor* sdpa(GraphBuilder& graph, const Instruction& instruction) {
     ggml_tensor* k = graph.contiguous_rows(graph.tensor(instruction, 1));
     ggml_tensor* v = graph.tensor(instruction, 2);
     float scale = static_cast<float>(instruction.number("scale"));
-    return graph.isa == Isa::ggml
+    return graph.isa == Isa::ggml || q->ne[0] > MAX_ATTENTION_WIDTH
                ? ggml_attention(graph, q, k, v, mask, scale)
                : attention_nodes(graph, q, k, graph.contiguous_rows(v), mask, scale);
 }

@@ -112,7 +112,8 @@ ggml_tensor* product_nodes(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor
     if (graph.in_loop) {
         product->panels = graph.panels(weight, *kernel);
     }
-    // Layers that read the same activations share them rounded.
+    // Layers that read the same activations share them rounded, and the room behind them: kernels
+    // count a weight's columns in whole 256s, so that padding to other blocks makes no difference.
     ggml_tensor*& memory = graph.derived(x, kernel);
     if (memory == nullptr) {
         size_t bytes = cache_line + activation_bytes(*product) +
