@@ -6,7 +6,8 @@ Each contender is a process of its own that has loaded the policy; they answer o
 after the other, so that a machine that becomes slower does so for all. All get the same pictures,
 state, task and noise. `ggml` is our runtime held to ggml's own kernels (ACTQUANT_ISA=ggml).
 PyTorch runs LeRobot's own policy: in float32, with bfloat16 weights under autocast, and that
-compiled. A contender that fails is left out, with its reason.
+compiled. OpenVINO (`pip install openvino`) runs the captured stages. A contender that fails is left
+out; `--log` has its words.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ import numpy as np
 
 from actquant.evaluation.bench import peak_rss_bytes
 
-CONTENDERS = ("actquant", "ggml", "pytorch-f32", "pytorch-bf16", "compile-bf16")
-OURS = CONTENDERS[:2]
+OURS = ("actquant", "ggml")
+PYTORCH = ("pytorch-f32", "pytorch-bf16", "compile-bf16")
+OPENVINO = ("openvino-f32", "openvino-bf16")
+CONTENDERS = OURS + PYTORCH + OPENVINO
 
 
 def runtime_actor(model: Path, threads: int) -> Callable[[], Any]:
@@ -65,6 +68,59 @@ def pytorch_actor(checkpoint: Path, model: Path, threads: int, kind: str) -> Cal
     return act
 
 
+def openvino_actor(checkpoint: Path, threads: int, kind: str) -> Callable[[], Any]:
+    """Returns a function that runs all stages of a chunk in OpenVINO, as often as the chunk needs
+    them. The stages are our captured programs, at the longest prompt, traced from PyTorch; what
+    they hand on to each other is not copied, each reads an input of its own."""
+    import openvino
+    import torch
+
+    from actquant.capture.policy import capture_policy
+    from actquant.policies import load_policy
+    from actquant.program.interpret import interpret
+    from actquant.program.ir import DTYPE_TO_TORCH, Graph
+    from actquant.program.size import at_length
+
+    class Program(torch.nn.Module):
+        def __init__(self, graph: Graph) -> None:
+            super().__init__()
+            self.graph = graph
+            self.inputs = [n for n in graph.nodes() if n.op == "input"]
+
+        def examples(self) -> tuple[torch.Tensor, ...]:
+            return tuple(torch.ones(n.shape, dtype=DTYPE_TO_TORCH[n.dtype]) for n in self.inputs)
+
+        def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            named = {n.name: value for n, value in zip(self.inputs, values, strict=True)}
+            return tuple(interpret(self.graph, named).values())
+
+    loaded = load_policy(checkpoint)
+    face = loaded.interface
+    core = openvino.Core()
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": kind.removeprefix("openvino-"),
+    }
+    steps = len(face.sampler.timesteps) if face.sampler else 1
+    times = {"vision": len(face.cameras) * face.observation_steps, "denoise": steps}
+    runs = []
+    for name, graph in capture_policy(loaded).stages.items():
+        program = Program(at_length(graph, face.tokenizer_max_length))
+        examples = program.examples()
+        with torch.no_grad():
+            traced = torch.jit.trace(program, examples, strict=False, check_trace=False)
+            model = openvino.convert_model(traced, example_input=examples)
+        request = core.compile_model(model, "CPU", options).create_infer_request()
+        runs += [(request, [x.numpy() for x in examples])] * times.get(name, 1)
+
+    def act() -> None:
+        for request, inputs in runs:
+            request.infer(inputs, share_inputs=True)
+
+    return act
+
+
 def work(arguments: argparse.Namespace) -> None:
     """Answers once for every line on standard input, with the seconds that it took."""
     # What libraries print must not come between the answers.
@@ -73,6 +129,8 @@ def work(arguments: argparse.Namespace) -> None:
     begin = time.perf_counter()
     if arguments.worker in OURS:
         act = runtime_actor(arguments.model, arguments.worker_threads)
+    elif arguments.worker in OPENVINO:
+        act = openvino_actor(arguments.checkpoint, arguments.worker_threads, arguments.worker)
     else:
         act = pytorch_actor(
             arguments.checkpoint, arguments.model, arguments.worker_threads, arguments.worker

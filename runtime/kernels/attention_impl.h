@@ -13,8 +13,12 @@ namespace {
 
 constexpr int64_t PANEL = 2 * W;
 constexpr int64_t PER_WORD = ACTQUANT_BFLOAT16 ? 2 : 1;
-// Of a panel of values as many steps are multiplied at once as the first cache holds.
-constexpr int64_t CHUNK_STEPS = 128;
+// Keys whose scores are worked on at once: these and their values stay in the first cache.
+constexpr int64_t KEY_BLOCK = 256;
+
+inline int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
 
 struct Sizes {
     int64_t score_steps;  // words of a query
@@ -117,7 +121,8 @@ void pack(const AttentionShape& shape, const AttentionOperands& operands, int th
     }
 }
 
-// Words of queries, of scores, of weights as they are multiplied, and of results.
+// Of the rows that are worked on: words of queries, scores of a block of keys, the weights that
+// they become, and results.
 struct Scratch {
     uint32_t* queries;
     float* scores;
@@ -126,41 +131,74 @@ struct Scratch {
 };
 
 int64_t scratch_words(const Sizes& sizes) {
-    return MAX_ROWS *
-           (sizes.score_steps + sizes.padded_keys + sizes.value_steps + sizes.padded_width);
+    return MAX_ROWS * (sizes.score_steps + KEY_BLOCK + KEY_BLOCK / PER_WORD + sizes.padded_width);
 }
 
 size_t scratch_bytes(const AttentionShape& shape) {
     return static_cast<size_t>(scratch_words(sizes_of(shape))) * 4;
 }
 
-// Scores -> exp(score - largest) as words; returns their sum.
-float soften(const AttentionShape& shape, const Sizes& sizes, float* scores, const float* mask,
-             uint32_t* weights) {
-    for (int64_t key = shape.keys; key < sizes.padded_keys; key++) {
+// A row's softmax so far: the largest score, and the sum of exp(score - largest).
+struct Softmax {
+    float largest = -3e38f;
+    float sum = 0.0f;
+};
+
+// Scores of a block of keys -> exp(score - largest) as words. What was summed up before is scaled
+// to the largest score of all. keys: those that there are; count: whole panels.
+void soften(Softmax& row, float* scores, int64_t keys, int64_t count, const float* mask,
+            uint32_t* weights, float* results, int64_t width) {
+    for (int64_t key = keys; key < count; key++) {
         scores[key] = -3e38f;
     }
-    Vec top = all(-3e38f);
     if (mask != nullptr) {
-        for (int64_t key = 0; key < shape.keys; key++) {
+        for (int64_t key = 0; key < keys; key++) {
             scores[key] += mask[key];
         }
     }
-    for (int64_t key = 0; key < sizes.padded_keys; key += W) {
+    Vec top = all(row.largest);
+    for (int64_t key = 0; key < count; key += W) {
         top = larger(top, load(scores + key));
     }
     Vec largest = all(largest_element(top));
+    float before = exponential(all(row.largest) - largest)[0];
+    if (row.sum != 0.0f && before != 1.0f) {
+        for (int64_t k = 0; k < width; k++) {
+            results[k] *= before;
+        }
+    }
     Vec sum = Vec{};
-    for (int64_t key = 0; key < sizes.padded_keys; key += W) {
-        Vec weight = exponential(load(scores + key) - largest);
-        sum += weight;
+    for (int64_t key = 0; key < count; key += W) {
+        Vec difference = load(scores + key) - largest;
 #if ACTQUANT_BFLOAT16
+        Vec weight = coarse_exponential(difference);
         store(reinterpret_cast<uint16_t*>(weights) + key, bfloat16(weight));
 #else
+        Vec weight = exponential(difference);
         store(weights + key, weight);
 #endif
+        sum += weight;
     }
-    return sum_of_elements(sum);
+    row.largest = largest[0];
+    row.sum = row.sum * before + sum_of_elements(sum);
+}
+
+// Adds the products of a block's weights with its values to the results.
+void add_values(const Sizes& sizes, const uint32_t* values, const Scratch& scratch, int rows,
+                int64_t first_key, int64_t count) {
+    int64_t steps = count / PER_WORD;
+    int64_t first = first_key / PER_WORD;
+    for (int64_t column = 0; column < sizes.padded_width; column += PANEL) {
+        const uint32_t* panel = values + column * sizes.value_steps;
+        float* results = scratch.results + column;
+        if (column + PANEL <= sizes.padded_width) {
+            multiply_rows<2>(rows, panel + first * PANEL, scratch.weights, KEY_BLOCK / PER_WORD,
+                             steps, results, sizes.padded_width, first_key == 0);
+        } else {
+            multiply_rows<1>(rows, panel + first * W, scratch.weights, KEY_BLOCK / PER_WORD, steps,
+                             results, sizes.padded_width, first_key == 0);
+        }
+    }
 }
 
 // The rows of one head from `query` on.
@@ -168,45 +206,34 @@ void attend_rows(const AttentionShape& shape, const Sizes& sizes, const Attentio
                  const Scratch& scratch, int64_t batch, int64_t head, int64_t query, int rows) {
     int64_t kv_head = batch * shape.kv_heads + head / (shape.heads / shape.kv_heads);
     const uint32_t* keys = head_of(operands, sizes, kv_head);
-    const uint32_t* values = keys + sizes.key_words;
+    Softmax softmax[MAX_ROWS];
     for (int r = 0; r < rows; r++) {
         to_words(row_of(operands.q, batch, head, query + r), shape.width, shape.scale,
                  scratch.queries + r * sizes.score_steps);
     }
-    for (int64_t key = 0; key < sizes.padded_keys; key += PANEL) {
-        multiply_rows<2>(rows, keys + key * sizes.score_steps, scratch.queries, sizes.score_steps,
-                         sizes.score_steps, scratch.scores + key, sizes.padded_keys, true);
-    }
-    float sums[MAX_ROWS];
-    for (int r = 0; r < rows; r++) {
-        const float* mask =
-            operands.mask.data == nullptr ? nullptr : row_of(operands.mask, batch, head, query + r);
-        sums[r] = soften(shape, sizes, scratch.scores + r * sizes.padded_keys, mask,
-                         scratch.weights + r * sizes.value_steps);
-    }
-    for (int64_t column = 0; column < sizes.padded_width; column += PANEL) {
-        const uint32_t* panel = values + column * sizes.value_steps;
-        bool whole = column + PANEL <= sizes.padded_width;
-        for (int64_t step = 0; step < sizes.value_steps; step += CHUNK_STEPS) {
-            int64_t left = sizes.value_steps - step;
-            int64_t steps = left < CHUNK_STEPS ? left : CHUNK_STEPS;
-            const uint32_t* words = scratch.weights + step;
-            float* results = scratch.results + column;
-            if (whole) {
-                multiply_rows<2>(rows, panel + step * PANEL, words, sizes.value_steps, steps,
-                                 results, sizes.padded_width, step == 0);
-            } else {
-                multiply_rows<1>(rows, panel + step * W, words, sizes.value_steps, steps, results,
-                                 sizes.padded_width, step == 0);
-            }
+    for (int64_t first = 0; first < sizes.padded_keys; first += KEY_BLOCK) {
+        int64_t count = smaller(KEY_BLOCK, sizes.padded_keys - first);
+        for (int64_t key = 0; key < count; key += PANEL) {
+            multiply_rows<2>(rows, keys + (first + key) * sizes.score_steps, scratch.queries,
+                             sizes.score_steps, sizes.score_steps, scratch.scores + key, KEY_BLOCK,
+                             true);
         }
+        for (int r = 0; r < rows; r++) {
+            const float* mask = operands.mask.data == nullptr
+                                    ? nullptr
+                                    : row_of(operands.mask, batch, head, query + r) + first;
+            soften(softmax[r], scratch.scores + r * KEY_BLOCK, smaller(count, shape.keys - first),
+                   count, mask, scratch.weights + r * (KEY_BLOCK / PER_WORD),
+                   scratch.results + r * sizes.padded_width, sizes.padded_width);
+        }
+        add_values(sizes, keys + sizes.key_words, scratch, rows, first, count);
     }
     for (int r = 0; r < rows; r++) {
         float* result =
             operands.result +
             ((batch * shape.queries + query + r) * shape.heads + head) * shape.value_width;
         const float* found = scratch.results + r * sizes.padded_width;
-        float factor = 1.0f / sums[r];
+        float factor = 1.0f / softmax[r].sum;
         for (int64_t k = 0; k < shape.value_width; k++) {
             result[k] = found[k] * factor;
         }
@@ -219,8 +246,8 @@ void attend(const AttentionShape& shape, const AttentionOperands& operands, void
     Scratch scratch;
     scratch.queries = static_cast<uint32_t*>(memory);
     scratch.scores = reinterpret_cast<float*>(scratch.queries + MAX_ROWS * sizes.score_steps);
-    scratch.weights = reinterpret_cast<uint32_t*>(scratch.scores + MAX_ROWS * sizes.padded_keys);
-    scratch.results = reinterpret_cast<float*>(scratch.weights + MAX_ROWS * sizes.value_steps);
+    scratch.weights = reinterpret_cast<uint32_t*>(scratch.scores + MAX_ROWS * KEY_BLOCK);
+    scratch.results = reinterpret_cast<float*>(scratch.weights + MAX_ROWS * (KEY_BLOCK / PER_WORD));
     // Tiles of almost the same height: 50 rows are 5 of 10, not 4 of 12 and one of 2.
     int64_t tiles = (shape.queries + MAX_ROWS - 1) / MAX_ROWS;
     Range units = part_of(shape.batch * shape.heads * tiles, thread, threads);

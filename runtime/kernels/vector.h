@@ -80,10 +80,28 @@ inline Vec exponential(Vec x) {
     return p * (Vec)power;
 }
 
+// exp(x) to 5e-5, for what is rounded to bfloat16; limits as above.
+inline Vec coarse_exponential(Vec x) {
+    Vec scaled = larger(all(-87.0f), x) * 1.44269504088896341f;
+    Vec shifted = scaled + 12582912.0f;
+    Vec f = scaled - (shifted - 12582912.0f);
+    Vec p = all(9.6181291e-3f);
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    // The lowest bits of `shifted` are the power of two.
+    return (Vec)((IntVec)p + ((IntVec)shifted << 23));
+}
+
 // To the nearest bfloat16, ties to even.
 inline HalfVec bfloat16(Vec x) {
+#ifdef __AVX512BF16__
+    return (HalfVec)_mm512_cvtneps_pbh(x);
+#else
     WordVec bits = (WordVec)x;
     return __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, HalfVec);
+#endif
 }
 
 } // namespace
