@@ -1,6 +1,7 @@
 # make setup   everything into .venv (system packages, Python packages, the native runtime)
 # make demo    compress the reference policy, verify it, run it in simulation, print one table
 # make test    the test suite
+# make bench   a chunk of a SmolVLA of real size beside PyTorch and, if it is installed, OpenVINO
 # make lint    ruff, pyright, clang-format
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -15,9 +16,9 @@ export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test bench lint format clean
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -5
 
 setup: $(STAMP)
 
@@ -53,6 +54,13 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --max-worker-restart 0 -q tests $(REAL_TIME:%=--ignore=%) || status=1; \
 	$(BIN)/python -m pytest -q $(REAL_TIME) || status=1; \
 	exit $$status
+
+# Of random weights: they cost as much time as others.
+BENCH := build/bench
+bench: $(STAMP)
+	test -d $(BENCH)/smolvla || $(BIN)/python benchmarks/build_policy.py smolvla $(BENCH)/smolvla --dtype bf16
+	test -f $(BENCH)/smolvla.gguf || $(BIN)/actquant compress $(BENCH)/smolvla --recipe rtn --bpw 3 --control-rate-hz 10 --out $(BENCH)/smolvla.gguf
+	$(BIN)/python benchmarks/side_by_side.py $(BENCH)/smolvla $(BENCH)/smolvla.gguf --json $(BENCH)/speed.json --plot $(BENCH)/speed.png --log $(BENCH)/log
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

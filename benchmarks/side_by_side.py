@@ -225,6 +225,42 @@ def rounds(arguments: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
         ]
 
 
+def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Draws medians as bars, a panel for each number of threads; whiskers span least to most."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    counts = sorted({row["threads"] for row in rows})
+    figure, panels = plt.subplots(
+        1,
+        len(counts),
+        figsize=(5 * len(counts), 0.45 * len(rows) / len(counts) + 1.2),
+        squeeze=False,
+    )
+    for panel, threads in zip(panels[0], counts, strict=True):
+        shown = [row for row in rows if row["threads"] == threads][::-1]
+        medians = [row["p50_s"] for row in shown]
+        spread = [
+            [row["p50_s"] - row["min_s"] for row in shown],
+            [row["max_s"] - row["p50_s"] for row in shown],
+        ]
+        colors = ["#1f6fb2" if row["contender"] == "actquant" else "#b8bec6" for row in shown]
+        names = [row["contender"] for row in shown]
+        panel.barh(names, medians, xerr=spread, color=colors, ecolor="#444444")
+        for position, median in enumerate(medians):
+            panel.annotate(
+                f"{median:.2f} s", (0, position), (4, 0), textcoords="offset points", va="center"
+            )
+        panel.set_title(f"{threads} thread{'s' if threads > 1 else ''}", fontsize=10)
+        panel.set_xlabel("seconds a chunk")
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
 def processor() -> str:
     """Returns the processor's name, as Linux has it."""
     with contextlib.suppress(OSError):
@@ -242,6 +278,7 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, help="file for a picture of it")
     parser.add_argument("--log", type=Path, help="file for what the contenders print")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--worker-threads", type=int, help=argparse.SUPPRESS)
@@ -259,6 +296,8 @@ def main() -> None:
             f"actquant takes {row['actquant_is_times']:.2f} of it  "
             f"peak {row['peak_rss_bytes'] / 1e6:6.0f} MB"
         )
+    if arguments.plot:
+        draw(rows, f"{arguments.model.name}, {processor()}", arguments.plot)
     if arguments.json:
         text = json.dumps({"processor": processor(), "rows": rows}, indent=1)
         arguments.json.write_text(text + "\n")
