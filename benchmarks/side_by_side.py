@@ -246,7 +246,7 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
             [row["p50_s"] - row["min_s"] for row in shown],
             [row["max_s"] - row["p50_s"] for row in shown],
         ]
-        colors = ["#1f6fb2" if row["contender"] == "actquant" else "#b8bec6" for row in shown]
+        colors = ["#7db8e8" if row["contender"] == "actquant" else "#b8bec6" for row in shown]
         names = [row["contender"] for row in shown]
         panel.barh(names, medians, xerr=spread, color=colors, ecolor="#444444")
         for position, median in enumerate(medians):
