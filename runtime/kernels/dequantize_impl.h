@@ -234,6 +234,21 @@ void unpack(const block_q3_K& block, float* y) {
     }
 }
 
+void unpack(const block_q6_K& block, float* y) {
+    float d = half(block.d);
+    const __m256i nibble = _mm256_set1_epi8(15);
+    for (int part = 0; part < 8; part++) {
+        int quarter = part % 4;
+        __m256i low = load(block.ql + 64 * (part / 4) + 32 * (quarter % 2));
+        low = _mm256_and_si256(quarter < 2 ? low : _mm256_srli_epi16(low, 4), nibble);
+        __m256i high = two_bits(load(block.qh + 32 * (part / 4)), 2 * quarter);
+        __m256i q = _mm256_or_si256(low, _mm256_slli_epi16(high, 4));
+        put(y + 32 * part, _mm256_sub_epi8(q, _mm256_set1_epi8(32)),
+            d * static_cast<float>(block.scales[2 * part]),
+            d * static_cast<float>(block.scales[2 * part + 1]));
+    }
+}
+
 void unpack(const block_iq4_xs& block, float* y) {
     float d = half(block.d);
     __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kvalues_iq4nl));
@@ -280,6 +295,8 @@ ToFloat ACTQUANT_TO_FLOAT(ggml_type type) {
         return all<block_q2_K>;
     case GGML_TYPE_Q3_K:
         return all<block_q3_K>;
+    case GGML_TYPE_Q6_K:
+        return all<block_q6_K>;
     default:
         return nullptr;
     }
