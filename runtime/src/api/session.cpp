@@ -76,8 +76,9 @@ uint64_t random_seed() {
 } // namespace
 
 Session::Session(const std::string& path, int threads)
-    : file(path), spec(read_policy_spec(file)), backend(threads, spec.parameter_count),
-      weights(file, backend), stages(spec, weights, backend, gguf_get_data_offset(file.gguf())),
+    : file(path), spec(read_policy_spec(file)),
+      backend(threads, spec.parameter_count, has_rounded_tensors(file)), weights(file, backend),
+      stages(spec, weights, backend, gguf_get_data_offset(file.gguf())),
       driver(make_driver(spec, stages)), tokenizer(read_tokenizer(file, spec)) {}
 
 void Session::check_images(const Observation& observation) const {

@@ -1,6 +1,7 @@
 #include "backend/backend.h"
 
 #include "common/error.h"
+#include "kernels/panel_product.h"
 
 #include <ggml-cpu.h>
 
@@ -32,17 +33,21 @@ int resolve_threads(int threads, uint64_t parameter_count) {
 
 } // namespace
 
-Backend::Backend(int threads, uint64_t parameter_count)
+Backend::Backend(int threads, uint64_t parameter_count, bool rounded)
     : thread_count(resolve_threads(threads, parameter_count)), instructions(usable_isa()) {
-    ggml_threadpool_params params = ggml_threadpool_params_default(thread_count);
-    pool.reset(ggml_threadpool_new(&params));
+    if (rounded && int8_kernel(instructions) != nullptr) {
+        work_pool = std::make_unique<WorkPool>(thread_count);
+    }
+    int ggml_threads = work_pool ? 1 : thread_count;
+    ggml_threadpool_params params = ggml_threadpool_params_default(ggml_threads);
+    ggml_pool.reset(ggml_threadpool_new(&params));
     handle.reset(ggml_backend_cpu_init());
-    if (!pool || !handle) {
+    if (!ggml_pool || !handle) {
         throw Error("cannot start the CPU backend with " + std::to_string(thread_count) +
                     " threads");
     }
-    ggml_backend_cpu_set_n_threads(handle.get(), thread_count);
-    ggml_backend_cpu_set_threadpool(handle.get(), pool.get());
+    ggml_backend_cpu_set_n_threads(handle.get(), ggml_threads);
+    ggml_backend_cpu_set_threadpool(handle.get(), ggml_pool.get());
 }
 
 void Backend::PoolDeleter::operator()(ggml_threadpool* pool) const {
@@ -58,7 +63,7 @@ BufferPointer Backend::place(void* data, size_t bytes) const {
 }
 
 size_t Backend::work_bytes(ggml_cgraph* graph) const {
-    return ggml_graph_plan(graph, thread_count, nullptr).work_size;
+    return ggml_graph_plan(graph, work_pool ? 1 : thread_count, nullptr).work_size;
 }
 
 void Backend::compute(ggml_cgraph* graph) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "backend/work_pool.h"
 #include "kernels/isa.h"
 
 #include <ggml-backend.h>
@@ -17,15 +18,20 @@ struct BufferDeleter {
 using BufferPointer = std::unique_ptr<ggml_backend_buffer, BufferDeleter>;
 
 // What computes the graphs and owns their memory; nothing outside this folder knows that it is the
-// CPU. Its thread pool lives as long as the session, so that an action does not pay for starting
-// threads.
+// CPU. Its threads live as long as the session, so that an action does not pay for starting them.
+//
+// Where our kernels do the products, only they and attention are shared out, by a pool of our own:
+// ggml's threads meet at a barrier after every operator, however small, and spin there, which on a
+// machine that does something else as well costs many times what it saves.
 class Backend {
   public:
-    // threads = 0: as many as a model of this size has work for.
-    Backend(int threads, uint64_t parameter_count);
+    // threads = 0: as many as a model of this size has work for. rounded: weights have few bits.
+    Backend(int threads, uint64_t parameter_count, bool rounded);
 
     int threads() const { return thread_count; }
     Isa isa() const { return instructions; }
+    // What our kernels share their work out by; null where ggml's threads run them.
+    WorkPool* pool() const { return work_pool.get(); }
     ggml_backend_buffer_type_t buffer_type() const;
     // A buffer over memory that is there already and outlives it, e.g. a mapped file.
     BufferPointer place(void* data, size_t bytes) const;
@@ -43,7 +49,8 @@ class Backend {
 
     int thread_count;
     Isa instructions;
-    std::unique_ptr<ggml_threadpool, PoolDeleter> pool;
+    std::unique_ptr<WorkPool> work_pool;
+    std::unique_ptr<ggml_threadpool, PoolDeleter> ggml_pool;
     std::unique_ptr<ggml_backend, BackendDeleter> handle;
 };
 

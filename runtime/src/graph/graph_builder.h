@@ -48,12 +48,14 @@ class GraphBuilder {
   public:
     // in_loop: the graph runs many times for one action.
     GraphBuilder(ggml_context* ggml, const Weights& weights, const Backend& backend, bool in_loop)
-        : ggml(ggml), isa(backend.isa()), threads(backend.threads()),
+        : ggml(ggml), isa(backend.isa()), threads(backend.threads()), pool(backend.pool()),
           rounded(weights.are_rounded()), in_loop(in_loop), weights(weights) {}
 
     ggml_context* const ggml;
     const Isa isa;
     const int threads;
+    // See Backend::pool.
+    WorkPool* const pool;
     // Whether activations may be rounded to fewer bits than f32 has.
     const bool rounded;
     const bool in_loop;

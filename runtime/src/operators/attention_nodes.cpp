@@ -1,6 +1,7 @@
 #include "operators/attention_nodes.h"
 
 #include "kernels/attention.h"
+#include "operators/share_out.h"
 
 namespace actquant {
 namespace {
@@ -10,6 +11,7 @@ constexpr size_t cache_line = 64;
 struct Attention {
     const AttentionKernel* kernel;
     AttentionShape shape;
+    WorkPool* pool;
 };
 
 size_t aligned(size_t bytes) {
@@ -38,7 +40,9 @@ void pack(ggml_tensor* memory, int thread, int threads, void* data) {
     operands.k = rows_of(memory->src[0]);
     operands.v = rows_of(memory->src[1]);
     operands.packed = memory_of(memory);
-    attention.kernel->pack(attention.shape, operands, thread, threads);
+    share_out(attention.pool, thread, threads, [&](int part, int parts, int) {
+        attention.kernel->pack(attention.shape, operands, part, parts);
+    });
 }
 
 void attend(ggml_tensor* result, int thread, int threads, void* data) {
@@ -52,9 +56,12 @@ void attend(ggml_tensor* result, int thread, int threads, void* data) {
         operands.mask = mask_rows(result->src[2]);
     }
     operands.result = static_cast<float*>(result->data);
-    char* scratch = memory + aligned(kernel.packed_bytes(attention.shape)) +
-                    static_cast<size_t>(thread) * aligned(kernel.scratch_bytes(attention.shape));
-    kernel.attend(attention.shape, operands, scratch, thread, threads);
+    char* scratch = memory + aligned(kernel.packed_bytes(attention.shape));
+    size_t scratch_bytes = aligned(kernel.scratch_bytes(attention.shape));
+    share_out(attention.pool, thread, threads, [&](int part, int parts, int worker) {
+        kernel.attend(attention.shape, operands,
+                      scratch + static_cast<size_t>(worker) * scratch_bytes, part, parts);
+    });
 }
 
 } // namespace
@@ -64,7 +71,7 @@ ggml_tensor* attention_nodes(GraphBuilder& graph, ggml_tensor* q, ggml_tensor* k
     const AttentionKernel& kernel = attention_kernel(graph.isa, graph.rounded);
     AttentionShape shape{q->ne[3], q->ne[2], k->ne[2], q->ne[1],
                          k->ne[1], q->ne[0], v->ne[0], scale};
-    Attention* attention = graph.keep(Attention{&kernel, shape});
+    Attention* attention = graph.keep(Attention{&kernel, shape, graph.pool});
     size_t bytes = cache_line + aligned(kernel.packed_bytes(shape)) +
                    static_cast<size_t>(graph.threads) * aligned(kernel.scratch_bytes(shape));
     ggml_tensor* packed_from[] = {k, v};

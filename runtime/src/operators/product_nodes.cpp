@@ -1,6 +1,7 @@
 #include "operators/product_nodes.h"
 
 #include "kernels/panel_product.h"
+#include "operators/share_out.h"
 #include "weights/panels.h"
 
 #include <algorithm>
@@ -21,7 +22,8 @@ struct Product {
     const ggml_tensor* weight;
     int64_t width; // of x
     int64_t rows;
-    const char* panels; // of the whole weight; null where each is unpacked when it is needed
+    WorkPool* pool;
+    const char* panels = nullptr; // of the whole weight, or each is unpacked when it is needed
     void (*finish)(float* values, int64_t count) = nullptr; // on all results
 };
 
@@ -52,9 +54,11 @@ const PanelKernel* kernel_for(const GraphBuilder& graph, ggml_type type) {
 void round_activations(ggml_tensor* memory, int thread, int threads, void* data) {
     const Product& product = *static_cast<const Product*>(data);
     int64_t rows = product.rows;
-    product.kernel->round(static_cast<const float*>(memory->src[0]->data), product.width,
-                          product.weight->ne[0], rows, rows * thread / threads,
-                          rows * (thread + 1) / threads, memory_of(memory));
+    share_out(product.pool, thread, threads, [&](int part, int parts, int) {
+        product.kernel->round(static_cast<const float*>(memory->src[0]->data), product.width,
+                              product.weight->ne[0], rows, rows * part / parts,
+                              rows * (part + 1) / parts, memory_of(memory));
+    });
 }
 
 // Of one panel, while they are in a near cache.
@@ -66,28 +70,37 @@ void finish_columns(const Product& product, float* y, int64_t first) {
     }
 }
 
-void multiply(ggml_tensor* y, int thread, int threads, void* data) {
-    const Product& product = *static_cast<const Product*>(data);
+// Panels first to end - 1; scratch has room for one.
+void multiply_panels(const Product& product, ggml_tensor* y, int64_t first, int64_t end,
+                     char* scratch) {
     const PanelKernel& kernel = *product.kernel;
     size_t stride = panel_stride(product.weight, kernel);
-    const char* activations = memory_of(y->src[0]);
-    char* scratch =
-        memory_of(y->src[0]) + activation_bytes(product) + static_cast<size_t>(thread) * stride;
     const float* bias = y->src[1] == nullptr ? nullptr : static_cast<const float*>(y->src[1]->data);
-    int64_t panels = (product.weight->ne[1] + PANEL_ROWS - 1) / PANEL_ROWS;
-    for (int64_t k = panels * thread / threads; k < panels * (thread + 1) / threads; k++) {
+    float* results = static_cast<float*>(y->data);
+    for (int64_t k = first; k < end; k++) {
         const char* panel = scratch;
         if (product.panels != nullptr) {
             panel = product.panels + static_cast<size_t>(k) * stride;
         } else {
             kernel.unpack(packed_rows(product.weight, kernel), k * PANEL_ROWS, scratch);
         }
-        kernel.multiply(panel, activations, product.weight->ne[0], product.rows, bias,
-                        static_cast<float*>(y->data), product.weight->ne[1], k * PANEL_ROWS);
+        kernel.multiply(panel, memory_of(y->src[0]), product.weight->ne[0], product.rows, bias,
+                        results, product.weight->ne[1], k * PANEL_ROWS);
         if (product.finish != nullptr) {
-            finish_columns(product, static_cast<float*>(y->data), k * PANEL_ROWS);
+            finish_columns(product, results, k * PANEL_ROWS);
         }
     }
+}
+
+void multiply(ggml_tensor* y, int thread, int threads, void* data) {
+    const Product& product = *static_cast<const Product*>(data);
+    char* scratch = memory_of(y->src[0]) + activation_bytes(product);
+    size_t stride = panel_stride(product.weight, *product.kernel);
+    int64_t panels = (product.weight->ne[1] + PANEL_ROWS - 1) / PANEL_ROWS;
+    share_out(product.pool, thread, threads, [&](int part, int parts, int worker) {
+        multiply_panels(product, y, panels * part / parts, panels * (part + 1) / parts,
+                        scratch + static_cast<size_t>(worker) * stride);
+    });
 }
 
 ggml_tensor* ggml_product(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor* x,
@@ -108,7 +121,7 @@ ggml_tensor* product_nodes(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor
     if (kernel == nullptr || (x->ne[1] < min_rows && !graph.in_loop)) {
         return ggml_product(graph, weight, x, bias);
     }
-    Product* product = graph.keep(Product{kernel, weight, x->ne[0], x->ne[1], nullptr});
+    Product* product = graph.keep(Product{kernel, weight, x->ne[0], x->ne[1], graph.pool});
     if (graph.in_loop) {
         product->panels = graph.panels(weight, *kernel);
     }

@@ -2,6 +2,8 @@
 
 #include "common/error.h"
 
+#include <algorithm>
+
 namespace actquant {
 namespace {
 
@@ -13,7 +15,8 @@ template <typename Element> std::vector<double> widen(const FileTensor& tensor) 
 } // namespace
 
 Weights::Weights(const ModelFile& model, const Backend& backend)
-    : file(model), buffer(backend.place(model.bytes().data(), model.bytes().size())) {
+    : file(model), rounded(has_rounded_tensors(model)),
+      buffer(backend.place(model.bytes().data(), model.bytes().size())) {
     size_t count = file.tensors().size();
     ggml.reset(ggml_init({(count + 1) * ggml_tensor_overhead(), nullptr, true}));
     if (!ggml || !buffer) {
@@ -23,7 +26,6 @@ Weights::Weights(const ModelFile& model, const Backend& backend)
         ggml_tensor* tensor = ggml_dup_tensor(ggml.get(), stored.descriptor);
         ggml_backend_tensor_alloc(buffer.get(), tensor, stored.data);
         table[name] = {tensor, stored.shape};
-        rounded = rounded || ggml_is_quantized(tensor->type) || tensor->type == GGML_TYPE_BF16;
     }
 }
 
@@ -70,6 +72,13 @@ HostValue Weights::read(const std::string& name) const {
     }
     }
     return value;
+}
+
+bool has_rounded_tensors(const ModelFile& file) {
+    return std::any_of(file.tensors().begin(), file.tensors().end(), [](const auto& entry) {
+        ggml_type type = entry.second.descriptor->type;
+        return ggml_is_quantized(type) || type == GGML_TYPE_BF16;
+    });
 }
 
 DType value_dtype(ggml_type type) {

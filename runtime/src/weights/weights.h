@@ -28,7 +28,7 @@ class Weights {
 
     // Null if the file has no such tensor.
     const Weight* find(const std::string& name) const;
-    // Whether some weight has fewer bits than f16: activations may then be rounded too.
+    // Whether some have fewer bits than f16: activations may then be rounded too.
     bool are_rounded() const { return rounded; }
     // A weight unpacked for a kernel, kept from then on; the file's pages are let go.
     const char* panels(const ggml_tensor* weight, const PanelKernel& kernel) const;
@@ -43,12 +43,15 @@ class Weights {
     };
 
     const ModelFile& file;
-    bool rounded = false;
+    bool rounded;
     BufferPointer buffer;
     std::unique_ptr<ggml_context, GgmlDeleter> ggml;
     std::map<std::string, Weight> table;
     mutable Panels kept_panels;
 };
+
+// Whether some tensor of the file has fewer bits than f16.
+bool has_rounded_tensors(const ModelFile& file);
 
 // What a program sees of a tensor stored in this type: i8 as b8, other integers as i64, all else as
 // f32.
