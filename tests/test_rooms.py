@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "deploy": {"common", "control"},
     "sweep": {
         *("common", "format", "policies", "calibration", "recipes", "compression", "environments"),
-        *("evaluation",),
+        *("control", "evaluation"),
     },
     "cli": {
         *("common", "format", "policies", "calibration", "recipes", "fidelity", "compression"),
