@@ -130,7 +130,7 @@ def compressed(model: Any, kind: str) -> Any:
     if kind == "openvino-int8":
         return nncf.compress_weights(model)
     return nncf.compress_weights(
-        model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=64, ratio=1.0
+        model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=-1, ratio=1.0
     )
 
 
