@@ -271,7 +271,7 @@ class Sweep:
 
 class _Made(BaseModel):
     made_from: str
-    model_sha256: str
+    model_sha256: str = ""  # of a folder of an earlier version: as if it were not evaluated
     report: CompressionReport
 
 

@@ -475,3 +475,22 @@ def test_block_types_agree_with_gguf():
     for name, info in types().items():
         block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
         assert (info["block_size"], info["type_size"]) == (block, size)
+
+
+@pytest.mark.parametrize("through_reshape", [False, True])
+@pytest.mark.parametrize("also_read", [False, True])
+def test_gelu_leaves_alone_what_others_read(path, through_reshape, also_read):
+    rng = np.random.default_rng(5)
+    data = quantize(rng.standard_normal((32, 64), dtype=np.float32), "Q8_0")
+    program = OperatorProgram()
+    x = program.operand(rng.standard_normal((16, 64), dtype=np.float32), False)
+    product = program.line("linear f32[16,32]", f"{x} @w")
+    read = (
+        program.line("reshape f32[16,32]", f"{product} shape=[16,32]")
+        if through_reshape
+        else product
+    )
+    result = program.line("gelu f32[16,32]", f"{read} approx=tanh")
+    if also_read:
+        result = program.line("add f32[16,32]", f"{result} {product}")
+    program.run(path, result, {"w": Packed(data, "Q8_0", (32, 64))})

@@ -19,6 +19,7 @@ bool has_extents(const ggml_tensor* tensor, const GgmlShape& extents) {
 
 void GraphBuilder::count_uses(const Program& program) {
     for (const Instruction& instruction : program.instructions) {
+        made_by[instruction.result] = instruction.op;
         for (const std::string& operand : instruction.operands) {
             uses[operand]++;
         }
@@ -28,9 +29,11 @@ void GraphBuilder::count_uses(const Program& program) {
     }
 }
 
-bool GraphBuilder::is_only_reader(const Instruction& instruction, size_t operand) const {
-    auto found = uses.find(instruction.operands.at(operand));
-    return found != uses.end() && found->second == 1;
+bool GraphBuilder::is_only_reader(const Instruction& instruction, size_t operand,
+                                  const std::string& op) const {
+    const std::string& value = instruction.operands.at(operand);
+    auto maker = made_by.find(value);
+    return maker != made_by.end() && maker->second == op && uses.at(value) == 1;
 }
 
 ggml_tensor*& GraphBuilder::derived(const ggml_tensor* x, const void* kernel) {

@@ -95,10 +95,12 @@ class GraphBuilder {
     ggml_tensor* reshaped(ggml_tensor* tensor, const GgmlShape& extents);
     ggml_tensor* repeated(ggml_tensor* tensor, const GgmlShape& extents);
 
-    // How often each value of the program is read.
+    // What makes each value of the program, and how often it is read.
     void count_uses(const Program& program);
-    // Whether nothing but this instruction reads the operand.
-    bool is_only_reader(const Instruction& instruction, size_t operand) const;
+    // Whether the operand is the result of such an operator, itself and not a view of it, and
+    // nothing but this instruction reads it.
+    bool is_only_reader(const Instruction& instruction, size_t operand,
+                        const std::string& op) const;
     // What a kernel made of x, for all that read the same elements; null where nothing was made
     // yet.
     ggml_tensor*& derived(const ggml_tensor* x, const void* kernel);
@@ -127,6 +129,7 @@ class GraphBuilder {
     std::vector<Constant> constant_list;
     std::vector<std::shared_ptr<void>> kept;
     std::map<std::string, int> uses;
+    std::map<std::string, std::string> made_by;
     // By the tensor that owns the elements, where they begin, their extents, and the kernel.
     std::map<std::tuple<const ggml_tensor*, size_t, int64_t, int64_t, const void*>, ggml_tensor*>
         derived_tensors;

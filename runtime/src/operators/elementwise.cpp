@@ -87,7 +87,8 @@ bool is_tanh_form(const Instruction& instruction) {
 ggml_tensor* gelu(GraphBuilder& graph, const Instruction& instruction) {
     ggml_tensor* x = dense_operand(graph, instruction, 0);
     if (is_tanh_form(instruction)) {
-        if (graph.is_only_reader(instruction, 0) && finish_product(x, gelu_tanh_in_place)) {
+        if (graph.is_only_reader(instruction, 0, "linear") &&
+            finish_product(x, gelu_tanh_in_place)) {
             return x;
         }
         return ggml_map_custom1(graph.ggml, x, gelu_tanh, GGML_N_TASKS_MAX, nullptr);
