@@ -59,7 +59,7 @@ test: $(STAMP)
 BENCH := build/bench
 bench: $(STAMP)
 	test -d $(BENCH)/smolvla || $(BIN)/python benchmarks/build_policy.py smolvla $(BENCH)/smolvla --dtype bf16
-	test -f $(BENCH)/smolvla.gguf || $(BIN)/actquant compress $(BENCH)/smolvla --recipe rtn --bpw 3 --control-rate-hz 10 --out $(BENCH)/smolvla.gguf
+	test -f $(BENCH)/smolvla.gguf || $(BIN)/actquant compress $(BENCH)/smolvla --recipe rtn --bpw 3 --control-rate-hz 10 --verify none --out $(BENCH)/smolvla.gguf
 	$(BIN)/python benchmarks/side_by_side.py $(BENCH)/smolvla $(BENCH)/smolvla.gguf --json $(BENCH)/speed.json --plot $(BENCH)/speed.png --log $(BENCH)/log
 
 lint: $(STAMP)

@@ -5,9 +5,9 @@
 Each contender is a process of its own that has loaded the policy; they answer one observation one
 after the other, so that a machine that becomes slower does so for all. All get the same pictures,
 state, task and noise. `ggml` is our runtime held to ggml's own kernels (ACTQUANT_ISA=ggml).
-PyTorch runs LeRobot's own policy: in float32, with bfloat16 weights under autocast, and that
-compiled. OpenVINO (`pip install openvino nncf`) runs the captured stages, with bfloat16 weights or
-those of 8 and 4 bits that NNCF makes. A contender that fails is left out; `--log` has its words.
+PyTorch runs LeRobot's own policy, in float32 and with bfloat16 weights under autocast. OpenVINO
+(`pip install openvino nncf`) runs the captured stages in bfloat16, with such weights or those of 8
+bits that NNCF makes. A contender that fails is left out; `--log` has its words.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ import numpy as np
 from actquant.evaluation.bench import peak_rss_bytes
 
 OURS = ("actquant", "ggml")
-PYTORCH = ("pytorch-f32", "pytorch-bf16", "compile-bf16")
-OPENVINO = ("openvino-f32", "openvino-bf16", "openvino-int8", "openvino-int4")
+PYTORCH = ("pytorch-f32", "pytorch-bf16")
+OPENVINO = ("openvino-bf16", "openvino-int8")
 CONTENDERS = OURS + PYTORCH + OPENVINO
 
 
@@ -57,9 +57,6 @@ def pytorch_actor(checkpoint: Path, file: Path, threads: int, kind: str) -> Call
     if kind == "pytorch-f32":
         return lambda: loaded.family.act(loaded, observation, noise)
     loaded.policy.to(torch.bfloat16)
-    if kind == "compile-bf16":
-        model: Any = loaded.policy.model
-        model.sample_actions = torch.compile(model.sample_actions)
 
     def act() -> Any:
         with torch.autocast("cpu", torch.bfloat16):
@@ -100,7 +97,7 @@ def openvino_actor(checkpoint: Path, threads: int, kind: str) -> Callable[[], An
     options = {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32" if kind == "openvino-f32" else "bf16",
+        "INFERENCE_PRECISION_HINT": "bf16",
     }
     steps = len(face.sampler.timesteps) if face.sampler else 1
     times = {"vision": len(face.cameras) * face.observation_steps, "denoise": steps}
@@ -111,8 +108,10 @@ def openvino_actor(checkpoint: Path, threads: int, kind: str) -> Callable[[], An
         with torch.no_grad():
             traced = torch.jit.trace(program, examples, strict=False, check_trace=False)
             model = openvino.convert_model(traced, example_input=examples)
-        if kind in ("openvino-int8", "openvino-int4"):
-            model = compressed(model, kind)
+        if kind == "openvino-int8":
+            import nncf
+
+            model = nncf.compress_weights(model)
         request = core.compile_model(model, "CPU", options).create_infer_request()
         runs += [(request, [x.numpy() for x in examples])] * times.get(name, 1)
 
@@ -121,17 +120,6 @@ def openvino_actor(checkpoint: Path, threads: int, kind: str) -> Callable[[], An
             request.infer(inputs, share_inputs=True)
 
     return act
-
-
-def compressed(model: Any, kind: str) -> Any:
-    """Returns the model with weights of 8 bits, or of 4, by NNCF, which goes with OpenVINO."""
-    import nncf
-
-    if kind == "openvino-int8":
-        return nncf.compress_weights(model)
-    return nncf.compress_weights(
-        model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=-1, ratio=1.0
-    )
 
 
 def work(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 #define ACTQUANT_ROWS 12
 #define ACTQUANT_BFLOAT16 1
 #include "kernels/panel_multiply.h"
-#include "kernels/panel_product.h"
+#include "kernels/row_block.h"
 
 namespace actquant {
 namespace {
@@ -25,17 +25,9 @@ void unpack(const PackedRows& weight, int64_t first_row, void* panel) {
     alignas(64) float floats[BLOCK];
     alignas(64) uint32_t words[STEPS];
     for (int64_t first = 0; first < weight.columns; first += BLOCK) {
-        int64_t count = weight.columns - first < BLOCK ? weight.columns - first : BLOCK;
         uint32_t* target = static_cast<uint32_t*>(panel) + first / 2 * PANEL_ROWS;
         for (int64_t r = 0; r < PANEL_ROWS; r++) {
-            std::memset(floats, 0, sizeof(floats));
-            if (first_row + r < weight.rows) {
-                const char* row = static_cast<const char*>(weight.data) +
-                                  static_cast<size_t>(first_row + r) * weight.row_bytes;
-                weight.to_float(row +
-                                    static_cast<size_t>(first / weight.block) * weight.block_bytes,
-                                floats, count);
-            }
+            read_block(weight, first_row + r, first, BLOCK, floats);
             to_words(floats, BLOCK, 1.0f, words);
             for (int64_t step = 0; step < STEPS; step++) {
                 target[step * PANEL_ROWS + r] = words[step];

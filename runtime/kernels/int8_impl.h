@@ -10,7 +10,7 @@
 // added, which is taken away again as that many times the sum of the activations.
 #pragma once
 
-#include "kernels/panel_product.h"
+#include "kernels/row_block.h"
 #include "kernels/vector.h"
 
 #include <immintrin.h>
@@ -101,20 +101,9 @@ void unpack(const PackedRows& weight, int64_t first_row, void* panel) {
     alignas(64) uint32_t words[STEPS];
     float* scales = scales_of(panel, weight.columns);
     for (int64_t block = 0; block < blocks_of(weight.columns); block++) {
-        int64_t first = block * BLOCK;
-        int64_t count = weight.columns - first < BLOCK ? weight.columns - first : BLOCK;
         uint32_t* target = static_cast<uint32_t*>(panel) + block * STEPS * PANEL_ROWS;
         for (int64_t r = 0; r < PANEL_ROWS; r++) {
-            if (first_row + r < weight.rows) {
-                const char* row = static_cast<const char*>(weight.data) +
-                                  static_cast<size_t>(first_row + r) * weight.row_bytes;
-                weight.to_float(row +
-                                    static_cast<size_t>(first / weight.block) * weight.block_bytes,
-                                floats, count);
-            } else {
-                count = 0;
-            }
-            std::memset(floats + count, 0, static_cast<size_t>(BLOCK - count) * 4);
+            read_block(weight, first_row + r, block * BLOCK, BLOCK, floats);
             float inverse;
             scales[block * PANEL_ROWS + r] = scale_of(floats, WEIGHT_LEVEL, inverse);
             to_bytes(floats, inverse, WEIGHT_LEVEL + 1, words);

@@ -1,22 +1,17 @@
 #include "operators/attention_nodes.h"
 
+#include "common/alignment.h"
 #include "kernels/attention.h"
 #include "operators/share_out.h"
 
 namespace actquant {
 namespace {
 
-constexpr size_t cache_line = 64;
-
 struct Attention {
     const AttentionKernel* kernel;
     AttentionShape shape;
     WorkPool* pool;
 };
-
-size_t aligned(size_t bytes) {
-    return (bytes + cache_line - 1) / cache_line * cache_line;
-}
 
 Rows rows_of(const ggml_tensor* tensor) {
     return {tensor->data, tensor->nb[3], tensor->nb[2], tensor->nb[1]};
@@ -28,10 +23,6 @@ Rows mask_rows(const ggml_tensor* mask) {
             mask->nb[1]};
 }
 
-char* memory_of(const ggml_tensor* tensor) {
-    return reinterpret_cast<char*>(aligned(reinterpret_cast<size_t>(tensor->data)));
-}
-
 // The memory for packed keys and values, and behind them for every thread's scratch, is the first
 // node's result.
 void pack(ggml_tensor* memory, int thread, int threads, void* data) {
@@ -39,7 +30,7 @@ void pack(ggml_tensor* memory, int thread, int threads, void* data) {
     AttentionOperands operands;
     operands.k = rows_of(memory->src[0]);
     operands.v = rows_of(memory->src[1]);
-    operands.packed = memory_of(memory);
+    operands.packed = aligned(memory->data);
     share_out(attention.pool, thread, threads, [&](int part, int parts, int) {
         attention.kernel->pack(attention.shape, operands, part, parts);
     });
@@ -48,7 +39,7 @@ void pack(ggml_tensor* memory, int thread, int threads, void* data) {
 void attend(ggml_tensor* result, int thread, int threads, void* data) {
     const Attention& attention = *static_cast<const Attention*>(data);
     const AttentionKernel& kernel = *attention.kernel;
-    char* memory = memory_of(result->src[0]);
+    char* memory = aligned(result->src[0]->data);
     AttentionOperands operands;
     operands.packed = memory;
     operands.q = rows_of(result->src[1]);

@@ -1,5 +1,6 @@
 #include "operators/product_nodes.h"
 
+#include "common/alignment.h"
 #include "kernels/panel_product.h"
 #include "operators/share_out.h"
 #include "weights/panels.h"
@@ -8,8 +9,6 @@
 
 namespace actquant {
 namespace {
-
-constexpr size_t cache_line = 64;
 
 // Fewer rows than these do not pay for unpacking a weight: ggml multiplies blocks as they are.
 constexpr int64_t min_rows = 12;
@@ -26,14 +25,6 @@ struct Product {
     const char* panels = nullptr; // of the whole weight, or each is unpacked when it is needed
     void (*finish)(float* values, int64_t count) = nullptr; // on all results
 };
-
-size_t aligned(size_t bytes) {
-    return (bytes + cache_line - 1) / cache_line * cache_line;
-}
-
-char* memory_of(const ggml_tensor* tensor) {
-    return reinterpret_cast<char*>(aligned(reinterpret_cast<size_t>(tensor->data)));
-}
 
 size_t activation_bytes(const Product& product) {
     return aligned(product.kernel->activation_bytes(product.weight->ne[0], product.rows));
@@ -57,7 +48,7 @@ void round_activations(ggml_tensor* memory, int thread, int threads, void* data)
     share_out(product.pool, thread, threads, [&](int part, int parts, int) {
         product.kernel->round(static_cast<const float*>(memory->src[0]->data), product.width,
                               product.weight->ne[0], rows, rows * part / parts,
-                              rows * (part + 1) / parts, memory_of(memory));
+                              rows * (part + 1) / parts, aligned(memory->data));
     });
 }
 
@@ -84,7 +75,7 @@ void multiply_panels(const Product& product, ggml_tensor* y, int64_t first, int6
         } else {
             kernel.unpack(packed_rows(product.weight, kernel), k * PANEL_ROWS, scratch);
         }
-        kernel.multiply(panel, memory_of(y->src[0]), product.weight->ne[0], product.rows, bias,
+        kernel.multiply(panel, aligned(y->src[0]->data), product.weight->ne[0], product.rows, bias,
                         results, product.weight->ne[1], k * PANEL_ROWS);
         if (product.finish != nullptr) {
             finish_columns(product, results, k * PANEL_ROWS);
@@ -94,7 +85,7 @@ void multiply_panels(const Product& product, ggml_tensor* y, int64_t first, int6
 
 void multiply(ggml_tensor* y, int thread, int threads, void* data) {
     const Product& product = *static_cast<const Product*>(data);
-    char* scratch = memory_of(y->src[0]) + activation_bytes(product);
+    char* scratch = aligned(y->src[0]->data) + activation_bytes(product);
     size_t stride = panel_stride(product.weight, *product.kernel);
     int64_t panels = (product.weight->ne[1] + PANEL_ROWS - 1) / PANEL_ROWS;
     share_out(product.pool, thread, threads, [&](int part, int parts, int worker) {

@@ -1,17 +1,12 @@
 #include "weights/panels.h"
 
+#include "common/alignment.h"
 #include "common/error.h"
 #include "kernels/dequantize.h"
 
 #include <cstdlib>
 
 namespace actquant {
-namespace {
-
-constexpr size_t cache_line = 64;
-
-} // namespace
-
 PackedRows packed_rows(const ggml_tensor* weight, const PanelKernel& kernel) {
     return {weight->data,
             weight->nb[1],
@@ -23,7 +18,7 @@ PackedRows packed_rows(const ggml_tensor* weight, const PanelKernel& kernel) {
 }
 
 size_t panel_stride(const ggml_tensor* weight, const PanelKernel& kernel) {
-    return (kernel.panel_bytes(weight->ne[0]) + cache_line - 1) / cache_line * cache_line;
+    return aligned(kernel.panel_bytes(weight->ne[0]));
 }
 
 void Panels::Free::operator()(char* memory) const {
