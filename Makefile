@@ -50,6 +50,7 @@ demo: $(STAMP)
 # An arm's control loop keeps its deadlines only where nothing else runs.
 REAL_TIME := tests/robot tests/deploy
 test: $(STAMP)
+	scripts/system_packages.sh --for-tests
 	status=0; \
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --max-worker-restart 0 -q tests $(REAL_TIME:%=--ignore=%) || status=1; \
 	$(BIN)/python -m pytest -q $(REAL_TIME) || status=1; \

@@ -3,7 +3,8 @@
     python benchmarks/trials.py --bpw 2.5 --out trials
 
 The reference policy is compressed without tuning. Its matrices are then encoded anew, in the same
-types, by each method under trial, and PyTorch runs the policy with the decoded weights:
+types, by each method under trial, and PyTorch runs the policy with the decoded weights (what a run
+before has found in the folder is kept):
 
 - forward: layers in forward order, second moments of the inputs that the layers before them give
   once they are quantized;
@@ -65,7 +66,7 @@ Weights = dict[str, np.ndarray]
 
 class GuidedMoments(Accumulator):
     """Mean over samples of sum s x x' over tokens, s the mean square of the gradient of the outputs
-    of a group of rows: float32 [ROW_GROUPS, columns, columns]."""
+    of a group of rows: [ROW_GROUPS, columns, columns]."""
 
     name = "guided_moments"
     needs_gradients = True
@@ -74,18 +75,18 @@ class GuidedMoments(Accumulator):
 
     def __init__(self, tensor: str, rows: int, columns: int) -> None:
         super().__init__(tensor, rows, columns)
-        self._sum = torch.zeros(ROW_GROUPS, columns, columns)
+        self._sum = torch.zeros(ROW_GROUPS, columns, columns, dtype=torch.float64)
 
     @classmethod
     def state_bytes(cls, rows: int, columns: int, frames: int) -> int:
-        return 4 * ROW_GROUPS * columns * columns
+        return 8 * ROW_GROUPS * columns * columns
 
     def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
         """Does nothing: all is known with the gradients."""
 
     def backward(self, x: Tensor, dz: Tensor) -> None:
-        tokens = x.reshape(-1, x.shape[-1])
-        squares = dz.reshape(-1, dz.shape[-1]).square()
+        tokens = x.reshape(-1, x.shape[-1]).double()
+        squares = dz.reshape(-1, dz.shape[-1]).double().square()
         for total, group in zip(self._sum, squares.tensor_split(ROW_GROUPS, dim=1), strict=True):
             total.addmm_((tokens * group.mean(dim=1, keepdim=True)).T, tokens)
 
@@ -243,7 +244,7 @@ class Trials:
             moments = statistics.of(tensor.name, GuidedMoments.name)["moments"]
             groups = np.array_split(self.weight(tensor.name), ROW_GROUPS)
             parts = [
-                self.encode(tensor.name, group, [own.astype(np.float64)])
+                self.encode(tensor.name, group, [own])
                 for group, own in zip(groups, moments, strict=True)
                 if len(group)
             ]
@@ -420,13 +421,15 @@ def main() -> None:
         "rotated": lambda: rotated_error(arguments.bpw, arguments.held_out, arguments.out),
         "low-rank": trials.low_rank,
     }
-    results = {}
+    path = arguments.out / f"trials-{arguments.bpw:g}.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
     for name, method in methods.items():
+        if name in results:
+            continue
         begin = time.perf_counter()
         found = method()
         print(name, found, f"{time.perf_counter() - begin:.0f} s", flush=True)
         results[name] = found.model_dump() if isinstance(found, ActionError) else found
-        path = arguments.out / f"trials-{arguments.bpw:g}.json"
         path.write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs what pip cannot: Python itself, a C++ compiler, CMake, and software rendering for MuJoCo.
+# With --for-tests also what compiles for Arm on an x86-64 machine and runs there what was compiled.
 # Does nothing where all of it is there; says what to install where it lacks the right to.
 set -eu
 here=$(dirname "$0")
@@ -79,6 +80,10 @@ if [ "$version $(uname -m)" != "3.12 x86_64" ]; then
     need_library libboost_system.so libboost-system-dev
     need_library libboost_thread.so libboost-thread-dev
     need_library libboost_program_options.so libboost-program-options-dev
+fi
+if [ "${1:-}" = --for-tests ] && [ "$(uname -m)" = x86_64 ]; then
+    has aarch64-linux-gnu-g++ || missing+=(g++-aarch64-linux-gnu)
+    has qemu-aarch64 || missing+=(qemu-user)
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 

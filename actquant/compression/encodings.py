@@ -124,7 +124,7 @@ class TensorEncoder:
         assert self.recipe.errors is not None
         assert self.work is not None and self.statistics is not None
         made = partial(self._measure, self.recipe.errors, size, self.statistics)
-        stage = f"errors-{self.recipe.name}"
+        stage = f"type-errors-{self.recipe.name}"
         return self.work.build(stage, size.name, self.made_from, made)[0].info
 
     def _measure(self, errors: Errors, size: TensorSize, statistics: Statistics) -> Contents:

@@ -36,6 +36,33 @@ def factor_inverse(second_moments: np.ndarray) -> np.ndarray:
     return np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
 
 
+def factor_spans(name: str, second_moments: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns `factor_inverse` of each span of a tensor's columns.
+
+    Raises QuantizationError, naming the tensor, for second moments that are not finite or of no
+    vectors.
+    """
+    try:
+        return [factor_inverse(moments) for moments in second_moments]
+    except (QuantizationError, np.linalg.LinAlgError) as error:
+        raise QuantizationError(f"{name}: {error}") from None
+
+
+def encode_spans(weight: np.ndarray, type_name: str, factors: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the blocks [rows, bytes] of a finite weight [rows, columns] float32, encoded with the
+    feedback of `factor_spans`."""
+    import actquant_runtime
+
+    parts, begin = [], 0
+    for factor in factors:
+        part = np.ascontiguousarray(weight[:, begin : begin + len(factor)])
+        begin += len(factor)
+        parts.append(
+            actquant_runtime.quantize_with_feedback(part, type_name, factor, threads=usable_cores())
+        )
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
 def encode_with_feedback(
     name: str,
     weight: np.ndarray,
@@ -54,23 +81,10 @@ def encode_with_feedback(
 
     Raises QuantizationError, naming the tensor, for what is not finite.
     """
-    import actquant_runtime
-
     weight = np.ascontiguousarray(weight, np.float32)
     if not np.isfinite(weight).all():
         raise QuantizationError(f"{name}: the weight holds NaN or infinity")
-    parts, begin = [], 0
-    for moments in second_moments:
-        part = np.ascontiguousarray(weight[:, begin : begin + len(moments)])
-        begin += len(moments)
-        try:
-            factor = factor_inverse(moments)
-        except (QuantizationError, np.linalg.LinAlgError) as error:
-            raise QuantizationError(f"{name}: {error}") from None
-        parts.append(
-            actquant_runtime.quantize_with_feedback(part, type_name, factor, threads=usable_cores())
-        )
-    data = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    data = encode_spans(weight, type_name, factor_spans(name, second_moments))
     encoded = EncodedTensor(type_name, data, weight.shape)
     seen = np.arange(len(weight)) if rows is None else rows
     lost, whole = _errors(name, weight, encoded, jacobian, seen)
@@ -111,14 +125,27 @@ def action_error(weight: np.ndarray, decoded: np.ndarray, jacobian: np.ndarray) 
     return float((jacobian * difference**2).sum())
 
 
+def correlated_action_error(
+    difference: np.ndarray, jacobian: np.ndarray, second_moments: Sequence[np.ndarray]
+) -> float:
+    """Returns sum_r a_r d_r H d_r' with a_r = sum_c F_rc / tr(H), for a difference D [rows,
+    columns] of a weight, the action Jacobian F of its elements and the second moments H of its
+    inputs: `action_error` where errors of a row add up as the inputs that they meet do."""
+    trace = sum(float(np.trace(moments)) for moments in second_moments)
+    if trace <= 0:
+        return 0.0
+    scaled = difference * np.sqrt(jacobian.sum(axis=1, keepdims=True) / trace)
+    return output_error(scaled.astype(np.float32), second_moments)
+
+
 def output_error(difference: np.ndarray, second_moments: Sequence[np.ndarray]) -> float:
     """Returns tr(D H D'), the mean squared error of a layer's outputs, for a difference D [rows,
-    columns] of its weight and the second moments of its inputs."""
+    columns] of its weight and the second moments of its inputs; in the larger of their types."""
     error, begin = 0.0, 0
     for moments in second_moments:
-        part = difference[:, begin : begin + len(moments)].astype(np.float64)
+        part = difference[:, begin : begin + len(moments)]
         begin += len(moments)
-        error += float(((part @ moments) * part).sum())
+        error += float(np.vdot(part @ moments, part))
     return error
 
 

@@ -10,8 +10,14 @@ import numpy as np
 from actquant.allocation.budget import TensorSize
 from actquant.allocation.measured import allocate_measured, types_of
 from actquant.calibration.sampling import SAMPLED_WEIGHTS
-from actquant.encoders.blocks import Encoded, encode_with_importance
-from actquant.encoders.feedback import action_error, encode_with_feedback
+from actquant.encoders.blocks import Encoded
+from actquant.encoders.feedback import (
+    action_error,
+    correlated_action_error,
+    encode_spans,
+    encode_with_feedback,
+    factor_spans,
+)
 from actquant.recipes.recipe import Recipe, within_budget
 
 if TYPE_CHECKING:
@@ -49,9 +55,9 @@ def curvature(name: str, statistics: Statistics) -> Curvature:
 def measure_errors(
     tensor: TensorSize, weight: np.ndarray, statistics: Statistics
 ) -> dict[str, float]:
-    """Returns the action error of a tensor in each type it may have, encoded by ggml with the
-    action Jacobian as the importance. Of an embedding the rows count that occurred; of a large
-    matrix the sampled rows stand for all.
+    """Returns the action error of a tensor in each type it may have, encoded with feedback as it
+    will be. Of an embedding the rows count that occurred; of a large matrix the sampled rows stand
+    for all.
 
     Of more than SAMPLED_WEIGHTS weights, as a table may have, only every k-th row is encoded, and
     what it lost is scaled by what all rows have to lose: types lose about the same share of each.
@@ -68,12 +74,12 @@ def measure_errors(
     weight, jacobian = np.ascontiguousarray(weight[some]), found.jacobian[some]
     measured = action_error(weight, np.zeros_like(weight), jacobian)
     share *= whole / measured if measured else 1.0
-    errors = {}
+    factors, errors = factor_spans(tensor.name, found.moments), {}
     for entry in types_of(tensor):
-        encoded = encode_with_importance(tensor.name, weight, entry.name, jacobian)
-        data = encoded.tensor.data
+        data = encode_spans(weight, entry.name, factors)
         decoded = actquant_runtime.dequantize(data, entry.name, weight.shape[1])
-        errors[entry.name] = share * action_error(weight, decoded, jacobian)
+        lost = correlated_action_error(weight - decoded, jacobian, found.moments)
+        errors[entry.name] = share * lost
     return errors
 
 

@@ -1,4 +1,4 @@
-// Blocks to floats for one instruction set, AVX2 or AVX-512. Of every type the integers are
+// Blocks to floats for one instruction set, AVX2, AVX-512 or NEON. Of every type the integers are
 // unpacked 32 at a time and multiplied by the scale of their part, in the order in which ggml
 // multiplies. Included by dequantize_*.cpp, which define ACTQUANT_TO_FLOAT, the function's name.
 #pragma once
@@ -12,53 +12,94 @@
 
 #include <cstring>
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#else
 #include <immintrin.h>
+#endif
 
 namespace actquant {
 namespace {
 
+// 16 and 32 bytes, in GCC's and Clang's vector extension.
+typedef int8_t Bytes16 __attribute__((vector_size(16)));
+typedef int8_t Bytes __attribute__((vector_size(32)));
+typedef uint16_t Shorts16 __attribute__((vector_size(16)));
+typedef uint16_t Shorts __attribute__((vector_size(32)));
+typedef uint32_t Words __attribute__((vector_size(32)));
+typedef uint64_t Longs __attribute__((vector_size(32)));
+
+template <typename Vector> inline Vector load(const void* from) {
+    Vector x;
+    std::memcpy(&x, from, sizeof(x));
+    return x;
+}
+
+inline Bytes16 half_of(Bytes x, int side) {
+    return load<Bytes16>(reinterpret_cast<const char*>(&x) + 16 * side);
+}
+
 inline float half(ggml_half x) {
+#if defined(__aarch64__)
+    __fp16 value;
+    std::memcpy(&value, &x, sizeof(value));
+    return value;
+#else
     return _cvtsh_ss(x);
+#endif
 }
 
 // 16 integers times a scale, less an offset.
-inline void put(float* y, __m128i integers, float scale, float offset = 0.0f) {
-#ifdef __AVX512F__
-    __m512 x = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(integers));
+inline void put(float* y, Bytes16 integers, float scale, float offset = 0.0f) {
+#if defined(__AVX512F__)
+    __m512 x = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)integers));
     x = _mm512_mul_ps(x, _mm512_set1_ps(scale));
     _mm512_storeu_ps(y, _mm512_sub_ps(x, _mm512_set1_ps(offset)));
-#else
-    for (int half = 0; half < 2; half++) {
-        __m256 x = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(integers));
+#elif defined(__AVX2__)
+    for (int side = 0; side < 2; side++) {
+        __m128i bytes = side == 0 ? (__m128i)integers : _mm_srli_si128((__m128i)integers, 8);
+        __m256 x = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
         x = _mm256_mul_ps(x, _mm256_set1_ps(scale));
-        _mm256_storeu_ps(y + 8 * half, _mm256_sub_ps(x, _mm256_set1_ps(offset)));
-        integers = _mm_srli_si128(integers, 8);
+        _mm256_storeu_ps(y + 8 * side, _mm256_sub_ps(x, _mm256_set1_ps(offset)));
+    }
+#else
+    int16x8_t halves[2] = {vmovl_s8(vget_low_s8((int8x16_t)integers)),
+                           vmovl_high_s8((int8x16_t)integers)};
+    for (int side = 0; side < 2; side++) {
+        float32x4_t low = vcvtq_f32_s32(vmovl_s16(vget_low_s16(halves[side])));
+        float32x4_t high = vcvtq_f32_s32(vmovl_high_s16(halves[side]));
+        vst1q_f32(y + 8 * side, vsubq_f32(vmulq_n_f32(low, scale), vdupq_n_f32(offset)));
+        vst1q_f32(y + 8 * side + 4, vsubq_f32(vmulq_n_f32(high, scale), vdupq_n_f32(offset)));
     }
 #endif
 }
 
-inline void put(float* y, __m256i integers, float low_scale, float high_scale) {
-    put(y, _mm256_castsi256_si128(integers), low_scale);
-    put(y + 16, _mm256_extracti128_si256(integers, 1), high_scale);
+inline void put(float* y, Bytes integers, float low_scale, float high_scale) {
+    put(y, half_of(integers, 0), low_scale);
+    put(y + 16, half_of(integers, 1), high_scale);
 }
 
 // The integers with a sign bit, negated.
-inline __m256i negated(__m256i integers, uint32_t signs) {
+inline Bytes negated(Bytes integers, uint32_t signs) {
 #ifdef __AVX512F__
-    return _mm256_mask_sub_epi8(integers, signs, _mm256_setzero_si256(), integers);
+    return (Bytes)_mm256_mask_sub_epi8((__m256i)integers, signs, _mm256_setzero_si256(),
+                                       (__m256i)integers);
 #else
-    const __m256i byte = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
-                                          2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
-    const __m256i bit = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
-    __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(signs)), byte);
-    __m256i negative = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
-    return _mm256_sub_epi8(_mm256_xor_si256(integers, negative), negative);
+    const Bytes byte = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1,
+                        2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3};
+    const Bytes bit = (Bytes)(Longs{} + 0x8040201008040201);
+#if defined(__AVX2__)
+    Bytes bytes = (Bytes)_mm256_shuffle_epi8((__m256i)(Words{} + signs), (__m256i)byte);
+#else
+    Bytes bytes = __builtin_shuffle((Bytes)(Words{} + signs), byte);
+#endif
+    Bytes negative = (bytes & bit) == bit;
+    return (integers ^ negative) - negative;
 #endif
 }
 
-inline __m256i four(const uint64_t* grid, int a, int b, int c, int d) {
-    return _mm256_set_epi64x(static_cast<int64_t>(grid[d]), static_cast<int64_t>(grid[c]),
-                             static_cast<int64_t>(grid[b]), static_cast<int64_t>(grid[a]));
+inline Bytes four(const uint64_t* grid, int a, int b, int c, int d) {
+    return (Bytes)Longs{grid[a], grid[b], grid[c], grid[d]};
 }
 
 // Signs of 4 groups of 8, 7 bits each; the eighth makes their number even.
@@ -69,9 +110,7 @@ inline uint32_t even_signs(uint32_t bits) {
 }
 
 inline uint32_t word(const void* from) {
-    uint32_t x;
-    std::memcpy(&x, from, 4);
-    return x;
+    return load<uint32_t>(from);
 }
 
 void unpack(const block_iq2_xxs& block, float* y) {
@@ -80,7 +119,7 @@ void unpack(const block_iq2_xxs& block, float* y) {
         const uint8_t* index = reinterpret_cast<const uint8_t*>(block.qs + 4 * part);
         uint32_t rest = word(block.qs + 4 * part + 2);
         float scale = d * (0.5f + static_cast<float>(rest >> 28)) * 0.25f;
-        __m256i grid = four(iq2xxs_grid, index[0], index[1], index[2], index[3]);
+        Bytes grid = four(iq2xxs_grid, index[0], index[1], index[2], index[3]);
         put(y + 32 * part, negated(grid, even_signs(rest)), scale, scale);
     }
 }
@@ -90,7 +129,7 @@ void unpack(const block_iq2_xs& block, float* y) {
     for (int part = 0; part < 8; part++) {
         const uint16_t* q = block.qs + 4 * part;
         uint8_t scales = block.scales[part];
-        __m256i grid = four(iq2xs_grid, q[0] & 511, q[1] & 511, q[2] & 511, q[3] & 511);
+        Bytes grid = four(iq2xs_grid, q[0] & 511, q[1] & 511, q[2] & 511, q[3] & 511);
         uint32_t signs = ksigns_iq2xs[q[0] >> 9] | ksigns_iq2xs[q[1] >> 9] << 8 |
                          ksigns_iq2xs[q[2] >> 9] << 16 |
                          static_cast<uint32_t>(ksigns_iq2xs[q[3] >> 9]) << 24;
@@ -106,20 +145,26 @@ void unpack(const block_iq2_s& block, float* y) {
         const uint8_t* q = block.qs + 4 * part;
         int high = block.qh[part];
         uint8_t scales = block.scales[part];
-        __m256i grid = four(iq2s_grid, q[0] | (high << 8 & 0x300), q[1] | (high << 6 & 0x300),
-                            q[2] | (high << 4 & 0x300), q[3] | (high << 2 & 0x300));
+        Bytes grid = four(iq2s_grid, q[0] | (high << 8 & 0x300), q[1] | (high << 6 & 0x300),
+                          q[2] | (high << 4 & 0x300), q[3] | (high << 2 & 0x300));
         put(y + 32 * part, negated(grid, word(block.qs + 32 + 4 * part)),
             d * (0.5f + static_cast<float>(scales & 15)) * 0.25f,
             d * (0.5f + static_cast<float>(scales >> 4)) * 0.25f);
     }
 }
 
-inline __m256i eight(const uint32_t* grid, __m256i index) {
-    return _mm256_i32gather_epi32(reinterpret_cast<const int*>(grid), index, 4);
+inline Bytes eight(const uint32_t* grid, Words index) {
+#if defined(__AVX2__)
+    return (Bytes)_mm256_i32gather_epi32(reinterpret_cast<const int*>(grid), (__m256i)index, 4);
+#else
+    return (Bytes)Words{grid[index[0]], grid[index[1]], grid[index[2]], grid[index[3]],
+                        grid[index[4]], grid[index[5]], grid[index[6]], grid[index[7]]};
+#endif
 }
 
-inline __m256i eight_bytes(const uint8_t* from) {
-    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+inline Words eight_bytes(const uint8_t* from) {
+    typedef uint8_t Bytes8 __attribute__((vector_size(8)));
+    return __builtin_convertvector(load<Bytes8>(from), Words);
 }
 
 void unpack(const block_iq3_xxs& block, float* y) {
@@ -127,31 +172,27 @@ void unpack(const block_iq3_xxs& block, float* y) {
     for (int part = 0; part < 8; part++) {
         uint32_t rest = word(block.qs + 64 + 4 * part);
         float scale = d * (0.5f + static_cast<float>(rest >> 28)) * 0.5f;
-        __m256i grid = eight(iq3xxs_grid, eight_bytes(block.qs + 8 * part));
+        Bytes grid = eight(iq3xxs_grid, eight_bytes(block.qs + 8 * part));
         put(y + 32 * part, negated(grid, even_signs(rest)), scale, scale);
     }
 }
 
 void unpack(const block_iq3_s& block, float* y) {
     float d = half(block.d);
-    const __m256i bit = _mm256_setr_epi32(8, 7, 6, 5, 4, 3, 2, 1);
+    const Words bit = {8, 7, 6, 5, 4, 3, 2, 1};
     for (int part = 0; part < 8; part++) {
         int nibble = block.scales[part / 2] >> 4 * (part % 2) & 15;
         float scale = d * static_cast<float>(1 + 2 * nibble);
-        __m256i high = _mm256_and_si256(_mm256_sllv_epi32(_mm256_set1_epi32(block.qh[part]), bit),
-                                        _mm256_set1_epi32(256));
-        __m256i index = _mm256_or_si256(eight_bytes(block.qs + 8 * part), high);
+        Words high = ((Words{} + block.qh[part]) << bit) & 256;
+        Words index = eight_bytes(block.qs + 8 * part) | high;
         put(y + 32 * part, negated(eight(iq3s_grid, index), word(block.signs + 4 * part)), scale,
             scale);
     }
 }
 
 // scale · (grid ± 1/8), as scale/8 · (8 grid ± 1).
-inline void put_shifted(float* y, __m256i grid, __m256i shift, float low_scale, float high_scale) {
-    __m256i times_8 = _mm256_add_epi8(grid, grid);
-    times_8 = _mm256_add_epi8(times_8, times_8);
-    times_8 = _mm256_add_epi8(times_8, times_8);
-    put(y, _mm256_add_epi8(times_8, shift), low_scale * 0.125f, high_scale * 0.125f);
+inline void put_shifted(float* y, Bytes grid, Bytes shift, float low_scale, float high_scale) {
+    put(y, grid * 8 + shift, low_scale * 0.125f, high_scale * 0.125f);
 }
 
 void unpack(const block_iq1_s& block, float* y) {
@@ -160,10 +201,10 @@ void unpack(const block_iq1_s& block, float* y) {
         const uint8_t* q = block.qs + 4 * part;
         int high = block.qh[part];
         float scale = d * static_cast<float>(2 * (high >> 12 & 7) + 1);
-        __m256i grid = four(iq1s_grid, q[0] | (high << 8 & 0x700), q[1] | (high << 5 & 0x700),
-                            q[2] | (high << 2 & 0x700), q[3] | (high >> 1 & 0x700));
-        put_shifted(y + 32 * part, grid,
-                    _mm256_set1_epi8(static_cast<char>(high & 0x8000 ? -1 : 1)), scale, scale);
+        Bytes grid = four(iq1s_grid, q[0] | (high << 8 & 0x700), q[1] | (high << 5 & 0x700),
+                          q[2] | (high << 2 & 0x700), q[3] | (high >> 1 & 0x700));
+        int8_t shift = high & 0x8000 ? -1 : 1;
+        put_shifted(y + 32 * part, grid, Bytes{} + shift, scale, scale);
     }
 }
 
@@ -177,23 +218,20 @@ void unpack(const block_iq1_m& block, float* y) {
         int first = block.qh[2 * part];
         int second = block.qh[2 * part + 1];
         int scales = sc[part / 2] >> 6 * (part % 2);
-        __m256i grid = four(iq1s_grid, q[0] | (first << 8 & 0x700), q[1] | (first << 4 & 0x700),
-                            q[2] | (second << 8 & 0x700), q[3] | (second << 4 & 0x700));
-        auto shift = [](int negative) { return negative ? -1LL : 0x0101010101010101LL; };
-        __m256i shifts = _mm256_set_epi64x(shift(second & 0x80), shift(second & 0x08),
-                                           shift(first & 0x80), shift(first & 0x08));
-        put_shifted(y + 32 * part, grid, shifts, d * static_cast<float>(2 * (scales & 7) + 1),
+        Bytes grid = four(iq1s_grid, q[0] | (first << 8 & 0x700), q[1] | (first << 4 & 0x700),
+                          q[2] | (second << 8 & 0x700), q[3] | (second << 4 & 0x700));
+        auto shift = [](int negative) { return negative ? ~0ull : 0x0101010101010101ull; };
+        Longs shifts = {shift(first & 0x08), shift(first & 0x80), shift(second & 0x08),
+                        shift(second & 0x80)};
+        put_shifted(y + 32 * part, grid, (Bytes)shifts,
+                    d * static_cast<float>(2 * (scales & 7) + 1),
                     d * static_cast<float>(2 * (scales >> 3 & 7) + 1));
     }
 }
 
-inline __m256i load(const void* from) {
-    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
-}
-
 // Bits `shift` and `shift` + 1 of every byte.
-inline __m256i two_bits(__m256i bytes, int shift) {
-    return _mm256_and_si256(_mm256_srli_epi16(bytes, shift), _mm256_set1_epi8(3));
+inline Bytes two_bits(Bytes bytes, int shift) {
+    return (Bytes)((Shorts)bytes >> shift) & 3;
 }
 
 void unpack(const block_q2_K& block, float* y) {
@@ -202,11 +240,10 @@ void unpack(const block_q2_K& block, float* y) {
     float d = half(both[0]);
     float least = half(both[1]);
     for (int part = 0; part < 8; part++) {
-        __m256i q = two_bits(load(block.qs + 32 * (part / 4)), 2 * (part % 4));
+        Bytes q = two_bits(load<Bytes>(block.qs + 32 * (part / 4)), 2 * (part % 4));
         for (int side = 0; side < 2; side++) {
             int scales = block.scales[2 * part + side];
-            __m128i bytes = side == 0 ? _mm256_castsi256_si128(q) : _mm256_extracti128_si256(q, 1);
-            put(y + 32 * part + 16 * side, bytes, d * static_cast<float>(scales & 15),
+            put(y + 32 * part + 16 * side, half_of(q, side), d * static_cast<float>(scales & 15),
                 least * static_cast<float>(scales >> 4));
         }
     }
@@ -223,12 +260,11 @@ void unpack(const block_q3_K& block, float* y) {
                          (middle >> 4 & 0x0f0f0f0f) | (top >> 6 & 0x03030303) << 4};
     int8_t scales[16];
     std::memcpy(scales, words, sizeof(scales));
-    __m256i high = load(block.hmask);
+    Bytes high = load<Bytes>(block.hmask);
     for (int part = 0; part < 8; part++) {
-        __m256i q = two_bits(load(block.qs + 32 * (part / 4)), 2 * (part % 4));
-        __m256i bit = _mm256_set1_epi8(static_cast<char>(1 << part));
-        __m256i without = _mm256_cmpeq_epi8(_mm256_and_si256(high, bit), _mm256_setzero_si256());
-        q = _mm256_sub_epi8(q, _mm256_and_si256(without, _mm256_set1_epi8(4)));
+        Bytes q = two_bits(load<Bytes>(block.qs + 32 * (part / 4)), 2 * (part % 4));
+        Bytes bit = Bytes{} + static_cast<int8_t>(1 << part);
+        q -= ((high & bit) == 0) & 4;
         put(y + 32 * part, q, d * static_cast<float>(scales[2 * part] - 32),
             d * static_cast<float>(scales[2 * part + 1] - 32));
     }
@@ -236,31 +272,27 @@ void unpack(const block_q3_K& block, float* y) {
 
 void unpack(const block_q6_K& block, float* y) {
     float d = half(block.d);
-    const __m256i nibble = _mm256_set1_epi8(15);
     for (int part = 0; part < 8; part++) {
         int quarter = part % 4;
-        __m256i low = load(block.ql + 64 * (part / 4) + 32 * (quarter % 2));
-        low = _mm256_and_si256(quarter < 2 ? low : _mm256_srli_epi16(low, 4), nibble);
-        __m256i high = two_bits(load(block.qh + 32 * (part / 4)), 2 * quarter);
-        __m256i q = _mm256_or_si256(low, _mm256_slli_epi16(high, 4));
-        put(y + 32 * part, _mm256_sub_epi8(q, _mm256_set1_epi8(32)),
-            d * static_cast<float>(block.scales[2 * part]),
+        Bytes low = load<Bytes>(block.ql + 64 * (part / 4) + 32 * (quarter % 2));
+        low = (Bytes)((Shorts)low >> 4 * (quarter / 2)) & 15;
+        Bytes high = two_bits(load<Bytes>(block.qh + 32 * (part / 4)), 2 * quarter);
+        put(y + 32 * part, (low | high * 16) - 32, d * static_cast<float>(block.scales[2 * part]),
             d * static_cast<float>(block.scales[2 * part + 1]));
     }
 }
 
 void unpack(const block_iq4_xs& block, float* y) {
     float d = half(block.d);
-    __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kvalues_iq4nl));
+    Bytes16 values = load<Bytes16>(kvalues_iq4nl);
     for (int part = 0; part < 8; part++) {
         int scale = (block.scales_l[part / 2] >> 4 * (part % 2) & 15) |
                     (block.scales_h >> 2 * part & 3) << 4;
         float step = d * static_cast<float>(scale - 32);
-        __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block.qs + 16 * part));
-        __m128i mask = _mm_set1_epi8(15);
-        put(y + 32 * part, _mm_shuffle_epi8(values, _mm_and_si128(q, mask)), step);
-        put(y + 32 * part + 16, _mm_shuffle_epi8(values, _mm_and_si128(_mm_srli_epi16(q, 4), mask)),
-            step);
+        Bytes16 q = load<Bytes16>(block.qs + 16 * part);
+        Bytes16 high = (Bytes16)((Shorts16)q >> 4) & 15;
+        put(y + 32 * part, __builtin_shuffle(values, q & 15), step);
+        put(y + 32 * part + 16, __builtin_shuffle(values, high), step);
     }
 }
 

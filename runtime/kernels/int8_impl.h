@@ -2,28 +2,33 @@
 //   ACTQUANT_VECTOR_FLOATS  floats of a vector
 //   ACTQUANT_ROWS           rows that are worked on together: 2 · ROWS accumulators
 //   ACTQUANT_WEIGHT_LEVEL   the largest magnitude of a weight
-//   ACTQUANT_DOT            adds to a vector of int32 the sums of four products of unsigned with
-//                           signed bytes
+//   ACTQUANT_WEIGHT_OFFSET  added to weights, which makes them unsigned where the instructions
+//                           multiply unsigned by signed bytes; taken away again as that many times
+//                           the sum of the activations
+//   ACTQUANT_GROUP          bytes of a column that lie together in a panel
+//   ACTQUANT_TILE           the header with the inner loop: a struct Tile is given there
 //   ACTQUANT_KERNEL, ACTQUANT_KERNEL_ISA
-//
-// The instructions multiply unsigned by signed bytes: weights are stored with WEIGHT_LEVEL + 1
-// added, which is taken away again as that many times the sum of the activations.
 #pragma once
 
 #include "kernels/row_block.h"
 #include "kernels/vector.h"
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#else
 #include <immintrin.h>
+#endif
 
 namespace actquant {
 namespace {
 
 constexpr int MAX_ROWS = ACTQUANT_ROWS;
 constexpr int64_t BLOCK = 256;
-constexpr int64_t STEPS = BLOCK / 4;
+constexpr int64_t WORDS = BLOCK / 4;
+constexpr int64_t GROUP_WORDS = ACTQUANT_GROUP / 4;
 constexpr int WEIGHT_LEVEL = ACTQUANT_WEIGHT_LEVEL;
+constexpr int WEIGHT_OFFSET = ACTQUANT_WEIGHT_OFFSET;
 constexpr int ACTIVATION_LEVEL = 127;
-constexpr int64_t TILE_COLUMNS = 2 * W;
 
 [[maybe_unused]] typedef int8_t ByteVec __attribute__((vector_size(W)));
 
@@ -73,6 +78,18 @@ inline int32_t to_bytes(const float* x, float inverse, int offset, void* bytes) 
             _mm256_packus_epi16(_mm256_and_si256(low, byte), _mm256_and_si256(high, byte));
         store(target + k, _mm256_permutevar8x32_epi32(all, order));
     }
+#elif defined(__aarch64__)
+    for (int64_t k = 0; k < BLOCK; k += 16) {
+        int32x4_t levels[4];
+        for (int64_t i = 0; i < 4; i++) {
+            IntVec level = rounded(load(x + k + 4 * i) * inverse);
+            sums += level;
+            levels[i] = (int32x4_t)(level + offset);
+        }
+        int16x8_t low = vcombine_s16(vmovn_s32(levels[0]), vmovn_s32(levels[1]));
+        int16x8_t high = vcombine_s16(vmovn_s32(levels[2]), vmovn_s32(levels[3]));
+        store(target + k, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+    }
 #else
     for (int64_t k = 0; k < BLOCK; k += W) {
         IntVec level = rounded(load(x + k) * inverse);
@@ -87,28 +104,30 @@ inline int32_t to_bytes(const float* x, float inverse, int offset, void* bytes) 
     return sum;
 }
 
-// A panel: for each block its words [STEPS][PANEL_ROWS], then for each block its scales.
+// A panel: for each block its words [WORDS / GROUP_WORDS][PANEL_ROWS][GROUP_WORDS], then for each
+// block its scales.
 size_t panel_bytes(int64_t columns) {
-    return static_cast<size_t>(blocks_of(columns) * (STEPS * PANEL_ROWS + PANEL_ROWS)) * 4;
+    return static_cast<size_t>(blocks_of(columns) * (WORDS * PANEL_ROWS + PANEL_ROWS)) * 4;
 }
 
 inline float* scales_of(void* panel, int64_t columns) {
-    return static_cast<float*>(panel) + blocks_of(columns) * STEPS * PANEL_ROWS;
+    return static_cast<float*>(panel) + blocks_of(columns) * WORDS * PANEL_ROWS;
 }
 
 void unpack(const PackedRows& weight, int64_t first_row, void* panel) {
     alignas(64) float floats[BLOCK];
-    alignas(64) uint32_t words[STEPS];
+    alignas(64) uint32_t words[WORDS];
     float* scales = scales_of(panel, weight.columns);
     for (int64_t block = 0; block < blocks_of(weight.columns); block++) {
-        uint32_t* target = static_cast<uint32_t*>(panel) + block * STEPS * PANEL_ROWS;
+        uint32_t* target = static_cast<uint32_t*>(panel) + block * WORDS * PANEL_ROWS;
         for (int64_t r = 0; r < PANEL_ROWS; r++) {
             read_block(weight, first_row + r, block * BLOCK, BLOCK, floats);
             float inverse;
             scales[block * PANEL_ROWS + r] = scale_of(floats, WEIGHT_LEVEL, inverse);
-            to_bytes(floats, inverse, WEIGHT_LEVEL + 1, words);
-            for (int64_t step = 0; step < STEPS; step++) {
-                target[step * PANEL_ROWS + r] = words[step];
+            to_bytes(floats, inverse, WEIGHT_OFFSET, words);
+            for (int64_t k = 0; k < WORDS; k++) {
+                int64_t group = k / GROUP_WORDS * PANEL_ROWS + r;
+                target[group * GROUP_WORDS + k % GROUP_WORDS] = words[k];
             }
         }
     }
@@ -150,10 +169,11 @@ void round_rows(const float* x, int64_t width, int64_t columns, int64_t rows, in
         float inverse;
         found.scales[at] = scale_of(source, ACTIVATION_LEVEL, inverse);
         int32_t sum = to_bytes(source, inverse, 0, found.bytes + at * BLOCK);
-        found.corrections[at] = -(WEIGHT_LEVEL + 1) * sum;
+        found.corrections[at] = -WEIGHT_OFFSET * sum;
     }
 }
 
+// A block of the rows that are worked on together, times a block of a panel.
 struct Tile {
     const uint32_t* words; // of the panel's block, from the tile's first column on
     const float* weight_scales;
@@ -164,37 +184,14 @@ struct Tile {
     int64_t sum_stride;
 };
 
-// Adds a block's products to the sums.
-template <int ROWS> void multiply_tile(const Tile& tile) {
-    IntVec total[ROWS][2];
-#pragma GCC unroll 12
-    for (int r = 0; r < ROWS; r++) {
-        total[r][0] = total[r][1] = IntVec{} + tile.corrections[r];
-    }
-    for (int64_t step = 0; step < STEPS; step++) {
-        IntVec low, high;
-        std::memcpy(&low, tile.words + step * PANEL_ROWS, sizeof(low));
-        std::memcpy(&high, tile.words + step * PANEL_ROWS + W, sizeof(high));
-#pragma GCC unroll 12
-        for (int r = 0; r < ROWS; r++) {
-            int32_t word;
-            std::memcpy(&word, tile.bytes + r * BLOCK + step * 4, 4);
-            IntVec all = IntVec{} + word;
-            ACTQUANT_DOT(total[r][0], low, all);
-            ACTQUANT_DOT(total[r][1], high, all);
-        }
-    }
-    Vec low_scales = load(tile.weight_scales);
-    Vec high_scales = load(tile.weight_scales + W);
-#pragma GCC unroll 12
-    for (int r = 0; r < ROWS; r++) {
-        float* sums = tile.sums + r * tile.sum_stride;
-        float scale = tile.scales[r];
-        store(sums, load(sums) + __builtin_convertvector(total[r][0], Vec) * (low_scales * scale));
-        store(sums + W,
-              load(sums + W) + __builtin_convertvector(total[r][1], Vec) * (high_scales * scale));
-    }
-}
+} // namespace
+} // namespace actquant
+
+// TILE_COLUMNS, and multiply_tile<ROWS>(tile), which adds the products to the sums.
+#include ACTQUANT_TILE
+
+namespace actquant {
+namespace {
 
 template <int ROWS = MAX_ROWS> void multiply_rows(int64_t rows, const Tile& tile) {
     if constexpr (ROWS > 1) {
@@ -230,7 +227,7 @@ void multiply(const void* panel, const void* memory, int64_t columns, int64_t ro
             }
             int64_t at = block * rows + row;
             for (int64_t c = 0; c < PANEL_ROWS; c += TILE_COLUMNS) {
-                multiply_rows(count, {words + block * STEPS * PANEL_ROWS + c,
+                multiply_rows(count, {words + block * WORDS * PANEL_ROWS + c * GROUP_WORDS,
                                       scales + block * PANEL_ROWS + c, found.bytes + at * BLOCK,
                                       found.scales + at, found.corrections + at, sums + c, stride});
             }

@@ -7,6 +7,9 @@ extern const PanelKernel int8_avx2;
 extern const PanelKernel int8_avx_vnni;
 extern const PanelKernel int8_avx512_vnni;
 extern const PanelKernel bfloat16_avx512_bf16;
+#elif defined(__aarch64__)
+extern const PanelKernel int8_neon_dot;
+extern const PanelKernel int8_neon_i8mm;
 #endif
 
 const PanelKernel* int8_kernel([[maybe_unused]] Isa isa) {
@@ -19,6 +22,13 @@ const PanelKernel* int8_kernel([[maybe_unused]] Isa isa) {
     }
     if (isa >= Isa::avx2) {
         return &int8_avx2;
+    }
+#elif defined(__aarch64__)
+    if (isa >= Isa::neon_i8mm) {
+        return &int8_neon_i8mm;
+    }
+    if (isa >= Isa::neon_dot) {
+        return &int8_neon_dot;
     }
 #endif
     return nullptr;

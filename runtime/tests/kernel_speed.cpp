@@ -63,16 +63,6 @@ struct GgmlNode {
     std::unique_ptr<Memory> work;
 };
 
-std::vector<Isa> available() {
-    std::vector<Isa> found;
-    for (int k = static_cast<int>(Isa::baseline); k <= static_cast<int>(usable_isa()); k++) {
-        if (static_cast<Isa>(k) != Isa::avx_vnni || has_avx_vnni()) {
-            found.push_back(static_cast<Isa>(k));
-        }
-    }
-    return found;
-}
-
 struct Times {
     double round = 1e9, unpack = 1e9, multiply = 1e9;
 };
@@ -113,7 +103,7 @@ void products(ggml_type type, int64_t columns, int64_t outputs) {
             return ggml_mul_mat(ggml, weight, input);
         });
         std::vector<std::pair<const PanelKernel*, Times>> tried;
-        for (Isa isa : available()) {
+        for (Isa isa : present_isas()) {
             for (const PanelKernel* kernel : {int8_kernel(isa), bfloat16_kernel(isa)}) {
                 if (kernel != nullptr && (tried.empty() || tried.back().first != kernel) &&
                     kernel->isa == isa) {
@@ -169,7 +159,7 @@ void attention(const AttentionShape& s) {
                                    nullptr, s.scale, 0.0f, 0.0f);
     });
     std::vector<std::pair<const AttentionKernel*, double>> tried;
-    for (Isa isa : available()) {
+    for (Isa isa : present_isas()) {
         for (bool rounded : {false, true}) {
             const AttentionKernel* kernel = &attention_kernel(isa, rounded);
             auto same = [&](const auto& other) { return other.first == kernel; };

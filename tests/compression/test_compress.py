@@ -345,7 +345,7 @@ def test_embeddings_and_convolutions_are_given_types_too(made, ours):
 
 def test_every_type_is_measured_once(ours, checkpoint, tmp_path):
     report, options = ours
-    measured = sorted((options["work"] / "errors-actquant").iterdir())
+    measured = sorted((options["work"] / "type-errors-actquant").iterdir())
     assert len(measured) == len(report.tensors)
     modified = [path.stat().st_mtime_ns for path in measured]
     options = {**options, "settings": SMALL}

@@ -109,6 +109,21 @@ def test_complete_machine_installs_nothing(machine, tmp_path):
     assert (done.returncode, done.stdout, done.stderr, machine.log) == (0, "", "", [])
 
 
+@pytest.mark.parametrize(
+    ("architecture", "packages"),
+    [("x86_64", ["g++-aarch64-linux-gnu", "qemu-user"]), ("aarch64", BOOST_PACKAGES.split())],
+)
+def test_tests_get_a_compiler_for_arm_where_none_is_native(
+    machine, tmp_path, architecture, packages
+):
+    machine.stub("uname", f"echo {architecture}")
+    machine.has_everything_but_python()
+    (tmp_path / "Python.h").touch()
+    machine.has_python("python3.12", details=f"3.12 {tmp_path} /opt/python")
+    assert machine.run("system_packages.sh", "--for-tests").returncode == 0
+    assert installed(machine).split() == packages
+
+
 def test_distribution_python_without_headers_gets_them(machine, tmp_path):
     machine.has_everything_but_python()
     machine.has_python(details=f"3.12 {tmp_path} /usr")
