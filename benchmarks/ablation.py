@@ -14,13 +14,18 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from actquant_runtime import dequantize
 from rich.console import Console
 from rich.progress import Progress
 
 import actquant.allocation.measured as measured
+from actquant.allocation.budget import TensorSize
 from actquant.allocation.forward_order import allocate_forward_order
+from actquant.allocation.measured import types_of
+from actquant.calibration.statistics import Statistics
 from actquant.cli import tables
 from actquant.encoders.blocks import Encoded, encode_with_importance
+from actquant.encoders.feedback import action_error
 from actquant.recipes import RECIPES, Recipe
 from actquant.recipes.actquant import ACTQUANT, curvature
 from actquant.recipes.recipe import within_budget
@@ -31,13 +36,31 @@ from actquant.tuning.settings import TuningSettings
 REFERENCE = Path(__file__).resolve().parents[1] / "exports" / "reference"
 
 
-def without_feedback(name: str, weight: np.ndarray, type_name: str, statistics: object) -> Encoded:
+def without_feedback(
+    name: str, weight: np.ndarray, type_name: str, statistics: Statistics | None
+) -> Encoded:
     """Encodes a weight by ggml with the action Jacobian as the importance."""
-    found = curvature(name, statistics)  # pyright: ignore[reportArgumentType]
+    assert statistics is not None
+    found = curvature(name, statistics)
     importance = found.jacobian
     if found.rows is not None:
         importance = np.tile(importance.mean(axis=0), (len(weight), 1))
     return encode_with_importance(name, weight, type_name, importance)
+
+
+def diagonal_errors(
+    tensor: TensorSize, weight: np.ndarray, statistics: Statistics
+) -> dict[str, float]:
+    """Measures types as ggml encodes them, each weight's error by its own action Jacobian."""
+    found = curvature(tensor.name, statistics)
+    assert not found.sampled, "the reference policy's matrices are small"
+    weight = weight if found.rows is None else weight[found.rows]
+    errors = {}
+    for entry in types_of(tensor):
+        encoded = encode_with_importance(tensor.name, weight, entry.name, found.jacobian).tensor
+        decoded = dequantize(encoded.data, entry.name, weight.shape[1])
+        errors[entry.name] = action_error(weight, decoded, found.jacobian)
+    return errors
 
 
 VARIANTS = (
@@ -50,6 +73,7 @@ VARIANTS = (
         allocate=within_budget(allocate_forward_order),
         errors=None,
     ),
+    replace(ACTQUANT, name="untuned-diagonal-errors", tuned=False, errors=diagonal_errors),
     replace(
         ACTQUANT,
         name="untuned-linear-only",
@@ -66,14 +90,14 @@ def run(out: Path, recipes: list[Recipe], bpws: list[float], frames: int) -> Non
         checkpoint=REFERENCE / "checkpoint",
         dataset=REFERENCE / "calibration",
         out=out,
-        recipes=[recipe.name for recipe in recipes],
+        recipes=[variant.name for variant in recipes],
         bpws=bpws,
         seeds=(0,),
         env=None,
         starts="",
         settings=CompressionSettings(n_held_out=frames, tuning=TuningSettings(minutes=60)),
     )
-    table = {recipe.name: recipe for recipe in recipes}
+    table = {variant.name: variant for variant in recipes}
     with mock.patch.dict(RECIPES, table), Progress(disable=True) as progress:
         Console(width=130).print(*tables.sweep(sweep.run(progress)))
 

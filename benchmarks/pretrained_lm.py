@@ -209,7 +209,9 @@ class Trial:
         def measure() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             return {}, dict(made(size, self.weight(size.name), statistics))
 
-        return self.work.build(f"type-errors-{recipe.name}", size.name, self.made_from, measure)[0].info
+        return self.work.build(f"type-errors-{recipe.name}", size.name, self.made_from, measure)[
+            0
+        ].info
 
     def _tuned(
         self, encodings: dict[str, EncodedTensor], allocation: Allocation

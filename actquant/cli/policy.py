@@ -294,15 +294,22 @@ def compare(
 def bench(
     model: Annotated[Path, typer.Argument(help="A GGUF.")],
     n: Annotated[int, typer.Option(help="Inferences.")] = 100,
-    threads: Annotated[int, typer.Option(help="Threads; 0 takes every core.")] = 0,
+    threads: Annotated[
+        int, typer.Option(help="Threads; 0: as many as the model has work for.")
+    ] = 0,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="Show where the time goes, operator by operator.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a GGUF's latency and peak memory in a process of its own."""
     with told_plainly(as_json):
-        from actquant.evaluation.bench import measure
+        from actquant.evaluation.bench import BenchReport, measure, profile
 
-        measurement = measure(model, n=n, threads=threads)
-        show(measurement, as_json, *tables.measurement(measurement))
+        measured = measure(model, n=n, threads=threads)
+        costs = profile(model, threads=threads) if operators else None
+        report = BenchReport(**measured.model_dump(), profile=costs)
+        show(report, as_json, *tables.measurement(report))
 
 
 @app.command()

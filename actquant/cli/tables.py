@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from actquant.cli.doctor import Report
     from actquant.compression.cache import CacheReport
     from actquant.compression.report import CompressionReport
-    from actquant.evaluation.bench import Measurement
+    from actquant.evaluation.bench import BenchReport, Profile, StageCost
     from actquant.evaluation.compare import Comparison, PairedDifference
     from actquant.evaluation.evaluate import EvaluationResult, Rate
     from actquant.evaluation.inspection import Inspection
@@ -238,7 +238,7 @@ def comparison(result: "Comparison") -> list[Any]:
     return [shown]
 
 
-def measurement(result: "Measurement") -> list[Any]:
+def measurement(result: "BenchReport") -> list[Any]:
     shown = table("Latency and memory", "what", ">value")
     shown.add_row("load", f"{result.load_ms:.1f} ms")
     shown.add_row("latency p50", f"{result.p50_ms:.2f} ms")
@@ -246,7 +246,29 @@ def measurement(result: "Measurement") -> list[Any]:
     shown.add_row("inferences", str(result.n))
     shown.add_row("peak RSS", megabytes(result.peak_rss_bytes))
     shown.add_row("RSS before the model", megabytes(result.rss_before_load_bytes))
-    return [shown]
+    return [shown] if result.profile is None else [shown, *profile(result.profile)]
+
+
+def profile(result: "Profile") -> list[Any]:
+    rates = [
+        f"{rate / 1e9:.0f} {'GB/s of memory' if kind == 'memory' else f'Gop/s in {kind}'}"
+        for kind, rate in result.reach_per_s.items()
+    ]
+    shown = table(
+        "Where the time of a chunk goes",
+        *("stage", "operator", "kernel", ">calls", ">ms", ">at least", ">of reach", ">Gop/s"),
+    )
+    for stage in result.stages:
+        shown.add_row(stage.stage, "all", "", "", *_times(stage), "")
+    for cost in sorted(result.operators, key=lambda cost: -cost.ms):
+        names = (cost.stage, cost.op, cost.kernel, str(cost.calls))
+        shown.add_row(*names, *_times(cost), f"{cost.operations / max(cost.ms, 1e-9) / 1e6:.1f}")
+    return [shown, "This machine reaches " + ", ".join(rates) + "."]
+
+
+def _times(cost: "StageCost") -> tuple[str, str, str]:
+    share = cost.least_ms / cost.ms if cost.ms else 0.0
+    return f"{cost.ms:.3f}", f"{cost.least_ms:.3f}", f"{share:.0%}"
 
 
 def cache(report: "CacheReport") -> list[Any]:

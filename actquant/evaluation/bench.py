@@ -45,6 +45,61 @@ def measure(model: Path, *, n: int = 100, threads: int = 0) -> Measurement:
     return Measurement.model_validate_json(done.stdout.strip().splitlines()[-1])
 
 
+class StageCost(BaseModel):
+    """What a stage, or one kind of operator in it, takes in one action.
+
+    least_ms: what it would take if every product ran at the rate that its kernel reaches with all
+    operands in the first cache, or as long as its weights take from memory if that is longer.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    stage: str
+    ms: float
+    least_ms: float
+
+
+class OperatorCost(StageCost):
+    """operations: multiplications and additions, elements where it does not multiply; weight_bytes:
+    of the file's tensors that it reads, as they are stored."""
+
+    op: str
+    kernel: str
+    calls: int
+    operations: float
+    weight_bytes: float
+
+
+class Profile(BaseModel):
+    """Where an action's time goes. reach_per_s: operations of each kind of product, and bytes of
+    `memory`, that this machine reaches with so many threads."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    runs: int
+    reach_per_s: dict[str, float]
+    stages: list[StageCost]
+    operators: list[OperatorCost]
+
+
+def profile(model: Path, *, runs: int = 3, threads: int = 0) -> Profile:
+    """Runs a golden observation through a GGUF, operator by operator.
+
+    Raises ModelFileError if the runtime cannot open it.
+    """
+    from actquant_runtime import Runtime, golden_observation
+
+    runtime = Runtime(str(model), threads=threads)
+    observation, _ = golden_observation(runtime.describe(), seed=1)
+    return Profile.model_validate(runtime.profile(observation, runs=runs))
+
+
+class BenchReport(Measurement):
+    """profile: where the time goes; None where it was not asked."""
+
+    profile: Profile | None = None
+
+
 class MemoryPrediction(BaseModel):
     """Peak memory of a process of `actquant bench` that loads a file and acts, in bytes.
 

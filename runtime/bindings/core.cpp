@@ -72,11 +72,8 @@ nb::object to_numpy(actquant::Array& array) {
     return nb::none();
 }
 
-nb::ndarray<nb::numpy, float> act(actquant::Session& session,
-                                  const std::vector<std::optional<Image>>& images,
-                                  const Floats& state, const std::optional<std::string>& task,
-                                  const std::optional<Floats>& noise, std::optional<uint64_t> seed,
-                                  const std::optional<actquant::PreviousChunk>& previous) {
+actquant::Observation observation_of(const std::vector<std::optional<Image>>& images,
+                                     const Floats& state, const std::optional<std::string>& task) {
     actquant::Observation observation;
     for (const std::optional<Image>& image : images) {
         observation.images.push_back(
@@ -86,6 +83,15 @@ nb::ndarray<nb::numpy, float> act(actquant::Session& session,
     }
     observation.state = to_vector(state.data(), state.size());
     observation.task = task;
+    return observation;
+}
+
+nb::ndarray<nb::numpy, float> act(actquant::Session& session,
+                                  const std::vector<std::optional<Image>>& images,
+                                  const Floats& state, const std::optional<std::string>& task,
+                                  const std::optional<Floats>& noise, std::optional<uint64_t> seed,
+                                  const std::optional<actquant::PreviousChunk>& previous) {
+    actquant::Observation observation = observation_of(images, state, task);
     std::vector<float> noise_values;
     if (noise) {
         noise_values = to_vector(noise->data(), noise->size());
@@ -133,6 +139,13 @@ nb::dict run_stage(actquant::Session& session, const std::string& stage,
     return result;
 }
 
+std::string profile(actquant::Session& session, const std::vector<std::optional<Image>>& images,
+                    const Floats& state, const std::optional<std::string>& task, int runs) {
+    actquant::Observation observation = observation_of(images, state, task);
+    nb::gil_scoped_release release;
+    return session.profile(observation, runs);
+}
+
 std::map<std::string, double> timings_ms(const actquant::Session& session) {
     actquant::Timings timings = session.timings();
     return {{"vision", timings.vision_ms},
@@ -173,6 +186,7 @@ NB_MODULE(_core, module) {
         .def("act", act, "images"_a, "state"_a, "task"_a.none(), "noise"_a.none(), "seed"_a.none(),
              "previous"_a = nb::none())
         .def("run_stage", run_stage, "stage"_a, "inputs"_a)
+        .def("profile", profile, "images"_a, "state"_a, "task"_a.none(), "runs"_a)
         .def("timings_ms", timings_ms);
     module.def("build_info", actquant::build_info);
     bind_golden(module);

@@ -147,6 +147,15 @@ typedef struct aq_timings {
 /* Of the last action. */
 AQ_API aq_timings aq_last_timings(const aq_session* session);
 
+/*
+ * Acts `runs` times, operator by operator, which takes a little longer than aq_act. json: for each
+ * stage, operator and kernel ("operators") the calls, milliseconds, operations and bytes of weights
+ * of one action, what this machine reaches with so many threads ("reach_per_s"), and what the
+ * operator would take at that ("least_ms"). Valid until the next call or aq_close.
+ */
+AQ_API aq_status aq_profile(aq_session* session, const aq_observation* observation, int runs,
+                            const char** json);
+
 #ifdef __cplusplus
 }
 #endif

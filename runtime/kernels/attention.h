@@ -43,6 +43,7 @@ struct AttentionOperands {
 // are f32; products are f32, or take bfloat16 operands.
 struct AttentionKernel {
     const char* name;
+    const char* products; // f32 or bfloat16
     size_t (*packed_bytes)(const AttentionShape& shape);
     void (*pack)(const AttentionShape& shape, const AttentionOperands& operands, int thread,
                  int threads);
@@ -50,6 +51,9 @@ struct AttentionKernel {
     size_t (*scratch_bytes)(const AttentionShape& shape);
     void (*attend)(const AttentionShape& shape, const AttentionOperands& operands, void* scratch,
                    int thread, int threads);
+    // Multiplies and adds what lies in the first cache, again and again; returns how many
+    // multiplications and additions that were: with the time they take, what products may reach.
+    double (*exercise)(int repetitions);
 };
 
 // rounded: bfloat16 operands will do, if that is faster on this instruction set.

@@ -263,7 +263,12 @@ void attend(const AttentionShape& shape, const AttentionOperands& operands, void
 } // namespace
 
 extern const AttentionKernel ACTQUANT_KERNEL;
-const AttentionKernel ACTQUANT_KERNEL = {ACTQUANT_KERNEL_NAME, packed_bytes, pack, scratch_bytes,
-                                         attend};
+const AttentionKernel ACTQUANT_KERNEL = {ACTQUANT_KERNEL_NAME,
+                                         ACTQUANT_BFLOAT16 ? "bfloat16" : "f32",
+                                         packed_bytes,
+                                         pack,
+                                         scratch_bytes,
+                                         attend,
+                                         exercise};
 
 } // namespace actquant

@@ -88,7 +88,8 @@ void multiply(const void* panel, const void* activations, int64_t columns, int64
 } // namespace
 
 extern const PanelKernel bfloat16_avx512_bf16;
-const PanelKernel bfloat16_avx512_bf16 = {"bfloat16",       Isa::avx512_bf16, panel_bytes, unpack,
-                                          activation_bytes, round_rows,       multiply};
+const PanelKernel bfloat16_avx512_bf16 = {"bfloat16", Isa::avx512_bf16, panel_bytes,
+                                          unpack,     activation_bytes, round_rows,
+                                          multiply,   exercise};
 
 } // namespace actquant

@@ -239,10 +239,29 @@ void multiply(const void* panel, const void* memory, int64_t columns, int64_t ro
     }
 }
 
+// See AttentionKernel::exercise.
+double exercise(int repetitions) {
+    alignas(64) uint32_t words[WORDS * PANEL_ROWS] = {};
+    alignas(64) int8_t bytes[MAX_ROWS * BLOCK] = {};
+    alignas(64) float sums[MAX_ROWS * TILE_COLUMNS] = {};
+    const float weight_scales[TILE_COLUMNS] = {};
+    const float scales[MAX_ROWS] = {};
+    const int32_t corrections[MAX_ROWS] = {};
+    for (int k = 0; k < repetitions; k++) {
+        forget(words);
+        forget(bytes);
+        forget(sums);
+        multiply_rows(MAX_ROWS,
+                      {words, weight_scales, bytes, scales, corrections, sums, TILE_COLUMNS});
+    }
+    double terms = static_cast<double>(BLOCK * MAX_ROWS * TILE_COLUMNS);
+    return 2 * terms * repetitions + static_cast<double>(sums[0]);
+}
+
 } // namespace
 
 extern const PanelKernel ACTQUANT_KERNEL;
 const PanelKernel ACTQUANT_KERNEL = {"int8",           ACTQUANT_KERNEL_ISA, panel_bytes, unpack,
-                                     activation_bytes, round_rows,          multiply};
+                                     activation_bytes, round_rows,          multiply,    exercise};
 
 } // namespace actquant

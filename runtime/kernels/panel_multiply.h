@@ -106,5 +106,21 @@ void multiply_rows(int rows, const uint32_t* panel, const uint32_t* words, int64
     multiply<ROWS, VECTORS>(panel, words, row_words, steps, sums, sum_stride, first);
 }
 
+// See AttentionKernel::exercise.
+double exercise(int repetitions) {
+    constexpr int64_t steps = 64;
+    alignas(64) uint32_t panel[steps * 2 * W] = {};
+    alignas(64) uint32_t words[MAX_ROWS * steps] = {};
+    alignas(64) float sums[MAX_ROWS * 2 * W] = {};
+    for (int k = 0; k < repetitions; k++) {
+        forget(panel);
+        forget(words);
+        forget(sums);
+        multiply_rows<2>(MAX_ROWS, panel, words, steps, steps, sums, 2 * W, false);
+    }
+    double terms = static_cast<double>(steps * MAX_ROWS * 2 * W) * (ACTQUANT_BFLOAT16 ? 2 : 1);
+    return 2 * terms * repetitions + static_cast<double>(sums[0]);
+}
+
 } // namespace
 } // namespace actquant

@@ -37,6 +37,8 @@ struct PanelKernel {
     // bias may be null.
     void (*multiply)(const void* panel, const void* activations, int64_t columns, int64_t rows,
                      const float* bias, float* y, int64_t y_columns, int64_t first_row);
+    // As AttentionKernel::exercise.
+    double (*exercise)(int repetitions);
 };
 
 // Null where this instruction set has none that is faster than ggml's.

@@ -36,6 +36,11 @@ inline Vec all(float x) {
     return x - Vec{};
 }
 
+// What lies there may have changed.
+inline void forget(const void* memory) {
+    asm volatile("" : : "r"(memory) : "memory");
+}
+
 // b where one of them is NaN.
 inline Vec larger(Vec a, Vec b) {
 #if defined(__AVX512F__)
@@ -44,6 +49,17 @@ inline Vec larger(Vec a, Vec b) {
     return _mm256_max_ps(a, b);
 #else
     return a > b ? a : b;
+#endif
+}
+
+// b where one of them is NaN.
+inline Vec smaller(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    return _mm512_min_ps(a, b);
+#elif defined(__AVX2__)
+    return _mm256_min_ps(a, b);
+#else
+    return a < b ? a : b;
 #endif
 }
 

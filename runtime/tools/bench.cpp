@@ -19,6 +19,7 @@ constexpr const char* usage = R"(actquant-bench MODEL [options]: latency and mem
   --runs N     how often to act, 20 by default, on the golden inputs in turn
   --warmup N   how often to act before, 2 by default
   --threads N  0 (default): as many as the model has work for
+  --operators  also where the time goes, operator by operator (3 actions)
   --json       prints JSON
 )";
 
@@ -83,8 +84,9 @@ Json measure(Policy& policy, int warmup, int runs) {
 }
 
 void print(const Json& result) {
-    std::printf("%s: %d threads, %d runs\n", result["name"].get<std::string>().c_str(),
-                result["threads"].get<int>(), result["runs"].get<int>());
+    std::printf("%s: %d threads, kernels %s, %d runs\n", result["name"].get<std::string>().c_str(),
+                result["threads"].get<int>(), result["kernels"].get<std::string>().c_str(),
+                result["runs"].get<int>());
     std::printf("load        %9.1f ms\n", result["load_ms"].get<double>());
     for (const char* stage : {"vision", "prefix", "denoise", "total"}) {
         const Json& latency = result["latency_ms"][stage];
@@ -99,11 +101,41 @@ void print(const Json& result) {
     }
 }
 
+void print_profile(const Json& profile) {
+    for (const auto& [kind, rate] : profile["reach_per_s"].items()) {
+        std::printf("reach       %9.1f G%s/s %s\n", rate.get<double>() / 1e9,
+                    kind == "memory" ? "B" : "op", kind.c_str());
+    }
+    std::printf("%-8s %-12s %-9s %6s %9s %9s %9s %9s\n", "stage", "operator", "kernel", "calls",
+                "ms", "at least", "of reach", "Gop/s");
+    auto print = [](const Json& cost, const char* op, const char* kernel, int calls) {
+        double ms = cost["ms"];
+        double least = cost["least_ms"];
+        std::printf("%-8s %-12s %-9s %6d %9.3f %9.3f %8.0f%%",
+                    cost["stage"].get<std::string>().c_str(), op, kernel, calls, ms, least,
+                    100 * least / ms);
+        if (cost.contains("operations")) {
+            std::printf(" %9.1f", cost["operations"].get<double>() / ms / 1e6);
+        }
+        std::printf("\n");
+    };
+    for (const Json& stage : profile["stages"]) {
+        print(stage, "all", "", 1);
+    }
+    std::vector<Json> costs = profile["operators"];
+    std::sort(costs.begin(), costs.end(),
+              [](const Json& a, const Json& b) { return a["ms"] > b["ms"]; });
+    for (const Json& cost : costs) {
+        print(cost, cost["op"].get<std::string>().c_str(),
+              cost["kernel"].get<std::string>().c_str(), cost["calls"]);
+    }
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
     return run_main(argc, argv, "actquant-bench", usage, [&] {
-        Arguments arguments(argc, argv, {"runs", "warmup", "threads"}, {"json"});
+        Arguments arguments(argc, argv, {"runs", "warmup", "threads"}, {"json", "operators"});
         int runs = arguments.whole_number("runs", 20, 1);
         int warmup = arguments.whole_number("warmup", 2, 0);
         auto start = std::chrono::steady_clock::now();
@@ -111,14 +143,22 @@ int main(int argc, char** argv) {
         std::chrono::duration<double, std::milli> load = std::chrono::steady_clock::now() - start;
         Json result = {{"name", policy.description()["name"]},
                        {"threads", policy.description()["threads"]},
+                       {"kernels", policy.description()["kernels"]},
                        {"runs", runs},
                        {"load_ms", load.count()},
                        {"latency_ms", measure(policy, warmup, runs)}};
         result["peak_memory_mib"] = peak_memory_mib();
+        if (arguments.has("operators")) {
+            constexpr int actions = 3;
+            result["profile"] = policy.profile(inputs_of(policy).front().observation, actions);
+        }
         if (arguments.has("json")) {
             std::cout << result.dump() << "\n";
         } else {
             print(result);
+            if (arguments.has("operators")) {
+                print_profile(result["profile"]);
+            }
         }
         return 0;
     });

@@ -23,8 +23,9 @@ Policy::Policy(const std::string& path, int threads) {
     }
 }
 
-Actions Policy::act(const Observation& observation, const Noise& noise) {
-    std::vector<aq_image> images;
+// Points into the observation and `images`.
+aq_observation Policy::input_of(const Observation& observation,
+                                std::vector<aq_image>& images) const {
     for (const std::optional<Image>& image : observation.images) {
         images.push_back(image ? aq_image{image->pixels.data(), image->height, image->width}
                                : aq_image{});
@@ -35,6 +36,12 @@ Actions Policy::act(const Observation& observation, const Noise& noise) {
     input.state = observation.state.data();
     input.state_count = observation.state.size();
     input.task = has_language() ? observation.task.c_str() : nullptr;
+    return input;
+}
+
+Actions Policy::act(const Observation& observation, const Noise& noise) {
+    std::vector<aq_image> images;
+    aq_observation input = input_of(observation, images);
     aq_noise start{};
     start.values = noise.values.empty() ? nullptr : noise.values.data();
     start.count = noise.values.size();
@@ -57,6 +64,14 @@ void Policy::fill_golden(uint64_t seed, std::vector<uint8_t>& pixels, std::vecto
                          std::vector<float>& noise) const {
     check(aq_golden_inputs(session.get(), seed, pixels.data(), pixels.size(), state.data(),
                            state.size(), noise.data(), noise.size()));
+}
+
+Json Policy::profile(const Observation& observation, int runs) {
+    std::vector<aq_image> images;
+    aq_observation input = input_of(observation, images);
+    const char* json = nullptr;
+    check(aq_profile(session.get(), &input, runs, &json));
+    return Json::parse(json);
 }
 
 aq_self_test_result Policy::self_test() {

@@ -44,12 +44,16 @@ class Policy {
     void fill_golden(uint64_t seed, std::vector<uint8_t>& pixels, std::vector<float>& state,
                      std::vector<float>& noise) const;
     aq_self_test_result self_test();
+    // See aq_profile.
+    Json profile(const Observation& observation, int runs);
     aq_timings timings() const { return aq_last_timings(session.get()); }
 
   private:
     struct Closer {
         void operator()(aq_session* session) const { aq_close(session); }
     };
+
+    aq_observation input_of(const Observation& observation, std::vector<aq_image>& images) const;
 
     std::unique_ptr<aq_session, Closer> session;
     Json parsed;

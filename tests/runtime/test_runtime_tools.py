@@ -135,6 +135,19 @@ def test_bench_measures_load_latency_and_memory(tmp_path):
     assert "peak memory" in run("actquant-bench", path, "--runs", 1).stdout
 
 
+def test_bench_says_where_the_time_goes(tmp_path):
+    path = golden_policy(tmp_path / "golden.gguf")
+    options = ("--runs", 1, "--threads", 1, "--operators")
+    profile = answer("actquant-bench", path, *options)["profile"]
+    assert {cost["stage"] for cost in profile["stages"]} == {"vision", "prefix", "denoise"}
+    for stage in profile["stages"]:
+        own = [cost for cost in profile["operators"] if cost["stage"] == stage["stage"]]
+        assert sum(cost["ms"] for cost in own) == pytest.approx(stage["ms"])
+        assert sum(cost["least_ms"] for cost in own) == pytest.approx(stage["least_ms"])
+    printed = run("actquant-bench", path, *options).stdout
+    assert "of reach" in printed and "vision" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -83,6 +83,24 @@ class Runtime:
         }
         return self._session.run_stage(name, arrays)
 
+    def profile(self, observation: Mapping[str, Any], runs: int = 3) -> dict[str, Any]:
+        """Acts operator by operator and returns what each costs in one action.
+
+        "operators": stage, op, kernel, calls, ms, operations (multiplications and additions;
+        elements where it does not multiply), weight_bytes (of the file's tensors, as they are
+        stored), and least_ms, what these would take at "reach_per_s": the operations that each kind
+        of product reaches with so many threads and all operands in the first cache, and the bytes
+        that come from memory. "stages": the sums.
+        """
+        return json.loads(
+            self._session.profile(
+                self._images_of(observation),
+                self._state_of(observation),
+                self._task_of(observation),
+                runs,
+            )
+        )
+
     @property
     def timings_ms(self) -> dict[str, float]:
         """vision, prefix, denoise and total of the last action, in milliseconds."""

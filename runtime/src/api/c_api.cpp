@@ -13,6 +13,7 @@ struct aq_session {
 
     actquant::Session session;
     std::string description;
+    std::string profile;
 };
 
 namespace {
@@ -201,6 +202,18 @@ aq_status aq_self_test(aq_session* session, aq_self_test_result* result) {
         actquant::SelfTest found = actquant::run_self_test(session->session);
         *result = {found.inputs,         found.stored.mean,     found.stored.worst, found.limit,
                    found.reference.mean, found.reference.worst, found.passed};
+    });
+}
+
+aq_status aq_profile(aq_session* session, const aq_observation* observation, int runs,
+                     const char** json) {
+    return guarded([&] {
+        if (session == nullptr || observation == nullptr || json == nullptr) {
+            throw actquant::ArgumentError(
+                "aq_profile: session, observation and json must not be NULL");
+        }
+        session->profile = session->session.profile(copy_observation(*observation), runs);
+        *json = session->profile.c_str();
     });
 }
 

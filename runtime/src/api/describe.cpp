@@ -177,6 +177,7 @@ std::string Session::describe() const {
     write_tensors(json, file);
     json.member("file_bytes", file.size_bytes());
     json.member("threads", threads());
+    json.member("kernels", isa_name(backend.isa()));
     json.end_object();
     return json.text();
 }

@@ -194,7 +194,7 @@ std::vector<float> Session::act(const Observation& observation, std::vector<floa
         input.guidance.emplace(spec, *previous);
     }
 
-    std::lock_guard<std::mutex> lock(mutex);
+    std::lock_guard lock(mutex);
     Timings timings;
     std::vector<float> actions = unnormalize(spec.action, driver->act(input, timings));
     last_timings = timings;
@@ -204,12 +204,12 @@ std::vector<float> Session::act(const Observation& observation, std::vector<floa
 
 std::map<std::string, Array> Session::run_stage(const std::string& stage,
                                                 const std::map<std::string, ArrayView>& inputs) {
-    std::lock_guard<std::mutex> lock(mutex);
+    std::lock_guard lock(mutex);
     return stages.run(stage, inputs);
 }
 
 Timings Session::timings() const {
-    std::lock_guard<std::mutex> lock(mutex);
+    std::lock_guard lock(mutex);
     return last_timings;
 }
 

@@ -39,6 +39,9 @@ class Session {
     std::vector<int64_t> tokenize(const std::string& task, const std::vector<float>& state) const;
     std::map<std::string, Array> run_stage(const std::string& stage,
                                            const std::map<std::string, ArrayView>& inputs);
+    // Acts `runs` times, operator by operator: JSON of what each costs in one action, and what the
+    // machine can reach.
+    std::string profile(const Observation& observation, int runs);
     Timings timings() const;
     // Metadata, stages, memory and tensors as JSON. The tokenizer is left out: see PolicySpec.
     std::string describe() const;
@@ -59,7 +62,7 @@ class Session {
     Stages stages;
     std::unique_ptr<Driver> driver;
     std::unique_ptr<const Tokenizer> tokenizer; // null for a policy without language
-    mutable std::mutex mutex;
+    mutable std::recursive_mutex mutex;
     Timings last_timings;
 };
 

@@ -4,8 +4,10 @@
 #include "kernels/panel_product.h"
 
 #include <ggml-cpu.h>
+#include <ggml-impl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <string>
 #include <thread>
 
@@ -71,6 +73,17 @@ void Backend::compute(ggml_cgraph* graph) {
     if (status != GGML_STATUS_SUCCESS) {
         throw Error(std::string("ggml could not compute the graph: ") +
                     ggml_status_to_string(status));
+    }
+}
+
+void Backend::compute_by_node(ggml_cgraph* graph,
+                              const std::function<void(ggml_tensor*, double)>& done) {
+    for (int k = 0; k < ggml_graph_n_nodes(graph); k++) {
+        ggml_cgraph node = ggml_graph_view(graph, k, k + 1);
+        auto begin = std::chrono::steady_clock::now();
+        compute(&node);
+        std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin;
+        done(ggml_graph_node(graph, k), passed.count());
     }
 }
 

@@ -1,11 +1,13 @@
 #pragma once
 
+#include "backend/profile.h"
 #include "backend/work_pool.h"
 #include "kernels/isa.h"
 
 #include <ggml-backend.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 struct ggml_threadpool;
@@ -36,6 +38,12 @@ class Backend {
     // A buffer over memory that is there already and outlives it, e.g. a mapped file.
     BufferPointer place(void* data, size_t bytes) const;
     void compute(ggml_cgraph* graph);
+    // The same, one node after the other, each followed by done(node, seconds).
+    void compute_by_node(ggml_cgraph* graph,
+                         const std::function<void(ggml_tensor* node, double seconds)>& done);
+    // Where what is computed is noted; null but while a policy is profiled.
+    Profile* profile() const { return active_profile; }
+    void set_profile(Profile* profile) { active_profile = profile; }
     // What ggml needs beside the graph's buffer while it computes.
     size_t work_bytes(ggml_cgraph* graph) const;
 
@@ -48,6 +56,7 @@ class Backend {
     };
 
     int thread_count;
+    Profile* active_profile = nullptr;
     Isa instructions;
     std::unique_ptr<WorkPool> work_pool;
     std::unique_ptr<ggml_threadpool, PoolDeleter> ggml_pool;

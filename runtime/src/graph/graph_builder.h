@@ -67,6 +67,10 @@ class GraphBuilder {
         return owned.get();
     }
 
+    // What computes the instruction that is being built, for Profile: ggml but where an operator
+    // names a kernel.
+    std::string kernel = "ggml";
+
     // Declares where a value lives before the instructions that use it are built.
     void define_host(const std::string& value, DType dtype, const Shape& shape);
     void define_device(const std::string& value, const Shape& shape, ggml_tensor* tensor);

@@ -1,5 +1,6 @@
 #include "graph/stage.h"
 
+#include "graph/operator_cost.h"
 #include "operators/operators.h"
 
 #include <ggml-alloc.h>
@@ -163,7 +164,7 @@ void Stage::build_graph() {
             continue;
         }
         if (!instruction.on_host) {
-            builder->build(instruction);
+            build(instruction);
             continue;
         }
         for (const std::string& operand : instruction.operands) {
@@ -172,6 +173,17 @@ void Stage::build_graph() {
             }
         }
         builder->define_host(instruction.result, instruction.dtype, instruction.shape);
+    }
+}
+
+void Stage::build(const Instruction& instruction) {
+    builder->kernel = "ggml";
+    builder->build(instruction);
+    ggml_tensor* made = last_made == nullptr ? ggml_get_first_tensor(ggml.get())
+                                             : ggml_get_next_tensor(ggml.get(), last_made);
+    for (; made != nullptr; made = ggml_get_next_tensor(ggml.get(), made)) {
+        makers[made] = {&instruction, builder->kernel};
+        last_made = made;
     }
 }
 
@@ -327,9 +339,32 @@ void Stage::run() {
         }
     }
     changed.clear();
-    if (ggml_graph_n_nodes(graph) > 0) {
+    if (ggml_graph_n_nodes(graph) == 0) {
+        return;
+    }
+    if (backend.profile() != nullptr) {
+        compute_with(*backend.profile());
+    } else {
         backend.compute(graph);
     }
+}
+
+void Stage::compute_with(Profile& profile) {
+    std::set<const Instruction*> counted;
+    backend.compute_by_node(graph, [&](ggml_tensor* node, double seconds) {
+        auto found = makers.find(node);
+        if (found == makers.end()) {
+            profile.add({name(), "output", "ggml"}, {1, seconds, 0, 0});
+            return;
+        }
+        const auto& [instruction, kernel] = found->second;
+        OperatorCost cost;
+        if (counted.insert(instruction).second) {
+            cost = cost_of(*builder, *instruction);
+        }
+        cost.seconds = seconds;
+        profile.add({name(), instruction->op, kernel}, cost);
+    });
 }
 
 void Stage::evaluate_host() {

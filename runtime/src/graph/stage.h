@@ -81,10 +81,12 @@ class Stage {
     void declare_inputs(const std::map<std::string, ggml_tensor*>& shared);
     void load_host_constants();
     void build_graph();
+    void build(const Instruction& instruction);
     void build_outputs();
     void allocate();
     void evaluate_host();
     void fill_boundary(const Boundary& boundary);
+    void compute_with(Profile& profile);
     void check_inputs_are_set() const;
 
     Program program;
@@ -94,6 +96,9 @@ class Stage {
     std::unique_ptr<GraphBuilder> builder;
     std::unique_ptr<ggml_gallocr, AllocatorDeleter> allocator;
     ggml_cgraph* graph = nullptr;
+    // Which instruction a node is of, and what computes that.
+    std::map<const ggml_tensor*, std::pair<const Instruction*, std::string>> makers;
+    ggml_tensor* last_made = nullptr;
 
     std::vector<ValueInfo> input_infos;
     std::vector<ValueInfo> output_infos;

@@ -60,6 +60,7 @@ void attend(ggml_tensor* result, int thread, int threads, void* data) {
 ggml_tensor* attention_nodes(GraphBuilder& graph, ggml_tensor* q, ggml_tensor* k, ggml_tensor* v,
                              ggml_tensor* mask, float scale) {
     const AttentionKernel& kernel = attention_kernel(graph.isa, graph.rounded);
+    graph.kernel = kernel.products;
     AttentionShape shape{q->ne[3], q->ne[2], k->ne[2], q->ne[1],
                          k->ne[1], q->ne[0], v->ne[0], scale};
     Attention* attention = graph.keep(Attention{&kernel, shape, graph.pool});

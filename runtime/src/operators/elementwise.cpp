@@ -1,5 +1,6 @@
 // Arithmetic, activations and normalisations.
 #include "graph/graph_builder.h"
+#include "kernels/activations.h"
 #include "operators/activations.h"
 #include "operators/operators.h"
 #include "operators/product_nodes.h"
@@ -47,8 +48,7 @@ ggml_tensor* clamp(GraphBuilder& graph, const Instruction& instruction) {
 }
 
 ggml_tensor* mish_nodes(GraphBuilder& graph, const Instruction& instruction) {
-    return ggml_map_custom1(graph.ggml, dense_operand(graph, instruction, 0), mish,
-                            GGML_N_TASKS_MAX, nullptr);
+    return mish_node(graph, dense_operand(graph, instruction, 0));
 }
 
 DeviceOperator binary(GgmlBinary function, bool commutes) {
@@ -88,10 +88,10 @@ ggml_tensor* gelu(GraphBuilder& graph, const Instruction& instruction) {
     ggml_tensor* x = dense_operand(graph, instruction, 0);
     if (is_tanh_form(instruction)) {
         if (graph.is_only_reader(instruction, 0, "linear") &&
-            finish_product(x, gelu_tanh_in_place)) {
+            finish_product(x, activation_kernels(graph.isa).gelu_tanh)) {
             return x;
         }
-        return ggml_map_custom1(graph.ggml, x, gelu_tanh, GGML_N_TASKS_MAX, nullptr);
+        return gelu_tanh_node(graph, x);
     }
     return ggml_gelu_erf(graph.ggml, x);
 }
@@ -104,7 +104,7 @@ ggml_tensor* glu(GraphBuilder& graph, const Instruction& instruction) {
         return ggml_swiglu_split(graph.ggml, x, gate);
     }
     if (activation == "gelu" && is_tanh_form(instruction)) {
-        return ggml_map_custom2(graph.ggml, x, gate, gelu_tanh_times, GGML_N_TASKS_MAX, nullptr);
+        return gelu_tanh_times_node(graph, x, gate);
     }
     if (activation == "gelu") {
         return ggml_geglu_erf_split(graph.ggml, x, gate);

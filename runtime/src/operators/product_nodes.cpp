@@ -23,7 +23,7 @@ struct Product {
     int64_t rows;
     WorkPool* pool;
     const char* panels = nullptr; // of the whole weight, or each is unpacked when it is needed
-    void (*finish)(float* values, int64_t count) = nullptr; // on all results
+    void (*finish)(const float* x, float* y, int64_t count) = nullptr; // in place, on all results
 };
 
 size_t activation_bytes(const Product& product) {
@@ -57,7 +57,8 @@ void finish_columns(const Product& product, float* y, int64_t first) {
     int64_t columns = product.weight->ne[1];
     int64_t count = std::min(PANEL_ROWS, columns - first);
     for (int64_t row = 0; row < product.rows; row++) {
-        product.finish(y + row * columns + first, count);
+        float* values = y + row * columns + first;
+        product.finish(values, values, count);
     }
 }
 
@@ -112,6 +113,7 @@ ggml_tensor* product_nodes(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor
     if (kernel == nullptr || (x->ne[1] < min_rows && !graph.in_loop)) {
         return ggml_product(graph, weight, x, bias);
     }
+    graph.kernel = kernel->name;
     Product* product = graph.keep(Product{kernel, weight, x->ne[0], x->ne[1], graph.pool});
     if (graph.in_loop) {
         product->panels = graph.panels(weight, *kernel);
@@ -133,7 +135,7 @@ ggml_tensor* product_nodes(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor
     return y;
 }
 
-bool finish_product(ggml_tensor* x, void (*function)(float* values, int64_t count)) {
+bool finish_product(ggml_tensor* x, void (*function)(const float*, float*, int64_t)) {
     ggml_tensor* y = x->view_src == nullptr ? x : x->view_src;
     Product* product = static_cast<Product*>(y->extra);
     if (product == nullptr || product->finish != nullptr ||

@@ -10,8 +10,9 @@ namespace actquant {
 ggml_tensor* product_nodes(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor* x,
                            ggml_tensor* bias);
 
-// Has the product that x is, or is a view of all of, applied a function to its results. False where
-// x is no product by our kernels, or has a function already. What reads x then reads the results.
-bool finish_product(ggml_tensor* x, void (*function)(float* values, int64_t count));
+// Has the product that x is, or is a view of all of, applied a function in place to its results.
+// False where x is no product by our kernels, or has a function already. What reads x then reads
+// the results.
+bool finish_product(ggml_tensor* x, void (*function)(const float* x, float* y, int64_t count));
 
 } // namespace actquant

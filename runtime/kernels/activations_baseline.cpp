@@ -1,0 +1,3 @@
+#define ACTQUANT_VECTOR_FLOATS 4
+#define ACTQUANT_KERNEL activations_baseline
+#include "kernels/activations_impl.h"
