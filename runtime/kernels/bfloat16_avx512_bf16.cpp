@@ -54,33 +54,26 @@ void round_rows(const float* x, int64_t width, int64_t columns, int64_t, int64_t
 void multiply(const void* panel, const void* activations, int64_t columns, int64_t rows,
               const float* bias, float* y, int64_t y_columns, int64_t first_row) {
     int64_t row_words = padded(columns) / 2;
+    // The last panel may have more columns than y.
     int64_t wanted = y_columns - first_row < PANEL_ROWS ? y_columns - first_row : PANEL_ROWS;
+    alignas(64) float start[PANEL_ROWS] = {};
+    if (bias != nullptr) {
+        std::memcpy(start, bias + first_row, static_cast<size_t>(wanted) * sizeof(float));
+    }
     alignas(64) float sums[MAX_ROWS * PANEL_ROWS];
     int64_t tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
-    for (int64_t first_word = 0; first_word < row_words; first_word += STEPS) {
-        const uint32_t* part = static_cast<const uint32_t*>(panel) + first_word * PANEL_ROWS;
-        for (int64_t k = 0; k < tiles; k++) {
-            int64_t first = rows * k / tiles;
-            int count = static_cast<int>(rows * (k + 1) / tiles - first);
-            float* target = y + first * y_columns + first_row;
-            bool whole = wanted == PANEL_ROWS;
-            for (int r = 0; r < count && (first_word == 0 || !whole); r++) {
-                const float* before = first_word > 0    ? target + r * y_columns
-                                      : bias == nullptr ? nullptr
-                                                        : bias + first_row;
-                float* sum = whole ? target + r * y_columns : sums + r * PANEL_ROWS;
-                for (int64_t c = 0; c < wanted; c++) {
-                    sum[c] = before == nullptr ? 0.0f : before[c];
-                }
-            }
-            multiply_rows<2>(
-                count, part,
-                static_cast<const uint32_t*>(activations) + first * row_words + first_word,
-                row_words, STEPS, whole ? target : sums, whole ? y_columns : PANEL_ROWS, false);
-            for (int r = 0; r < count && !whole; r++) {
-                std::memcpy(target + r * y_columns, sums + r * PANEL_ROWS,
-                            static_cast<size_t>(wanted) * 4);
-            }
+    for (int64_t k = 0; k < tiles; k++) {
+        int64_t first = rows * k / tiles;
+        int count = static_cast<int>(rows * (k + 1) / tiles - first);
+        for (int r = 0; r < count; r++) {
+            std::memcpy(sums + r * PANEL_ROWS, start, sizeof(start));
+        }
+        multiply_rows<2>(count, static_cast<const uint32_t*>(panel),
+                         static_cast<const uint32_t*>(activations) + first * row_words, row_words,
+                         row_words, sums, PANEL_ROWS, false);
+        for (int r = 0; r < count; r++) {
+            std::memcpy(y + (first + r) * y_columns + first_row, sums + r * PANEL_ROWS,
+                        static_cast<size_t>(wanted) * sizeof(float));
         }
     }
 }

@@ -202,39 +202,39 @@ template <int ROWS = MAX_ROWS> void multiply_rows(int64_t rows, const Tile& tile
     multiply_tile<ROWS>(tile);
 }
 
+// The rows of a tile take all blocks of the panel before they are written: rows of y may lie so
+// that few of them fit into a near cache.
 void multiply(const void* panel, const void* memory, int64_t columns, int64_t rows,
               const float* bias, float* y, int64_t y_columns, int64_t first_row) {
     Activations found = activations_of(const_cast<void*>(memory), columns, rows);
+    // The last panel may have more columns than y.
     int64_t wanted = y_columns - first_row < PANEL_ROWS ? y_columns - first_row : PANEL_ROWS;
     const uint32_t* words = static_cast<const uint32_t*>(panel);
     const float* scales = scales_of(const_cast<void*>(panel), columns);
+    alignas(64) float start[PANEL_ROWS] = {};
+    if (bias != nullptr) {
+        std::memcpy(start, bias + first_row, static_cast<size_t>(wanted) * sizeof(float));
+    }
+    alignas(64) float sums[MAX_ROWS * PANEL_ROWS];
     int64_t tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
-    // The last panel may have more columns than y.
-    bool whole = wanted == PANEL_ROWS;
-    alignas(64) float part[MAX_ROWS * PANEL_ROWS];
-    for (int64_t block = 0; block < blocks_of(columns); block++) {
-        for (int64_t k = 0; k < tiles; k++) {
-            int64_t row = rows * k / tiles;
-            int64_t count = rows * (k + 1) / tiles - row;
-            float* target = y + row * y_columns + first_row;
-            float* sums = whole ? target : part;
-            int64_t stride = whole ? y_columns : PANEL_ROWS;
-            for (int64_t r = 0; r < count && (block == 0 || !whole); r++) {
-                for (int64_t c = 0; c < wanted; c++) {
-                    float start = bias == nullptr ? 0.0f : bias[first_row + c];
-                    sums[r * stride + c] = block == 0 ? start : target[r * y_columns + c];
-                }
-            }
+    for (int64_t k = 0; k < tiles; k++) {
+        int64_t row = rows * k / tiles;
+        int64_t count = rows * (k + 1) / tiles - row;
+        for (int64_t r = 0; r < count; r++) {
+            std::memcpy(sums + r * PANEL_ROWS, start, sizeof(start));
+        }
+        for (int64_t block = 0; block < blocks_of(columns); block++) {
             int64_t at = block * rows + row;
             for (int64_t c = 0; c < PANEL_ROWS; c += TILE_COLUMNS) {
-                multiply_rows(count, {words + block * WORDS * PANEL_ROWS + c * GROUP_WORDS,
-                                      scales + block * PANEL_ROWS + c, found.bytes + at * BLOCK,
-                                      found.scales + at, found.corrections + at, sums + c, stride});
+                multiply_rows(count,
+                              {words + block * WORDS * PANEL_ROWS + c * GROUP_WORDS,
+                               scales + block * PANEL_ROWS + c, found.bytes + at * BLOCK,
+                               found.scales + at, found.corrections + at, sums + c, PANEL_ROWS});
             }
-            for (int64_t r = 0; r < count && !whole; r++) {
-                std::memcpy(target + r * y_columns, part + r * PANEL_ROWS,
-                            static_cast<size_t>(wanted) * 4);
-            }
+        }
+        for (int64_t r = 0; r < count; r++) {
+            std::memcpy(y + (row + r) * y_columns + first_row, sums + r * PANEL_ROWS,
+                        static_cast<size_t>(wanted) * sizeof(float));
         }
     }
 }

@@ -1,5 +1,6 @@
 #include "backend/backend.h"
 
+#include "backend/usable_cores.h"
 #include "common/error.h"
 #include "kernels/panel_product.h"
 
@@ -9,7 +10,6 @@
 #include <algorithm>
 #include <chrono>
 #include <string>
-#include <thread>
 
 namespace actquant {
 namespace {
@@ -29,8 +29,7 @@ int resolve_threads(int threads, uint64_t parameter_count) {
     }
     int useful = static_cast<int>(
         std::min<uint64_t>(1 + parameter_count / PARAMETERS_PER_THREAD, GGML_MAX_N_THREADS));
-    int present = std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
-    return std::min(useful, present);
+    return std::min(useful, usable_cores());
 }
 
 } // namespace

@@ -2,6 +2,7 @@
 #include "graph/graph_builder.h"
 #include "kernels/activations.h"
 #include "operators/activations.h"
+#include "operators/norm_nodes.h"
 #include "operators/operators.h"
 #include "operators/product_nodes.h"
 
@@ -133,11 +134,27 @@ ggml_tensor* combine(GraphBuilder& graph, const Instruction& instruction, GgmlBi
     return function(graph.ggml, x, graph.contiguous_rows(other));
 }
 
+// A scale or shift [width] of a normalisation; null where it has another shape.
+ggml_tensor* row_operand(GraphBuilder& graph, const Instruction& instruction, size_t operand) {
+    const Shape& shape = graph.shape_of(instruction, operand);
+    if (shape.size() != 1 || instruction.shape.empty() || shape[0] != instruction.shape.back()) {
+        return nullptr;
+    }
+    return graph.reshaped(graph.contiguous(graph.tensor(instruction, operand)),
+                          {shape[0], 1, 1, 1});
+}
+
 ggml_tensor* rms_norm(GraphBuilder& graph, const Instruction& instruction) {
     expect_same_shape(graph, instruction, 0);
+    bool has_weight = instruction.operands.size() > 1;
+    float eps = static_cast<float>(instruction.number("eps"));
     ggml_tensor* x = graph.contiguous_rows(graph.tensor(instruction, 0));
-    x = ggml_rms_norm(graph.ggml, x, static_cast<float>(instruction.number("eps")));
-    return instruction.operands.size() > 1 ? combine(graph, instruction, ggml_mul, x, 1) : x;
+    ggml_tensor* weight = has_weight ? row_operand(graph, instruction, 1) : nullptr;
+    if (graph.isa != Isa::ggml && has_weight == (weight != nullptr)) {
+        return rms_norm_node(graph, x, weight, eps);
+    }
+    x = ggml_rms_norm(graph.ggml, x, eps);
+    return has_weight ? combine(graph, instruction, ggml_mul, x, 1) : x;
 }
 
 ggml_tensor* layer_norm(GraphBuilder& graph, const Instruction& instruction) {
@@ -147,12 +164,20 @@ ggml_tensor* layer_norm(GraphBuilder& graph, const Instruction& instruction) {
     if (instruction.operands.size() != size_t(1 + has_weight + has_bias)) {
         instruction.fail("w and b do not agree with the number of operands");
     }
+    size_t bias_operand = has_weight ? 2 : 1;
+    float eps = static_cast<float>(instruction.number("eps"));
     ggml_tensor* x = graph.contiguous_rows(graph.tensor(instruction, 0));
-    x = ggml_norm(graph.ggml, x, static_cast<float>(instruction.number("eps")));
+    ggml_tensor* weight = has_weight ? row_operand(graph, instruction, 1) : nullptr;
+    ggml_tensor* bias = has_bias ? row_operand(graph, instruction, bias_operand) : nullptr;
+    if (graph.isa != Isa::ggml && has_weight == (weight != nullptr) &&
+        has_bias == (bias != nullptr)) {
+        return layer_norm_node(graph, x, weight, bias, eps);
+    }
+    x = ggml_norm(graph.ggml, x, eps);
     if (has_weight) {
         x = combine(graph, instruction, ggml_mul, x, 1);
     }
-    return has_bias ? combine(graph, instruction, ggml_add, x, has_weight ? 2 : 1) : x;
+    return has_bias ? combine(graph, instruction, ggml_add, x, bias_operand) : x;
 }
 
 } // namespace
