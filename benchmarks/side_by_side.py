@@ -7,7 +7,7 @@ after the other, so that a machine that becomes slower does so for all. All get 
 state, task and noise. `ggml` is our runtime held to ggml's own kernels (ACTQUANT_ISA=ggml).
 PyTorch runs LeRobot's own policy, in float32 and with bfloat16 weights under autocast. OpenVINO
 (`pip install openvino nncf`) runs the captured stages in bfloat16, with such weights or those of 8
-bits that NNCF makes. A contender that fails is left out; `--log` has its words.
+or 4 bits that NNCF makes. A contender that fails is left out; `--log` has its words.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from actquant.evaluation.bench import peak_rss_bytes
 
 OURS = ("actquant", "ggml")
 PYTORCH = ("pytorch-f32", "pytorch-bf16")
-OPENVINO = ("openvino-bf16", "openvino-int8")
+OPENVINO = ("openvino-bf16", "openvino-int8", "openvino-int4")
 CONTENDERS = OURS + PYTORCH + OPENVINO
 
 
@@ -63,6 +63,24 @@ def pytorch_actor(checkpoint: Path, file: Path, threads: int, kind: str) -> Call
             return loaded.family.act(loaded, observation, noise)
 
     return act
+
+
+def compressed(model: Any, kind: str) -> Any:
+    """Returns a model of OpenVINO with weights of 8 bits, or of 4 in groups of at most 64."""
+    import nncf
+
+    if kind == "openvino-int8":
+        return nncf.compress_weights(model)
+    smaller_groups = nncf.GroupSizeFallbackMode.ADJUST  # rows of 720 are no multiple of 64
+    return nncf.compress_weights(
+        model,
+        mode=nncf.CompressWeightsMode.INT4_SYM,
+        group_size=64,
+        ratio=1.0,
+        advanced_parameters=nncf.AdvancedCompressionParameters(
+            group_size_fallback_mode=smaller_groups
+        ),
+    )
 
 
 def openvino_actor(checkpoint: Path, threads: int, kind: str) -> Callable[[], Any]:
@@ -108,10 +126,8 @@ def openvino_actor(checkpoint: Path, threads: int, kind: str) -> Callable[[], An
         with torch.no_grad():
             traced = torch.jit.trace(program, examples, strict=False, check_trace=False)
             model = openvino.convert_model(traced, example_input=examples)
-        if kind == "openvino-int8":
-            import nncf
-
-            model = nncf.compress_weights(model)
+        if kind != "openvino-bf16":
+            model = compressed(model, kind)
         request = core.compile_model(model, "CPU", options).create_infer_request()
         runs += [(request, [x.numpy() for x in examples])] * times.get(name, 1)
 

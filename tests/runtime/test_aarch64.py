@@ -16,7 +16,7 @@ from actquant.compression.pipeline import compress
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the other tests run the kernels themselves"
 )
-BUILD = ROOT / "build/aarch64"
+BUILD = ROOT / "build/cross/aarch64"  # not where tests look for what runs here
 EMULATOR = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]
 KERNEL_TESTS = ["test_attention", "test_panel_product", "test_row_kernels"]
 TARGETS = [*KERNEL_TESTS, "test_threads", "actquant-run", "actquant-bench"]
