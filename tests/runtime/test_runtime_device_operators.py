@@ -494,3 +494,29 @@ def test_gelu_leaves_alone_what_others_read(path, through_reshape, also_read):
     if also_read:
         result = program.line("add f32[16,32]", f"{result} {product}")
     program.run(path, result, {"w": Packed(data, "Q8_0", (32, 64))})
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(
+    "other", ["an operand", "a row", "itself", "another product", "its own input", "gelu"]
+)
+def test_a_product_takes_what_is_added_to_it(path, other, first):
+    rng = np.random.default_rng(6)
+    data = quantize(rng.standard_normal((64, 64), dtype=np.float32), "Q4_0")
+    program = OperatorProgram()
+    x = program.operand(rng.standard_normal((16, 64), dtype=np.float32), False)
+    product = program.line("linear f32[16,64]", f"{x} @w")
+    added = {
+        "an operand": lambda: program.operand(rng.standard_normal((16, 64), np.float32), False),
+        "a row": lambda: program.operand(rng.standard_normal((1, 64), np.float32), False),
+        "itself": lambda: product,
+        "another product": lambda: program.line("linear f32[16,64]", f"{x} @w"),
+        "its own input": lambda: x,
+        "gelu": lambda: program.line("gelu f32[16,64]", f"{product} approx=tanh"),
+    }[other]()
+    operands = f"{product} {added}" if first else f"{added} {product}"
+    program.run(
+        path,
+        program.line("add f32[16,64]", operands),
+        {"w": Packed(data, "Q4_0", (64, 64))},
+    )

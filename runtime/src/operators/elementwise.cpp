@@ -119,6 +119,21 @@ ggml_tensor* glu(GraphBuilder& graph, const Instruction& instruction) {
     instruction.fail("act=" + activation + " is none of silu, gelu, relu, sigmoid");
 }
 
+// Where one of them is a product that nothing else reads, the product adds the other.
+ggml_tensor* add(GraphBuilder& graph, const Instruction& instruction) {
+    const Shape& shape = graph.shape_of(instruction, 0);
+    for (size_t k = 0; k < 2 && shape == graph.shape_of(instruction, 1); k++) {
+        if (!graph.is_only_reader(instruction, k, "linear")) {
+            continue;
+        }
+        ggml_tensor* x = graph.tensor(instruction, k);
+        if (add_to_product(x, graph.tensor(instruction, 1 - k))) {
+            return x;
+        }
+    }
+    return binary(ggml_add, true).build(graph, instruction);
+}
+
 // Multiplies by or adds an operand that broadcasts to the result.
 ggml_tensor* combine(GraphBuilder& graph, const Instruction& instruction, GgmlBinary function,
                      ggml_tensor* x, size_t operand) {
@@ -198,7 +213,7 @@ void add_elementwise_operators(std::map<std::string, DeviceOperator>& table) {
     table["mish"] = {{1, 1}, mish_nodes};
     table["leaky_relu"] = {{1, 1, {"slope"}}, leaky_relu};
     table["clamp"] = {{1, 1, {"min", "max"}}, clamp};
-    table["add"] = binary(ggml_add, true);
+    table["add"] = {{2, 2}, add};
     table["sub"] = binary(ggml_sub, false);
     table["mul"] = binary(ggml_mul, true);
     table["div"] = binary(ggml_div, false);

@@ -52,13 +52,27 @@ void round_activations(ggml_tensor* memory, int thread, int threads, void* data)
     });
 }
 
+// The sources of a product's node.
+enum Source { memory_source, bias_source, addend_source };
+
+const float* floats_of(const ggml_tensor* y, Source source) {
+    return y->src[source] == nullptr ? nullptr : static_cast<const float*>(y->src[source]->data);
+}
+
 // Of one panel, while they are in a near cache.
-void finish_columns(const Product& product, float* y, int64_t first) {
+void finish_columns(const Product& product, ggml_tensor* y, int64_t first) {
+    const float* addend = floats_of(y, addend_source);
     int64_t columns = product.weight->ne[1];
     int64_t count = std::min(PANEL_ROWS, columns - first);
     for (int64_t row = 0; row < product.rows; row++) {
-        float* values = y + row * columns + first;
-        product.finish(values, values, count);
+        int64_t at = row * columns + first;
+        float* values = static_cast<float*>(y->data) + at;
+        if (product.finish != nullptr) {
+            product.finish(values, values, count);
+        }
+        for (int64_t k = 0; k < count && addend != nullptr; k++) {
+            values[k] += addend[at + k];
+        }
     }
 }
 
@@ -67,7 +81,8 @@ void multiply_panels(const Product& product, ggml_tensor* y, int64_t first, int6
                      char* scratch) {
     const PanelKernel& kernel = *product.kernel;
     size_t stride = panel_stride(product.weight, kernel);
-    const float* bias = y->src[1] == nullptr ? nullptr : static_cast<const float*>(y->src[1]->data);
+    const float* bias = floats_of(y, bias_source);
+    bool is_finished = product.finish == nullptr && y->src[addend_source] == nullptr;
     float* results = static_cast<float*>(y->data);
     for (int64_t k = first; k < end; k++) {
         const char* panel = scratch;
@@ -76,17 +91,17 @@ void multiply_panels(const Product& product, ggml_tensor* y, int64_t first, int6
         } else {
             kernel.unpack(packed_rows(product.weight, kernel), k * PANEL_ROWS, scratch);
         }
-        kernel.multiply(panel, aligned(y->src[0]->data), product.weight->ne[0], product.rows, bias,
-                        results, product.weight->ne[1], k * PANEL_ROWS);
-        if (product.finish != nullptr) {
-            finish_columns(product, results, k * PANEL_ROWS);
+        kernel.multiply(panel, aligned(y->src[memory_source]->data), product.weight->ne[0],
+                        product.rows, bias, results, product.weight->ne[1], k * PANEL_ROWS);
+        if (!is_finished) {
+            finish_columns(product, y, k * PANEL_ROWS);
         }
     }
 }
 
 void multiply(ggml_tensor* y, int thread, int threads, void* data) {
     const Product& product = *static_cast<const Product*>(data);
-    char* scratch = aligned(y->src[0]->data) + activation_bytes(product);
+    char* scratch = aligned(y->src[memory_source]->data) + activation_bytes(product);
     size_t stride = panel_stride(product.weight, *product.kernel);
     int64_t panels = (product.weight->ne[1] + PANEL_ROWS - 1) / PANEL_ROWS;
     share_out(product.pool, thread, threads, [&](int part, int parts, int worker) {
@@ -103,6 +118,12 @@ ggml_tensor* ggml_product(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor*
     }
     ggml_tensor* y = ggml_mul_mat(graph.ggml, weight, x);
     return bias == nullptr ? y : ggml_add(graph.ggml, y, bias);
+}
+
+// The product's node that x is or views; null where it is none of our kernels.
+ggml_tensor* product_of(ggml_tensor* x) {
+    ggml_tensor* y = x->view_src == nullptr ? x : x->view_src;
+    return y->extra != nullptr && ggml_nelements(x) == ggml_nelements(y) ? y : nullptr;
 }
 
 } // namespace
@@ -136,13 +157,25 @@ ggml_tensor* product_nodes(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor
 }
 
 bool finish_product(ggml_tensor* x, void (*function)(const float*, float*, int64_t)) {
-    ggml_tensor* y = x->view_src == nullptr ? x : x->view_src;
-    Product* product = static_cast<Product*>(y->extra);
-    if (product == nullptr || product->finish != nullptr ||
-        ggml_nelements(x) != ggml_nelements(y)) {
+    ggml_tensor* y = product_of(x);
+    if (y == nullptr) {
         return false;
     }
-    product->finish = function;
+    Product& product = *static_cast<Product*>(y->extra);
+    if (product.finish != nullptr || y->src[addend_source] != nullptr) {
+        return false;
+    }
+    product.finish = function;
+    return true;
+}
+
+bool add_to_product(ggml_tensor* x, ggml_tensor* addend) {
+    ggml_tensor* y = product_of(x);
+    if (y == nullptr || y->src[addend_source] != nullptr || !ggml_is_contiguous(addend) ||
+        ggml_nelements(addend) != ggml_nelements(y)) {
+        return false;
+    }
+    y->src[addend_source] = addend;
     return true;
 }
 

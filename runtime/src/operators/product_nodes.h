@@ -15,4 +15,8 @@ ggml_tensor* product_nodes(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor
 // the results.
 bool finish_product(ggml_tensor* x, void (*function)(const float* x, float* y, int64_t count));
 
+// Has the product that x is, or is a view of all of, add as many elements of another tensor to its
+// results. False as above, and where the tensor is not contiguous.
+bool add_to_product(ggml_tensor* x, ggml_tensor* addend);
+
 } // namespace actquant
