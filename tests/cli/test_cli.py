@@ -182,6 +182,11 @@ def test_a_checkpoint_alone_is_converted(tmp_path: Path) -> None:
     assert run("verify", str(out))["passed"]
     memory = run("inspect", str(out))["memory"]
     assert memory["peak_rss_bytes"] > memory["weights_bytes"] > 0
+    options = ("bench", str(out), "--n", "1", "--operators")
+    costs = run(*options)["profile"]["operators"]
+    assert {cost["stage"] for cost in costs} == {"vision", "prefix", "denoise"}
+    shown = CliRunner().invoke(app, list(options))
+    assert shown.exit_code == 0 and "of reach" in shown.stdout and "linear" in shown.stdout
 
 
 def test_the_version_is_the_packages() -> None:
