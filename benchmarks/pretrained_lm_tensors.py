@@ -3,10 +3,10 @@ ggml's encoder, one group of its matrices at a time.
 
     python benchmarks/pretrained_lm_tensors.py --type Q2_K --out tensors.json
 
-Each kind of matrix alone in that type, all but each kind, each block alone, then each matrix of the
-block that loses most: KL divergence from the model itself and perplexity on Python's manual. Beside
-each group stand what may explain it: the relative error of its weights, the same error where it
-meets its inputs, and the largest input in root mean squares of all inputs (outlier features).
+Each kind of matrix alone in that type, all but each kind, and each block alone (`--block 11`: the
+matrices of that block): KL divergence from the model itself and perplexity on Python's manual.
+Beside each group stands what may explain it: the relative error of its weights, the same error
+where it meets its inputs, and the largest input in root mean squares of all inputs.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--type", default="Q2_K")
     parser.add_argument("--importance", action="store_true", help="mean squares of the inputs")
+    parser.add_argument("--block", type=int, help="measure this block's matrices alone")
     parser.add_argument("--windows", type=int, default=40, help="of 128 tokens, to evaluate")
     parser.add_argument("--out", type=Path, required=True, help="JSON")
     arguments = parser.parse_args()
@@ -109,6 +110,8 @@ def main() -> None:
     calibration, held_out = (make_texts(tokenizer, model, 128, odd) for odd in (False, True))
     texts = some(held_out, 0, arguments.windows)
     names = [tensor.name for tensor in matrices(model)]
+    if arguments.block is not None:
+        names = [name for name in names if block(name) == arguments.block]
     inputs = mean_squares(model, names, some(calibration, 0, arguments.windows))
     coded, errors = {}, {}
     for name in track(names, "encoding"):
@@ -129,15 +132,10 @@ def main() -> None:
     groups += [Group(f"only {k}", [n for n in names if kind(n) == k]) for k in kinds]
     groups += [Group(f"all but {k}", [n for n in names if kind(n) != k]) for k in kinds]
     done = [measure(group) for group in groups]
-    alone = [
-        measure(Group(f"block {b}", [n for n in names if block(n) == b]))
-        for b in sorted(set(map(block, names)))
-    ]
-    worst = max(alone, key=lambda group: group.found["kl"])
-    singles = [measure(Group(n, [n])) for n in worst.tensors]
-    most = max(singles, key=lambda group: group.found["kl"]).tensors
-    rest = measure(Group(f"all but {most[0]}", [n for n in names if n not in most]))
-    rows = [{"group": g.name, **g.found} for g in (*done, *alone, *singles, rest)]
+    if arguments.block is None:
+        blocks = sorted(set(map(block, names)))
+        done += [measure(Group(f"block {b}", [n for n in names if block(n) == b])) for b in blocks]
+    rows = [{"group": group.name, **group.found} for group in done]
     write_text(arguments.out, json.dumps({"type": arguments.type, "groups": rows}, indent=1))
 
 
