@@ -209,9 +209,8 @@ class Trial:
         def measure() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             return {}, dict(made(size, self.weight(size.name), statistics))
 
-        return self.work.build(f"type-errors-{recipe.name}", size.name, self.made_from, measure)[
-            0
-        ].info
+        stage = f"type-errors-{recipe.name}"
+        return self.work.build(stage, size.name, self.made_from, measure)[0].info
 
     def _tuned(
         self, encodings: dict[str, EncodedTensor], allocation: Allocation

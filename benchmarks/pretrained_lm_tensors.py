@@ -133,8 +133,9 @@ def main() -> None:
     groups += [Group(f"all but {k}", [n for n in names if kind(n) != k]) for k in kinds]
     done = [measure(group) for group in groups]
     if arguments.block is None:
-        blocks = sorted(set(map(block, names)))
-        done += [measure(Group(f"block {b}", [n for n in names if block(n) == b])) for b in blocks]
+        for place in sorted(set(map(block, names))):
+            own = [name for name in names if block(name) == place]
+            done.append(measure(Group(f"block {place}", own)))
     rows = [{"group": group.name, **group.found} for group in done]
     write_text(arguments.out, json.dumps({"type": arguments.type, "groups": rows}, indent=1))
 

@@ -5,6 +5,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,22 +45,28 @@ def build() -> Path:
     return BUILD / "runtime"
 
 
-def run(program: Path, *arguments: object, processor: str) -> str:
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., str]:
+    """Runs a program as a kind of processor, in a folder of its own: some write files."""
+    return partial(run_in, tmp_path)
+
+
+def run_in(folder: Path, program: Path, *arguments: object, processor: str) -> str:
     environment = {**os.environ, "QEMU_CPU": processor}
     command = [*EMULATOR, str(program), *map(str, arguments)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=600, env=environment
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, f"{processor}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done.stdout
 
 
-def test_every_kernel_is_as_exact_as_elsewhere(build: Path):
+def test_every_kernel_is_as_exact_as_elsewhere(build: Path, run):
     tried = "".join(run(build / "tests" / name, processor="max") for name in KERNEL_TESTS)
     assert "neon_dot" in tried and "neon_i8mm" in tried
 
 
-def test_threads_share_the_work(build: Path):
+def test_threads_share_the_work(build: Path, run):
     run(build / "tests/test_threads", processor="max")
 
 
@@ -75,7 +83,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("processor", "kernels"),
     [("max", "neon_i8mm"), ("cortex-a76", "neon_dot"), ("cortex-a53", "baseline")],
 )
-def test_a_policy_acts_as_where_it_was_made(build, policy, processor: str, kernels: str):
+def test_a_policy_acts_as_where_it_was_made(build, run, policy, processor: str, kernels: str):
     tools = build / "tools"
     assert "passed" in run(tools / "actquant-run", policy, "--golden", processor=processor)
     told = run(tools / "actquant-bench", policy, "--runs", 1, "--json", processor=processor)
