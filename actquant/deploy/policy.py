@@ -83,6 +83,10 @@ class TimedPolicy:
             self._inferences[seen.made_s] = Inference(begin, time.monotonic(), seen.camera_time_s)
         return actions
 
+    def self_test(self) -> dict[str, Any] | None:
+        """Runs the file's golden inputs, see `Runtime.self_test`; None if it has none."""
+        return self._policy.runtime.self_test() if self.about["golden"] else None
+
     def take_inference(self, made_s: float) -> Inference | None:
         """Returns the times of the chunk that answered the observation made then; once."""
         with self._lock:
