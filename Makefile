@@ -2,6 +2,7 @@
 # make demo    compress the reference policy, verify it, run it in simulation, print one table
 # make test    the test suite
 # make bench   a chunk of a SmolVLA of real size beside PyTorch and, if it is installed, OpenVINO
+# make sbom    dist/sbom.json, what is installed and what the runtime is compiled from (CycloneDX)
 # make lint    ruff, pyright, clang-format
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -16,9 +17,9 @@ export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test bench lint format clean
+.PHONY: help setup demo test bench sbom lint format clean
 help:
-	@sed -n 's/^# //p' Makefile | head -5
+	@sed -n 's/^# //p' Makefile | head -6
 
 setup: $(STAMP)
 
@@ -62,6 +63,9 @@ bench: $(STAMP)
 	test -d $(BENCH)/smolvla || $(BIN)/python benchmarks/build_policy.py smolvla $(BENCH)/smolvla --dtype bf16
 	test -f $(BENCH)/smolvla.gguf || $(BIN)/actquant compress $(BENCH)/smolvla --recipe rtn --bpw 3 --control-rate-hz 10 --verify none --out $(BENCH)/smolvla.gguf
 	$(BIN)/python benchmarks/side_by_side.py $(BENCH)/smolvla $(BENCH)/smolvla.gguf --json $(BENCH)/speed.json --plot $(BENCH)/speed.png --log $(BENCH)/log
+
+sbom: $(STAMP)
+	$(BIN)/python scripts/sbom.py dist/sbom.json
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
