@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from actquant_runtime import ModelFileError, Runtime
-from conftest import SCENE, WRIST, observation, running
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from policy_files import write_policy
+from served import SCENE, WRIST, observation, running
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
