@@ -121,7 +121,7 @@ def progress_bars() -> Progress:
         TimeRemainingColumn(),
         console=errors,
         transient=True,
-        disable=not speaks(),
+        disable=not speaks() or not errors.is_terminal,
     )
 
 
