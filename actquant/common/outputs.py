@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actquant.common.errors import OutputError, UsageError
-from actquant.common.paths import describe_kind, find_status
+from actquant.common.paths import describe_kind, find_status, may
 
 ROOM_BYTES = 40
 """What temporary, lock and partial files add to a name."""
@@ -112,7 +112,7 @@ def _demand_writable(folder: Path) -> None:
         raise UsageError(f"there is no folder {folder} to write to; make it first")
     if not stat.S_ISDIR(found.st_mode):
         raise UsageError(f"{folder} is {describe_kind(found.st_mode)}, no folder to write to")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not may(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{folder} cannot be written to: this user has no permission")
 
 

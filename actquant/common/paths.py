@@ -66,9 +66,14 @@ def _require(
     fits = (file and stat.S_ISREG(found.st_mode)) or (folder and stat.S_ISDIR(found.st_mode))
     if not fits:
         raise error(f"{path} is {describe_kind(found.st_mode)}; give {wanted}")
-    if not os.access(path, os.R_OK):
+    if not may(path, os.R_OK):
         raise error(f"{path} cannot be read: this user has no permission")
     return path
+
+
+def may(path: Path, mode: int) -> bool:
+    """Returns whether the effective user has these permissions (`os.W_OK` and the like)."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def shortened(path: Path) -> str:
