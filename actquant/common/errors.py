@@ -7,6 +7,20 @@ class ActquantError(Exception):
     exit_code = 1
 
 
+class UsageError(ActquantError):
+    """A command is asked for what cannot be, whatever the files hold: a wrong option or path."""
+
+    exit_code = 2
+
+
+class OutputError(ActquantError):
+    """An output cannot be written: no permission, no space."""
+
+
+class BusyError(ActquantError):
+    """Another process writes the same file, or works in the same folder."""
+
+
 class CheckpointError(ActquantError):
     """A checkpoint folder is missing, incomplete or of a family that is not supported."""
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 _READ_BYTES = 1 << 20
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp", re.DOTALL)
+"""Names of what is not whole yet."""
 
 
 def hash_json(value: Any) -> str:
@@ -33,12 +36,19 @@ def hash_path(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _temporary(target: Path) -> Path:
+    """Returns a new name beside `target`; it does not grow where that is such a name itself."""
+    whole = TEMPORARY.fullmatch(target.name)
+    name = target.name if whole is None else whole["name"]
+    return target.with_name(f".{name}.{secrets.token_hex(8)}.tmp")
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yields a temporary path beside `target`; it replaces it if the block ends without error."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    temporary = _temporary(target)
     try:  # begins before the file does, so that a signal in between leaves none
         temporary.touch(exist_ok=False)
         yield temporary
@@ -54,7 +64,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """Yields a new folder beside `target`; it replaces it if the block ends without error."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    temporary = _temporary(target)
     try:
         temporary.mkdir()
         yield temporary

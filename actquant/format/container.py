@@ -178,6 +178,9 @@ def _header(architecture: str, keys: Sequence[Key], tensors: Mapping[str, Planne
 
 
 def _add_key(writer: GGUFWriter, key: str, kind: str, value: Any) -> None:
+    texts = {"str": [value], "str[]": value}.get(kind, [])
+    if any("\0" in text for text in texts):
+        raise ModelFileError(f"{key} has a NUL character, at which readers would cut it")
     if kind == "str":  # `add_string` leaves out an empty one
         writer.add_key_value(key, value, GGUFValueType.STRING)
     elif kind == "u32":

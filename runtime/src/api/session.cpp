@@ -191,6 +191,7 @@ void Session::check_actions(const std::vector<float>& actions) const {
 std::vector<float> Session::act(const Observation& observation, std::vector<float> noise,
                                 std::optional<uint64_t> seed,
                                 const std::optional<PreviousChunk>& previous) {
+    backend.demand_threads();
     check_images(observation);
     PolicyInput input;
     input.images = observation.images;
@@ -212,6 +213,7 @@ std::vector<float> Session::act(const Observation& observation, std::vector<floa
 
 std::map<std::string, Array> Session::run_stage(const std::string& stage,
                                                 const std::map<std::string, ArrayView>& inputs) {
+    backend.demand_threads();
     std::lock_guard lock(mutex);
     std::map<std::string, Array> outputs = stages.run(stage, inputs);
     file.bytes().check_unchanged();
