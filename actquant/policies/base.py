@@ -103,6 +103,8 @@ class LoadedPolicy:
     """Of the folder, or `organisation/name` on the hub."""
     revision: str | None = None
     """The hub's commit."""
+    remarks: Sequence[str] = ()
+    """What a user should know of how the checkpoint was read, one sentence each."""
 
     @property
     def title(self) -> str:

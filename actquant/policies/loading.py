@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from actquant.common.errors import CheckpointError
+from actquant.common.files import lfs_pointers
 from actquant.common.machine import total_memory
 from actquant.policies.base import LoadedPolicy, PolicyFamily
 from actquant.policies.registry import find_family, policy_type, supported_policies
-from actquant.weights.hub import find_checkpoint
+from actquant.weights.hub import checkpoint_files, find_checkpoint
+
+ADAPTER = "adapter_config.json"
 
 
 def load_policy(
@@ -38,29 +42,51 @@ def load_policy(
     weights are to be in memory and do not fit.
     """
     source = find_checkpoint(folder)
-    family = _family(source.folder)
-    given = dict(options or {})
-    if unknown := sorted(given.keys() - set(family.options)):
+    try:
+        loaded = _load(
+            source.folder,
+            options or {},
+            control_rate_hz=control_rate_hz,
+            state_names=state_names,
+            action_names=action_names,
+        )
+    except CheckpointError as error:
+        raise _explained(error, source.folder) from error
+    loaded.name, loaded.revision = source.name, source.revision
+    for remark in loaded.remarks:
+        logging.getLogger(__name__).warning("%s: %s", source.name, remark)
+    _place_weights(loaded, streamed)
+    return loaded
+
+
+def _load(folder: Path, options: Mapping[str, Any], **facts: Any) -> LoadedPolicy:
+    family = _family(folder)
+    if unknown := sorted(options.keys() - set(family.options)):
         raise CheckpointError(
             f"{family.policy_type} has no option {', '.join(unknown)}; "
             f"its options: {', '.join(family.options) or 'none'}"
         )
-    loaded = family.load(
-        source.folder,
-        control_rate_hz=control_rate_hz,
-        state_names=state_names,
-        action_names=action_names,
-        **given,
+    return family.load(folder, **facts, **options)
+
+
+def _explained(error: CheckpointError, folder: Path) -> CheckpointError:
+    """Returns the error, or what it comes of: a clone whose large files were not fetched."""
+    pointers = lfs_pointers(checkpoint_files(folder))
+    if not pointers:
+        return error
+    names = ", ".join(file.relative_to(folder).as_posix() for file in pointers)
+    return CheckpointError(
+        f"{folder}: Git LFS has not fetched {names}, pointers are in their place: "
+        f"git -C {folder} lfs pull"
     )
-    loaded.name, loaded.revision = source.name, source.revision
-    _place_weights(loaded, streamed)
-    return loaded
 
 
 def _family(folder: Path) -> PolicyFamily:
     file = folder / "config.json"
     if not file.is_file():
-        raise CheckpointError(f"{folder} is no LeRobot checkpoint: it has no config.json")
+        raise CheckpointError(
+            f"{folder} is no LeRobot checkpoint: it has no config.json{_elsewhere(folder)}"
+        )
     try:
         config = dict(json.loads(file.read_text()))
     except (ValueError, TypeError) as error:
@@ -73,6 +99,16 @@ def _family(folder: Path) -> PolicyFamily:
             f"supported: {', '.join(supported_policies())}"
         )
     return find_family(name)()
+
+
+def _elsewhere(folder: Path) -> str:
+    """Returns where a training's folder has its policy, if it is one."""
+    for below in ("pretrained_model", "last/pretrained_model", "checkpoints/last/pretrained_model"):
+        if (folder / below / "config.json").is_file():
+            return f"; its policy is in {folder / below}"
+    if (folder / ADAPTER).is_file():
+        return f": {ADAPTER} says it is an adapter alone; copy its base policy's config.json to it"
+    return ""
 
 
 def _place_weights(loaded: LoadedPolicy, streamed: bool | None) -> None:

@@ -1,0 +1,86 @@
+"""PEFT adapters: a checkpoint that holds what was trained beside the weights of a base policy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from actquant.common.errors import CheckpointError, brief
+from actquant.policies.stored_weights import weight_files
+from actquant.weights.hub import find_checkpoint
+from actquant.weights.parameters import load_now
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def is_adapter(folder: Path) -> bool:
+    """Returns whether a folder holds an adapter and no weights of a policy."""
+    return (folder / CONFIG).is_file() and not (folder / "model.safetensors").exists()
+
+
+def base_folder(folder: Path) -> Path:
+    """Returns the folder of the weights: the folder itself, or an adapter's base policy, here or on
+    the hub.
+
+    Raises CheckpointError if an adapter does not say its base, or the base is not to be had.
+    """
+    if not is_adapter(folder):
+        return folder
+    file = folder / CONFIG
+    try:
+        config = dict(json.loads(file.read_text()))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{file} is not a JSON object: {brief(error)}") from error
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not base:
+        raise CheckpointError(
+            f"{file} does not say its base policy: set base_model_name_or_path to its folder or "
+            "its name on the hub"
+        )
+    beside = folder / base
+    try:
+        found = find_checkpoint(
+            beside if beside.is_dir() else base if revision is None else f"{base}@{revision}"
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: the base policy: {error}") from error
+    return found.folder
+
+
+def files_of_weights(folder: Path) -> list[Path]:
+    """Returns all files that the policy's weights are made of, the base's first."""
+    files = weight_files(base_folder(folder))
+    return [*files, folder / WEIGHTS] if is_adapter(folder) else files
+
+
+def merge_adapter(policy: Any, folder: Path) -> Any:
+    """Returns a policy that has its base's weights with the adapter's in them, all in memory.
+
+    Raises CheckpointError if the adapter does not fit the policy.
+    """
+    try:
+        from peft import PeftModel, get_peft_model_state_dict
+    except ImportError as error:
+        raise CheckpointError(
+            f"{folder} holds a PEFT adapter; to merge it with its base: pip install peft"
+        ) from error
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder} has no {WEIGHTS}")
+    load_now(policy)
+    try:
+        adapted: Any = PeftModel.from_pretrained(policy, str(folder))
+        loaded = get_peft_model_state_dict(adapted).keys()
+        with safe_open(str(folder / WEIGHTS), framework="pt") as file:
+            stored = set(file.keys())
+        if stored != loaded:
+            differing = sorted(stored ^ loaded)
+            raise ValueError(f"{len(differing)} tensors differ, such as {differing[0]}")
+        merged: Any = adapted.merge_and_unload()
+    except Exception as error:  # PEFT raises many kinds
+        raise CheckpointError(
+            f"{folder}: the adapter does not fit its base policy: {brief(error)}"
+        ) from error
+    return merged.eval().requires_grad_(False)
