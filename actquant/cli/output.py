@@ -124,6 +124,18 @@ def numbers(flag: str, text: str) -> list[float]:
         raise typer.BadParameter(f"{flag} {text}: wanted numbers, e.g. 2.5,3") from None
 
 
+def renames(pairs: list[str]) -> dict[str, str]:
+    """Parses THEIRS=POLICY'S of --rename; nothing after = leaves a name out."""
+    names: dict[str, str] = {}
+    for pair in pairs:
+        old, separator, new = pair.partition("=")
+        if not (separator and old) or old in names:
+            problem = f"{old} is renamed twice" if old in names else "wanted THEIRS=POLICY'S"
+            raise typer.BadParameter(f"--rename {pair}: {problem}")
+        names[old] = new
+    return names
+
+
 def key_values(flag: str, pairs: list[str]) -> dict[str, Any]:
     """Parses KEY=VALUE; a value that is JSON is what it says, e.g. a number."""
     values: dict[str, Any] = {}

@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from actquant.cli import tables
-from actquant.cli.output import Json, app, key_values, numbers, progress_bars, show, told_plainly
+from actquant.cli.output import (
+    Json,
+    app,
+    key_values,
+    numbers,
+    progress_bars,
+    renames,
+    show,
+    told_plainly,
+)
 from actquant.compression.request import (
     DEFAULT_BPW,
     Goal,
@@ -20,6 +29,14 @@ from actquant.tuning.settings import TuningSettings
 Cache = Annotated[
     Path | None,
     typer.Option(help="Folder of the cache; default $ACTQUANT_CACHE, or the user's cache folder."),
+]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="THEIRS=POLICY'S where a camera or a vector has another name, e.g. "
+        "observation.images.front=observation.images.scene; nothing after = leaves it out. May be "
+        "repeated."
+    ),
 ]
 RECIPE_HELP = "; ".join(
     f"{recipe.name}: {recipe.summary}" + (" (needs a dataset)" if recipe.needs_dataset else "")
@@ -80,6 +97,7 @@ def compress(
         list[str] | None,
         typer.Option(help="KEY=VALUE for what a policy family leaves open; may be repeated."),
     ] = None,
+    rename: Rename = None,
     work: Annotated[
         Path | None,
         typer.Option(help="Folder for resumable work; default an entry of the cache."),
@@ -127,6 +145,7 @@ def compress(
                     draws=draws,
                     tuning=TuningSettings(minutes=tune_minutes),
                 ),
+                renames=renames(rename or []),
                 progress=progress,
                 control_rate_hz=control_rate_hz,
                 state_names=state_names.split(",") if state_names else None,
@@ -246,6 +265,7 @@ def eval_(
         str | None,
         typer.Option(help="Ablation: grey out this camera, e.g. observation.images.wrist."),
     ] = None,
+    rename: Rename = None,
     wrong_instruction: Annotated[
         bool,
         typer.Option(
@@ -270,6 +290,7 @@ def eval_(
                 seed=seed,
                 steps_per_chunk=steps_per_chunk,
                 ablation=Ablation(grey_camera, wrong_instruction),
+                renames=renames(rename or []),
                 jobs=jobs,
                 on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
             )

@@ -36,6 +36,7 @@ from actquant.common.errors import (
 )
 from actquant.common.files import atomic_path, hash_json
 from actquant.common.processes import Processes
+from actquant.common.renames import Renames
 from actquant.compression.cache import cache_folder, open_entry
 from actquant.compression.contents import (
     GROWTH_BYTES,
@@ -91,6 +92,7 @@ def compress(
     settings: CompressionSettings | None = None,
     memory_bytes: int | None = None,
     loaded: LoadedPolicy | None = None,
+    renames: Renames | None = None,
     progress: Progress | None = None,
     **facts: Unpack[CheckpointFacts],
 ) -> CompressionReport:
@@ -103,9 +105,10 @@ def compress(
     (with a dataset the default is an entry of the cache; without one nothing is kept); cache: its
     folder, where that is not the user's (see `cache_folder`); memory_bytes: what the statistics of
     one pass may take (see `collect`); loaded: the checkpoint where it was loaded for this dataset
-    before; facts: see CheckpointFacts. An existing file is replaced at the very end, when the
-    new one is whole and within the budget. Where `accelerate launch` started several processes,
-    they share statistics, errors, encoding and tuning; the first one proves and writes.
+    before; renames: names in the dataset -> the policy's; facts: see CheckpointFacts. An existing
+    file is replaced at the very end, when the new one is whole and within the budget. Where
+    `accelerate launch` started several processes, they share statistics, errors, encoding and
+    tuning; the first one proves and writes.
 
     Raises CheckpointError, DatasetError, CalibrationError, CaptureError, ParityError (the program
     or the file does not agree with PyTorch: nothing is written), BudgetError (with the feasible
@@ -117,9 +120,9 @@ def compress(
     clock, processes = Clock(progress), Processes.join()
     with clock("load"):
         if loaded is not None and dataset is not None:
-            data = _calibrate(loaded, dataset, settings, seed)
+            data = _calibrate(loaded, dataset, settings, seed, renames)
         else:
-            loaded, data = _load(checkpoint, dataset, facts, settings, seed)
+            loaded, data = _load(checkpoint, dataset, facts, settings, seed, renames)
     if work is None and data is not None:
         with processes.main_first():
             work = open_entry(
@@ -150,6 +153,7 @@ def compress(
         clock=clock,
         processes=processes,
         reused=reused,
+        remarks=list(loaded.remarks),
     )
     return job.run(out, goal)
 
@@ -160,12 +164,15 @@ def _load(
     facts: CheckpointFacts,
     settings: CompressionSettings,
     seed: int,
+    renames: Renames | None,
 ) -> tuple[LoadedPolicy, CalibrationData | None]:
     """Loads the policy, and the dataset if there is one.
 
     Without a dataset the weights stay on disk, with one `load_policy` decides by their size.
     """
     if dataset is None:
+        if renames:
+            raise DatasetError("--rename is of a dataset's names; give --dataset, too")
         loaded = load_policy(checkpoint, **facts, streamed=True)
         if loaded.control_rate_hz is None:
             raise CheckpointError(f"{checkpoint} does not say its control rate; give it in Hz")
@@ -173,15 +180,19 @@ def _load(
     options = facts.pop("options", None)
     if given := [name for name, value in facts.items() if value is not None]:
         raise DatasetError(f"{', '.join(given)}: the dataset {dataset} says it already")
-    loaded = load_for_dataset(checkpoint, dataset, options=options, streamed=None)
-    return loaded, _calibrate(loaded, dataset, settings, seed)
+    loaded = load_for_dataset(checkpoint, dataset, options=options, streamed=None, renames=renames)
+    return loaded, _calibrate(loaded, dataset, settings, seed, renames)
 
 
 def _calibrate(
-    loaded: LoadedPolicy, dataset: str | Path, settings: CompressionSettings, seed: int
+    loaded: LoadedPolicy,
+    dataset: str | Path,
+    settings: CompressionSettings,
+    seed: int,
+    renames: Renames | None,
 ) -> CalibrationData:
     counts = {"n_frames": settings.n_frames, "n_held_out": settings.n_held_out}
-    return calibrate(loaded, dataset, **counts, seed=seed)
+    return calibrate(loaded, dataset, **counts, seed=seed, renames=renames)
 
 
 def _provenance(
@@ -207,8 +218,10 @@ def _provenance(
     }
     if data is None:
         return {**captured.metadata.provenance, **made, "verified": verify}
+    named = {"renames": dict(data.info.renames)} if data.info.renames else {}
     return {
         **captured.metadata.provenance,
+        **named,
         "dataset": data.info.folder.resolve().name,
         "dataset_sha256": data.info.sha256,
         **made,
@@ -229,8 +242,10 @@ def _sources(
     if data is None:
         return sources
     chosen = {"draws": settings.draws, "batch_size": settings.batch_size}
+    named = {"renames": hash_json(dict(data.info.renames))} if data.info.renames else {}
     return {
         **sources,
+        **named,
         "interface": hash_json(asdict(loaded.interface)),
         "dataset": data.info.sha256,
         "frames": data.calibration.fingerprint,

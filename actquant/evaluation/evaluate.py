@@ -18,6 +18,7 @@ from actquant.common.clock import iso_date
 from actquant.common.errors import EvaluationError
 from actquant.common.files import write_text
 from actquant.common.machine import usable_cores
+from actquant.common.renames import Renames
 from actquant.common.statistics import wilson95
 from actquant.control.policy import Policy, model_sha256, open_policy
 from actquant.environments.base import Suite, open_suite, require_task
@@ -68,6 +69,7 @@ class Provenance(_Record):
     seed: int
     steps_per_chunk: int
     grey_camera: str | None
+    renames: dict[str, str] = Field(default_factory=dict)
     wrong_instruction: bool = Field(
         validation_alias=AliasChoices("wrong_instruction", "wrong_colour")
     )
@@ -136,14 +138,17 @@ def evaluate(
     seed: int = 0,
     steps_per_chunk: int | None = None,
     ablation: Ablation | None = None,
+    renames: Renames | None = None,
     jobs: int = 0,
     on_episode: Callable[[Episode, int, int], None] | None = None,
 ) -> EvaluationResult:
     """Runs every task from every start and writes `out` (whole, at the end).
 
-    Episodes are kept beside `out` in a `.partial.jsonl` as they finish: the same call again goes
-    on where it was stopped. `on_episode` gets each episode with the counts done and to do.
-    Raises EvaluationError for an unknown environment, task or range.
+    Episodes are kept beside `out` in a `.partial.jsonl` as they finish: the same call again goes on
+    where it was stopped. renames: names in the environment -> the policy's. `on_episode` gets each
+    episode with the counts done and to do.
+    Raises EvaluationError for an unknown environment, task or range, and, before the first action,
+    where the environment has not what the policy is to be shown.
     """
     ablation = ablation or Ablation()
     suite = open_suite(env)
@@ -162,6 +167,7 @@ def evaluate(
         seed=seed,
         steps_per_chunk=steps_per_chunk or open_policy(model, threads=1).describe().steps_per_chunk,
         grey_camera=ablation.grey_camera,
+        renames=dict(renames or {}),
         wrong_instruction=ablation.wrong_instruction,
         jobs=jobs,
         threads_per_job=threads,
@@ -171,7 +177,8 @@ def evaluate(
     wanted = [(name, start) for start in parse_starts(starts) for name in names]
     partial = _Partial(out, provenance)
     missing = [pair for pair in wanted if pair not in partial.episodes]
-    arguments = (model, env, seed, provenance.steps_per_chunk, ablation, threads)
+    shown = (ablation, provenance.renames)
+    arguments = (model, env, seed, provenance.steps_per_chunk, shown, threads)
     for episode in _run_all(missing, arguments, jobs):
         partial.add(episode)
         if on_episode:
@@ -242,31 +249,41 @@ def _start_worker(model: Path, env: str, threads: int) -> None:
     _worker = (open_policy(model, threads=threads), open_suite(env))
 
 
-def _run_one(task: str, start: int, seed: int, steps: int, ablation: Ablation) -> Episode:
+def _run_one(
+    task: str, start: int, seed: int, steps: int, shown: tuple[Ablation, Renames]
+) -> Episode:
     assert _worker is not None
     policy, suite = _worker
+    ablation, renames = shown
     return run_episode(
-        suite, policy, task, start, seed=seed, steps_per_chunk=steps, ablation=ablation
+        suite,
+        policy,
+        task,
+        start,
+        seed=seed,
+        steps_per_chunk=steps,
+        ablation=ablation,
+        renames=renames,
     )
 
 
 def _run_all(
     pairs: list[tuple[str, int]], arguments: tuple[Any, ...], jobs: int
 ) -> Iterator[Episode]:
-    model, env, seed, steps, ablation, threads = arguments
+    model, env, seed, steps, shown, threads = arguments
     if not pairs:
         return
     if jobs == 1:
         _start_worker(model, env, threads)
         for task, start in pairs:
-            yield _run_one(task, start, seed, steps, ablation)
+            yield _run_one(task, start, seed, steps, shown)
         return
     # Spawned, not forked: a rendering context and ggml's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         min(jobs, len(pairs)), context, _start_worker, (model, env, threads)
     ) as pool:
-        futures = [pool.submit(_run_one, *pair, seed, steps, ablation) for pair in pairs]
+        futures = [pool.submit(_run_one, *pair, seed, steps, shown) for pair in pairs]
         try:
             for future in as_completed(futures):
                 yield future.result()

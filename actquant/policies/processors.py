@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from actquant.common.errors import CheckpointError, brief
 from actquant.policies.steps import Step, check_steps, name_of, read_entries
 
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
-Statistics = Mapping[str, Mapping[str, Tensor]]
+Statistics = dict[str, dict[str, Tensor]]
 """Feature -> name of the statistic (mean, std, min, max) -> values."""
 
 
@@ -97,7 +97,7 @@ def _load(file: Path, tokenizer: str | None, to_transition: Any, to_output: Any)
 
 def _from_statistics(folder: Path, config: Any, statistics: Statistics) -> Processors:
     try:
-        pre, post = make_pre_post_processors(config, dataset_stats=dict(statistics))
+        pre, post = make_pre_post_processors(config, dataset_stats=statistics)
     except Exception as error:
         raise CheckpointError(
             f"{folder}: its processors cannot be made of the statistics among its weights: "
