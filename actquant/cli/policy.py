@@ -120,6 +120,7 @@ def compress(
 ) -> None:
     """Compress a checkpoint into one GGUF."""
     with told_plainly(as_json):
+        named = renames(rename or [])
         goal = Goal(bpw, parse_size(target_size), max_action_error)
         if not goal and find_recipe(recipe).needs_budget:
             goal = Goal(DEFAULT_BPW)
@@ -145,7 +146,7 @@ def compress(
                     draws=draws,
                     tuning=TuningSettings(minutes=tune_minutes),
                 ),
-                renames=renames(rename or []),
+                renames=named,
                 progress=progress,
                 control_rate_hz=control_rate_hz,
                 state_names=state_names.split(",") if state_names else None,
@@ -276,6 +277,7 @@ def eval_(
 ) -> None:
     """Run a model in closed loop from numbered starts."""
     with told_plainly(as_json):
+        named = renames(rename or [])
         from actquant.evaluation.evaluate import evaluate
         from actquant.evaluation.rollout import Ablation
 
@@ -290,7 +292,7 @@ def eval_(
                 seed=seed,
                 steps_per_chunk=steps_per_chunk,
                 ablation=Ablation(grey_camera, wrong_instruction),
-                renames=renames(rename or []),
+                renames=named,
                 jobs=jobs,
                 on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
             )

@@ -126,6 +126,7 @@ class LeRobotFamily(PolicyFamily):
         sizes = {tuple(config.image_features[key].shape[1:]) for key in cameras(config)}
         if len(sizes) > 1 and not fields["image_steps"]:
             raise CheckpointError(f"{folder}/config.json: cameras differ in size: {sorted(sizes)}")
+        _check_sizes(fields, folder)
         fields["control_rate_hz"] = checkpoint.control_rate(folder, control_rate_hz)
         for kind, given in (("state", state_names), ("action", action_names)):
             size = fields.pop(f"{kind}_dim")
@@ -206,6 +207,17 @@ def _shared_fields(config: Any, folder: Path, pre: Any, post: Any, visual: bool)
         "chunk_length": getattr(config, "chunk_size", config.n_action_steps),
         "steps_per_chunk": config.n_action_steps,
     }
+
+
+def _check_sizes(fields: Mapping[str, Any], folder: Path) -> None:
+    """Raises CheckpointError for a state or an action that the policy has no place for."""
+    wrong = [
+        f"{article} {kind} of {fields[f'{kind}_dim']} numbers, at most {most} (max_{kind}_dim)"
+        for article, kind in (("a", "state"), ("an", "action"))
+        if (most := fields[f"{kind}_padded_dim"]) < fields[f"{kind}_dim"]
+    ]
+    if wrong:
+        raise CheckpointError(f"{folder}/config.json: {'; '.join(wrong)}")
 
 
 def _tokenizer_fields(config: Any, pre: Any, padded: bool) -> dict[str, Any]:

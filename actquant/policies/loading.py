@@ -114,10 +114,13 @@ def _family(folder: Path) -> PolicyFamily:
     name = policy_type(config)
     if name is None:
         found = config.get("type", config.get("model_type"))
-        raise CheckpointError(
-            f"{file}: policy type {found!r} is not supported; "
-            f"supported: {', '.join(supported_policies())}"
-        )
+        supported = f"supported: {', '.join(supported_policies())}"
+        if found is None:
+            raise CheckpointError(
+                f"{file} names no policy type: it is not as LeRobot saves it, with the policy's type, "
+                f"features and processors; {supported}"
+            )
+        raise CheckpointError(f"{file}: policy type {found!r} is not supported; {supported}")
     return find_family(name)()
 
 
