@@ -106,7 +106,7 @@ def _conversion(folder: Path, version: str) -> str:
     """Returns how a dataset of another format becomes one of v3.0."""
     if version.lstrip("v").startswith("2.1"):
         return (
-            f"convert it in place: python -m {CONVERSION} --repo-id=local/{folder.resolve().name} "
+            f"convert it (as it is now it stays beside): python -m {CONVERSION} --repo-id=local/{folder.resolve().name} "
             f"--root={folder} --push-to-hub=false"
         )
     if version.lstrip("v")[:1] in ("1", "2"):

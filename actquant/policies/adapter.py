@@ -9,9 +9,10 @@ from typing import Any
 from safetensors import safe_open
 
 from actquant.common.errors import CheckpointError, brief
+from actquant.common.machine import total_memory
 from actquant.policies.stored_weights import weight_files
 from actquant.weights.hub import find_checkpoint
-from actquant.weights.parameters import load_now
+from actquant.weights.parameters import load_now, weights_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -69,6 +70,12 @@ def merge_adapter(policy: Any, folder: Path) -> Any:
         ) from error
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder} has no {WEIGHTS}")
+    weights, memory = weights_of(policy), total_memory()
+    if weights is not None and weights.bytes > memory:
+        raise CheckpointError(
+            f"{folder}: to merge the adapter its base policy has to be in memory, as float32 "
+            f"{weights.bytes / 1e9:.1f} GB; this machine has {memory / 1e9:.1f} GB"
+        )
     load_now(policy)
     try:
         adapted: Any = PeftModel.from_pretrained(policy, str(folder))

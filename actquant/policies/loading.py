@@ -117,8 +117,8 @@ def _family(folder: Path) -> PolicyFamily:
         supported = f"supported: {', '.join(supported_policies())}"
         if found is None:
             raise CheckpointError(
-                f"{file} names no policy type: it is not as LeRobot saves it, with the policy's type, "
-                f"features and processors; {supported}"
+                f"{file} names no policy type: it is not as LeRobot saves it, with the policy's "
+                f"type, features and processors; {supported}"
             )
         raise CheckpointError(f"{file}: policy type {found!r} is not supported; {supported}")
     return find_family(name)()

@@ -176,7 +176,7 @@ def _some(phrases: Sequence[str]) -> str:
 
 def _datasets(given: Iterable[str], lacking: Sequence[str]) -> set[str]:
     """Returns the datasets whose names stand before the missing statistics, as in
-    `so100.buffer.action.mean` or `so100_buffer_action.mean`."""
+    `so100.buffer.action.mean`."""
     return {
         name[: -len(lost) - len(".buffer.")]
         for name in given

@@ -55,6 +55,7 @@ NORMALIZER = Step(
     ("eps", "features", "norm_map"),
     {"normalize_observation_keys": (None,)},
     after=(RENAME.name,),
+    decides=True,
 )
 UNNORMALIZER = replace(NORMALIZER, name="unnormalizer_processor", after=())
 TOKENIZER = Step(
@@ -66,6 +67,7 @@ TOKENIZER = Step(
         "padding": ("longest", "max_length"),
         "truncation": (True,),
     },
+    decides=True,
 )
 PADDED_TOKENIZER = replace(TOKENIZER, only={**TOKENIZER.only, "padding": ("max_length",)})
 BEFORE: tuple[Step, ...] = (RENAME, BATCH, DEVICE, NORMALIZER)
