@@ -52,7 +52,19 @@ class DatasetInfo:
         there, or would be there twice."""
         if wrong := wrong_renames(renames, self.features, "the dataset"):
             raise DatasetError(f"{self.folder}: {'; '.join(wrong)}")
-        return replace(self, features=rename_keys(self.features, renames), renames=renames)
+        features = rename_keys(self.features, renames)
+        return replace(self, features=features, renames={**self.renames, **renames})
+
+    def named_for(self, loaded: LoadedPolicy) -> "DatasetInfo":
+        """Returns the same with the vectors named as the policy's own preprocessor renames them,
+        where the dataset has them under no other name."""
+        return self.renamed(
+            {
+                old: new
+                for old, new in loaded.renamed_vectors.items()
+                if old in self.features and new not in self.features
+            }
+        )
 
     def stored_name(self, feature: str) -> str:
         """Returns the name of a feature in the files."""
@@ -106,11 +118,11 @@ def _conversion(folder: Path, version: str) -> str:
     """Returns how a dataset of another format becomes one of v3.0."""
     if version.lstrip("v").startswith("2.1"):
         return (
-            f"convert it (as it is now it stays beside): python -m {CONVERSION} --repo-id=local/{folder.resolve().name} "
-            f"--root={folder} --push-to-hub=false"
+            f"convert it (as it is now it stays beside): python -m {CONVERSION} "
+            f"--repo-id=local/{folder.resolve().name} --root={folder} --push-to-hub=false"
         )
     if version.lstrip("v")[:1] in ("1", "2"):
-        return "an older LeRobot converts it to v2.1 first: lerobot 0.3.3, then this one to v3.0"
+        return "an older LeRobot converts it to v2.1 first: LeRobot 0.3, then this one to v3.0"
     return "it is newer than this program; the LeRobot that made it may write v3.0"
 
 
@@ -190,6 +202,7 @@ def load_for_dataset(
     if mismatch := camera_mismatch(info.cameras, declared, "the dataset"):
         raise DatasetError(f"dataset {info.folder} does not fit the policy: {mismatch}")
     loaded = load_policy(checkpoint, control_rate_hz=info.fps, options=options, streamed=streamed)
+    info = info.named_for(loaded)
     check_features(info, loaded)
     face = loaded.interface
     loaded.interface = replace(

@@ -221,7 +221,7 @@ def calibrate(
     Raises DatasetError if the features do not match the policy, CalibrationError if there are too
     few episodes to keep some of them apart.
     """
-    info = read_dataset_info(dataset, renames)
+    info = read_dataset_info(dataset, renames).named_for(loaded)
     check_features(info, loaded)
     reader = _open(info, loaded)
     chosen, kept = split_episodes(info.total_episodes, seed)

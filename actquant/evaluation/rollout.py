@@ -166,8 +166,7 @@ def run_episode(
 
     The noise of each chunk follows from (seed, task, start, chunk) alone. steps_per_chunk: actions
     executed of each chunk, by default the policy's. renames: names in the environment -> the
-    policy's. on_step: gets the environment after the reset
-    and after every step.
+    policy's. on_step: gets the environment after the reset and after every step.
 
     Raises EvaluationError for an unknown task or camera, and for an environment that does not show
     what the policy is to be shown.

@@ -22,7 +22,7 @@ from actquant.policies.base import (
     Stage,
     example_stages,
 )
-from actquant.policies.normalization import Normalization
+from actquant.policies.normalization import ACTION, STATE, Normalization
 from actquant.policies.processors import Tokenizer, load_processors, raw_keys
 from actquant.policies.steps import AFTER, BEFORE, TOKENIZER, Step
 from actquant.policies.stored_weights import hash_files, open_weights, split_statistics
@@ -141,6 +141,9 @@ class LeRobotFamily(PolicyFamily):
             checkpoint_sha256=hash_files(files_of_weights(folder)),
             interface=PolicyInterface(**fields),
             cache={} if visual is None else {"visual": visual},
+            renamed_vectors={
+                old: new for new, old in raw_keys(pre).items() if new in (STATE, ACTION)
+            },
             remarks=(*self.remarks(config), *processors.remarks),
         )
 

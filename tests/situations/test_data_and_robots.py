@@ -182,6 +182,19 @@ def test_a_state_in_several_parts(copy: Path, checkpoint: Path) -> None:
     assert calibrate(loaded, copy, renames=renames).calibration[0].observation[STATE].shape == (6,)
 
 
+def test_a_state_that_the_processors_rename(copy: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """huggingface/lerobot#2332: the checkpoint's own `rename_map`, here of a vector."""
+    joints = "observation.states.joints"
+    rename_feature(copy, STATE, joints)
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "policy"))
+    file = folder / "policy_preprocessor.json"
+    processor = json.loads(file.read_text())
+    processor["steps"][0]["config"]["rename_map"] = {joints: STATE}
+    file.write_text(json.dumps(processor))
+    sample = calibrate(load_for_dataset(folder, copy), copy).calibration[0]
+    assert sample.observation[STATE].shape == (6,)
+
+
 def test_renames_that_cannot_be(copy: Path) -> None:
     """huggingface/lerobot#3425: what was asked for must not be dropped without a word."""
     text = refusal(lambda: read_dataset_info(copy, {"observation.images.fron": SCENE}))
