@@ -10,16 +10,31 @@ from safetensors import safe_open
 
 from actquant.common.errors import CheckpointError, brief
 from actquant.common.machine import total_memory
-from actquant.policies.stored_weights import weight_files
+from actquant.policies.stored_weights import has_weights, weight_files
 from actquant.weights.hub import find_checkpoint
 from actquant.weights.parameters import load_now, weights_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
+OPENVLA_OFT = "lora_adapter"
+"""Folder in which OpenVLA-OFT's training leaves an adapter that it has not merged."""
+
+
+def how_to_merge(folder: Path) -> str:
+    """Returns how the adapter of an OpenVLA-OFT training is merged; empty where there is none."""
+    if has_weights(folder) or not (folder / OPENVLA_OFT / CONFIG).is_file():
+        return ""
+    return (
+        f"; its {OPENVLA_OFT} is not merged: in a clone of openvla-oft, python "
+        f"vla-scripts/merge_lora_weights_and_save.py --base_checkpoint openvla/openvla-7b "
+        f"--lora_finetuned_checkpoint_dir {folder.resolve()}"
+    )
+
+
 def is_adapter(folder: Path) -> bool:
     """Returns whether a folder holds an adapter and no weights of a policy."""
-    return (folder / CONFIG).is_file() and not (folder / "model.safetensors").exists()
+    return (folder / CONFIG).is_file() and not has_weights(folder)
 
 
 def base_folder(folder: Path) -> Path:

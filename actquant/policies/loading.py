@@ -12,13 +12,12 @@ from typing import Any
 from actquant.common.errors import CheckpointError
 from actquant.common.files import lfs_pointers
 from actquant.common.machine import total_memory
+from actquant.policies.adapter import how_to_merge, is_adapter
 from actquant.policies.base import LoadedPolicy, PolicyFamily
 from actquant.policies.lerobot import EMPTY_CAMERA
 from actquant.policies.processors import PREPROCESSOR
 from actquant.policies.registry import find_family, policy_type, supported_policies
 from actquant.weights.hub import checkpoint_files, find_checkpoint
-
-ADAPTER = "adapter_config.json"
 
 
 def load_policy(
@@ -71,8 +70,8 @@ def declared_cameras(checkpoint: str | Path) -> list[str]:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         features = json.loads((folder / "config.json").read_text())["input_features"]
         keys = [key for key, value in features.items() if value["type"] == "VISUAL"]
-        steps = json.loads((folder / PREPROCESSOR).read_text())["steps"]
-        renamed = {}
+        file, renamed = folder / PREPROCESSOR, {}
+        steps = json.loads(file.read_text())["steps"] if file.is_file() else []
         for step in steps:
             renamed |= {new: old for old, new in step["config"].get("rename_map", {}).items()}
         return [renamed.get(key, key) for key in keys if not key.startswith(EMPTY_CAMERA)]
@@ -125,13 +124,13 @@ def _family(folder: Path) -> PolicyFamily:
 
 
 def _elsewhere(folder: Path) -> str:
-    """Returns where a training's folder has its policy, if it is one."""
+    """Returns where the policy of a folder without config.json is, as far as that can be seen."""
     for below in ("pretrained_model", "last/pretrained_model", "checkpoints/last/pretrained_model"):
         if (folder / below / "config.json").is_file():
             return f"; its policy is in {folder / below}"
-    if (folder / ADAPTER).is_file():
-        return f": {ADAPTER} says it is an adapter alone; copy its base policy's config.json to it"
-    return ""
+    if is_adapter(folder):
+        return "; it is a PEFT adapter alone, to which its base policy's config.json belongs"
+    return how_to_merge(folder)
 
 
 def _place_weights(loaded: LoadedPolicy, streamed: bool | None) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from actquant.common.errors import CheckpointError
 from actquant.weights.parameters import ParameterStore
 
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WRAPPERS = re.compile(
     r"^((module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
     r"|(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
@@ -27,12 +28,17 @@ OLD_STATISTICS = re.compile(
 `buffer_<feature>`, with `_` for every dot of the feature, or `<dataset>_buffer_<feature>`."""
 
 
+def has_weights(folder: Path) -> bool:
+    """Returns whether a folder has `model.safetensors`, or an index of shards."""
+    return any((folder / name).exists() for name in (SINGLE, INDEX))
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Returns `model.safetensors`, or the shards that its index names, in order.
 
     Raises CheckpointError for files that are not there.
     """
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    single, index = folder / SINGLE, folder / INDEX
     if single.is_file():
         return [single]
     if not index.is_file():

@@ -274,7 +274,7 @@ def test_an_adapter_without_its_base(adapter: Path, tmp_path: Path) -> None:
     edit(file, lambda config: config.update(base_model_name_or_path=None))
     assert "set base_model_name_or_path" in refusal(folder)
     (folder / "config.json").unlink()
-    assert "it is an adapter alone; copy its base policy's config.json" in refusal(folder)
+    assert "a PEFT adapter alone, to which its base policy's config.json belongs" in refusal(folder)
 
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 123\n".format("0" * 64)
@@ -465,6 +465,21 @@ def test_statistics_of_several_datasets_in_openvla(tmp_path: Path) -> None:
     edit(file, lambda found: found.update(bridge_orig=next(iter(found.values()))))
     text = refusal(folder)
     assert "set unnorm_key" in text and "bridge_orig" in text
+
+
+def test_an_adapter_of_openvla_that_was_not_merged(tmp_path: Path) -> None:
+    """openvla/openvla#54: the training leaves an adapter beside the action head."""
+    from openvla_oft_checkpoint import build_openvla_oft
+
+    folder = build_openvla_oft(tmp_path / "oft")
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    (folder / "lora_adapter").mkdir()
+    (folder / "lora_adapter" / "adapter_config.json").write_text("{}")
+    command = "merge_lora_weights_and_save.py --base_checkpoint openvla/openvla-7b"
+    assert command in refusal(folder)
+    (folder / "config.json").unlink()
+    assert command in refusal(folder)
 
 
 OF_LEROBOT = [name for name in supported_policies() if name != "openvla_oft"]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from actquant.common.errors import CheckpointError
 from actquant.policies import checkpoint
+from actquant.policies.adapter import how_to_merge
 from actquant.policies.openvla_oft.layout import tells_sizes, unused
 from actquant.policies.openvla_oft.module import Architecture, OpenVLAOFT
 from actquant.policies.stored_weights import open_weights, sha256, unwrapped, weights_sha256
@@ -38,6 +39,8 @@ class Weights:
         for part, meaning in UNSUPPORTED.items():
             if found := _part_files(folder, part):
                 raise CheckpointError(f"{found[0]}: {meaning} is not supported")
+        if command := how_to_merge(folder):
+            raise CheckpointError(f"{folder} has no weights{command}")
         head = _one(folder, "action_head")
         if head is None:
             raise CheckpointError(
