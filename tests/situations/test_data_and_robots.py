@@ -146,9 +146,12 @@ def test_a_camera_of_another_name_in_the_command(copy: Path, checkpoint: Path) -
     refused = CliRunner().invoke(app, words)
     assert refused.exit_code == 1
     (option,) = [w for w in json.loads(refused.stdout)["message"].split() if f"{front}=o" in w]
-    made = CliRunner().invoke(app, [*words, "--rename", option.rstrip(";")])
+    words += ["--rename", option.rstrip(";"), "--rename", f"{WRIST}="]
+    made = CliRunner().invoke(app, words)
     assert made.exit_code == 0, made.output
-    assert json.loads(made.stdout)["provenance"]["renames"] == {front: SCENE}
+    report = json.loads(made.stdout)
+    assert report["provenance"]["renames"] == {front: SCENE, WRIST: ""}
+    assert any(f"no {WRIST}: masked out" in remark for remark in report["remarks"])
 
 
 def test_fewer_cameras_than_the_policy_has(tmp_path: Path, checkpoint: Path) -> None:
