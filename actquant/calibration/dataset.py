@@ -122,7 +122,7 @@ def _conversion(folder: Path, version: str) -> str:
             f"--repo-id=local/{folder.resolve().name} --root={folder} --push-to-hub=false"
         )
     if version.lstrip("v")[:1] in ("1", "2"):
-        return "an older LeRobot converts it to v2.1 first: LeRobot 0.3, then this one to v3.0"
+        return "LeRobot 0.3 converts it to v2.1, then this one to v3.0"
     return "it is newer than this program; the LeRobot that made it may write v3.0"
 
 

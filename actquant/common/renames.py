@@ -36,7 +36,7 @@ def wrong_renames(renames: Renames, given: Iterable[str], owner: str) -> list[st
     return wrong + [
         f"--rename {old}={new}: {owner} then has two of that name"
         for old, new in renames.items()
-        if new and (new in kept or targets.count(new) > 1)
+        if old in names and new and (new in kept or targets.count(new) > 1)
     ]
 
 

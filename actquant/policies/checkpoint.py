@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lerobot
 import numpy as np
 import torch
 from lerobot.configs.policies import PreTrainedConfig
@@ -37,7 +38,10 @@ def read_config(folder: Path) -> Any:
     try:
         config = PreTrainedConfig.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # draccus raises many kinds
-        raise CheckpointError(f"{folder}/config.json cannot be read: {brief(error)}") from error
+        raise CheckpointError(
+            f"{folder}/config.json cannot be read by LeRobot {lerobot.__version__}: "
+            f"{brief(error)}; what another version wrote has to be adapted"
+        ) from error
     config.device = "cpu"
     config.pretrained_path = None
     return config

@@ -38,13 +38,16 @@ class Faults:
         phrases = list(self.others)
         if self.missing:
             phrases.insert(0, f"normalisation statistics are missing: {', '.join(self.missing)}")
+        if not phrases:
+            return
         if self.of_datasets:
             phrases.append(
                 f"there are statistics of {', '.join(sorted(self.of_datasets))} alone: a base "
                 "policy of several datasets; fine-tune it on the robot's own first"
             )
-        if phrases:
-            raise CheckpointError(f"{folder}: {'; '.join(phrases)}")
+        else:
+            phrases.append("the dataset it was trained on has them, in meta/stats.json")
+        raise CheckpointError(f"{folder}: {'; '.join(phrases)}")
 
 
 @dataclass(frozen=True)
@@ -158,9 +161,10 @@ def _nonsense(
         ]
         if len(numbers) != size:
             wrong.append(f"{key}.{name} has {len(numbers)} numbers, wanted {size}")
+        elif numbers.isinf().all():
+            wrong.append(f"{key}.{name} is infinite (saved before statistics were filled in)")
         elif bad:
-            unfilled = " (saved before statistics were filled in)" if numbers.isinf().all() else ""
-            wrong.append(f"{key}.{name} is not finite{unfilled}: {_some(bad)}")
+            wrong.append(f"{key}.{name} is not finite: {_some(bad)}")
     if wrong:
         return wrong
     low = values[1] < (values[0] if names[1] != "std" else 0)

@@ -41,7 +41,8 @@ class Step:
             if key in self.only and value not in self.only[key]:
                 reason = f" ({self.meaning})" if self.meaning else ""
                 values = " or ".join(map(json.dumps, self.only[key]))
-                wrong.append(f"{self.name}: {key} = {json.dumps(value)}{reason}, only {values}")
+                given = f"{key} = {json.dumps(value)}{reason}"
+                wrong.append(f"{self.name}: {given} is not supported, only {values}")
             elif key not in self.only and key not in self.read:
                 wrong.append(f"{self.name}: the option {key} is not known")
         return wrong
@@ -90,7 +91,7 @@ def check_steps(file: Path, known: Sequence[Step], policy_type: str) -> list[str
     names = [name_of(entry) for entry in entries]
     by_name = {step.name: step for step in known}
     wrong = [
-        f"the step {name} is not known; {policy_type} has {', '.join(by_name)}"
+        f"the step {name} is not known and would be lost; {policy_type} has {', '.join(by_name)}"
         for name in dict.fromkeys(names)
         if name not in by_name
     ]
@@ -111,7 +112,7 @@ def check_steps(file: Path, known: Sequence[Step], policy_type: str) -> list[str
         if names.count(step.name) > 1 and not step.repeatable:
             wrong.append(f"the step {step.name} is there {names.count(step.name)} times")
         late = [other for other in step.after if other in names[names.index(step.name) :]]
-        wrong += [f"the step {step.name} comes before {other}" for other in late]
+        wrong += [f"the step {step.name} comes before {other} and must not" for other in late]
     if wrong:
         raise CheckpointError(f"{file}: {'; '.join(wrong)}")
     return remarks

@@ -84,7 +84,9 @@ def open_weights(folder: Path) -> ParameterStore:
     names = {key: unwrapped(key) for key in store}
     if len(set(names.values())) < len(names):
         twice = sorted(key for key, name in names.items() if name != key and name in store)
-        raise CheckpointError(f"{folder}: the weights have tensors twice: {', '.join(twice)}")
+        raise CheckpointError(
+            f"{folder}: tensors are there twice, keep one of each: {', '.join(twice)}"
+        )
     return ParameterStore({name: store[key] for key, name in names.items()})
 
 

@@ -94,7 +94,7 @@ def test_a_dataset_of_format_2_1(copy: Path) -> None:
 def test_older_datasets(copy: Path, version: str) -> None:
     """huggingface/lerobot#2858, #2805, Physical-Intelligence/openpi#394, #443: before v2.1."""
     edit_info(copy, lambda info: info.update(codebase_version=version))
-    assert "an older LeRobot converts it to v2.1 first" in refusal(lambda: read_dataset_info(copy))
+    assert "LeRobot 0.3 converts it to v2.1, then" in refusal(lambda: read_dataset_info(copy))
 
 
 def test_pointers_of_git_lfs_in_a_dataset(copy: Path) -> None:
@@ -222,7 +222,7 @@ def test_proposals_go_by_likeness() -> None:
 class World:
     """A suite and environment of one camera, `front`, and a state of two numbers."""
 
-    tasks = ("look",)
+    tasks: tuple[str, ...] = ("look",)
 
     def environment(self, task: str) -> "World":
         return self
