@@ -34,6 +34,14 @@ Cache = Annotated[
     Path | None,
     typer.Option(help="Folder of the cache; default $ACTQUANT_CACHE, or the user's cache folder."),
 ]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="THEIRS=POLICY'S where a camera or a vector has another name, e.g. "
+        "observation.images.front=observation.images.scene; nothing after = leaves it out. May be "
+        "repeated."
+    ),
+]
 Seed = Annotated[
     int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of splits, noise and sampling.")
 ]
@@ -71,6 +79,18 @@ def whole_numbers(flag: str, text: str) -> list[int]:
     if not 0 <= min(found) <= max(found) <= LARGEST_SEED:
         raise typer.BadParameter(f"{flag} {text}: wanted whole numbers from 0 to {LARGEST_SEED}")
     return found
+
+
+def renames(pairs: list[str]) -> dict[str, str]:
+    """Parses THEIRS=POLICY'S of --rename; nothing after = leaves a name out."""
+    names: dict[str, str] = {}
+    for pair in pairs:
+        old, separator, new = pair.partition("=")
+        if not (separator and old) or old in names:
+            problem = f"{old} is renamed twice" if old in names else "wanted THEIRS=POLICY'S"
+            raise typer.BadParameter(f"--rename {pair}: {problem}")
+        names[old] = new
+    return names
 
 
 def key_values(flag: str, pairs: list[str]) -> dict[str, Any]:

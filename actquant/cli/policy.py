@@ -13,6 +13,7 @@ from actquant.cli.options import (
     Force,
     HeldOut,
     Json,
+    Rename,
     Seed,
     Starts,
     StepsPerChunk,
@@ -21,6 +22,7 @@ from actquant.cli.options import (
     key_values,
     numbers,
     positive,
+    renames,
     whole_numbers,
 )
 from actquant.cli.output import app, progress_bars, show, told_plainly
@@ -102,6 +104,7 @@ def compress(
         list[str] | None,
         typer.Option(help="KEY=VALUE for what a policy family leaves open; may be repeated."),
     ] = None,
+    rename: Rename = None,
     work: Annotated[
         Path | None,
         typer.Option(help="Folder for resumable work; default an entry of the cache."),
@@ -122,6 +125,7 @@ def compress(
     """Compress a checkpoint into one GGUF."""
     with told_plainly(as_json):
         with asked():  # before PyTorch is imported
+            named = renames(rename or [])
             goal = Goal(bpw, parse_size(target_size), max_action_error)
             if not goal and find_recipe(recipe).needs_budget:
                 goal = Goal(DEFAULT_BPW)
@@ -149,6 +153,7 @@ def compress(
                     draws=draws,
                     tuning=TuningSettings(minutes=tune_minutes),
                 ),
+                renames=named,
                 progress=progress,
                 force=force,
                 control_rate_hz=control_rate_hz,
@@ -279,6 +284,7 @@ def eval_(
         str | None,
         typer.Option(help="Ablation: grey out this camera, e.g. observation.images.wrist."),
     ] = None,
+    rename: Rename = None,
     wrong_instruction: Annotated[
         bool,
         typer.Option(
@@ -291,6 +297,7 @@ def eval_(
     """Run a model in closed loop from numbered starts."""
     with told_plainly(as_json):
         with asked():
+            named = renames(rename or [])
             require_file(model, "a GGUF or a checkpoint folder", folder=True)
             check_output(out, EVALUATION, [model], force=force)
             require_suite(env)
@@ -309,6 +316,7 @@ def eval_(
                 seed=seed,
                 steps_per_chunk=steps_per_chunk,
                 ablation=Ablation(grey_camera, wrong_instruction),
+                renames=named,
                 jobs=jobs,
                 on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
             )

@@ -29,6 +29,7 @@ EXTRAS = (
         (
             *("torch", "lerobot", "transformers", "safetensors", "tokenizers"),
             *("huggingface_hub", "datasets", "accelerate", "diffusers", "jinja2", "matplotlib"),
+            "peft",
         ),
     ),
     Extra("'actquant[sim]'", "pictures and statistics of a simulation", ("imageio", "scipy")),

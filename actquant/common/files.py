@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 _READ_BYTES = 1 << 20
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp", re.DOTALL)
 """Names of what is not whole yet."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_LONGEST_POINTER_BYTES = 1024
 
 
 def hash_json(value: Any) -> str:
@@ -78,3 +80,15 @@ def write_text(target: Path, text: str) -> None:
     """Replaces a file by `text`, encoded as UTF-8, in one step."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def lfs_pointers(files: Iterable[Path]) -> list[Path]:
+    """Returns those files that Git LFS left a pointer to, instead of their content."""
+
+    def is_pointer(file: Path) -> bool:
+        if not file.is_file() or file.stat().st_size > _LONGEST_POINTER_BYTES:
+            return False
+        with file.open("rb") as stream:
+            return stream.read(len(_POINTER)) == _POINTER
+
+    return [file for file in files if is_pointer(file)]

@@ -39,6 +39,7 @@ from actquant.common.files import atomic_path, hash_json
 from actquant.common.interrupts import look_again
 from actquant.common.locks import sole_user, sole_writer
 from actquant.common.processes import Processes
+from actquant.common.renames import Renames
 from actquant.compression.cache import cache_folder, open_entry
 from actquant.compression.contents import (
     GROWTH_BYTES,
@@ -95,6 +96,7 @@ def compress(
     settings: CompressionSettings | None = None,
     memory_bytes: int | None = None,
     loaded: LoadedPolicy | None = None,
+    renames: Renames | None = None,
     progress: Progress | None = None,
     force: bool = False,
     **facts: Unpack[CheckpointFacts],
@@ -108,11 +110,11 @@ def compress(
     (with a dataset the default is an entry of the cache; without one nothing is kept); cache: its
     folder, where that is not the user's (see `cache_folder`); memory_bytes: what the statistics of
     one pass may take (see `collect`); loaded: the checkpoint where it was loaded for this dataset
-    before; force: see `check_output`; facts: see CheckpointFacts. An existing file is replaced at
-    the very end, when the new one is whole and within the budget. A run that goes on from a work
-    folder gives the file the date at which the first one began. Where `accelerate launch` started
-    several processes, they share statistics, errors, encoding and tuning; the first one proves and
-    writes.
+    before; renames: names in the dataset -> the policy's; force: see `check_output`; facts: see
+    CheckpointFacts. An existing file is replaced at the very end, when the new one is whole and
+    within the budget. A run that goes on from a work folder gives the file the date at which the
+    first one began. Where `accelerate launch` started several processes, they share statistics,
+    errors, encoding and tuning; the first one proves and writes.
 
     Raises UsageError, OutputError or BusyError for `out`, `work` and `cache` before anything is
     read; CheckpointError, DatasetError, CalibrationError, CaptureError, ParityError (the program
@@ -131,9 +133,9 @@ def compress(
             held.enter_context(sole_user(Path(work), SCRATCH))
         with clock("load"):
             if loaded is not None and dataset is not None:
-                data = _calibrate(loaded, dataset, settings, seed)
+                data = _calibrate(loaded, dataset, settings, seed, renames)
             else:
-                loaded, data = _load(checkpoint, dataset, facts, settings, seed)
+                loaded, data = _load(checkpoint, dataset, facts, settings, seed, renames)
         if work is None and data is not None:
             with processes.main_first():
                 work = open_entry(
@@ -170,6 +172,7 @@ def compress(
             clock=clock,
             processes=processes,
             reused=reused,
+            remarks=list(loaded.remarks),
         )
         return job.run(out, goal)
 
@@ -180,12 +183,15 @@ def _load(
     facts: CheckpointFacts,
     settings: CompressionSettings,
     seed: int,
+    renames: Renames | None,
 ) -> tuple[LoadedPolicy, CalibrationData | None]:
     """Loads the policy, and the dataset if there is one.
 
     Without a dataset the weights stay on disk, with one `load_policy` decides by their size.
     """
     if dataset is None:
+        if renames:
+            raise DatasetError("--rename is of a dataset's names; give --dataset, too")
         loaded = load_policy(checkpoint, **facts, streamed=True)
         if loaded.control_rate_hz is None:
             raise CheckpointError(f"{checkpoint} does not say its control rate; give it in Hz")
@@ -193,15 +199,19 @@ def _load(
     options = facts.pop("options", None)
     if given := [name for name, value in facts.items() if value is not None]:
         raise DatasetError(f"{', '.join(given)}: the dataset {dataset} says it already")
-    loaded = load_for_dataset(checkpoint, dataset, options=options, streamed=None)
-    return loaded, _calibrate(loaded, dataset, settings, seed)
+    loaded = load_for_dataset(checkpoint, dataset, options=options, streamed=None, renames=renames)
+    return loaded, _calibrate(loaded, dataset, settings, seed, renames)
 
 
 def _calibrate(
-    loaded: LoadedPolicy, dataset: str | Path, settings: CompressionSettings, seed: int
+    loaded: LoadedPolicy,
+    dataset: str | Path,
+    settings: CompressionSettings,
+    seed: int,
+    renames: Renames | None,
 ) -> CalibrationData:
     counts = {"n_frames": settings.n_frames, "n_held_out": settings.n_held_out}
-    return calibrate(loaded, dataset, **counts, seed=seed)
+    return calibrate(loaded, dataset, **counts, seed=seed, renames=renames)
 
 
 def _provenance(
@@ -227,8 +237,10 @@ def _provenance(
     }
     if data is None:
         return {**captured.metadata.provenance, **made, "verified": verify}
+    named = {"renames": dict(data.info.renames)} if data.info.renames else {}
     return {
         **captured.metadata.provenance,
+        **named,
         "dataset": data.info.folder.resolve().name,
         "dataset_sha256": data.info.sha256,
         **made,
@@ -249,8 +261,10 @@ def _sources(
     if data is None:
         return sources
     chosen = {"draws": settings.draws, "batch_size": settings.batch_size}
+    named = {"renames": hash_json(dict(data.info.renames))} if data.info.renames else {}
     return {
         **sources,
+        **named,
         "interface": hash_json(asdict(loaded.interface)),
         "dataset": data.info.sha256,
         "frames": data.calibration.fingerprint,

@@ -23,6 +23,7 @@ from actquant.common.interrupts import look_again
 from actquant.common.locks import sole_writer
 from actquant.common.machine import usable_cores
 from actquant.common.paths import require_file
+from actquant.common.renames import Renames
 from actquant.common.statistics import wilson95
 from actquant.control.policy import Policy, model_sha256, open_policy
 from actquant.environments.base import Suite, open_suite, require_task
@@ -75,6 +76,7 @@ class Provenance(_Record):
     seed: int
     steps_per_chunk: int
     grey_camera: str | None
+    renames: dict[str, str] = Field(default_factory=dict)
     wrong_instruction: bool = Field(
         validation_alias=AliasChoices("wrong_instruction", "wrong_colour")
     )
@@ -101,8 +103,7 @@ class EvaluationResult(_Record):
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise EvaluationError(
-                f"{path} is no evaluation result: {where}{': ' if where else ''}"
-                f"{first['msg']}"
+                f"{path} is no evaluation result: {where}{': ' if where else ''}{first['msg']}"
             ) from error
 
 
@@ -131,15 +132,18 @@ def evaluate(
     seed: int = 0,
     steps_per_chunk: int | None = None,
     ablation: Ablation | None = None,
+    renames: Renames | None = None,
     jobs: int = 0,
     on_episode: Callable[[Episode, int, int], None] | None = None,
 ) -> EvaluationResult:
     """Runs every task from every start and writes `out` (whole, at the end).
 
     Episodes are kept beside `out` in a `.partial.jsonl` as they finish: the same call again goes
-    on where it was stopped. `on_episode` gets each episode with the counts done and to do.
-    Raises EvaluationError for an unknown environment, task or range, or more steps than a chunk
-    has, BusyError if another process writes `out`, OutputError if it cannot be written.
+    on where it was stopped. renames: names in the environment -> the policy's. `on_episode` gets
+    each episode with the counts done and to do.
+    Raises EvaluationError for an unknown environment, task or range, more steps than a chunk has,
+    and, before the first action, where the environment has not what the policy is to be shown;
+    BusyError if another process writes `out`, OutputError if it cannot be written.
     """
     wanted_starts, suite = parse_starts(starts), open_suite(env)
     names = list(dict.fromkeys(tasks)) or list(suite.tasks)
@@ -147,7 +151,8 @@ def evaluate(
         require_task(env, suite.tasks, name)
     wanted = [(name, start) for start in wanted_starts for name in names]
     with nullcontext() if out is None else sole_writer(out):
-        about = _provenance(model, env, starts, seed, steps_per_chunk, ablation or Ablation(), jobs)
+        shown = (ablation or Ablation(), renames or {})
+        about = _provenance(model, env, starts, seed, steps_per_chunk, shown, jobs)
         partial = PartialResult(_partial_path(out, about), about.date)
         about = about.model_copy(update={"date": partial.began})
         missing = [pair for pair in wanted if pair not in partial.episodes]
@@ -169,9 +174,10 @@ def _provenance(
     starts: str,
     seed: int,
     steps_per_chunk: int | None,
-    ablation: Ablation,
+    shown: tuple[Ablation, Renames],
     jobs: int,
 ) -> Provenance:
+    ablation, renames = shown
     sha256, policy = model_sha256(model), open_policy(model, threads=1).describe()
     if steps_per_chunk is not None and not 1 <= steps_per_chunk <= policy.chunk_length:
         raise EvaluationError(
@@ -188,6 +194,7 @@ def _provenance(
         seed=seed,
         steps_per_chunk=steps_per_chunk or policy.steps_per_chunk,
         grey_camera=ablation.grey_camera,
+        renames=dict(renames),
         wrong_instruction=ablation.wrong_instruction,
         jobs=jobs or cores,
         threads_per_job=max(1, cores // (jobs or cores)),
@@ -236,18 +243,28 @@ def _start_worker(model: Path, env: str, threads: int) -> None:
     _worker = (open_policy(model, threads=threads), open_suite(env))
 
 
-def _run_one(task: str, start: int, seed: int, steps: int, ablation: Ablation) -> Episode:
+def _run_one(
+    task: str, start: int, seed: int, steps: int, shown: tuple[Ablation, Renames]
+) -> Episode:
     assert _worker is not None
     policy, suite = _worker
+    ablation, renames = shown
     return run_episode(
-        suite, policy, task, start, seed=seed, steps_per_chunk=steps, ablation=ablation
+        suite,
+        policy,
+        task,
+        start,
+        seed=seed,
+        steps_per_chunk=steps,
+        ablation=ablation,
+        renames=renames,
     )
 
 
 def _run_all(pairs: list[tuple[str, int]], about: Provenance) -> Iterator[Episode]:
     model, threads, jobs = Path(about.model), about.threads_per_job, about.jobs
-    ablation = Ablation(about.grey_camera, about.wrong_instruction)
-    arguments = (about.seed, about.steps_per_chunk, ablation)
+    shown = (Ablation(about.grey_camera, about.wrong_instruction), about.renames)
+    arguments = (about.seed, about.steps_per_chunk, shown)
     if not pairs:
         return
     if jobs == 1:
