@@ -32,6 +32,8 @@ class Limits:
         table_height_m: height of the table plane; nothing but the base may be below it.
         clearance_m: distance that the arm and the gripper keep from the table.
         max_joint_step_rad: farthest that one waypoint may be from the one before (a jump).
+        max_deviation_rad: farthest that a joint may be from all that it was told within the servo's
+            lag.
         max_state_age_s, max_camera_age_s, max_action_age_s: what is older is not acted upon.
         hold_after_s, stop_after_s: without a new action for so long, the arm holds, then stops
             for good.
@@ -53,6 +55,7 @@ class Limits:
     table_height_m: float
     clearance_m: float
     max_joint_step_rad: float
+    max_deviation_rad: float
     max_state_age_s: float
     max_camera_age_s: float
     max_action_age_s: float
@@ -116,6 +119,7 @@ _POSITIVE = (
     "jerk_rad_s3",
     "tool_speed_m_s",
     "max_joint_step_rad",
+    "max_deviation_rad",
     "max_state_age_s",
     "max_camera_age_s",
     "max_action_age_s",
@@ -208,6 +212,7 @@ def _defaults(model: RobotModel) -> Limits:
         # between two of its poses, straight in the joints, dips up to 2 mm lower.
         clearance_m=0.001,
         max_joint_step_rad=0.35,
+        max_deviation_rad=0.1,
         max_state_age_s=0.1,
         max_camera_age_s=0.5,
         max_action_age_s=1.0,

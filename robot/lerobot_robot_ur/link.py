@@ -6,6 +6,7 @@ held, and goes on returning old values; what is done about each stands where it 
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -29,6 +30,7 @@ Array = NDArray[np.float64]
 RTDE_PORT = 30004
 _STOP_DECELERATION = 2.0  # m/s^2 of servoStop, for what the trajectory left moving
 _OFFSET_WINDOW_S = 5.0
+_TIME_CONSTANTS = 3.0
 _CONNECT_ATTEMPTS = 5  # the controller frees the registers of a lost client a little later
 _VARIABLES = [
     "timestamp",
@@ -36,6 +38,7 @@ _VARIABLES = [
     "actual_qd",
     "actual_TCP_force",
     "speed_scaling",
+    "target_speed_fraction",
     "robot_mode",
     "robot_status_bits",
     "safety_status_bits",
@@ -49,7 +52,10 @@ class LinkLost(RobotError):
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the controller's newest packet; `age_s` is by the controller's own clock."""
+    """One look at the controller's newest packet; `age_s` is by the controller's own clock.
+
+    `speed_scaling` is that of `pace.ArmClock`.
+    """
 
     timestamp_s: float
     age_s: float
@@ -95,6 +101,9 @@ class Link:
         period_s: of servoJ.
         lookahead_s, gain: of servoJ.
 
+    Attributes:
+        lag_s: by which an arm that follows may be late.
+
     Raises:
         ConnectionFailed: the controller refused, or its program did not start.
     """
@@ -102,6 +111,9 @@ class Link:
     def __init__(self, host: str, period_s: float, lookahead_s: float, gain: float):
         self._host = host
         self._servo_parameters = (0.0, 0.0, period_s, lookahead_s, gain)
+        # servoJ is near to q'' = gain (target - q - lookahead q'): late by the lookahead in steady
+        # motion, and by some times its own time constant where speeds change.
+        self.lag_s = lookahead_s + _TIME_CONSTANTS / math.sqrt(gain)
         self._clock = PacketClock()
         others = _rtde_sockets()
         try:
@@ -180,7 +192,7 @@ class Link:
             joints=np.array(receive.getActualQ()),
             speeds=np.array(receive.getActualQd()),
             force=np.array(receive.getActualTCPForce()),
-            speed_scaling=receive.getSpeedScaling(),
+            speed_scaling=receive.getSpeedScaling() * receive.getTargetSpeedFraction(),
             robot_mode=receive.getRobotMode(),
             robot_bits=receive.getRobotStatus(),
             safety_bits=receive.getSafetyStatusBits(),

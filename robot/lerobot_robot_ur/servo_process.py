@@ -18,9 +18,9 @@ from pathlib import Path
 
 from .channel import Channel, ChannelClosed
 from .config import ArmConfig
-from .errors import ConnectionFailed, RobotError
+from .errors import ConnectionFailed, RobotError, StaleState
 from .messages import Failed, Ready, StopReport
-from .shared import SharedMemory
+from .shared import ServoState, SharedMemory
 
 CONNECT_TIMEOUT_S = 20.0  # ur-rtde waits for ever in its constructors where no state comes
 _LEAVE_TIMEOUT_S = 6.0
@@ -83,6 +83,17 @@ class ServoProcess:
         raise ConnectionFailed(
             f"{host}: no connection within {CONNECT_TIMEOUT_S:.0f} s; no state came over RTDE"
         )
+
+    def state(self) -> ServoState:
+        """Returns the newest state. Raises StaleState where there is none."""
+        state = self.shared.read()
+        if state is None:
+            raise StaleState("the servo process has written no state")
+        return state
+
+    def clock(self) -> float:
+        """Returns the arm's own time (s). Raises StaleState."""
+        return self.state().clock(time.monotonic())
 
     @property
     def pid(self) -> int:

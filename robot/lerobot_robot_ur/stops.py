@@ -12,6 +12,8 @@ class StopKind(StrEnum):
     POLICY_LATE = "policy_late"
     PARENT_LOST = "parent_lost"
     STALE = "stale_state"
+    DEVIATION = "deviation"
+    UNREADABLE = "unreadable_state"
     LINK_LOST = "link_lost"
     PROTECTIVE = "protective_stop"
     EMERGENCY = "emergency_stop"

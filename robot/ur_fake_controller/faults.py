@@ -55,6 +55,18 @@ class FaultHooks:
     def freeze_cameras(self) -> None:
         self._cameras().freeze(True)
 
+    def set_slider(self, fraction: float) -> None:
+        self._controller.arm.slider = _fraction(fraction)
+
+    def limit_speed(self, fraction: float) -> None:
+        self._controller.arm.limiter = _fraction(fraction)
+
+    def slow_secretly(self, fraction: float) -> None:
+        self._controller.arm.hidden = _fraction(fraction)
+
+    def report_speed_scaling(self, value: float | None) -> None:
+        self._controller.claimed_scaling = value
+
     def protective_stop(self, reason: str = "a test asked for it") -> None:
         self._controller.safety.protective_stop(reason)
 
@@ -79,6 +91,9 @@ class FaultHooks:
         controller.dashboard.delay, controller.pacer.slowdown = 0.0, 1.0
         controller.remote_control = True
         controller.claimed_model = controller.model.type
+        arm = controller.arm
+        arm.slider = arm.limiter = arm.hidden = 1.0
+        controller.claimed_scaling = None
         for service in controller.services.values():
             service.open()
         controller.safety.release()
@@ -96,6 +111,12 @@ class FaultHooks:
         if self._controller.cameras is None:
             raise ValueError("this controller was started without cameras")
         return self._controller.cameras
+
+
+def _fraction(value: float) -> float:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"a fraction is between 0 and 1, got {value}")
+    return float(value)
 
 
 class ControlServer:

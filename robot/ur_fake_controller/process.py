@@ -60,6 +60,22 @@ class Faults:
         """Refuses new connections of rtde, dashboard, script or gripper, or remote_control."""
         self._request("refuse", names=list(names))
 
+    def set_slider(self, fraction: float) -> None:
+        """Puts the pendant's speed slider somewhere, from 0 to 1."""
+        self._request("set_slider", fraction=fraction)
+
+    def limit_speed(self, fraction: float) -> None:
+        """Lets the controller itself slow its motion down to a fraction, whatever the slider."""
+        self._request("limit_speed", fraction=fraction)
+
+    def slow_secretly(self, fraction: float) -> None:
+        """Lets the arm follow more slowly without a word of it."""
+        self._request("slow_secretly", fraction=fraction)
+
+    def report_speed_scaling(self, value: float) -> None:
+        """Gives a value as speed scaling that has nothing to do with the motion; -1, say."""
+        self._request("report_speed_scaling", value=value)
+
     def protective_stop(self) -> None:
         """Stops as after a collision; until unlocked through the dashboard."""
         self._request("protective_stop")

@@ -63,6 +63,7 @@ class ControllerServer:
         self.settings, self.model = settings, MODELS[settings.model]
         self.remote_control = True
         self.claimed_model = self.model.type  # what the dashboard says that it drives
+        self.claimed_scaling: float | None = None
         self.cameras: CameraProcess | None = None
         self._running = True
         self._time, self._next_check = 0.0, 0.0
@@ -203,12 +204,22 @@ class ControllerServer:
                 f"the tool is pressed with {force:.0f} N, the joints are off by {deviation:.3f} rad"
             )
 
+    @property
+    def _is_playing(self) -> bool:
+        return self.program.state == RuntimeState.PLAYING
+
+    @property
+    def _told_scaling(self) -> float:
+        if self.claimed_scaling is not None:
+            return self.claimed_scaling
+        return self.arm.limiter if self._is_playing else 0.0
+
     def _publish(self) -> None:
         """Writes the present state into the output variables."""
         arm, world, safety, values = self.arm, self.world, self.safety, self.rtde.values
         tool, jacobian = self._chain.jacobian(world.q)
         target_tool, target_jacobian = self._chain.jacobian(arm.q)
-        playing = self.program.state == RuntimeState.PLAYING
+        playing = self._is_playing
         vectors: dict[str, Array] = {
             "actual_q": world.q,
             "actual_qd": world.qd,
@@ -233,8 +244,8 @@ class ControllerServer:
             "robot_status_bits": (int(safety.is_powered) | playing << 1,),
             "runtime_state": (int(self.program.state),),
             "joint_mode": (_JOINT_MODES[safety.is_powered],) * 6,
-            "speed_scaling": (arm.speed_scaling if playing else 0.0,),
-            "target_speed_fraction": (arm.speed_scaling,),
+            "speed_scaling": (self._told_scaling,),
+            "target_speed_fraction": (arm.slider,),
             "payload": (self.program.payload,),
             "payload_cog": self.program.centre_of_gravity,
         }
@@ -247,7 +258,7 @@ class ControllerServer:
         self.program.on_input(written)
         if written.get("speed_slider_mask", (0,))[0] and "speed_slider_fraction" in written:
             fraction = written["speed_slider_fraction"][0]
-            self.arm.speed_scaling = min(max(fraction, 0.0), 1.0)
+            self.arm.slider = min(max(fraction, 0.0), 1.0)
         for mask, bits, shift in _DIGITAL_OUTPUTS:
             if mask in written and bits in written:
                 chosen, wanted = int(written[mask][0]) << shift, int(written[bits][0]) << shift

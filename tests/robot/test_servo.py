@@ -252,7 +252,7 @@ def test_a_late_cycle_is_no_jump(fake):
     guard = Guard(MODELS["ur3e"], limits, arm_config.tcp, "none")
     loop = ServoLoop(link, limits, guard, period, there, shared)
     loop.cycle()
-    start, now = shared.read().joints, time.monotonic()
+    start, now = shared.read().joints, shared.read().clock_s
     times = now + 0.1 * np.arange(1, 11)
     path = start + speed * (times - now)[:, None] * [1, 0, 0, 0, 0, 0]
     here.send(Move(1, path, times, is_streamed=False))
@@ -283,7 +283,8 @@ def test_shared_state_is_whole_or_not_at_all():
     shared = SharedMemory.create()
     assert shared.read() is None
     six = np.arange(6.0)
-    state = ServoState(1.0, 2.0, 0.5, six, six + 1, six + 2, six + 3, 0.9, 1, 7, True, 7, 1, 3, 2)
+    vectors = (six, six + 1, six + 2, six + 3)
+    state = ServoState(1.0, 2.0, 0.5, *vectors, 0.9, 8.0, 0.8, 1, 7, True, 7, 1, 3, 2)
     shared.write(state)
     read = shared.read()
     assert read is not None and pickle.dumps(read) == pickle.dumps(state)

@@ -52,9 +52,9 @@ class Cycles:
 
     def turn(self, *angles: float) -> None:
         """Go through waypoints 0.1 s apart, that nobody has checked, until the arm is let go."""
-        times = time.monotonic() + 0.1 * np.arange(1, len(angles) + 1)
-        path = self.commanded[-1] + np.outer(angles, TURN)
         self.states = [self._cycle()]
+        times = self.states[-1].clock_s + 0.1 * np.arange(1, len(angles) + 1)
+        path = self.commanded[-1] + np.outer(angles, TURN)
         self._channel.send(Move(1, path, times, is_streamed=False))
         while (state := self._cycle()).phase == Phase.SERVOING:
             self.states.append(state)
