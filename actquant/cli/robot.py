@@ -47,7 +47,7 @@ def deploy(
     execution_horizon: Annotated[
         int, typer.Option(help="rtc: actions of the old chunk, at most, that guide the new one.")
     ] = 10,
-    speed: Annotated[float, typer.Option(help="Fraction of full speed, above 0 up to 1.")] = 1.0,
+    speed: Annotated[float, typer.Option(help="Fraction of full speed, above 0 up to 1.")] = 0.25,
     episodes: Annotated[int, typer.Option(help="Episodes, one after another.")] = 1,
     max_seconds: Annotated[
         float, typer.Option(help="Length of an episode, as it would be at full speed.")

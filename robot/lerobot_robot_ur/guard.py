@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -121,17 +122,29 @@ class Guard:
             for k in np.flatnonzero((speeds > self._velocity * (1.0 + _ROUNDING)).any(axis=0))
         ]
         frames = self.kinematics.frames(samples)
-        tool = self.kinematics.tool_position(frames)
-        tool_speeds = np.sqrt(np.square(tool[1:] - tool[:-1]).sum(axis=1)) / times
-        i, limit = tool_speeds.argmax(), self.limits.tool_speed_m_s
-        if tool_speeds[i] > limit * (1.0 + _ROUNDING):
-            reasons.append(name(i, f"tool moves at {tool_speeds[i]:.4f} m/s, limit {limit:.4f}"))
+        reasons += self._fast_reasons(frames, times, name)
         excess = self._clearances.excess(samples, frames)
         outside = excess[1:] > np.maximum(excess[:-1], 0.0) + _STILL
         for place in np.flatnonzero(outside.any(axis=0)):
             i = np.where(outside[:, place], excess[1:, place], -np.inf).argmax()
             reasons.append(name(i, self._clearances.describe(place, excess[i + 1, place])))
         return reasons
+
+    def _fast_reasons(
+        self, frames: Array, times: Array, name: Callable[[Any, str], str]
+    ) -> list[str]:
+        """Returns of the tool, or else of the fastest link, that it is too fast."""
+        points = self.kinematics.points(frames)
+        speeds = np.sqrt(np.square(points[1:] - points[:-1]).sum(axis=-1)) / times[:, None]
+        limit = self.limits.tool_speed_m_s
+        if speeds.max() <= limit * (1.0 + _ROUNDING):
+            return []
+        tool = speeds[:, 0].argmax()
+        i, k = np.unravel_index(speeds.argmax(), speeds.shape)
+        if speeds[tool, 0] > limit * (1.0 + _ROUNDING):
+            i, k = tool, 0
+        what = self.kinematics.point_names[k]
+        return [name(i, f"{what} moves at {speeds[i, k]:.4f} m/s, limit {limit:.4f}")]
 
 
 def _subdivided(corners: Array, counts: NDArray[np.intp]) -> Array:

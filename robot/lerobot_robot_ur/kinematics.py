@@ -141,6 +141,7 @@ class Kinematics:
         link: index into LINKS of each capsule, int [C].
         radius: radius of each capsule [C] (m).
         is_solid: whether it is more than an edge of the gripper, bool [C].
+        point_names: what each of `points` belongs to: "tool", or one of LINKS.
 
     Raises:
         ConfigError: the tool point or the gripper's name is no good.
@@ -171,6 +172,17 @@ class Kinematics:
         self._ends = np.ones((len(capsules), 4, 2))
         for i, (_, c) in enumerate(capsules):
             self._ends[i, :3, 0], self._ends[i, :3, 1] = c.start, c.end
+        self._points, self.point_names = self._moving_points()
+
+    def _moving_points(self) -> tuple[list[tuple[int, Array]], list[str]]:
+        """Returns points [4, n] of each frame that moves, the tool point first, and their names."""
+        points, names = [(6, np.append(self._tcp[:3, 3], 1.0)[:, None])], ["tool"]
+        for link in range(1, len(LINKS)):
+            own = self._ends[self.link == link].transpose(1, 0, 2).reshape(4, -1)
+            own = np.unique(own, axis=1)
+            points.append((_FRAME_OF_LINK[link], own))
+            names += [LINKS[link]] * own.shape[1]
+        return points, names
 
     def frames(self, joints: ArrayLike) -> Array:
         """Returns frames [..., 7, 4, 4] of the base and the six links (m) at joints [..., 6] (rad).
@@ -203,6 +215,15 @@ class Kinematics:
         flange = frames[..., 6, :3, :]
         point = np.append(self._tcp[:3, 3], 1.0)
         return np.einsum("...ij,j->...i", flange, point)
+
+    def points(self, frames: Array) -> Array:
+        """Returns the tool point and all capsules' ends [..., P, 3] (m, base frame), from `frames`.
+
+        `point_names` [P] are what they belong to. No part of arm or gripper moves faster than the
+        fastest of them, but for the thickness of a housing that turns.
+        """
+        parts = [frames[..., i, :3, :] @ points for i, points in self._points]
+        return np.swapaxes(np.concatenate(parts, axis=-1), -1, -2)
 
     def jacobian(self, joints: ArrayLike) -> Array:
         """Returns [..., 6, 6] from joint speeds (rad/s) to the tool's velocity (m/s, then

@@ -27,7 +27,7 @@ class Limits:
         model: the name of the arm they are for.
         position_low_rad, position_high_rad: joint positions.
         velocity_rad_s, acceleration_rad_s2, jerk_rad_s3: joint motion, either direction.
-        tool_speed_m_s: speed of the tool point.
+        tool_speed_m_s: speed of the tool point and of every link and the gripper.
         box_low_m, box_high_m: where the tool point may be.
         table_height_m: height of the table plane; nothing but the base may be below it.
         clearance_m: distance that the arm and the gripper keep from the table.

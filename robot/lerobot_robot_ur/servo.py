@@ -194,7 +194,8 @@ class ServoLoop:
             self._look_after_following(reading, now)
             if self._is_streamed:
                 self._look_after_policy(self._clock.time_s - self._due)
-        if (is_slowed := reading.speed_scaling < _FULL_SPEED) != self._is_slowed:
+        is_slowed = reading.speed_scaling < _FULL_SPEED
+        if self._stop is None and is_slowed != self._is_slowed:
             self._is_slowed = is_slowed
             percent = f"{100 * reading.speed_scaling:.0f} % of its speed"
             self._report("slowed", f"the controller lets the arm move at {percent}")

@@ -194,7 +194,8 @@ def test_a_time_for_each_waypoint(spacious):
     assert found == ["waypoint 1: wrist_3 moves at 10.0000 rad/s, limit 4.0000"]
 
 
-def test_a_tool_that_is_too_fast_is_refused(guard):
+def test_a_tool_that_is_too_fast_is_refused():
+    guard = guard_for(gripper="none")  # whose edges are farther from the axis
     # The shoulder pan alone: 0.29 m from its axis.
     radius = float(np.hypot(*guard.kinematics.tool(HOME)[0][:2]))
     fast = guard.limits.tool_speed_m_s / radius
@@ -203,6 +204,24 @@ def test_a_tool_that_is_too_fast_is_refused(guard):
     assert found == ["tool moves at 0.6060 m/s, limit 0.6000"]
     found = reasons(guard.check_waypoints, HOME, [toward(0, 0.1 * 1.01 * fast)], 0.1)
     assert len(found) == 1 and found[0].startswith("waypoint 0: tool moves at 0.60")
+
+
+def test_links_that_are_faster_than_the_tool_are_refused():
+    """The joints turn about a tool that stays: what swings is the wrist."""
+    guard = guard_for(**FAR, velocity_rad_s=MODELS["ur3e"].speed_limits)
+    still = np.linalg.svd(guard.kinematics.jacobian(HOME)[:3])[2][3:]  # [3, 6]
+    ways = np.random.default_rng(8).standard_normal((100, 3)) @ still
+    ways /= np.abs(ways / MODELS["ur3e"].speed_limits).max(axis=1)[:, None]  # as fast as can be
+    points = [np.diff(guard.kinematics.points(guard.kinematics.frames([HOME, HOME + 1e-4 * w])),
+                      axis=0) for w in ways]  # fmt: skip
+    turn = 0.001 * ways[np.argmax([np.linalg.norm(p, axis=-1).max() for p in points])]
+    move = guard.kinematics.tool(HOME + turn)[0] - guard.kinematics.tool(HOME)[0]
+    assert np.linalg.norm(move) / 0.001 < 0.05
+    (reason,) = reasons(guard.check_target, HOME + turn, HOME, 0.001001)
+    found = re.fullmatch(r"(.*) moves at (.*) m/s, limit 0.6000", reason)
+    assert found and found[1] in LINKS and float(found[2]) > 0.6
+    relaxed = guard_for(**FAR, velocity_rad_s=MODELS["ur3e"].speed_limits, tool_speed_m_s=9.0)
+    relaxed.check_target(HOME + turn, HOME, 0.001001)
 
 
 @pytest.mark.parametrize("axis", range(3))

@@ -126,7 +126,7 @@ def test_a_tool_that_would_be_too_fast_is_braked_within_the_limits(cycles):
     speeds = np.linalg.norm(np.diff(tool(run.commanded), axis=0), axis=1) / run.steps_s
     assert 0.1 < speeds.max() <= 0.2 * ROUNDING
     [refusal] = run.refusals()
-    assert "in motion: tool moves at 0.2" in refusal and "limit 0.2000" in refusal
+    assert "in motion: gripper moves at 0.2" in refusal and "limit 0.2000" in refusal
     turns = np.diff(run.commanded[:, 0]) / run.steps_s
     between = (run.steps_s[1:] + run.steps_s[:-1]) / 2
     braking = -(np.diff(turns) / between)[turns.argmax() :]
