@@ -27,7 +27,7 @@ from .monitor import Event, EventQueue, Monitor
 from .path import check_path, slow_path
 from .servo_process import ServoProcess
 from .shared import Jitter, Phase, ServoState
-from .stops import StopKind
+from .stops import REDUCED, StopKind
 
 Array = NDArray[np.float64]
 
@@ -49,6 +49,7 @@ class ArmState:
         gripper_is_holding: whether it says that it holds something.
         is_moving: whether commanded motion has not ended.
         speed_scaling: the controller's own, 0 to 1: its speed slider's, and what else slows it.
+        is_reduced: whether its safety system is in reduced mode.
     """
 
     time_s: float
@@ -61,6 +62,7 @@ class ArmState:
     gripper_is_holding: bool
     is_moving: bool
     speed_scaling: float
+    is_reduced: bool
 
 
 class Arm:
@@ -170,6 +172,7 @@ class Arm:
             gripper_is_holding=reading is not None and reading.is_holding,
             is_moving=not servo.at_rest,
             speed_scaling=servo.speed_scaling,
+            is_reduced=bool(servo.safety_bits & REDUCED),
         )
 
     def clock(self) -> float:

@@ -28,6 +28,7 @@ class Limits:
         position_low_rad, position_high_rad: joint positions.
         velocity_rad_s, acceleration_rad_s2, jerk_rad_s3: joint motion, either direction.
         tool_speed_m_s: speed of the tool point and of every link and the gripper.
+        reduced_speed_m_s: the same while the safety system is in reduced mode.
         box_low_m, box_high_m: where the tool point may be.
         table_height_m: height of the table plane; nothing but the base may be below it.
         clearance_m: distance that the arm and the gripper keep from the table.
@@ -50,6 +51,7 @@ class Limits:
     acceleration_rad_s2: Six
     jerk_rad_s3: Six
     tool_speed_m_s: float
+    reduced_speed_m_s: float
     box_low_m: Three
     box_high_m: Three
     table_height_m: float
@@ -85,6 +87,7 @@ class Limits:
             acceleration_rad_s2=_times(self.acceleration_rad_s2, speed),
             jerk_rad_s3=_times(self.jerk_rad_s3, speed),
             tool_speed_m_s=self.tool_speed_m_s * speed,
+            reduced_speed_m_s=self.reduced_speed_m_s * speed,
         )
 
 
@@ -118,6 +121,7 @@ _POSITIVE = (
     "acceleration_rad_s2",
     "jerk_rad_s3",
     "tool_speed_m_s",
+    "reduced_speed_m_s",
     "max_joint_step_rad",
     "max_deviation_rad",
     "max_state_age_s",
@@ -204,6 +208,9 @@ def _defaults(model: RobotModel) -> Limits:
         # That expert commands up to 0.42 m/s (0.25 m/s along every axis at once), which smooth
         # motion passes at 0.52 m/s.
         tool_speed_m_s=0.6,
+        # What the reduced mode of the safety configuration allows cannot be read; 0.25 m/s is the
+        # speed that standards take for safe beside people.
+        reduced_speed_m_s=0.25,
         # 0.02 m around the workspace of lerobot_env_ur3e, less below it.
         box_low_m=(-0.43, -0.25, 0.015),
         box_high_m=(-0.13, 0.25, 0.24),

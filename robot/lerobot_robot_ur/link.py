@@ -6,6 +6,7 @@ held, and goes on returning old values; what is done about each stands where it 
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import select
@@ -21,22 +22,29 @@ import numpy as np
 from numpy.typing import NDArray
 from rtde_control import RTDEControlInterface
 from rtde_receive import RTDEReceiveInterface
+from ur_motion import rotations
 
 from .dashboard import stop_program
 from .errors import ConnectionFailed, RobotError
+from .kinematics import Kinematics
+from .rtde_version import RTDE_PORT, rtde_version
+from .stops import RuntimeState
 
 Array = NDArray[np.float64]
 
-RTDE_PORT = 30004
 _STOP_DECELERATION = 2.0  # m/s^2 of servoStop, for what the trajectory left moving
 _OFFSET_WINDOW_S = 5.0
 _TIME_CONSTANTS = 3.0
+_TOLD_S = 1.0
+_SAME_PLACE_M, _SAME_TURN_RAD = 5e-3, 0.02
+_SAME_PAYLOAD = 1e-3  # kg, m
 _CONNECT_ATTEMPTS = 5  # the controller frees the registers of a lost client a little later
 _VARIABLES = [
     "timestamp",
     "actual_q",
     "actual_qd",
     "actual_TCP_force",
+    "actual_TCP_pose",
     "speed_scaling",
     "target_speed_fraction",
     "robot_mode",
@@ -44,6 +52,8 @@ _VARIABLES = [
     "safety_status_bits",
     "runtime_state",
 ]
+
+_PAYLOAD_VARIABLES = ["payload", "payload_cog"]  # since PolyScope 3.11 and 5.5.1
 
 
 class LinkLost(RobotError):
@@ -67,6 +77,11 @@ class Reading:
     robot_bits: int
     safety_bits: int
     runtime_state: int
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether positions and speeds are numbers."""
+        return bool(np.isfinite(self.joints).all() and np.isfinite(self.speeds).all())
 
 
 class PacketClock:
@@ -115,10 +130,15 @@ class Link:
         # motion, and by some times its own time constant where speeds change.
         self.lag_s = lookahead_s + _TIME_CONSTANTS / math.sqrt(gain)
         self._clock = PacketClock()
+        self._payload: tuple[float, ...] | None = None  # mass and centre, as we set them
+        self._reservation = _reserve(host)
+        version = rtde_version(host)
+        self._tells_payload = version >= (5, 5, 1) or (3, 11) <= version < (4,)
+        variables = _VARIABLES + _PAYLOAD_VARIABLES if self._tells_payload else _VARIABLES
         others = _rtde_sockets()
         try:
-            self._receive = RTDEReceiveInterface(host, variables=_VARIABLES)
-            self._control = _connect_control(host)
+            self._receive = RTDEReceiveInterface(host, variables=variables)
+            self._control = _connect_control(host, self._receive)
         except RuntimeError as error:
             raise ConnectionFailed(f"{host}: {error}") from error
         self._sockets = _rtde_sockets() - others
@@ -157,6 +177,49 @@ class Link:
                 "payload": lambda: self._control.setPayload(payload_kg, list(payload_cog_m)),
             }
         )
+        self._payload = (payload_kg, *payload_cog_m)
+        if not _becomes(lambda: not self.has_other_payload()):
+            raise ConnectionFailed(f"{self._host}: {self.describe_payload()}")
+
+    def has_other_payload(self) -> bool:
+        """Returns whether the controller has another payload than `set_up` gave it."""
+        if self._payload is None or not self._tells_payload:
+            return False
+        told = (self._receive.getPayload(), *self._receive.getPayloadCog())
+        return not all(
+            abs(a - b) <= _SAME_PAYLOAD for a, b in zip(told, self._payload, strict=True)
+        )
+
+    def describe_payload(self) -> str:
+        told = (self._receive.getPayload(), *self._receive.getPayloadCog())
+        text, own = (", ".join(f"{v:g}" for v in p) for p in (told, self._payload or ()))
+        return f"the controller's payload is {text} (kg, m); {own} was set here"
+
+    def check_tool(self, kinematics: Kinematics) -> None:
+        """Checks that the controller has the tool where we have it.
+
+        Another model, another tool centre point and a calibration of this arm that we do not know
+        show here.
+
+        Raises:
+            ConnectionFailed: it is more than 5 mm or 0.02 rad off.
+        """
+        if not _becomes(lambda: max(self._tool_offsets(kinematics)) <= 1.0):
+            distance, turn = self._tool_offsets(kinematics)
+            raise ConnectionFailed(
+                f"{self._host}: the controller has the tool "
+                f"{1e3 * distance * _SAME_PLACE_M:.1f} mm and {turn * _SAME_TURN_RAD:.3f} rad from where this driver has it (allowed "
+                f"{1e3 * _SAME_PLACE_M:g} mm, {_SAME_TURN_RAD:g} rad): is the tool centre point "
+                "right, and the model?"
+            )
+
+    def _tool_offsets(self, kinematics: Kinematics) -> tuple[float, float]:
+        """Returns distance and angle between both, as parts of what is allowed."""
+        pose = np.array(self._receive.getActualTCPPose())
+        position, rotation = kinematics.tool(self._receive.getActualQ())
+        distance = float(np.linalg.norm(pose[:3] - position))
+        turn = float(np.linalg.norm(rotations.log(rotations.exp(pose[3:]) @ rotation.T)))
+        return distance / _SAME_PLACE_M, turn / _SAME_TURN_RAD
 
     def set_watchdog(self, period_s: float) -> None:
         """Has the program ended where nothing comes for that long; from now on, so something has
@@ -248,8 +311,39 @@ class Link:
         return _start(end)
 
 
-def _connect_control(host: str) -> RTDEControlInterface:
+def _reserve(host: str) -> socket.socket:
+    """Returns what keeps other drivers of this computer from the same controller, until the process
+    ends. (From other computers its registers do, and that it runs a program.)
+
+    Raises:
+        ConnectionFailed: another one has it.
+    """
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        reservation.bind(f"\0lerobot_robot_ur {socket.gethostbyname(host)}")
+    except OSError as error:
+        reservation.close()
+        if error.errno == errno.EADDRINUSE:
+            error = "another program on this computer drives this arm"
+        raise ConnectionFailed(f"{host}: {error}") from None
+    return reservation
+
+
+def _becomes(condition: Callable[[], bool]) -> bool:
+    """Waits a little for what has just been set to be told by the controller."""
+    deadline = time.monotonic() + _TOLD_S
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def _connect_control(host: str, receive: RTDEReceiveInterface) -> RTDEControlInterface:
     for attempt in range(_CONNECT_ATTEMPTS):
+        state = receive.getRuntimeState()
+        if state not in (RuntimeState.STOPPED, RuntimeState.STOPPING):
+            raise ConnectionFailed(f"{host}: another program has begun (program state {state})")
         try:
             return RTDEControlInterface(host)
         except RuntimeError as error:

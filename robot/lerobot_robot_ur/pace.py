@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 _RISE = 2.0  # of the rate in a second: slower than the controller speeds up, so never ahead of it
+_FALL = 4.0  # for what the controller does not slow down by itself
 _ROUNDING = 1e-6
 _LONGEST_AGE_S = 0.5  # of a measurement that is still compared
 
@@ -34,11 +35,13 @@ class ArmClock:
     """
 
     def __init__(self, time_s: float):
-        self.time_s, self.rate = time_s, 1.0
+        self.time_s, self.rate, self._cap = time_s, 1.0, 1.0
 
-    def advance(self, step_s: float, scaling: float) -> None:
-        """Lets `step_s` of real time pass at the controller's speed scaling."""
-        self.rate = min(scaling, self.rate + _RISE * step_s, 1.0)
+    def advance(self, step_s: float, scaling: float, cap: float = 1.0) -> None:
+        """Lets `step_s` of real time pass at the controller's speed scaling, and, to which it
+        slows down gently, no faster than `cap`."""
+        self._cap = max(cap, self._cap - _FALL * step_s)
+        self.rate = min(scaling, self._cap, self.rate + _RISE * step_s)
         self.time_s += step_s * self.rate
 
 

@@ -21,7 +21,7 @@ from .link import Link, LinkLost, Reading
 from .messages import REFUSED, Halt, Hold, Move, Report, StopReport
 from .pace import ArmClock, Following, is_scaling
 from .shared import Phase, ServoState, SharedMemory
-from .stops import StopKind, classify
+from .stops import REDUCED, REMEDIES, StopKind, classify
 from .trajectory import JointTrajectory
 
 Array = NDArray[np.float64]
@@ -62,6 +62,8 @@ class ServoLoop:
         self._following = Following(period_s, link.lag_s)
         self._parted_since: float | None = None
         self._is_slowed = False
+        self._reduced_rate = min(1.0, limits.reduced_speed_m_s / limits.tool_speed_m_s)
+        self._is_reduced = self._has_other_payload = False
         self._sequence = 0
         self._due = now  # by the arm's clock: when the next command is expected
         self._is_streamed = self._is_holding = self._has_refused = False
@@ -120,12 +122,13 @@ class ServoLoop:
         except LinkLost as lost:
             self._leave_at_once(StopKind.LINK_LOST, str(lost))
             return
-        if self._commanded is None or self._phase == Phase.IDLE:
+        if self._commanded is None or (self._phase == Phase.IDLE and reading.is_finite):
             self._commanded = reading.joints
         self._take_commands(reading)
         self._look_after(reading, now)
         step = min(elapsed, _LARGEST_STEP * self._period)
-        self._clock.advance(step, self._scaling(reading))
+        is_reduced = bool(reading.safety_bits & REDUCED)
+        self._clock.advance(step, self._scaling(reading), self._reduced_rate if is_reduced else 1.0)
         self._act(step, now, reading)
         self._publish(reading, now)
 
@@ -176,7 +179,11 @@ class ServoLoop:
         """Looks after everything but a command that can end the motion."""
         if self._phase in (Phase.ENDING, Phase.STOPPED):
             return
-        kind = classify(reading.safety_bits, reading.robot_bits, reading.runtime_state)
+        kind = classify(
+            reading.safety_bits, reading.robot_bits, reading.runtime_state, reading.robot_mode
+        )
+        if kind is None and not reading.is_finite:
+            kind = StopKind.UNREADABLE
         if kind is not None:
             self._stopped_by_controller(kind, reading)
         elif reading.age_s > self._limits.max_state_age_s:
@@ -194,11 +201,25 @@ class ServoLoop:
             self._look_after_following(reading, now)
             if self._is_streamed:
                 self._look_after_policy(self._clock.time_s - self._due)
+        if self._stop is None:
+            self._tell_of_changes(reading)
+
+    def _tell_of_changes(self, reading: Reading) -> None:
+        """Reports what slows the arm down, and a payload that somebody else has set."""
         is_slowed = reading.speed_scaling < _FULL_SPEED
-        if self._stop is None and is_slowed != self._is_slowed:
+        if is_slowed != self._is_slowed:
             self._is_slowed = is_slowed
             percent = f"{100 * reading.speed_scaling:.0f} % of its speed"
             self._report("slowed", f"the controller lets the arm move at {percent}")
+        is_reduced = bool(reading.safety_bits & REDUCED)
+        if is_reduced != self._is_reduced:
+            self._is_reduced = is_reduced
+            held_to = f"at most {self._limits.reduced_speed_m_s:g} m/s"
+            self._report("reduced", f"reduced mode, {held_to}" if is_reduced else "normal mode")
+        has_other = self._link.has_other_payload()
+        if has_other != self._has_other_payload:
+            self._has_other_payload = has_other
+            self._report("payload", self._link.describe_payload())
 
     def _look_after_following(self, reading: Reading, now: float) -> None:
         """Holds, then stops, an arm that does not go where it is told."""
@@ -230,6 +251,8 @@ class ServoLoop:
             f"safety bits {reading.safety_bits:#x}, robot mode {reading.robot_mode}, "
             f"program state {reading.runtime_state}"
         )
+        if kind in REMEDIES:
+            detail += f": {REMEDIES[kind]}"
         self._report_stop(kind, detail)
 
     def _begin_stop(self, kind: StopKind, detail: str) -> None:

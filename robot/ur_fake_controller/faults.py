@@ -61,6 +61,29 @@ class FaultHooks:
     def limit_speed(self, fraction: float) -> None:
         self._controller.arm.limiter = _fraction(fraction)
 
+    def run_program(self, name: str) -> None:
+        self._controller.program.stop("another program was started")
+        self._controller.program.other = name
+
+    def move_tool(self, metres: float) -> None:
+        self._controller.tool_offset[0] = metres
+
+    def set_payload(self, kilograms: float) -> None:
+        self._controller.program.payload = kilograms
+
+    def reduced_mode(self) -> None:
+        self._controller.safety.is_reduced = True
+
+    def report_joint(self, value: float | None) -> None:
+        self._controller.claimed_joint = value
+
+    def safety_bits(self, bits: int) -> None:
+        self._controller.safety.other_bits = bits
+
+    def claim_version(self, version: list[int]) -> None:
+        major, minor, bugfix, build = version
+        self._controller.rtde.version = (major, minor, bugfix, build)
+
     def slow_secretly(self, fraction: float) -> None:
         self._controller.arm.hidden = _fraction(fraction)
 
@@ -93,7 +116,10 @@ class FaultHooks:
         controller.claimed_model = controller.model.type
         arm = controller.arm
         arm.slider = arm.limiter = arm.hidden = 1.0
-        controller.claimed_scaling = None
+        controller.claimed_scaling = controller.claimed_joint = None
+        controller.tool_offset[:] = 0.0
+        controller.program.other = None
+        controller.rtde.version = controller.model.version
         for service in controller.services.values():
             service.open()
         controller.safety.release()

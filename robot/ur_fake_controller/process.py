@@ -68,6 +68,34 @@ class Faults:
         """Lets the controller itself slow its motion down to a fraction, whatever the slider."""
         self._request("limit_speed", fraction=fraction)
 
+    def run_program(self, name: str) -> None:
+        """Runs somebody else's program, in place of any."""
+        self._request("run_program", name=name)
+
+    def move_tool(self, metres: float) -> None:
+        """Tells the tool's pose as of an arm that was calibrated otherwise."""
+        self._request("move_tool", metres=metres)
+
+    def set_payload(self, kilograms: float) -> None:
+        """Sets the payload's mass, as another client may."""
+        self._request("set_payload", kilograms=kilograms)
+
+    def reduced_mode(self) -> None:
+        """Puts the safety system into reduced mode; the arm still moves."""
+        self._request("reduced_mode")
+
+    def report_joint(self, value: float) -> None:
+        """Gives a value as the base's measured position that has nothing to do with it."""
+        self._request("report_joint", value=value)
+
+    def safety_bits(self, bits: int) -> None:
+        """Sets bits of safety_status_bits besides those of the safety mode."""
+        self._request("safety_bits", bits=bits)
+
+    def claim_version(self, *version: int) -> None:
+        """Gives four numbers as the controller's version over RTDE."""
+        self._request("claim_version", version=list(version))
+
     def slow_secretly(self, fraction: float) -> None:
         """Lets the arm follow more slowly without a word of it."""
         self._request("slow_secretly", fraction=fraction)

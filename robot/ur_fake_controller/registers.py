@@ -72,6 +72,7 @@ class ControlProgram:
         self.safety = safety
         self.state = RuntimeState.STOPPED
         self.thread: str | None = None
+        self.other: str | None = None  # name of somebody else's program that runs
         self.script = ControlScript(0, ())
         self.uploads = 0
         self.payload, self.centre_of_gravity = 0.9, (0.0, 0.0, 0.058)
@@ -98,6 +99,7 @@ class ControlProgram:
 
     def stop(self, reason: str) -> None:
         """Ends the program; the arm decelerates."""
+        self.other = None
         if self.state == RuntimeState.STOPPED:
             return
         logger.info("the program stops: %s", reason)
@@ -105,6 +107,11 @@ class ControlProgram:
         self.watchdog = Watchdog()
         if self.arm.motion is not None:
             self.arm.motion = stop_joints(self.arm.qd, _STOP_DECELERATION)
+
+    @property
+    def shown_state(self) -> RuntimeState:
+        """What the controller says: also of a program that is not ur-rtde's."""
+        return self.state if self.other is None else RuntimeState.PLAYING
 
     def pause(self) -> bool:
         if self.state != RuntimeState.PLAYING:

@@ -64,6 +64,8 @@ class ControllerServer:
         self.remote_control = True
         self.claimed_model = self.model.type  # what the dashboard says that it drives
         self.claimed_scaling: float | None = None
+        self.claimed_joint: float | None = None
+        self.tool_offset = np.zeros(6)  # by which it has the tool elsewhere than its kinematics
         self.cameras: CameraProcess | None = None
         self._running = True
         self._time, self._next_check = 0.0, 0.0
@@ -206,7 +208,7 @@ class ControllerServer:
 
     @property
     def _is_playing(self) -> bool:
-        return self.program.state == RuntimeState.PLAYING
+        return self.program.shown_state == RuntimeState.PLAYING
 
     @property
     def _told_scaling(self) -> float:
@@ -227,7 +229,7 @@ class ControllerServer:
             "target_qd": arm.qd,
             "target_qdd": arm.qdd,
             "target_moment": world.motor_torques(),
-            "actual_TCP_pose": pose(tool),
+            "actual_TCP_pose": pose(tool) + self.tool_offset,
             "actual_TCP_speed": jacobian @ world.qd,
             "actual_TCP_force": world.tool_force(),
             "target_TCP_pose": pose(target_tool),
@@ -242,7 +244,7 @@ class ControllerServer:
             "safety_status": (int(safety.mode),),
             "safety_status_bits": (safety.status_bits,),
             "robot_status_bits": (int(safety.is_powered) | playing << 1,),
-            "runtime_state": (int(self.program.state),),
+            "runtime_state": (int(self.program.shown_state),),
             "joint_mode": (_JOINT_MODES[safety.is_powered],) * 6,
             "speed_scaling": (self._told_scaling,),
             "target_speed_fraction": (arm.slider,),
@@ -250,6 +252,8 @@ class ControllerServer:
             "payload_cog": self.program.centre_of_gravity,
         }
         values.update(scalars)
+        if self.claimed_joint is not None:
+            values["actual_q"] = (self.claimed_joint, *values["actual_q"][1:])
         if self.model.is_e_series:
             values["tcp_offset"] = tuple(self._chain.tcp.tolist())
             values["ft_raw_wrench"] = values["actual_TCP_force"]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from lerobot_robot_ur import servo_process
 from lerobot_robot_ur.arm import Arm
-from lerobot_robot_ur.dashboard import PORT, Dashboard, bring_back
+from lerobot_robot_ur.dashboard import PORT, Dashboard
 from lerobot_robot_ur.errors import ConnectionFailed, Refused, RobotError, StaleState, Stopped
 from lerobot_robot_ur.gripper import GripperError
 from streaming import STILL_RAD_S, config, speed, wait_for_motion
 from sway import Sway
 from ur_fake_controller import FakeController
-from waiting import wait_until
+from waiting import bring_back, wait_until
 
 HOST, GRIPPER_HOST, MUTE_HOST = "127.0.0.50", "127.0.0.57", "127.0.0.58"
 

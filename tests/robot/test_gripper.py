@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from lerobot_robot_ur.dashboard import bring_back
 from lerobot_robot_ur.errors import ConfigError, StaleState
 from lerobot_robot_ur.gripper import GripperError, GripperThread, make_gripper
 from lerobot_robot_ur.onrobot import UNIT, OnRobotGripper
@@ -15,7 +14,7 @@ from pymodbus.client import ModbusTcpClient
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 from ur_fake_controller import FakeController
-from waiting import wait_until
+from waiting import bring_back, wait_until
 
 HOST, BOX = "127.0.0.54", "127.0.0.55"
 BOX_PORT = 15502  # 502 is for privileged processes only

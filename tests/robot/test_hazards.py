@@ -19,7 +19,7 @@ import pytest
 from lerobot_robot_ur import servo_process
 from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.config import ArmConfig
-from lerobot_robot_ur.dashboard import bring_back, stop_program
+from lerobot_robot_ur.dashboard import stop_program
 from lerobot_robot_ur.errors import ConnectionFailed, Refused, StaleState
 from lerobot_robot_ur.link import Link
 from rtde_control import RTDEControlInterface
@@ -27,7 +27,7 @@ from rtde_receive import RTDEReceiveInterface
 from streaming import config, speed, wait_for_motion, wait_for_rest
 from sway import Sway
 from ur_fake_controller import FakeController
-from waiting import wait_until
+from waiting import bring_back, wait_until
 
 HOST = "127.0.0.51"
 SERVO = (0.0, 0.0, 0.002, 0.1, 300.0)
@@ -249,7 +249,15 @@ def test_only_calls_that_are_known_to_be_right_are_used():
     state = {"getTimestamp", "getActualQ", "getActualQd", "getActualTCPForce"}
     speed = {"getSpeedScaling", "getTargetSpeedFraction"}
     modes = {"getRobotMode", "getRobotStatus", "getSafetyStatusBits", "getRuntimeState"}
-    settings = {"setTcp", "setPayload", "setWatchdog", "kickWatchdog"}
+    settings = {
+        "setTcp",
+        "getActualTCPPose",
+        "setPayload",
+        "getPayload",
+        "getPayloadCog",
+        "setWatchdog",
+        "kickWatchdog",
+    }
     motion = {"servoJ", "servoStop", "stopScript"}
     assert used == state | speed | modes | settings | motion | {"isConnected", "disconnect"}
 

@@ -92,11 +92,12 @@ def test_all_problems_are_listed_at_once(limits):
 @pytest.mark.parametrize("speed", [0.1, 1.0])
 def test_scaled_limits(limits, speed):
     slow = limits.scaled(speed)
-    for name in ("velocity_rad_s", "acceleration_rad_s2", "jerk_rad_s3", "tool_speed_m_s"):
+    names = ("velocity_rad_s", "acceleration_rad_s2", "jerk_rad_s3")
+    for name in (*names, "tool_speed_m_s", "reduced_speed_m_s"):
         expected = speed * np.array(getattr(limits, name))
         np.testing.assert_allclose(getattr(slow, name), expected, rtol=1e-12)
     unscaled = {f.name for f in dataclasses.fields(limits)} - {
-        "velocity_rad_s", "acceleration_rad_s2", "jerk_rad_s3", "tool_speed_m_s"}  # fmt: skip
+        *names, "tool_speed_m_s", "reduced_speed_m_s"}  # fmt: skip
     assert all(getattr(slow, name) == getattr(limits, name) for name in unscaled)
 
 

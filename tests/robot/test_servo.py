@@ -13,7 +13,6 @@ import psutil
 import pytest
 from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.channel import Channel, ChannelClosed
-from lerobot_robot_ur.dashboard import bring_back
 from lerobot_robot_ur.errors import ConnectionFailed, Stopped
 from lerobot_robot_ur.guard import Guard
 from lerobot_robot_ur.link import Link, PacketClock
@@ -24,7 +23,7 @@ from lerobot_robot_ur.shared import ServoState, SharedMemory
 from streaming import config, wait_for_motion, wait_for_rest
 from sway import Sway
 from ur_fake_controller import FakeController
-from waiting import wait_until
+from waiting import bring_back, wait_until
 
 HOST, OLD_HOST = "127.0.0.52", "127.0.0.53"
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from lerobot_robot_ur.channel import Channel
-from lerobot_robot_ur.dashboard import bring_back
 from lerobot_robot_ur.guard import Guard
 from lerobot_robot_ur.limits import Limits, limits_for
 from lerobot_robot_ur.link import Link
@@ -17,6 +16,7 @@ from lerobot_robot_ur.servo import ServoLoop
 from lerobot_robot_ur.shared import Phase, ServoState, SharedMemory
 from streaming import config
 from ur_fake_controller import FakeController
+from waiting import bring_back
 
 HOST, START, PERIOD = "127.0.0.56", 3, 0.002
 ROUNDING = 1.0 + 1e-6

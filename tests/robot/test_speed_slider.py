@@ -7,12 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from lerobot_robot_ur.arm import Arm
-from lerobot_robot_ur.dashboard import bring_back
 from lerobot_robot_ur.robot import ArmWithCameras
 from streaming import config, speed, wait_for_motion, wait_for_rest
 from sway import AMPLITUDE_RAD, CYCLE_S, Sway
 from ur_fake_controller import FakeController
-from waiting import wait_until
+from waiting import bring_back, wait_until
 
 HOST = "127.0.0.60"
 FASTEST = 2 * np.pi / CYCLE_S * AMPLITUDE_RAD  # rad/s, of the sway at full pace

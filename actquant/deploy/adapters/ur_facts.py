@@ -30,6 +30,7 @@ def controller_facts(arm: "Arm") -> list[Fact]:
         Fact("payload", f"{config.payload_kg:g} kg at {centre} m"),
         Fact("state", f"{1e3 * (time.monotonic() - state.time_s):.1f} ms old"),
         _slider_fact(slider),
+        _mode_fact(arm, state.is_reduced),
     ]
     opening = state.gripper_opening_m
     if opening is not None:
@@ -43,6 +44,13 @@ def _slider_fact(slider: float) -> Fact:
         return Fact("speed slider", f"{100 * slider:.0f} %")
     slower = f"all motion takes {1 / slider:.1f} times as long" if slider > 0 else "nothing moves"
     return Fact("speed slider", f"{100 * slider:.0f} %: {slower}", is_usual=False)
+
+
+def _mode_fact(arm: "Arm", is_reduced: bool) -> Fact:
+    if not is_reduced:
+        return Fact("safety mode", "normal")
+    speed = arm.limits.reduced_speed_m_s
+    return Fact("safety mode", f"reduced: at most {speed:g} m/s", is_usual=False)
 
 
 def limit_facts(arm: "Arm", period_s: float) -> list[Fact]:
