@@ -14,7 +14,6 @@ import socket
 import stat
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,15 +26,17 @@ from ur_motion import rotations
 from .dashboard import stop_program
 from .errors import ConnectionFailed, RobotError
 from .kinematics import Kinematics
+from .realtime import Role, take_priority
 from .rtde_version import RTDE_PORT, rtde_version
 from .stops import RuntimeState
 
 Array = NDArray[np.float64]
 
 _STOP_DECELERATION = 2.0  # m/s^2 of servoStop, for what the trajectory left moving
-_OFFSET_WINDOW_S = 5.0
+_DRIFT = 1e-3  # s in a second; of crystals it is a tenth of that
 _TIME_CONSTANTS = 3.0
 _TOLD_S = 1.0
+RELEASE_TIME_S = 2.0  # for servoStop
 _SAME_PLACE_M, _SAME_TURN_RAD = 5e-3, 0.02
 _SAME_PAYLOAD = 1e-3  # kg, m
 _CONNECT_ATTEMPTS = 5  # the controller frees the registers of a lost client a little later
@@ -88,24 +89,20 @@ class PacketClock:
     """How old a packet is, from the timestamp in it.
 
     A connection that is open says nothing (ur-rtde returns old values for ever): what counts is how
-    far the controller's clock has fallen behind the earliest that any packet of the last seconds
-    arrived. That notices output that is frozen, late, or slow.
+    far the controller's clock has fallen behind the earliest that any packet arrived. That notices
+    output that is frozen, late, or slow, however slowly it falls behind: what is forgiven is a
+    drift of both clocks against each other.
     """
 
     def __init__(self) -> None:
-        self._offsets: deque[tuple[float, float]] = deque()
+        self._earliest, self._at = math.inf, 0.0
 
     def age(self, timestamp_s: float, now: float) -> float:
         """Returns age (s) at `now` (time.monotonic) of a packet stamped `timestamp_s`."""
         offset = now - timestamp_s
-        offsets = self._offsets
-        while offsets and offsets[-1][1] >= offset:
-            offsets.pop()
-        if not offsets or now - offsets[-1][0] > _OFFSET_WINDOW_S / 10:
-            offsets.append((now, offset))
-        while len(offsets) > 1 and now - offsets[0][0] > _OFFSET_WINDOW_S:
-            offsets.popleft()
-        return max(0.0, offset - offsets[0][1])
+        self._earliest = min(offset, self._earliest + _DRIFT * (now - self._at))
+        self._at = now
+        return offset - self._earliest
 
 
 class Link:
@@ -130,6 +127,7 @@ class Link:
         # motion, and by some times its own time constant where speeds change.
         self.lag_s = lookahead_s + _TIME_CONSTANTS / math.sqrt(gain)
         self._clock = PacketClock()
+        self._watchdog_s = RELEASE_TIME_S
         self._payload: tuple[float, ...] | None = None  # mass and centre, as we set them
         self._reservation = _reserve(host)
         version = rtde_version(host)
@@ -161,7 +159,7 @@ class Link:
             poll.poll()
             on_lost()
 
-        _start(watch)
+        _start(watch, Role.WATCH)
 
     def set_up(
         self, tcp: Sequence[float], payload_kg: float, payload_cog_m: Sequence[float]
@@ -206,11 +204,11 @@ class Link:
         """
         if not _becomes(lambda: max(self._tool_offsets(kinematics)) <= 1.0):
             distance, turn = self._tool_offsets(kinematics)
+            off = f"{1e3 * distance * _SAME_PLACE_M:.1f} mm and {turn * _SAME_TURN_RAD:.3f} rad"
             raise ConnectionFailed(
-                f"{self._host}: the controller has the tool "
-                f"{1e3 * distance * _SAME_PLACE_M:.1f} mm and {turn * _SAME_TURN_RAD:.3f} rad from where this driver has it (allowed "
-                f"{1e3 * _SAME_PLACE_M:g} mm, {_SAME_TURN_RAD:g} rad): is the tool centre point "
-                "right, and the model?"
+                f"{self._host}: the controller has the tool {off} from where this driver has it "
+                f"(allowed {1e3 * _SAME_PLACE_M:g} mm, {_SAME_TURN_RAD:g} rad): is the tool centre "
+                "point right, and the model?"
             )
 
     def _tool_offsets(self, kinematics: Kinematics) -> tuple[float, float]:
@@ -228,6 +226,7 @@ class Link:
         Raises:
             ConnectionFailed: the controller refused it.
         """
+        self._watchdog_s = period_s
         self._set({"watchdog": lambda: self._control.setWatchdog(1.0 / period_s)})
 
     def _set(self, settings: dict[str, Callable[[], bool]]) -> None:
@@ -280,8 +279,17 @@ class Link:
 
     def release(self) -> threading.Thread:
         """Stops the servo in a thread and lets the program run on; nothing may be sent
-        meanwhile."""
-        return _start(lambda: self._control.servoStop(_STOP_DECELERATION))
+        meanwhile.
+
+        So nothing tells the watchdog of us. It has to be patient then: the arm is at rest.
+        """
+
+        def release() -> None:
+            self._control.setWatchdog(1.0 / RELEASE_TIME_S)
+            self._control.servoStop(_STOP_DECELERATION)
+            self._control.setWatchdog(1.0 / self._watchdog_s)
+
+        return _start(release)
 
     def end_program(self, was_servoing: bool) -> threading.Thread:
         """Stops the servo, then the program, in a thread: either call can wait for minutes.
@@ -368,7 +376,11 @@ def _rtde_sockets() -> set[int]:
     return found
 
 
-def _start(work: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=work, daemon=True)
+def _start(work: Callable[[], None], role: Role = Role.ASIDE) -> threading.Thread:
+    def run() -> None:
+        take_priority(role)
+        work()
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread

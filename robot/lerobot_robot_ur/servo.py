@@ -17,9 +17,10 @@ from .channel import Channel, ChannelClosed
 from .errors import Refused
 from .guard import Guard
 from .limits import Limits
-from .link import Link, LinkLost, Reading
+from .link import RELEASE_TIME_S, Link, LinkLost, Reading
 from .messages import REFUSED, Halt, Hold, Move, Report, StopReport
 from .pace import ArmClock, Following, is_scaling
+from .realtime import Role, take_priority
 from .shared import Phase, ServoState, SharedMemory
 from .stops import REDUCED, REMEDIES, StopKind, classify
 from .trajectory import JointTrajectory
@@ -30,7 +31,7 @@ HEARTBEAT_LIMIT_S = 1.0  # without a sign of life the parent is taken for dead
 # For a controlled stop; what then still moves is stopped by the controller. Well below the 2.5 s
 # after which ur-rtde takes a silent controller for lost and connects anew.
 _STOP_TIME_S = 1.0
-_END_TIME_S = 2.0  # for servoStop and the end of the program
+_END_TIME_S = 2.0  # for the end of the program
 _HANGING_WATCHDOGS, _HANGING_S = 5.0, 2.0  # for one cycle, in the watchdog's times; at most
 _SETTLING_S = 0.6  # after the last target; three times the largest lookahead
 _THERE_RAD, _STILL_RAD_S = 2e-3, 0.01
@@ -98,6 +99,7 @@ class ServoLoop:
 
         The controller's watchdog has ended the program long before.
         """
+        take_priority(Role.WATCH)
         while time.monotonic() - self._cycle_began < self._hanging_s:
             time.sleep(self._hanging_s / 5)
         self._leave_at_once(StopKind.LINK_LOST, "a call of ur-rtde did not return")
@@ -282,7 +284,7 @@ class ServoLoop:
             self._servo(step)
             if not self._is_streamed and self._has_settled(reading):
                 self._ending = self._link.release()
-                self._phase, self._deadline = Phase.RELEASING, now + _END_TIME_S
+                self._phase, self._deadline = Phase.RELEASING, now + RELEASE_TIME_S
         elif self._phase == Phase.RELEASING:
             if self._is_done(now, "the servo did not stop in time"):
                 self._phase = Phase.IDLE

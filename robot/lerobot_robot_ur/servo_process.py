@@ -148,11 +148,12 @@ def main() -> None:
     from .guard import Guard
     from .link import Link
     from .models import MODELS
-    from .realtime import make_realtime, stop_collecting
+    from .realtime import make_ordinary, make_realtime, stop_collecting
     from .servo import ServoLoop
 
     model, limits = MODELS[config.model], config.effective_limits
     period = 1.0 / model.rate_hz
+    make_ordinary()
     try:
         link = Link(config.ip, period, config.servo_lookahead_s, config.servo_gain)
         link.set_up(config.tcp, config.payload_kg, config.payload_cog_m)

@@ -61,6 +61,9 @@ class FaultHooks:
     def limit_speed(self, fraction: float) -> None:
         self._controller.arm.limiter = _fraction(fraction)
 
+    def delay_stops(self, seconds: float) -> None:
+        self._controller.program.stop_delay = float(seconds)
+
     def run_program(self, name: str) -> None:
         self._controller.program.stop("another program was started")
         self._controller.program.other = name
@@ -118,7 +121,7 @@ class FaultHooks:
         arm.slider = arm.limiter = arm.hidden = 1.0
         controller.claimed_scaling = controller.claimed_joint = None
         controller.tool_offset[:] = 0.0
-        controller.program.other = None
+        controller.program.other, controller.program.stop_delay = None, 0.0
         controller.rtde.version = controller.model.version
         for service in controller.services.values():
             service.open()

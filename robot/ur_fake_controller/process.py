@@ -68,6 +68,10 @@ class Faults:
         """Lets the controller itself slow its motion down to a fraction, whatever the slider."""
         self._request("limit_speed", fraction=fraction)
 
+    def delay_stops(self, seconds: float) -> None:
+        """Lets servoStop, and whatever else waits for the arm, take so much longer."""
+        self._request("delay_stops", seconds=seconds)
+
     def run_program(self, name: str) -> None:
         """Runs somebody else's program, in place of any."""
         self._request("run_program", name=name)

@@ -79,6 +79,7 @@ class ControlProgram:
         self.now = 0.0
         self.watchdog = Watchdog()
         self._executing = self._awaiting_arm = False
+        self.stop_delay = self._not_before = 0.0  # s that a stop takes longer; until then
         self._async_writes = self._async_operation = 0
         self._reported: set[int] = set()
         self.select_registers(0)
@@ -155,7 +156,7 @@ class ControlProgram:
             self.thread = None
             self.report_async(-1)
         if self._awaiting_arm:
-            if self.arm.motion is not None:
+            if self.arm.motion is not None or self.now < self._not_before:
                 return
             self._awaiting_arm = False
             self.write_int(0, DONE)
@@ -172,6 +173,7 @@ class ControlProgram:
                 self.stop("the client asked for it")
                 return
             self._awaiting_arm = self._run(command)
+            self._not_before = self.now + self.stop_delay
             if not self._awaiting_arm:
                 self.write_int(0, DONE)
 
