@@ -11,7 +11,9 @@ from actquant.cli.output import Json, app, console, errors, key_values, show, to
 @app.command(name="robot-sim")
 def robot_sim(
     host: Annotated[str, typer.Option(help="Loopback address whose ports it takes.")] = "127.0.0.2",
-    model: Annotated[str, typer.Option(help="ur3e or ur3.")] = "ur3e",
+    model: Annotated[
+        str, typer.Option(help="ur3e, ur5e, ur10e, ur16e, ur20, ur30, ur3, ur5, ur10.")
+    ] = "ur3e",
     task: Annotated[str, typer.Option(help="Task of the simulator, e.g. stack.")] = "pick_cube",
     start: Annotated[int, typer.Option(help="Number of the task's start.")] = 0,
     cameras: Annotated[bool, typer.Option(help="Publish pictures on port 5555.")] = True,
@@ -29,7 +31,9 @@ def deploy(
     model: Annotated[Path, typer.Argument(help="A GGUF.")],
     ip: Annotated[str, typer.Option(help="Address of the robot's controller.")],
     task: Annotated[str, typer.Option(help="What the robot shall do, in the policy's words.")],
-    robot: Annotated[str, typer.Option(help="ur3e or ur3.")] = "ur3e",
+    robot: Annotated[
+        str, typer.Option(help="ur3e, ur5e, ur10e, ur16e, ur20, ur30, ur3, ur5, ur10.")
+    ] = "ur3e",
     camera: Annotated[
         list[str] | None,
         typer.Option(

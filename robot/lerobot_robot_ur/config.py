@@ -20,7 +20,7 @@ class ArmConfig:
 
     Attributes:
         ip: address of the controller.
-        model: "ur3e" or "ur3".
+        model: a name in `models.MODELS`.
         tcp: tool centre point [6] in the flange's frame (m, rotation vector in rad).
         payload_kg, payload_cog_m: of the gripper; centre of gravity [3] in the flange's frame.
         gripper: one of `gripper.KINDS`.
@@ -65,7 +65,11 @@ class ArmConfig:
             if len(values) != length or not all(map(math.isfinite, values)):
                 problems.append(f"{name} is {values}; it has {length} finite numbers")
         for name, low, high in (
-            ("payload_kg", 0.0, 3.0),
+            (
+                "payload_kg",
+                0.0,
+                MODELS[self.model].payload_kg if self.model in MODELS else math.inf,
+            ),
             ("servo_lookahead_s", *LOOKAHEAD_S),
             ("servo_gain", *GAIN),
             ("watchdog_s", *WATCHDOG_S),

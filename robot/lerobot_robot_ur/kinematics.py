@@ -1,8 +1,8 @@
 """Forward kinematics: where the tool and the outside of every link are.
 
-The outside of the arm is a set of capsules (all points within a radius of a line). They are
-generous: housings are about 5 mm thicker than drawn, and the gripper has the outside of all its
-openings at once. Everything takes one set of joint positions or many, with numpy alone.
+The outside of the arm is a set of capsules (`shapes`). They are generous: housings are about 5 mm
+thicker than drawn, and the gripper has the outside of all its openings at once. Everything takes
+one set of joint positions or many, with numpy alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ur_motion.control import TOOL_POINT
 
 from .errors import ConfigError
 from .models import RobotModel
+from .shapes import shape_of
 
 Array = NDArray[np.float64]
 
@@ -101,31 +102,10 @@ GRIPPERS: dict[str, GripperShape | None] = {
 
 
 def _arm_capsules(model: RobotModel) -> dict[str, list[Capsule]]:
-    """Returns capsules of each link in its frame; offsets of the tubes are 0.12 m and 0.027 m."""
-    a, d = model.arm.dh_a, model.arm.dh_d
+    """Returns capsules of each link in its frame."""
     return {
-        "base": [Capsule((0, 0, 0.03), (0, 0, 0.06), 0.068)],
-        "shoulder": [
-            Capsule((0, 0, -0.06), (0, 0, 0), 0.063),
-            Capsule((0, 0, 0), (0, -0.06, 0), 0.06),
-        ],
-        "upper arm": [
-            Capsule((0, 0, 0.12), (a[1], 0, 0.12), 0.05),
-            Capsule((a[1], 0, 0.06), (a[1], 0, 0.12), 0.055),
-        ],
-        "forearm": [
-            Capsule((0, 0, 0.027), (a[2], 0, 0.027), 0.041),
-            Capsule((a[2], 0, 0.027), (a[2], 0, 0.06), 0.041),
-        ],
-        "wrist 1": [
-            Capsule((0, 0, 0.071 - d[3]), (0, 0, 0), 0.039),
-            Capsule((0, 0, 0), (0, -0.04, 0), 0.039),
-        ],
-        "wrist 2": [
-            Capsule((0, 0, -0.01), (0, 0, 0), 0.039),
-            Capsule((0, 0, 0), (0, 0.04, 0), 0.039),
-        ],
-        "wrist 3": [Capsule((0, 0, -0.03), (0, 0, -0.01), 0.037)],
+        link: [Capsule((r[0], r[1], r[2]), (r[3], r[4], r[5]), r[6]) for r in rows]
+        for link, rows in shape_of(model).items()
     }
 
 

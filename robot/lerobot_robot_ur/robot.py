@@ -114,6 +114,11 @@ class ArmWithCameras:
         """Returns what turns this layout's actions into targets, and the time (s) of an action."""
         if self.layout.name == "tool_motion":
             config = self.arm.config
+            if not self.arm.model.is_small:
+                raise ConfigError(
+                    f"the layout 'tool_motion' is that of a table for a UR3e or UR3, the arm is a "
+                    f"{config.model}: take 'joints'"
+                )
             return ToolMotion(self.arm.model, config.tcp, STROKES_M[config.gripper]), PERIOD_S
         if not control_rate_hz > 0:
             raise ConfigError(f"control_rate_hz is {control_rate_hz}, it must be above 0")

@@ -268,17 +268,24 @@ class JointTrajectory:
     ) -> Trajectory:
         """Returns a plan, or one that takes longer where its tool would be too fast."""
         excess, factor, power = self._tool_excess(segment), 1.0, _STEEPEST
-        fast = segment
+        fast, in_vain = segment, 0
         for _ in range(_STRETCHES):
             if excess <= 1.0:
                 break
             stretch = _STRETCH_MORE * excess ** (1.0 / power)
             factor *= stretch
             slower = self._fastest(waypoint, velocity / factor, fast.duration * factor)
-            if slower is None or (slowed := self._tool_excess(slower)) >= excess:
-                break  # it is the present speed that is too high
-            power = np.clip(np.log(excess / slowed) / np.log(stretch), _FLATTEST, _STEEPEST)
-            segment, excess = slower, slowed
+            if slower is None:
+                break
+            if (slowed := self._tool_excess(slower)) < excess:
+                power = np.clip(np.log(excess / slowed) / np.log(stretch), _FLATTEST, _STEEPEST)
+                segment, excess = slower, slowed
+                continue
+            # A gentler motion in more time can be another one, once; or it is the present speed
+            # that is too high.
+            power, in_vain = _FLATTEST, in_vain + 1
+            if in_vain > 1:
+                break
         return segment
 
     def _fastest(self, waypoint: _Waypoint, velocity: Array, duration: float) -> Trajectory | None:

@@ -147,7 +147,7 @@ class FakeController:
     Args:
         host: loopback address (127.0.0.N) whose ports it takes; ur-rtde's ports are fixed, so
             two controllers need two addresses.
-        model: "ur3e" (e-Series, 500 Hz) or "ur3" (CB3, 125 Hz).
+        model: a name in `lerobot_robot_ur.models.MODELS`; those before the e-Series run at 125 Hz.
         task, start: the simulated task and the number of its start.
         unlock_delay: s after a protective stop before it can be unlocked.
         cameras: whether to publish the cameras `scene` and `wrist`, on port 5555.

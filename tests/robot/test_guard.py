@@ -93,7 +93,7 @@ def test_smooth_motion_through_the_experts_waypoints_passes_in_every_cycle(exper
         guard.check_target(q, before, dt)
         before, cycle, late = q, cycle + 1, max(late, trajectory.late_s)
     np.testing.assert_allclose(before, joints[-1], atol=1e-9)
-    assert late < 0.05 and cycle * dt == pytest.approx(times[-1], abs=0.05)
+    assert late < 0.15 and cycle * dt == pytest.approx(times[-1], abs=0.1)
 
 
 def test_standing_still_passes_in_a_cycle_of_any_length(guard):

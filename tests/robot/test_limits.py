@@ -21,18 +21,22 @@ def limits():
 def test_defaults_fit_the_table_and_the_arm(name):
     limits, model = limits_for(name), MODELS[name]
     assert limits.model == name
-    assert np.all(np.array(limits.box_low_m) < WORKSPACE_LOW)
-    assert np.all(np.array(limits.box_high_m) > WORKSPACE_HIGH)
+    if model.is_small:
+        assert np.all(np.array(limits.box_low_m) < WORKSPACE_LOW)
+        assert np.all(np.array(limits.box_high_m) > WORKSPACE_HIGH)
     assert limits.tool_speed_m_s > math.sqrt(3) * TRANSLATION_STEP / CONTROL_PERIOD
     assert np.all(np.array(limits.velocity_rad_s) <= model.speed_limits)
     assert np.all(np.array(limits.position_high_rad) < model.position_limits)
 
 
 def test_no_such_arm():
-    with pytest.raises(ConfigError, match="no arm 'ur5'; there are ur3e, ur3"):
-        limits_for("ur5")
-    with pytest.raises(ConfigError, match="no arm 'ur5'"):
-        dataclasses.replace(limits_for("ur3e"), model="ur5")
+    with pytest.raises(
+        ConfigError,
+        match="no arm 'ur7'; there are ur3e, ur5e, ur10e, ur16e, ur20, ur30, ur3, ur5, ur10",
+    ):
+        limits_for("ur7")
+    with pytest.raises(ConfigError, match="no arm 'ur7'"):
+        dataclasses.replace(limits_for("ur3e"), model="ur7")
 
 
 def test_limits_cannot_be_changed(limits):

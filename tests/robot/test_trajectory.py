@@ -11,7 +11,10 @@ from lerobot_robot_ur.models import MODELS
 from lerobot_robot_ur.trajectory import JointTrajectory, _Ramp
 from lerobot_robot_ur.velocities import pass_velocities
 
-LIMITS = limits_for("ur3e")
+# Faster than the defaults, so that what a test shows takes little time.
+LIMITS = dataclasses.replace(
+    limits_for("ur3e"), acceleration_rad_s2=(40.0,) * 6, jerk_rad_s3=(2000.0,) * 6
+)
 VELOCITY = np.array(LIMITS.velocity_rad_s)
 ACCELERATION = np.array(LIMITS.acceleration_rad_s2)
 JERK = np.array(LIMITS.jerk_rad_s3)

@@ -1,4 +1,4 @@
-"""The UR3e and UR3 of `lerobot_robot_ur` behind a RobotPort."""
+"""The arms of `lerobot_robot_ur` behind a RobotPort."""
 
 import contextlib
 import dataclasses
