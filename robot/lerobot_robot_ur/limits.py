@@ -230,8 +230,8 @@ def _defaults(model: RobotModel) -> Limits:
         position_low_rad=_times(reach, -1.0),
         position_high_rad=reach,
         velocity_rad_s=(a, b, c, d, e, f),
-        acceleration_rad_s2=(acceleration,) * 6,
-        jerk_rad_s3=(_JERK_OVER_ACCELERATION * acceleration,) * 6,
+        acceleration_rad_s2=_times((acceleration,) * 6, 1.0),
+        jerk_rad_s3=_times((acceleration,) * 6, _JERK_OVER_ACCELERATION),
         # That expert commands up to 0.42 m/s (0.25 m/s along every axis at once), which smooth
         # motion passes at 0.52 m/s.
         tool_speed_m_s=0.6,
