@@ -20,14 +20,14 @@ from .config import ArmConfig
 from .dashboard import ControllerInfo, bring_back, check_controller
 from .errors import ConnectionFailed, Refused, RobotError, StaleState, Stopped
 from .gripper import GripperThread, make_gripper
-from .guard import Guard
+from .guard import Guard, joint_positions
 from .messages import REFUSED, Halt, Hold, Move
 from .models import MODELS
 from .monitor import Event, EventQueue, Monitor
 from .path import check_path, slow_path
 from .servo_process import ServoProcess
 from .shared import Jitter, Phase, ServoState
-from .stops import REDUCED, StopKind
+from .stops import BY_THE_ROBOT, REDUCED, StopKind
 
 Array = NDArray[np.float64]
 
@@ -77,12 +77,12 @@ class Arm:
     def __init__(self, config: ArmConfig):
         self.config = config
         self.model, self.limits = MODELS[config.model], config.effective_limits
-        self.guard = Guard(self.model, self.limits, config.tcp, config.gripper)
+        self.guard = Guard(self.model, self.limits, config.tcp, config.gripper, config.extra_shapes)
         self.controller: ControllerInfo | None = None
         self._process: ServoProcess | None = None
         self._gripper: GripperThread | None = None
         self._events = EventQueue()
-        self._monitor = Monitor(config.ip, self._events, self._hold_gripper)
+        self._monitor = Monitor(config.ip, self._events, self._on_stop)
         self._lock = threading.Lock()
         self._sequence = 0
 
@@ -248,8 +248,7 @@ class Arm:
             RobotError: it is not there in time, was refused on its way or told something else;
                 it holds.
         """
-        goal = np.asarray(joints, np.float64)
-        start = self.commanded()
+        goal, start = joint_positions(joints, "goal", 1), self.commanded()
         path, times = slow_path(self.guard, start, goal)
         sequence = self._move(path, self.clock() + times, None, is_streamed=False)
         if timeout_s is None:
@@ -374,6 +373,13 @@ class Arm:
                     f"allowed are {_THERE_RAD:g}"
                 )
             time.sleep(0.01)
+
+    def _on_stop(self, stopped: Stopped) -> None:
+        """Where the robot itself has stopped the arm, the fingers stop too, if they can."""
+        if self._gripper is not None and stopped.kind in BY_THE_ROBOT:
+            self._gripper.stop_fingers()
+        else:
+            self._hold_gripper()
 
     def _hold_gripper(self) -> None:
         if self._gripper is not None:

@@ -52,6 +52,10 @@ class Gripper(Protocol):
         """Returns whether the target was taken; False where it has to be offered again later."""
         ...
 
+    def stop(self) -> bool:
+        """Stops the fingers where they are; False where it cannot. `move` moves them again."""
+        ...
+
     def read(self) -> GripperReading: ...
 
     def close(self) -> None: ...
@@ -94,6 +98,7 @@ class GripperThread:
         self._reading: GripperReading | None = None
         self._read_at = 0.0
         self._failure: str | None = None
+        self._has_to_stop = False
         self._ended = threading.Event()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gripper", daemon=True)
@@ -130,6 +135,12 @@ class GripperThread:
         have."""
         with self._lock:
             self._schedule, self._target = [], None
+
+    def stop_fingers(self) -> None:
+        """Forgets what is scheduled and stops the fingers where they are, if the gripper can."""
+        self.hold()
+        with self._lock:
+            self._has_to_stop = True
 
     def reading(self) -> GripperReading:
         """Returns the newest reading.
@@ -173,7 +184,11 @@ class GripperThread:
         with self._lock:
             self._reading, self._read_at = reading, now
             self._take_due()
-            target = self._target
+            target, has_to_stop, self._has_to_stop = self._target, self._has_to_stop, False
+        if has_to_stop:
+            self._sent = None
+            if not self._gripper.stop() and reading.is_moving:
+                self._on_event("gripper", "it cannot be stopped: its fingers go on to their target")
         is_new = target is not None and (self._sent is None or abs(target - self._sent) > _SAME_M)
         if is_new and target is not None and self._gripper.move(target):
             self._sent = target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,10 @@ class Guard:
         limits: what to hold targets to.
         tcp: pose [6] of the tool point in the flange frame (m, rad).
         gripper: a name in `kinematics.GRIPPERS`.
+        extra: what else is mounted on the arm; see `kinematics.extra_capsules`.
 
     Raises:
-        ConfigError: `tcp` or `gripper` is no good, or the limits are another arm's.
+        ConfigError: `tcp`, `gripper` or `extra` is no good, or the limits are another arm's.
     """
 
     def __init__(
@@ -45,11 +46,12 @@ class Guard:
         limits: Limits,
         tcp: ArrayLike = DEFAULT_TCP,
         gripper: str = "robotiq_2f85",
+        extra: Mapping[str, Sequence[Sequence[float]]] | None = None,
     ):
         if limits.model != model.name:
             raise ConfigError(f"the arm is {model.name!r}, the limits are for {limits.model!r}")
         self.limits = limits
-        self.kinematics = Kinematics(model, tcp, gripper)
+        self.kinematics = Kinematics(model, tcp, gripper, extra)
         self._clearances = Clearances(self.kinematics, limits)
         self._velocity = np.array(limits.velocity_rad_s)
 
@@ -64,7 +66,8 @@ class Guard:
         Raises:
             Refused: names every reason.
         """
-        target, before = _joints(q, "target", 1), _joints(previous, "previous target", 1)
+        target = joint_positions(q, "target", 1)
+        before = joint_positions(previous, "previous target", 1)
         reasons = self._reasons(np.stack([before, target]), _seconds(dt_s, 1), None)
         if reasons:
             raise Refused(reasons)
@@ -83,7 +86,8 @@ class Guard:
         Raises:
             Refused: names every reason once, with the waypoint where it is worst.
         """
-        start, points = _joints(from_joints, "from_joints", 1), _joints(joints, "waypoints", 2)
+        start = joint_positions(from_joints, "from_joints", 1)
+        points = joint_positions(joints, "waypoints", 2)
         periods = _seconds(period_s, len(points))
         corners = np.vstack([start, points])
         steps = np.abs(np.diff(corners, axis=0))
@@ -156,7 +160,7 @@ def _subdivided(corners: Array, counts: NDArray[np.intp]) -> Array:
     return np.vstack([corners[:1], *paths])
 
 
-def _joints(values: Any, what: str, dimensions: int) -> Array:
+def joint_positions(values: Any, what: str, dimensions: int) -> Array:
     """Returns joint positions as float64 [6] or [n, 6].
 
     Raises:

@@ -7,6 +7,8 @@ one set of joint positions or many, with numpy alone.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,6 +111,65 @@ def _arm_capsules(model: RobotModel) -> dict[str, list[Capsule]]:
     }
 
 
+def extra_capsules(extra: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, list[Capsule]]:
+    """Returns capsules of what is mounted on links: cameras, cables.
+
+    Args:
+        extra: for a link in LINKS rows of 7 numbers, a capsule's ends and radius, or of 6, a box's
+            lowest and highest corner; m, in the link's frame (of the gripper the flange's).
+
+    Raises:
+        ConfigError: names every row that is neither.
+    """
+    problems, shapes = [], {}
+    for link, rows in extra.items():
+        if link not in LINKS:
+            problems.append(f"extra_shapes: no link {link!r}; there are {', '.join(LINKS)}")
+            continue
+        shapes[link] = []
+        for row in rows:
+            values = np.array(row, np.float64) if _are_numbers(row) else np.empty(0)
+            if len(values) == 7 and values[6] > 0.0:
+                shapes[link].append(_capsule(values[:3], values[3:6], values[6]))
+            elif len(values) == 6 and (values[3:] > values[:3]).all():
+                shapes[link] += _box(values[:3], values[3:])
+            else:
+                problems.append(
+                    f"extra_shapes: {link}: {row!r} is neither a capsule (7 numbers, the last one "
+                    "a radius above 0) nor a box (6, the lowest corner first)"
+                )
+    if problems:
+        raise ConfigError(problems)
+    return shapes
+
+
+def _are_numbers(row: object) -> bool:
+    if not isinstance(row, Sequence) or isinstance(row, str):
+        return False
+    return all(isinstance(v, (int, float)) and math.isfinite(v) for v in row)
+
+
+def _capsule(start: Array, end: Array, radius: float) -> Capsule:
+    (a, b, c), (d, e, f) = start.tolist(), end.tolist()
+    return Capsule((a, b, c), (d, e, f), float(radius))
+
+
+def _box(low: Array, high: Array) -> list[Capsule]:
+    """Returns capsules side by side, along the longest edge, in which a box lies."""
+    size = high - low
+    thin, wide, long = np.argsort(size)
+    count = math.ceil(size[wide] / size[thin])
+    strip = size[wide] / count
+    capsules = []
+    for i in range(count):
+        start = (low + high) / 2
+        start[wide] = low[wide] + (i + 0.5) * strip
+        end = start.copy()
+        start[long], end[long] = low[long], high[long]
+        capsules.append(_capsule(start, end, float(np.hypot(size[thin], strip)) / 2))
+    return capsules
+
+
 class Kinematics:
     """One arm with its tool centre point and gripper.
 
@@ -116,6 +177,7 @@ class Kinematics:
         model: the arm.
         tcp: pose [6] of the tool point in the flange frame: m, and a rotation vector in rad.
         gripper: a name in GRIPPERS.
+        extra: what else is mounted on it; see `extra_capsules`.
 
     Attributes:
         link: index into LINKS of each capsule, int [C].
@@ -128,8 +190,9 @@ class Kinematics:
     """
 
     def __init__(
-        self, model: RobotModel, tcp: ArrayLike = DEFAULT_TCP, gripper: str = "robotiq_2f85"
-    ):
+        self, model: RobotModel, tcp: ArrayLike = DEFAULT_TCP, gripper: str = "robotiq_2f85",
+        extra: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    ):  # fmt: skip
         pose = np.asarray(tcp, np.float64)
         problems = []
         if pose.shape != (6,) or not np.isfinite(pose).all():
@@ -144,6 +207,8 @@ class Kinematics:
         shapes = _arm_capsules(model)
         shape = GRIPPERS[gripper]
         shapes["gripper"] = [] if shape is None else shape.capsules()
+        for link, capsules in extra_capsules(extra or {}).items():
+            shapes[link] = shapes[link] + capsules
         capsules = [(LINKS.index(name), c) for name in LINKS for c in shapes[name]]
         self.link = np.array([link for link, _ in capsules])
         self.radius = np.array([c.radius for _, c in capsules])

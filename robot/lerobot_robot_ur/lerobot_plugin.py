@@ -43,6 +43,7 @@ class URConfig(RobotConfig):
     payload_cog_m: tuple[float, ...] = ArmConfig.payload_cog_m
     gripper: str = ArmConfig.gripper
     gripper_ip: str | None = ArmConfig.gripper_ip
+    extra_shapes: dict[str, list[list[float]]] = field(default_factory=dict)
     speed: float = ArmConfig.speed
     servo_lookahead_s: float = ArmConfig.servo_lookahead_s
     servo_gain: float = ArmConfig.servo_gain

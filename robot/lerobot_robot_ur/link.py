@@ -276,6 +276,7 @@ class Link:
         """Disconnects, for a process that goes on; it takes a second."""
         self._control.disconnect()
         self._receive.disconnect()
+        self._reservation.close()
 
     def release(self) -> threading.Thread:
         """Stops the servo in a thread and lets the program run on; nothing may be sent

@@ -48,6 +48,17 @@ _STOPPED_FOR_SAFETY, _ENABLING = 1 << 10, 1 << 11
 _KNOWN = (1 << 12) - 1
 _POWER_ON = 1 << 0  # of robot_status_bits
 
+#: What stops the arm where it is, and not where its motion would have come to rest.
+BY_THE_ROBOT = frozenset(
+    {
+        StopKind.PROTECTIVE,
+        StopKind.SAFEGUARD,
+        StopKind.EMERGENCY,
+        StopKind.ENABLING,
+        StopKind.SAFETY_STOP,
+        StopKind.DEVIATION,
+    }
+)
 REMEDIES = {
     StopKind.SAFETY_STOP: "the safety system stopped the robot: see the log at the pendant",
     StopKind.ENABLING: "release or hold the three-position enabling device as its mode asks for, "

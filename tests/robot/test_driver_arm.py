@@ -64,16 +64,40 @@ def test_a_streamed_way_is_followed_in_time(arm):
     [
         ([[np.nan, 0, 0, 0, 0, 0]], "shoulder_pan is nan"),
         ([[0.0] * 5], r"shape \[n, 6\], got \[1, 5\]"),
+        ([["0.0"] * 6], "rows of 6 numbers, got <U"),
+        ([[0.0, 0.0, 0.0, 0.0, 0.0, 0.1j]], "rows of 6 numbers, got complex"),
         ([[1.0, 0, 0, 0, 0, 0]], "shoulder_pan jumps by 1.0"),
     ],
 )
 def test_what_must_not_reach_the_arm_is_refused(arm, change, reason):
     before = arm.state().commanded
-    joints = np.array(change) + (before if len(change[0]) == 6 else 0)
+    joints = np.array(change)
+    if len(change[0]) == 6 and joints.dtype.kind != "U":
+        joints = joints + before
     with pytest.raises(Refused, match=reason):
         arm.move_through(joints, [arm.clock() + 0.1])
     assert [event.kind for event in arm.events()][-1] == "refused"
     np.testing.assert_array_equal(arm.state().commanded, before)
+    if joints.dtype.kind in "Uc":
+        with pytest.raises(Refused, match="goal: .* instead of numbers"):
+            arm.move_to(joints[0])
+
+
+def test_fingers_stop_with_the_arm(fake):
+    fake.faults.clear()
+    bring_back(HOST)
+    fake.reset()
+    with Arm(config(HOST, gripper="robotiq_2f85")) as arm:
+        here = arm.commanded()
+        arm.move_through([here], [arm.clock() + 0.1], [0.0])
+        wait_until(lambda: arm.state().gripper_opening_m < 0.07, "closing")
+        fake.faults.protective_stop()
+        wait_until(lambda: arm.stopped is not None, "the stop")
+        time.sleep(0.3)
+        stopped = fake.state()["gripper_opening"]
+        time.sleep(0.3)
+        assert fake.state()["gripper_opening"] == pytest.approx(stopped, abs=1e-3)
+        assert stopped > 0.01
 
 
 def test_stop_ends_the_program_until_an_operator_recovers(fake, arm):

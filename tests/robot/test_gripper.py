@@ -101,6 +101,19 @@ def test_hold_forgets_what_is_not_due(fake, thread):
     assert thread.reading().opening_m > 0.08
 
 
+def test_fingers_stop_where_they_are(fake, thread):
+    thread.schedule([0.0], [time.monotonic()])
+    wait_until(lambda: thread.reading().opening_m < 0.07, "motion")
+    thread.stop_fingers()
+    time.sleep(0.3)
+    stopped = thread.reading().opening_m
+    assert 0.01 < stopped < 0.07
+    time.sleep(0.3)
+    assert thread.reading().opening_m == pytest.approx(stopped, abs=0.002)
+    thread.schedule([0.0], [time.monotonic()])  # the same as before is carried out all the same
+    wait_until(lambda: thread.reading().opening_m < 0.005, "the rest of the way")
+
+
 def test_a_lost_gripper_is_told_of_and_comes_back(fake, thread, events):
     fake.faults.disconnect_gripper()
     wait_until(lambda: len(events) == 1, "the event")

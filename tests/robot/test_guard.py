@@ -14,6 +14,7 @@ from lerobot_robot_ur.limits import limits_for
 from lerobot_robot_ur.models import MODELS
 from lerobot_robot_ur.trajectory import JointTrajectory
 from ur_motion.arms import JOINT_NAMES
+from ur_motion.control import Controller
 
 PERIOD = 0.1
 HOME = np.radians([0.0, -90.0, 90.0, -90.0, -90.0, 0.0])  # tool straight down above the table
@@ -320,6 +321,27 @@ def test_the_way_between_waypoints_is_checked_too():
         guard.check_waypoints(end, [end], PERIOD)
     found = reasons(guard.check_waypoints, over, [beyond], PERIOD)
     assert len(found) == 1 and found[0].startswith("waypoint 0: gripper at height")
+
+
+def test_a_path_between_two_safe_waypoints_that_dips_below_the_table_is_refused(guard):
+    """With the default limits: the fingers swing through the height of the clearance."""
+    k, controller = guard.kinematics, Controller()
+    own = k.link == LINKS.index("gripper")
+
+    def height(q):
+        return (k.capsule_ends(k.frames(q))[own, 2].min(axis=1) - k.radius[own]).min()
+
+    tool = np.array([-0.3, 0.0, 0.02])
+    for _ in range(3):
+        here = controller.start_at(tool).joints
+        lowest = min((toward(3, angle, here) for angle in np.linspace(-0.5, 0.5, 201)), key=height)
+        tool[2] -= height(lowest) - 0.0  # on the table itself: 1 mm less than what has to be kept
+    over, beyond = toward(3, -0.17, lowest), toward(3, 0.17, lowest)
+    assert abs(height(lowest)) < 1e-4 and min(height(over), height(beyond)) > 0.0015
+    for end in (over, beyond):
+        guard.check_waypoints(end, [end], PERIOD)
+    (reason,) = reasons(guard.check_waypoints, over, [beyond], 1.0)
+    assert reason.startswith("waypoint 0: gripper at height 0.000")
 
 
 def test_outside_its_range_a_joint_may_stand_and_return_but_not_go_on(spacious):

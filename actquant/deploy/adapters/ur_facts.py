@@ -32,6 +32,8 @@ def controller_facts(arm: "Arm") -> list[Fact]:
         _slider_fact(slider),
         _mode_fact(arm, state.is_reduced),
     ]
+    for link, rows in config.extra_shapes.items():
+        facts.append(Fact(f"mounted on {link}", f"{len(rows)} shapes of your own"))
     opening = state.gripper_opening_m
     if opening is not None:
         facts.append(Fact(f"gripper {config.gripper}", f"{1e3 * opening:.1f} mm open"))
