@@ -61,6 +61,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--mode", choices=("sync", "async", "rtc"), default="sync")
     parser.add_argument("--steps-per-chunk", type=int)
     parser.add_argument("--settle", type=float, default=1.0, help="as of `actquant deploy`")
+    parser.add_argument("--speed", type=float, default=1.0, help="as of `actquant deploy`")
+    parser.add_argument("--slider", type=float, default=1.0, help="the pendant's, 0 to 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--host", default=HOST)
     parser.add_argument("--arm", action="append", default=[], help="NAME=VALUE of ArmConfig")
@@ -99,6 +101,7 @@ def through_the_wire(arguments: argparse.Namespace) -> tuple[list[bool], list[Ep
         FakeController(arguments.host, cameras=True, image_size=96, unlock_delay=0.1) as controller,
     ):
         _prefer(controller)
+        controller.faults.set_slider(arguments.slider)
         with Session(_settings(arguments, Path(log)), _operator()) as session:
             for number, (task, start) in enumerate(arguments.pairs):
                 success, report = _episode(session, controller, number, task, start, arguments.seed)
@@ -137,6 +140,7 @@ def _settings(arguments: argparse.Namespace, log: Path) -> DeploySettings:
         steps_per_chunk=arguments.steps_per_chunk,
         yes=True,
         settle_s=arguments.settle,
+        speed=arguments.speed,
         log=log,
         limits=key_values("--limit", arguments.limit),
         arm=key_values("--arm", arguments.arm),
@@ -186,6 +190,8 @@ def summarise(
     return {
         "mode": arguments.mode,
         "starts": arguments.starts,
+        "speed": arguments.speed,
+        "slider": arguments.slider,
         "n": n,
         "wire": {"successes": sum(wire), "wilson95": wilson95(sum(wire), n)},
         "direct": {"successes": sum(direct), "wilson95": wilson95(sum(direct), n)},

@@ -1,7 +1,6 @@
 """An arm kept in motion, as by a policy at 10 Hz that is never late."""
 
 import threading
-import time
 
 import numpy as np
 from lerobot_robot_ur.arm import Arm
@@ -26,18 +25,20 @@ class Sway:
         self._thread.start()
 
     def _run(self) -> None:
-        begin = time.monotonic()
+        begin = self._arm.clock()
         while not self._is_over.is_set():
-            first = np.floor((time.monotonic() - begin) / PERIOD_S) + 1
+            first = np.floor((self._arm.clock() - begin) / PERIOD_S) + 1
             times = PERIOD_S * (first + np.arange(AHEAD))
             angles = AMPLITUDE_RAD * (1 - np.cos(2 * np.pi * times / CYCLE_S))
             way = self._start + angles[:, None] * [1, 0, 0, 0, 0, 0]
             try:
                 self._arm.move_through(way, begin + times)
+                while (left := begin + times[0] - self._arm.clock()) > 0:
+                    if self._is_over.wait(left):
+                        return
             except RobotError as error:
                 self.error = error
                 return
-            self._is_over.wait(begin + times[0] - time.monotonic())
 
     def end(self) -> None:
         self._is_over.set()

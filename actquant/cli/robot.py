@@ -23,7 +23,9 @@ from actquant.evaluation.starts import LAST_START
 @app.command(name="robot-sim")
 def robot_sim(
     host: Annotated[str, typer.Option(help="Loopback address whose ports it takes.")] = "127.0.0.2",
-    model: Annotated[str, typer.Option(help="ur3e or ur3.")] = "ur3e",
+    model: Annotated[
+        str, typer.Option(help="ur3e, ur5e, ur10e, ur16e, ur20, ur30, ur3, ur5, ur10.")
+    ] = "ur3e",
     task: Annotated[str, typer.Option(help="Task of the simulator, e.g. stack.")] = "pick_cube",
     start: Annotated[
         int, typer.Option(min=0, max=LAST_START, help="Number of the task's start.")
@@ -48,7 +50,9 @@ def deploy(
     model: Annotated[Path, typer.Argument(help="A GGUF.")],
     ip: Annotated[str, typer.Option(help="Address of the robot's controller.")],
     task: Annotated[str, typer.Option(help="What the robot shall do, in the policy's words.")],
-    robot: Annotated[str, typer.Option(help="ur3e or ur3.")] = "ur3e",
+    robot: Annotated[
+        str, typer.Option(help="ur3e, ur5e, ur10e, ur16e, ur20, ur30, ur3, ur5, ur10.")
+    ] = "ur3e",
     camera: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,7 +71,7 @@ def deploy(
     speed: Annotated[
         float,
         typer.Option(callback=positive, max=1, help="Fraction of full speed, above 0 up to 1."),
-    ] = 1.0,
+    ] = 0.25,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes, one after another.")] = 1,
     max_seconds: Annotated[
         float,

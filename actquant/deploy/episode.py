@@ -1,5 +1,6 @@
 """One episode: the control loop from its first observation to its end."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ class Episode:
         self._smoothness = Smoothness(robot.period_s)
         self._chunk = self._executed_chunk = -1
         self._inference: Inference | None = None
-        self._is_still = self._has_stood_still = False
+        self._is_still, self._thought_s = False, 0.0
         self._checked: Any = None
         self._holding = True
         self._idle_since: float | None = None
@@ -106,13 +107,14 @@ class Episode:
         self._events.add("episode begins", self._number_text)
         self._scheduler.reset()
         self._watch = MotionWatch(self._read_state)
-        self._began_s = self._due_s = time.monotonic()
+        began_s = time.monotonic()
+        self._began_clock_s = self._due_s = self._robot.port.clock()
         try:
             ending = run_loop(self, self._scheduler)
         finally:
             self._come_to_rest()
             self._watch.close()
-        seconds = time.monotonic() - self._began_s
+        seconds = time.monotonic() - began_s
         for motion in self._watch.motions:
             self._latencies.add("action to motion", motion.moved_s - motion.sent_s)
             self._latencies.add("camera to motion", motion.moved_s - motion.camera_time_s)
@@ -139,21 +141,22 @@ class Episode:
         return f"episode {self._number}, mode {self._scheduler.mode}"
 
     def next_tick(self) -> Ending | None:
-        """Waits for `begin + k * period`: a late tick shifts none of those after it."""
+        """Waits for `begin + k * period` of the robot's clock: a late tick shifts none of those
+        after it."""
         if self._counts.ticks:
             self._end_tick()
-        if self._stop.wait_until(self._due_s):
+        if self._robot.wait_until(self._due_s, self._stop):
             return self._operators_ending()
-        now = self._tick_began_s = time.monotonic()
-        if now - self._began_s >= self._rules.max_seconds:
+        self._tick_began_s, now = time.monotonic(), self._robot.port.clock()
+        if now - self._began_clock_s >= self._rules.max_seconds:
             return Ending(kind="time limit", detail=f"{self._rules.max_seconds:g} s")
         self._latencies.add("lateness", now - self._due_s)
         return None
 
     def _end_tick(self) -> None:
         """Notes how long a tick took, and moves on to the next that is not past already."""
-        now, period = time.monotonic(), self._robot.period_s
-        self._latencies.add("tick", now - self._tick_began_s)
+        self._latencies.add("tick", time.monotonic() - self._tick_began_s)
+        now, period = self._robot.port.clock(), self._robot.period_s
         missed = max(0, int((now - self._due_s) / period))
         self._counts.late_ticks += missed
         self._due_s += (missed + 1) * period
@@ -201,7 +204,7 @@ class Episode:
         if seen.camera_time_s is not None:
             self._latencies.add("camera to observation", seen.made_s - seen.camera_time_s)
         self._window.append(dict(seen.raw))
-        return Seen(self._window.observation, seen.made_s, seen.camera_time_s), seen.made_s
+        return dataclasses.replace(seen, raw=self._window.observation), seen.clock_s
 
     def _settle(self) -> None:
         """Waits for the arm, so that the next chunk answers to what it has done."""
@@ -209,7 +212,7 @@ class Episode:
         if not self._rules.settle_s:
             return
         settled = settle(self._robot, self._stop, self._rules.settle_s)
-        self._due_s += settled.seconds
+        self._due_s += settled.clock_s
         self._latencies.add("settling", settled.seconds)
         if settled.lacking:
             self._counts.unsettled += 1
@@ -225,7 +228,9 @@ class Episode:
         if is_first:
             self._chunk = tick.chunk
             self._inference = self._policy.take_inference(tick.observation_time_s)
-            self._has_stood_still = self._scheduler.mode == "sync" and self._is_still
+            # What the policy took to think has changed nothing of what an arm at rest had seen.
+            is_still = self._scheduler.mode == "sync" and self._is_still
+            self._thought_s = tick.age_s if is_still else 0.0
         late, limit = self._lateness(tick), self._robot.oldest_action_s
         if late > limit:
             self._scheduler.refused()
@@ -242,14 +247,8 @@ class Episode:
         return ending
 
     def _lateness(self, tick: Tick) -> float:
-        """Returns how long after its time an action comes (s).
-
-        An arm that stood still until the policy had thought changed nothing of what it had seen.
-        """
-        late = tick.age_s - tick.index * self._robot.period_s
-        if self._has_stood_still and self._inference is not None:
-            late -= self._inference.end_s - tick.observation_time_s
-        return late
+        """Returns how long after its time an action comes (s, of the robot's clock)."""
+        return tick.age_s - tick.index * self._robot.period_s - self._thought_s
 
     def _send(self, tick: Tick, is_first: bool) -> Ending | None:
         seen = self._seen
@@ -271,7 +270,7 @@ class Episode:
             self._events.add("seam", chunk=tick.chunk, delay=tick.delay, age_s=tick.age_s)
         self._executed_chunk = tick.chunk
         if is_first:
-            self._note_times(tick, sent_s)
+            self._note_times(sent_s)
         if not self._rules.dry_run:
             self._watch_for_motion(sent_s, state, is_first)
         self._smoothness.add(sent_s, state.commanded, tick.seam)
@@ -294,13 +293,13 @@ class Episode:
             self._scheduler.not_executed()
         return tick.action
 
-    def _note_times(self, tick: Tick, sent_s: float) -> None:
+    def _note_times(self, sent_s: float) -> None:
         """Notes what the first action of a chunk tells of the path from its observation."""
         inference = self._inference
         if inference is None:
             return
-        add, made = self._latencies.add, tick.observation_time_s
-        add("observation to inference", inference.begin_s - made)
+        add = self._latencies.add
+        add("observation to inference", inference.begin_s - inference.made_s)
         add("inference", inference.end_s - inference.begin_s)
         add("inference to action", sent_s - inference.end_s)
         if inference.camera_time_s is not None:

@@ -22,18 +22,21 @@ Noise = Callable[[int], NDArray[np.float32] | None]
 class Seen:
     """An observation as the policy takes it, and when it was made (time.monotonic).
 
+    `clock_s`: the same by the robot's own clock.
     `camera_time_s`: when the oldest of its pictures came; None where the cameras do not say.
     """
 
     raw: Mapping[str, Any]
     made_s: float
     camera_time_s: float | None
+    clock_s: float
 
 
 @dataclass(frozen=True)
 class Inference:
-    """When a chunk was computed, and on how old a picture (time.monotonic)."""
+    """When an observation was made, a chunk computed, and on how old a picture (time.monotonic)."""
 
+    made_s: float
     begin_s: float
     end_s: float
     camera_time_s: float | None
@@ -80,17 +83,19 @@ class TimedPolicy:
         begin = time.monotonic()
         actions = self._policy.act(seen.raw, noise=noise, previous=previous)
         with self._lock:
-            self._inferences[seen.made_s] = Inference(begin, time.monotonic(), seen.camera_time_s)
+            self._inferences[seen.clock_s] = Inference(
+                seen.made_s, begin, time.monotonic(), seen.camera_time_s
+            )
         return actions
 
     def self_test(self) -> dict[str, Any] | None:
         """Runs the file's golden inputs, see `Runtime.self_test`; None if it has none."""
         return self._policy.runtime.self_test() if self.about["golden"] else None
 
-    def take_inference(self, made_s: float) -> Inference | None:
+    def take_inference(self, clock_s: float) -> Inference | None:
         """Returns the times of the chunk that answered the observation made then; once."""
         with self._lock:
-            return self._inferences.pop(made_s, None)
+            return self._inferences.pop(clock_s, None)
 
     def seeded_noise(self, seed: int, task: str, start: int) -> Noise:
         """Returns noise that follows from (seed, task, start, chunk), as in an evaluation."""

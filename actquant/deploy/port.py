@@ -57,7 +57,7 @@ class RobotPort(Protocol):
     where the port is made. Every method may raise RobotError and what derives from it.
 
     Attributes:
-        period_s: the time that one action takes, with the speed in it.
+        period_s: the time by `clock` that one action takes, with the speed in it.
         max_action_age_s: how long after its time an action may come.
         max_joint_step_rad: farthest that one action may lead; more is a jump.
         stop_after_s: after so long without an action the robot stops by itself.
@@ -69,6 +69,14 @@ class RobotPort(Protocol):
     max_joint_step_rad: float
     stop_after_s: float
     cameras: Mapping[str, Any]
+
+    def clock(self) -> float:
+        """Returns the robot's own time (s), in which its actions take their periods.
+
+        It passes as time.monotonic does, but slower while the robot itself is slowed down, and
+        stands where that holds it.
+        """
+        ...
 
     def gripper_lacks(self) -> str:
         """Says why connecting would move the gripper's fingers; empty if it would not."""
@@ -145,7 +153,7 @@ class RobotPort(Protocol):
     def hold_position(self, duration_s: float) -> None:
         """Keeps the robot, which has come to rest, where it was told to go.
 
-        No action is due for `duration_s`.
+        No action is due for `duration_s` of `clock`.
         """
         ...
 

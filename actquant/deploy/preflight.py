@@ -1,5 +1,6 @@
 """What is looked at before anything moves: one table, and whether it allows to go on."""
 
+import dataclasses
 import time
 from itertools import combinations
 from typing import Any
@@ -232,4 +233,4 @@ def window_of(seen: Seen, steps: int) -> Seen:
     """Returns an observation as a policy of several steps takes it at an episode's begin."""
     window = ObservationWindow(steps)
     window.append(dict(seen.raw))
-    return Seen(window.observation, seen.made_s, seen.camera_time_s)
+    return dataclasses.replace(seen, raw=window.observation)

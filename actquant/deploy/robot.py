@@ -14,7 +14,9 @@ from actquant.deploy.cameras import parse_cameras
 from actquant.deploy.policy import Seen, TimedPolicy
 from actquant.deploy.port import RobotPort
 from actquant.deploy.settings import DeploySettings
+from actquant.deploy.stopping import StopRequest
 
+_SHORTEST_WAIT_S = 5e-4
 _LATE_PERIODS = 2.0  # that an action may always be late
 LONGEST_THOUGHT_S = 30.0
 """A policy that takes longer for a chunk is taken for dead, also where the arm stands and waits."""
@@ -25,7 +27,7 @@ class Robot:
 
     Attributes:
         port: the robot with its cameras, not yet connected.
-        period_s: the time that one action takes, with the speed in it.
+        period_s: the time by the robot's clock that one action takes, with the speed in it.
         task: what the policy is told to do.
     """
 
@@ -44,14 +46,25 @@ class Robot:
         # Read before the pictures: a newer one may come in between, never an older one.
         times = self.picture_times().values()
         pictures = self.port.pictures()
-        made = time.monotonic()
+        made, clock_s = time.monotonic(), self.port.clock()
         raw: dict[str, Any] = {"task": self.task}
         state = self.state()
         if self._policy.state_names:
             raw["observation.state"] = state
         raw |= {name: self._fitted(picture) for name, picture in pictures.items()}
         known = [t for t in times if t is not None]
-        return Seen(raw, made, min(known) if known and len(known) == len(times) else None)
+        oldest = min(known) if known and len(known) == len(times) else None
+        return Seen(raw, made, oldest, clock_s)
+
+    def wait_until(self, due_s: float, stop: StopRequest) -> bool:
+        """Sleeps until `due_s` of the robot's clock, or until a stop is wanted: True then.
+
+        A robot that has stopped is not waited for: its next use says why.
+        """
+        while (left := due_s - self.port.clock()) > 0 and self.port.stopped is None:
+            if stop.wait_until(time.monotonic() + max(left, _SHORTEST_WAIT_S)):
+                return True
+        return stop.is_set
 
     def picture_times(self) -> dict[str, float | None]:
         """Returns when (time.monotonic) each camera's newest picture came; None where untold."""

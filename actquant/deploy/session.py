@@ -58,6 +58,7 @@ class Session:
             steps_per_chunk=settings.steps_per_chunk or self.policy.steps_per_chunk,
             execution_horizon=settings.execution_horizon,
             supports_guidance=self.policy.supports_guidance,
+            clock=self.robot.port.clock,
         )
         self._stack = ExitStack()
         self.stop = StopRequest()

@@ -49,7 +49,7 @@ class DeploySettings:
     mode: str = "sync"
     steps_per_chunk: int | None = None
     execution_horizon: int = 10
-    speed: float = 1.0
+    speed: float = 0.25
     episodes: int = 1
     max_seconds: float = 60.0
     max_refusals: int = 10

@@ -22,12 +22,13 @@ class Settled:
     """How a wait ended.
 
     Attributes:
-        seconds: that it took.
+        seconds, clock_s: that it took, and by the robot's clock.
         is_still: whether the commanded motion has ended; the arm may still be short of its end.
         lacking: what it gave up waiting for, empty if all arrived or a stop is wanted.
     """
 
     seconds: float
+    clock_s: float
     is_still: bool
     lacking: str = ""
 
@@ -36,10 +37,11 @@ def settle(robot: Robot, stop: StopRequest, timeout_s: float) -> Settled:
     """Waits until arm and gripper are at rest and each camera gave a picture since, or a stop is
     wanted.
 
-    After `timeout_s` it gives up: an arm that presses on something does not arrive.
+    After `timeout_s` of the robot's clock it gives up: an arm that presses on something does not
+    arrive.
     Raises StaleStateError, and StoppedError for an arm that has stopped.
     """
-    begin = time.monotonic()
+    begin, begin_clock_s = time.monotonic(), robot.port.clock()
     opening, gripper_since = None, begin
     arm_since: float | None = None
     while True:
@@ -56,10 +58,11 @@ def settle(robot: Robot, stop: StopRequest, timeout_s: float) -> Settled:
             lacking = "the gripper still moves"
         if not lacking:
             lacking = _cameras_lack(robot, max(arm_since or now, gripper_since))
-        is_over = now - begin > timeout_s
+        clock_s = robot.port.clock() - begin_clock_s
+        is_over = clock_s > timeout_s
         if not lacking or is_over or stop.wait_until(now + _POLL_S):
             still = not state.is_moving
-            return Settled(now - begin, still, "" if stop.is_set else lacking)
+            return Settled(now - begin, clock_s, still, "" if stop.is_set else lacking)
 
 
 def _arm_lacks(state: RobotState) -> str:

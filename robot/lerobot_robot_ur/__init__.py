@@ -1,8 +1,8 @@
-"""UR3e and UR3 as LeRobot robots; `ur_fake_controller` beside it is what to try them on.
+"""Universal Robots' arms as LeRobot robots; `ur_fake_controller` beside it is what to try them on.
 
 LeRobot imports every installed distribution named `lerobot_robot_*`; the package then registers
-the robots `ur3e` and `ur3`. It does so only where LeRobot has been imported before: importing
-LeRobot takes seconds and PyTorch, which driver and servo process do without.
+the robots `ur3e`, `ur5e` and so on. It does so only where LeRobot has been imported before:
+importing LeRobot takes seconds and PyTorch, which driver and servo process do without.
 `from lerobot_robot_ur import UR3e` registers them at any time.
 """
 
@@ -10,7 +10,8 @@ import importlib
 import sys
 from typing import Any
 
-_PLUGIN = ("UR3", "UR3Config", "UR3e", "UR3eConfig")
+_ARMS = ("UR3e", "UR5e", "UR10e", "UR16e", "UR20", "UR30", "UR3", "UR5", "UR10")
+_PLUGIN = (*_ARMS, *(f"{name}Config" for name in _ARMS))
 
 
 def __getattr__(name: str) -> Any:

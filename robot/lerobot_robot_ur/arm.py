@@ -20,14 +20,14 @@ from .config import ArmConfig
 from .dashboard import ControllerInfo, bring_back, check_controller
 from .errors import ConnectionFailed, Refused, RobotError, StaleState, Stopped
 from .gripper import GripperThread, make_gripper
-from .guard import Guard
+from .guard import Guard, joint_positions
 from .messages import REFUSED, Halt, Hold, Move
 from .models import MODELS
 from .monitor import Event, EventQueue, Monitor
 from .path import check_path, slow_path
 from .servo_process import ServoProcess
 from .shared import Jitter, Phase, ServoState
-from .stops import StopKind
+from .stops import BY_THE_ROBOT, REDUCED, StopKind
 
 Array = NDArray[np.float64]
 
@@ -48,7 +48,8 @@ class ArmState:
         gripper_opening_m: between the pads; None without a gripper.
         gripper_is_holding: whether it says that it holds something.
         is_moving: whether commanded motion has not ended.
-        speed_scaling: the controller's own, 0 to 1.
+        speed_scaling: the controller's own, 0 to 1: its speed slider's, and what else slows it.
+        is_reduced: whether its safety system is in reduced mode.
     """
 
     time_s: float
@@ -61,6 +62,7 @@ class ArmState:
     gripper_is_holding: bool
     is_moving: bool
     speed_scaling: float
+    is_reduced: bool
 
 
 class Arm:
@@ -75,12 +77,12 @@ class Arm:
     def __init__(self, config: ArmConfig):
         self.config = config
         self.model, self.limits = MODELS[config.model], config.effective_limits
-        self.guard = Guard(self.model, self.limits, config.tcp, config.gripper)
+        self.guard = Guard(self.model, self.limits, config.tcp, config.gripper, config.extra_shapes)
         self.controller: ControllerInfo | None = None
         self._process: ServoProcess | None = None
         self._gripper: GripperThread | None = None
         self._events = EventQueue()
-        self._monitor = Monitor(config.ip, self._events, self._hold_gripper)
+        self._monitor = Monitor(config.ip, self._events, self._on_stop)
         self._lock = threading.Lock()
         self._sequence = 0
 
@@ -128,7 +130,7 @@ class Arm:
         self.note("connected", f"{self.config.ip}: {self.controller}")
         self.note("realtime", "; ".join(process.notes))
         if gripper is not None:
-            self._gripper = GripperThread(gripper, self.note)
+            self._gripper = GripperThread(gripper, self.note, clock=process.clock)
             try:
                 self._gripper.start()
             except BaseException:
@@ -170,7 +172,19 @@ class Arm:
             gripper_is_holding=reading is not None and reading.is_holding,
             is_moving=not servo.at_rest,
             speed_scaling=servo.speed_scaling,
+            is_reduced=bool(servo.safety_bits & REDUCED),
         )
+
+    def clock(self) -> float:
+        """Returns the arm's own time (s), in which all its motion is: it passes as time.monotonic
+        does, but slower by the controller's speed scaling, and it stands while that is 0.
+
+        Raises:
+            ConnectionFailed: there is no connection.
+        """
+        if self._process is None:
+            raise ConnectionFailed(f"{self.config.ip}: not connected")
+        return self._process.clock()
 
     def commanded(self) -> Array:
         """Returns joint positions [6] (rad) last sent to the controller, whatever the gripper does.
@@ -210,7 +224,7 @@ class Arm:
         arrival_times_s: ArrayLike,
         gripper_openings_m: Sequence[float] | None = None,
     ) -> None:
-        """Goes through joint positions [n, 6] (rad), at times [n] (time.monotonic) where the limits
+        """Goes through joint positions [n, 6] (rad), at times [n] (of `clock`) where the limits
         allow it and later where not; in place of whatever has not begun. Returns at once.
 
         The next call is due when the first waypoint is: `limits.hold_after_s` later the arm holds,
@@ -227,17 +241,16 @@ class Arm:
         """Goes slowly to joint positions [6] (rad) and returns when the arm is there, at rest.
 
         Args:
-            timeout_s: by default twice what the path should take.
+            timeout_s: of `clock`; by default twice what the path should take.
 
         Raises:
             Refused, Stopped, StaleState: as `move_through`.
             RobotError: it is not there in time, was refused on its way or told something else;
                 it holds.
         """
-        goal = np.asarray(joints, np.float64)
-        start = self.commanded()
+        goal, start = joint_positions(joints, "goal", 1), self.commanded()
         path, times = slow_path(self.guard, start, goal)
-        sequence = self._move(path, time.monotonic() + times, None, is_streamed=False)
+        sequence = self._move(path, self.clock() + times, None, is_streamed=False)
         if timeout_s is None:
             timeout_s = 2.0 * float(times[-1]) + 5.0
         self._wait_for(goal, sequence, timeout_s)
@@ -286,8 +299,7 @@ class Arm:
     ) -> int:
         if self._monitor.stopped is not None:
             raise self._monitor.stopped
-        now = time.monotonic()
-        start = self.commanded()
+        now, start = self.clock(), self.commanded()
         stroke = self._gripper.stroke_m if self._gripper is not None else None
         try:
             path = check_path(
@@ -323,13 +335,9 @@ class Arm:
             raise self._monitor.stopped or ended from None
 
     def _read(self) -> ServoState:
-        process = self._process
-        if process is None:
+        if self._process is None:
             raise ConnectionFailed(f"{self.config.ip}: not connected")
-        servo = process.shared.read()
-        if servo is None:
-            raise StaleState(f"{self.config.ip}: no state yet")
-        return servo
+        return self._process.state()
 
     def _read_fresh(self) -> ServoState:
         servo = self._read()
@@ -343,7 +351,7 @@ class Arm:
 
     def _wait_for(self, goal: Array, sequence: int, timeout_s: float) -> None:
         """Returns when the arm rests at `goal` [6] (rad), where command `sequence` leads."""
-        deadline = time.monotonic() + timeout_s
+        deadline = self.clock() + timeout_s
         while True:
             if self._monitor.stopped is not None:
                 raise self._monitor.stopped
@@ -357,7 +365,7 @@ class Arm:
                     return
                 if self._monitor.last_refusal:
                     raise RobotError(f"the arm rests before its goal: {self._monitor.last_refusal}")
-            if time.monotonic() > deadline:
+            if self.clock() > deadline:
                 self.hold()
                 off = np.abs(servo.joints - goal).max()
                 raise RobotError(
@@ -365,6 +373,13 @@ class Arm:
                     f"allowed are {_THERE_RAD:g}"
                 )
             time.sleep(0.01)
+
+    def _on_stop(self, stopped: Stopped) -> None:
+        """Where the robot itself has stopped the arm, the fingers stop too, if they can."""
+        if self._gripper is not None and stopped.kind in BY_THE_ROBOT:
+            self._gripper.stop_fingers()
+        else:
+            self._hold_gripper()
 
     def _hold_gripper(self) -> None:
         if self._gripper is not None:

@@ -13,7 +13,7 @@ from .limits import Limits
 
 Array = NDArray[np.float64]
 
-_TABLE_LINKS = LINKS[1:]  # the base stands on it
+_TABLE_LINKS = LINKS[2:]  # the base stands on it, and the shoulder turns at one height
 # Links that can touch; neighbours cannot, nor can the hand and the wrist.
 _CAN_TOUCH = (
     *itertools.product(("base", "shoulder"), LINKS[3:]),

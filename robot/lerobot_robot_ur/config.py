@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .errors import ConfigError
 from .gripper import KINDS
+from .kinematics import extra_capsules
 from .limits import Limits, limits_for
 from .models import MODELS
 
@@ -20,10 +21,12 @@ class ArmConfig:
 
     Attributes:
         ip: address of the controller.
-        model: "ur3e" or "ur3".
+        model: a name in `models.MODELS`.
         tcp: tool centre point [6] in the flange's frame (m, rotation vector in rad).
         payload_kg, payload_cog_m: of the gripper; centre of gravity [3] in the flange's frame.
         gripper: one of `gripper.KINDS`.
+        extra_shapes: what is mounted on links, as cameras and cables are: by the link's name in
+            `kinematics.LINKS` rows of a capsule or a box (`kinematics.extra_capsules`).
         gripper_ip: of OnRobot's Compute Box; by default the controller's.
         limits: by default those of the model.
         speed: 0 to 1, by which the limits of motion are scaled.
@@ -43,6 +46,7 @@ class ArmConfig:
     payload_cog_m: tuple[float, ...] = (0.0, 0.0, 0.058)
     gripper: str = "robotiq_2f85"
     gripper_ip: str | None = None
+    extra_shapes: dict[str, list[list[float]]] = field(default_factory=dict)
     limits: Limits | None = None
     speed: float = 1.0
     servo_lookahead_s: float = 0.1
@@ -65,13 +69,21 @@ class ArmConfig:
             if len(values) != length or not all(map(math.isfinite, values)):
                 problems.append(f"{name} is {values}; it has {length} finite numbers")
         for name, low, high in (
-            ("payload_kg", 0.0, 3.0),
+            (
+                "payload_kg",
+                0.0,
+                MODELS[self.model].payload_kg if self.model in MODELS else math.inf,
+            ),
             ("servo_lookahead_s", *LOOKAHEAD_S),
             ("servo_gain", *GAIN),
             ("watchdog_s", *WATCHDOG_S),
         ):
             if not low <= getattr(self, name) <= high:
                 problems.append(f"{name} is {getattr(self, name)}; it is from {low} to {high}")
+        try:
+            extra_capsules(self.extra_shapes)
+        except ConfigError as error:
+            problems += error.problems
         if not 0 < self.speed <= 1:
             problems.append(f"speed is {self.speed}; it is above 0 and up to 1")
         if problems:

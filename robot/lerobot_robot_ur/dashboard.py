@@ -6,6 +6,7 @@ spoken here in plain sockets and not through ur-rtde, which must stay in the ser
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import time
@@ -13,12 +14,14 @@ from dataclasses import dataclass
 
 from .errors import ConnectionFailed, Stopped
 from .models import RobotModel
-from .stops import StopKind
+from .rtde_version import FIRST_POLYSCOPE_X, rtde_version
+from .stops import REMEDIES, StopKind
 
 PORT = 29999
 _ANSWER_TIMEOUT_S = 2.5
 _UNLOCK_TIMEOUT_S = 10.0  # a protective stop can be unlocked 5 s after it occurred
 _POWER_TIMEOUT_S = 60.0  # booting the joints of a real arm takes some 20 s
+_PROGRAM_TIMEOUT_S = 2.0
 _POLL_S = 0.1
 _MOVING_STATUS = ("NORMAL", "REDUCED")
 _HELD_BY_A_DEVICE = {
@@ -26,6 +29,8 @@ _HELD_BY_A_DEVICE = {
     "SYSTEM_EMERGENCY_STOP": (StopKind.EMERGENCY, "release the system's emergency stop"),
     "SAFEGUARD_STOP": (StopKind.SAFEGUARD, "close the safeguard and reset it"),
     "AUTOMATIC_MODE_SAFEGUARD_STOP": (StopKind.SAFEGUARD, "close the safeguard and reset it"),
+    "SYSTEM_THREE_POSITION_ENABLING_STOP": (StopKind.ENABLING, REMEDIES[StopKind.ENABLING]),
+    "STOPPED_DUE_TO_SAFETY": (StopKind.SAFETY_STOP, REMEDIES[StopKind.SAFETY_STOP]),
 }
 
 
@@ -108,6 +113,29 @@ class Dashboard:
         thing."""
         return self.ask("is in remote control").lower() == "true"
 
+    def program(self) -> str:
+        """Returns state and name of the program that is loaded, as `PLAYING pick.urp`."""
+        return self.ask("programState")
+
+    def demand_remote_control(self, version: tuple[int, ...]) -> None:
+        if version >= (5, 6) and not self.is_in_remote_control():
+            raise ConnectionFailed(f"{self._host}: enable remote control at the pendant")
+
+    def demand_no_program(self) -> None:
+        """Raises ConnectionFailed where a program runs or is paused: it is somebody else's.
+
+        One that is just being ended is waited for.
+        """
+        deadline = time.monotonic() + _PROGRAM_TIMEOUT_S
+        while not (program := self.program()).startswith("STOPPED"):
+            if time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+                continue
+            raise ConnectionFailed(
+                f"{self._host}: another program is there ({program}); this driver does not end "
+                "it: stop it at the pendant, or where it was started"
+            )
+
     def robot_mode(self) -> str:
         """Returns `RUNNING`, `IDLE`, `POWER_OFF`, …"""
         return self.ask("robotmode").partition(":")[2].strip()
@@ -119,19 +147,17 @@ class Dashboard:
             answer = self.ask("safetymode")
         return answer.partition(":")[2].strip()
 
-    def stop_program(self) -> None:
-        self.ask("stop")
-
 
 def check_controller(host: str, model: RobotModel) -> ControllerInfo:
     """Returns what the controller says of itself, once it is known that it can drive that arm now.
 
     Raises:
-        ConnectionFailed: it is another arm's, or does not allow remote control.
+        ConnectionFailed: it is another arm's, does not allow remote control, or runs a program.
         Stopped: it is not ready to move.
     """
-    with Dashboard(host) as dashboard:
+    with _open(host) as dashboard:
         info = dashboard.controller()
+        _refuse_polyscope_x(host, info.version)
         version = ".".join(map(str, info.version))
         if info.is_e_series != model.is_e_series:
             raise ConnectionFailed(
@@ -142,17 +168,41 @@ def check_controller(host: str, model: RobotModel) -> ControllerInfo:
             raise ConnectionFailed(
                 f"{host} drives a {info.model!r}, configured is a {model.name} ({model.type!r})"
             )
-        if info.version >= (5, 6) and not dashboard.is_in_remote_control():
-            raise ConnectionFailed(f"{host}: enable remote control at the pendant")
+        dashboard.demand_remote_control(info.version)
         status, mode = dashboard.safety_status(), dashboard.robot_mode()
+        if status in _MOVING_STATUS:
+            dashboard.demand_no_program()
     if status not in _MOVING_STATUS or mode != "RUNNING":
         kind = StopKind.POWER_OFF if status in _MOVING_STATUS else StopKind.SAFETY
+        kind, remedy = _HELD_BY_A_DEVICE.get(status, (kind, "look what stopped it"))
         raise Stopped(
             kind,
-            f"{host}: safety status {status}, robot mode {mode}: look what stopped it, then "
-            "recover with an operator's word",
+            f"{host}: safety status {status}, robot mode {mode}: {remedy}, then recover with an "
+            "operator's word",
         )
     return info
+
+
+def _open(host: str) -> Dashboard:
+    """Returns a connection; of a controller that has no such server, says which one it is."""
+    try:
+        return Dashboard(host)
+    except ConnectionFailed:
+        version = None
+        with contextlib.suppress(ConnectionFailed):
+            version = rtde_version(host)
+        if version is not None:
+            _refuse_polyscope_x(host, version)
+        raise
+
+
+def _refuse_polyscope_x(host: str, version: tuple[int, ...]) -> None:
+    if version[0] >= FIRST_POLYSCOPE_X:
+        text = ".".join(map(str, version))
+        raise ConnectionFailed(
+            f"{host} has PolyScope X {text}, which is not supported yet (PolyScope 3 and 5 are): "
+            "see robot/README.md"
+        )
 
 
 def stop_program(host: str) -> bool:
@@ -169,9 +219,12 @@ def bring_back(host: str) -> None:
 
     Raises:
         Stopped: something only a person at the robot can end still holds it.
-        ConnectionFailed: the dashboard cannot be reached, or the robot did not follow in time.
+        ConnectionFailed: the dashboard cannot be reached, does not allow remote control, has a
+            program that runs or is paused, or the robot did not follow in time.
     """
-    with Dashboard(host) as dashboard:
+    with _open(host) as dashboard:
+        dashboard.demand_remote_control(dashboard.controller().version)
+        dashboard.demand_no_program()
         status = dashboard.safety_status()
         if status in _HELD_BY_A_DEVICE:
             kind, remedy = _HELD_BY_A_DEVICE[status]
@@ -184,8 +237,6 @@ def bring_back(host: str) -> None:
                 StopKind.SAFETY, f"the safety status is {status}: restart the safety at the pendant"
             )
         dashboard.ask("close popup")
-        # A program that was only paused would go on towards its old target.
-        dashboard.stop_program()
         _power_up(dashboard)
 
 

@@ -52,6 +52,10 @@ class Gripper(Protocol):
         """Returns whether the target was taken; False where it has to be offered again later."""
         ...
 
+    def stop(self) -> bool:
+        """Stops the fingers where they are; False where it cannot. `move` moves them again."""
+        ...
+
     def read(self) -> GripperReading: ...
 
     def close(self) -> None: ...
@@ -78,19 +82,23 @@ class GripperThread:
         gripper: is connected to by `start`, and used by the thread alone from then on.
         on_event: called with kind and detail when the gripper fails or answers again.
         max_age_s: of a reading that `reading` still gives.
+        clock: of the schedule; what is due waits where it raises StaleState.
     """
 
     def __init__(
-        self, gripper: Gripper, on_event: Callable[[str, str], None], max_age_s: float = 1.0
-    ):
+        self, gripper: Gripper, on_event: Callable[[str, str], None], max_age_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):  # fmt: skip
         self._gripper, self._on_event, self._max_age = gripper, on_event, max_age_s
+        self._clock = clock
         self._lock = threading.Lock()
-        self._schedule: list[tuple[float, float]] = []  # time.monotonic, opening
+        self._schedule: list[tuple[float, float]] = []  # when, opening
         self._target: float | None = None
         self._sent: float | None = None
         self._reading: GripperReading | None = None
         self._read_at = 0.0
         self._failure: str | None = None
+        self._has_to_stop = False
         self._ended = threading.Event()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gripper", daemon=True)
@@ -118,7 +126,7 @@ class GripperThread:
             self._thread.join(5.0)
 
     def schedule(self, openings_m: Sequence[float], times_s: Sequence[float]) -> None:
-        """Takes over openings [n] (m) at times [n] (time.monotonic), in place of earlier ones."""
+        """Takes over openings [n] (m) at times [n] (of `clock`), in place of earlier ones."""
         with self._lock:
             self._schedule = sorted(zip(map(float, times_s), map(float, openings_m), strict=True))
 
@@ -127,6 +135,12 @@ class GripperThread:
         have."""
         with self._lock:
             self._schedule, self._target = [], None
+
+    def stop_fingers(self) -> None:
+        """Forgets what is scheduled and stops the fingers where they are, if the gripper can."""
+        self.hold()
+        with self._lock:
+            self._has_to_stop = True
 
     def reading(self) -> GripperReading:
         """Returns the newest reading.
@@ -169,13 +183,26 @@ class GripperThread:
         now = time.monotonic()
         with self._lock:
             self._reading, self._read_at = reading, now
-            while self._schedule and self._schedule[0][0] <= now:
-                due, opening = self._schedule.pop(0)
-                self._target = opening if now - due < _LATEST_S else None
-            target = self._target
+            self._take_due()
+            target, has_to_stop, self._has_to_stop = self._target, self._has_to_stop, False
+        if has_to_stop:
+            self._sent = None
+            if not self._gripper.stop() and reading.is_moving:
+                self._on_event("gripper", "it cannot be stopped: its fingers go on to their target")
         is_new = target is not None and (self._sent is None or abs(target - self._sent) > _SAME_M)
         if is_new and target is not None and self._gripper.move(target):
             self._sent = target
+
+    def _take_due(self) -> None:
+        if not self._schedule:
+            return
+        try:
+            now = self._clock()
+        except StaleState:
+            return
+        while self._schedule and self._schedule[0][0] <= now:
+            due, opening = self._schedule.pop(0)
+            self._target = opening if now - due < _LATEST_S else None
 
     def _note(self, failure: str | None) -> None:
         if (failure is None) != (self._failure is None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,10 @@ class Guard:
         limits: what to hold targets to.
         tcp: pose [6] of the tool point in the flange frame (m, rad).
         gripper: a name in `kinematics.GRIPPERS`.
+        extra: what else is mounted on the arm; see `kinematics.extra_capsules`.
 
     Raises:
-        ConfigError: `tcp` or `gripper` is no good, or the limits are another arm's.
+        ConfigError: `tcp`, `gripper` or `extra` is no good, or the limits are another arm's.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class Guard:
         limits: Limits,
         tcp: ArrayLike = DEFAULT_TCP,
         gripper: str = "robotiq_2f85",
+        extra: Mapping[str, Sequence[Sequence[float]]] | None = None,
     ):
         if limits.model != model.name:
             raise ConfigError(f"the arm is {model.name!r}, the limits are for {limits.model!r}")
         self.limits = limits
-        self.kinematics = Kinematics(model, tcp, gripper)
+        self.kinematics = Kinematics(model, tcp, gripper, extra)
         self._clearances = Clearances(self.kinematics, limits)
         self._velocity = np.array(limits.velocity_rad_s)
 
@@ -63,7 +66,8 @@ class Guard:
         Raises:
             Refused: names every reason.
         """
-        target, before = _joints(q, "target", 1), _joints(previous, "previous target", 1)
+        target = joint_positions(q, "target", 1)
+        before = joint_positions(previous, "previous target", 1)
         reasons = self._reasons(np.stack([before, target]), _seconds(dt_s, 1), None)
         if reasons:
             raise Refused(reasons)
@@ -82,7 +86,8 @@ class Guard:
         Raises:
             Refused: names every reason once, with the waypoint where it is worst.
         """
-        start, points = _joints(from_joints, "from_joints", 1), _joints(joints, "waypoints", 2)
+        start = joint_positions(from_joints, "from_joints", 1)
+        points = joint_positions(joints, "waypoints", 2)
         periods = _seconds(period_s, len(points))
         corners = np.vstack([start, points])
         steps = np.abs(np.diff(corners, axis=0))
@@ -121,17 +126,29 @@ class Guard:
             for k in np.flatnonzero((speeds > self._velocity * (1.0 + _ROUNDING)).any(axis=0))
         ]
         frames = self.kinematics.frames(samples)
-        tool = self.kinematics.tool_position(frames)
-        tool_speeds = np.sqrt(np.square(tool[1:] - tool[:-1]).sum(axis=1)) / times
-        i, limit = tool_speeds.argmax(), self.limits.tool_speed_m_s
-        if tool_speeds[i] > limit * (1.0 + _ROUNDING):
-            reasons.append(name(i, f"tool moves at {tool_speeds[i]:.4f} m/s, limit {limit:.4f}"))
+        reasons += self._fast_reasons(frames, times, name)
         excess = self._clearances.excess(samples, frames)
         outside = excess[1:] > np.maximum(excess[:-1], 0.0) + _STILL
         for place in np.flatnonzero(outside.any(axis=0)):
             i = np.where(outside[:, place], excess[1:, place], -np.inf).argmax()
             reasons.append(name(i, self._clearances.describe(place, excess[i + 1, place])))
         return reasons
+
+    def _fast_reasons(
+        self, frames: Array, times: Array, name: Callable[[Any, str], str]
+    ) -> list[str]:
+        """Returns of the tool, or else of the fastest link, that it is too fast."""
+        points = self.kinematics.points(frames)
+        speeds = np.sqrt(np.square(points[1:] - points[:-1]).sum(axis=-1)) / times[:, None]
+        limit = self.limits.tool_speed_m_s
+        if speeds.max() <= limit * (1.0 + _ROUNDING):
+            return []
+        tool = speeds[:, 0].argmax()
+        i, k = np.unravel_index(speeds.argmax(), speeds.shape)
+        if speeds[tool, 0] > limit * (1.0 + _ROUNDING):
+            i, k = tool, 0
+        what = self.kinematics.point_names[k]
+        return [name(i, f"{what} moves at {speeds[i, k]:.4f} m/s, limit {limit:.4f}")]
 
 
 def _subdivided(corners: Array, counts: NDArray[np.intp]) -> Array:
@@ -143,7 +160,7 @@ def _subdivided(corners: Array, counts: NDArray[np.intp]) -> Array:
     return np.vstack([corners[:1], *paths])
 
 
-def _joints(values: Any, what: str, dimensions: int) -> Array:
+def joint_positions(values: Any, what: str, dimensions: int) -> Array:
     """Returns joint positions as float64 [6] or [n, 6].
 
     Raises:

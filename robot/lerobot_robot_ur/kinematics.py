@@ -1,12 +1,14 @@
 """Forward kinematics: where the tool and the outside of every link are.
 
-The outside of the arm is a set of capsules (all points within a radius of a line). They are
-generous: housings are about 5 mm thicker than drawn, and the gripper has the outside of all its
-openings at once. Everything takes one set of joint positions or many, with numpy alone.
+The outside of the arm is a set of capsules (`shapes`). They are generous: housings are about 5 mm
+thicker than drawn, and the gripper has the outside of all its openings at once. Everything takes
+one set of joint positions or many, with numpy alone.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,7 @@ from ur_motion.control import TOOL_POINT
 
 from .errors import ConfigError
 from .models import RobotModel
+from .shapes import shape_of
 
 Array = NDArray[np.float64]
 
@@ -101,32 +104,70 @@ GRIPPERS: dict[str, GripperShape | None] = {
 
 
 def _arm_capsules(model: RobotModel) -> dict[str, list[Capsule]]:
-    """Returns capsules of each link in its frame; offsets of the tubes are 0.12 m and 0.027 m."""
-    a, d = model.arm.dh_a, model.arm.dh_d
+    """Returns capsules of each link in its frame."""
     return {
-        "base": [Capsule((0, 0, 0.03), (0, 0, 0.06), 0.068)],
-        "shoulder": [
-            Capsule((0, 0, -0.06), (0, 0, 0), 0.063),
-            Capsule((0, 0, 0), (0, -0.06, 0), 0.06),
-        ],
-        "upper arm": [
-            Capsule((0, 0, 0.12), (a[1], 0, 0.12), 0.05),
-            Capsule((a[1], 0, 0.06), (a[1], 0, 0.12), 0.055),
-        ],
-        "forearm": [
-            Capsule((0, 0, 0.027), (a[2], 0, 0.027), 0.041),
-            Capsule((a[2], 0, 0.027), (a[2], 0, 0.06), 0.041),
-        ],
-        "wrist 1": [
-            Capsule((0, 0, 0.071 - d[3]), (0, 0, 0), 0.039),
-            Capsule((0, 0, 0), (0, -0.04, 0), 0.039),
-        ],
-        "wrist 2": [
-            Capsule((0, 0, -0.01), (0, 0, 0), 0.039),
-            Capsule((0, 0, 0), (0, 0.04, 0), 0.039),
-        ],
-        "wrist 3": [Capsule((0, 0, -0.03), (0, 0, -0.01), 0.037)],
+        link: [Capsule((r[0], r[1], r[2]), (r[3], r[4], r[5]), r[6]) for r in rows]
+        for link, rows in shape_of(model).items()
     }
+
+
+def extra_capsules(extra: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, list[Capsule]]:
+    """Returns capsules of what is mounted on links: cameras, cables.
+
+    Args:
+        extra: for a link in LINKS rows of 7 numbers, a capsule's ends and radius, or of 6, a box's
+            lowest and highest corner; m, in the link's frame (of the gripper the flange's).
+
+    Raises:
+        ConfigError: names every row that is neither.
+    """
+    problems, shapes = [], {}
+    for link, rows in extra.items():
+        if link not in LINKS:
+            problems.append(f"extra_shapes: no link {link!r}; there are {', '.join(LINKS)}")
+            continue
+        shapes[link] = []
+        for row in rows:
+            values = np.array(row, np.float64) if _are_numbers(row) else np.empty(0)
+            if len(values) == 7 and values[6] > 0.0:
+                shapes[link].append(_capsule(values[:3], values[3:6], values[6]))
+            elif len(values) == 6 and (values[3:] > values[:3]).all():
+                shapes[link] += _box(values[:3], values[3:])
+            else:
+                problems.append(
+                    f"extra_shapes: {link}: {row!r} is neither a capsule (7 numbers, the last one "
+                    "a radius above 0) nor a box (6, the lowest corner first)"
+                )
+    if problems:
+        raise ConfigError(problems)
+    return shapes
+
+
+def _are_numbers(row: object) -> bool:
+    if not isinstance(row, Sequence) or isinstance(row, str):
+        return False
+    return all(isinstance(v, (int, float)) and math.isfinite(v) for v in row)
+
+
+def _capsule(start: Array, end: Array, radius: float) -> Capsule:
+    (a, b, c), (d, e, f) = start.tolist(), end.tolist()
+    return Capsule((a, b, c), (d, e, f), float(radius))
+
+
+def _box(low: Array, high: Array) -> list[Capsule]:
+    """Returns capsules side by side, along the longest edge, in which a box lies."""
+    size = high - low
+    thin, wide, long = np.argsort(size)
+    count = math.ceil(size[wide] / size[thin])
+    strip = size[wide] / count
+    capsules = []
+    for i in range(count):
+        start = (low + high) / 2
+        start[wide] = low[wide] + (i + 0.5) * strip
+        end = start.copy()
+        start[long], end[long] = low[long], high[long]
+        capsules.append(_capsule(start, end, float(np.hypot(size[thin], strip)) / 2))
+    return capsules
 
 
 class Kinematics:
@@ -136,19 +177,22 @@ class Kinematics:
         model: the arm.
         tcp: pose [6] of the tool point in the flange frame: m, and a rotation vector in rad.
         gripper: a name in GRIPPERS.
+        extra: what else is mounted on it; see `extra_capsules`.
 
     Attributes:
         link: index into LINKS of each capsule, int [C].
         radius: radius of each capsule [C] (m).
         is_solid: whether it is more than an edge of the gripper, bool [C].
+        point_names: what each of `points` belongs to: "tool", or one of LINKS.
 
     Raises:
         ConfigError: the tool point or the gripper's name is no good.
     """
 
     def __init__(
-        self, model: RobotModel, tcp: ArrayLike = DEFAULT_TCP, gripper: str = "robotiq_2f85"
-    ):
+        self, model: RobotModel, tcp: ArrayLike = DEFAULT_TCP, gripper: str = "robotiq_2f85",
+        extra: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    ):  # fmt: skip
         pose = np.asarray(tcp, np.float64)
         problems = []
         if pose.shape != (6,) or not np.isfinite(pose).all():
@@ -163,6 +207,8 @@ class Kinematics:
         shapes = _arm_capsules(model)
         shape = GRIPPERS[gripper]
         shapes["gripper"] = [] if shape is None else shape.capsules()
+        for link, capsules in extra_capsules(extra or {}).items():
+            shapes[link] = shapes[link] + capsules
         capsules = [(LINKS.index(name), c) for name in LINKS for c in shapes[name]]
         self.link = np.array([link for link, _ in capsules])
         self.radius = np.array([c.radius for _, c in capsules])
@@ -171,6 +217,17 @@ class Kinematics:
         self._ends = np.ones((len(capsules), 4, 2))
         for i, (_, c) in enumerate(capsules):
             self._ends[i, :3, 0], self._ends[i, :3, 1] = c.start, c.end
+        self._points, self.point_names = self._moving_points()
+
+    def _moving_points(self) -> tuple[list[tuple[int, Array]], list[str]]:
+        """Returns points [4, n] of each frame that moves, the tool point first, and their names."""
+        points, names = [(6, np.append(self._tcp[:3, 3], 1.0)[:, None])], ["tool"]
+        for link in range(1, len(LINKS)):
+            own = self._ends[self.link == link].transpose(1, 0, 2).reshape(4, -1)
+            own = np.unique(own, axis=1)
+            points.append((_FRAME_OF_LINK[link], own))
+            names += [LINKS[link]] * own.shape[1]
+        return points, names
 
     def frames(self, joints: ArrayLike) -> Array:
         """Returns frames [..., 7, 4, 4] of the base and the six links (m) at joints [..., 6] (rad).
@@ -203,6 +260,15 @@ class Kinematics:
         flange = frames[..., 6, :3, :]
         point = np.append(self._tcp[:3, 3], 1.0)
         return np.einsum("...ij,j->...i", flange, point)
+
+    def points(self, frames: Array) -> Array:
+        """Returns the tool point and all capsules' ends [..., P, 3] (m, base frame), from `frames`.
+
+        `point_names` [P] are what they belong to. No part of arm or gripper moves faster than the
+        fastest of them, but for the thickness of a housing that turns.
+        """
+        parts = [frames[..., i, :3, :] @ points for i, points in self._points]
+        return np.swapaxes(np.concatenate(parts, axis=-1), -1, -2)
 
     def jacobian(self, joints: ArrayLike) -> Array:
         """Returns [..., 6, 6] from joint speeds (rad/s) to the tool's velocity (m/s, then

@@ -1,4 +1,4 @@
-"""LeRobot plugin: `--robot.type=ur3e` and `--robot.type=ur3`.
+"""LeRobot plugin: `--robot.type=ur3e`, `ur5e` and so on, one for each of `models.MODELS`.
 
 Nothing else in the package needs LeRobot.
 """
@@ -43,6 +43,7 @@ class URConfig(RobotConfig):
     payload_cog_m: tuple[float, ...] = ArmConfig.payload_cog_m
     gripper: str = ArmConfig.gripper
     gripper_ip: str | None = ArmConfig.gripper_ip
+    extra_shapes: dict[str, list[list[float]]] = field(default_factory=dict)
     speed: float = ArmConfig.speed
     servo_lookahead_s: float = ArmConfig.servo_lookahead_s
     servo_gain: float = ArmConfig.servo_gain
@@ -84,12 +85,68 @@ class UR3eConfig(URConfig):
     model = "ur3e"
 
 
+@RobotConfig.register_subclass("ur5e")
+@dataclass(kw_only=True)
+class UR5eConfig(URConfig):
+    """A UR5e (e-Series)."""
+
+    model = "ur5e"
+
+
+@RobotConfig.register_subclass("ur10e")
+@dataclass(kw_only=True)
+class UR10eConfig(URConfig):
+    """A UR10e (e-Series)."""
+
+    model = "ur10e"
+
+
+@RobotConfig.register_subclass("ur16e")
+@dataclass(kw_only=True)
+class UR16eConfig(URConfig):
+    """A UR16e (e-Series)."""
+
+    model = "ur16e"
+
+
+@RobotConfig.register_subclass("ur20")
+@dataclass(kw_only=True)
+class UR20Config(URConfig):
+    """A UR20."""
+
+    model = "ur20"
+
+
+@RobotConfig.register_subclass("ur30")
+@dataclass(kw_only=True)
+class UR30Config(URConfig):
+    """A UR30."""
+
+    model = "ur30"
+
+
 @RobotConfig.register_subclass("ur3")
 @dataclass(kw_only=True)
 class UR3Config(URConfig):
     """A UR3 (CB3)."""
 
     model = "ur3"
+
+
+@RobotConfig.register_subclass("ur5")
+@dataclass(kw_only=True)
+class UR5Config(URConfig):
+    """A UR5 (CB3)."""
+
+    model = "ur5"
+
+
+@RobotConfig.register_subclass("ur10")
+@dataclass(kw_only=True)
+class UR10Config(URConfig):
+    """A UR10 (CB3)."""
+
+    model = "ur10"
 
 
 class UR(Robot):
@@ -180,6 +237,41 @@ class UR3e(UR):
     name = "ur3e"
 
 
+class UR5e(UR):
+    config_class = UR5eConfig
+    name = "ur5e"
+
+
+class UR10e(UR):
+    config_class = UR10eConfig
+    name = "ur10e"
+
+
+class UR16e(UR):
+    config_class = UR16eConfig
+    name = "ur16e"
+
+
+class UR20(UR):
+    config_class = UR20Config
+    name = "ur20"
+
+
+class UR30(UR):
+    config_class = UR30Config
+    name = "ur30"
+
+
 class UR3(UR):
     config_class = UR3Config
     name = "ur3"
+
+
+class UR5(UR):
+    config_class = UR5Config
+    name = "ur5"
+
+
+class UR10(UR):
+    config_class = UR10Config
+    name = "ur10"

@@ -27,11 +27,14 @@ class Limits:
         model: the name of the arm they are for.
         position_low_rad, position_high_rad: joint positions.
         velocity_rad_s, acceleration_rad_s2, jerk_rad_s3: joint motion, either direction.
-        tool_speed_m_s: speed of the tool point.
+        tool_speed_m_s: speed of the tool point and of every link and the gripper.
+        reduced_speed_m_s: the same while the safety system is in reduced mode.
         box_low_m, box_high_m: where the tool point may be.
         table_height_m: height of the table plane; nothing but the base may be below it.
         clearance_m: distance that the arm and the gripper keep from the table.
         max_joint_step_rad: farthest that one waypoint may be from the one before (a jump).
+        max_deviation_rad: farthest that a joint may be from all that it was told within the servo's
+            lag.
         max_state_age_s, max_camera_age_s, max_action_age_s: what is older is not acted upon.
         hold_after_s, stop_after_s: without a new action for so long, the arm holds, then stops
             for good.
@@ -48,11 +51,13 @@ class Limits:
     acceleration_rad_s2: Six
     jerk_rad_s3: Six
     tool_speed_m_s: float
+    reduced_speed_m_s: float
     box_low_m: Three
     box_high_m: Three
     table_height_m: float
     clearance_m: float
     max_joint_step_rad: float
+    max_deviation_rad: float
     max_state_age_s: float
     max_camera_age_s: float
     max_action_age_s: float
@@ -82,6 +87,7 @@ class Limits:
             acceleration_rad_s2=_times(self.acceleration_rad_s2, speed),
             jerk_rad_s3=_times(self.jerk_rad_s3, speed),
             tool_speed_m_s=self.tool_speed_m_s * speed,
+            reduced_speed_m_s=self.reduced_speed_m_s * speed,
         )
 
 
@@ -115,7 +121,9 @@ _POSITIVE = (
     "acceleration_rad_s2",
     "jerk_rad_s3",
     "tool_speed_m_s",
+    "reduced_speed_m_s",
     "max_joint_step_rad",
+    "max_deviation_rad",
     "max_state_age_s",
     "max_camera_age_s",
     "max_action_age_s",
@@ -185,29 +193,61 @@ def _arm_problems(limits: Limits, model: RobotModel) -> list[str]:
     return problems
 
 
+def _stretched_acceleration(model: RobotModel) -> float:
+    """Returns the acceleration (rad/s^2) that the shoulder's torque gives a stretched arm with its
+    full payload, about the upright axis: without gravity."""
+    upper, forearm = -model.arm.dh_a[1], -model.arm.dh_a[2]
+    _, m_upper, m_forearm, m_1, m_2, m_3 = model.link_masses
+    wrist = upper + forearm
+    masses = (
+        (m_upper, -model.arm_centres[0]),
+        (m_forearm, upper - model.arm_centres[1]),
+        (m_1 + m_2 + m_3, wrist),
+        (model.payload_kg, wrist + _PAYLOAD_AT_M),
+    )
+    return model.lift_torque_nm / sum(mass * at**2 for mass, at in masses)
+
+
+_PAYLOAD_AT_M = 0.1  # beyond the wrist
+# At a quarter of full speed, with which deployments begin, this is 5 rad/s^2: what UR's own MoveIt
+# configuration has for every joint of every arm (ur_moveit_config/config/joint_limits.yaml). The
+# targets of diffusion_policy's deployments, 0.25 m/s through servoJ's lookahead of 0.1 s, come to
+# about the same. At full speed the reference policy's expert is up to 0.07 s late by it.
+_ACCELERATION = 20.0
+_JERK_OVER_ACCELERATION = 50.0  # 1/s: full acceleration after 0.02 s
+_SMALL_REACH_M = 0.5
+
+
 def _defaults(model: RobotModel) -> Limits:
     # Half a turn of the elbow is the most that its planning uses; 0.08 rad of margin everywhere.
     reach = (6.2, 6.2, 3.1, 6.2, 6.2, 6.2)
-    a, b, c, *_ = model.speed_limits
+    a, b, c, *wrists = model.speed_limits
+    d, e, f = (min(speed, 4.0) for speed in wrists)
+    acceleration = min(_ACCELERATION, float(round(_stretched_acceleration(model))))
+    size = model.reach_m / _SMALL_REACH_M
     return Limits(
         model=model.name,
         position_low_rad=_times(reach, -1.0),
         position_high_rad=reach,
-        velocity_rad_s=(a, b, c, 4.0, 4.0, 4.0),
-        # Lower ones make the reference policy's expert late by more than 0.04 s.
-        acceleration_rad_s2=(40.0, 40.0, 40.0, 40.0, 40.0, 40.0),
-        jerk_rad_s3=(2e3, 2e3, 2e3, 2e3, 2e3, 2e3),
+        velocity_rad_s=(a, b, c, d, e, f),
+        acceleration_rad_s2=_times((acceleration,) * 6, 1.0),
+        jerk_rad_s3=_times((acceleration,) * 6, _JERK_OVER_ACCELERATION),
         # That expert commands up to 0.42 m/s (0.25 m/s along every axis at once), which smooth
         # motion passes at 0.52 m/s.
         tool_speed_m_s=0.6,
-        # 0.02 m around the workspace of lerobot_env_ur3e, less below it.
-        box_low_m=(-0.43, -0.25, 0.015),
-        box_high_m=(-0.13, 0.25, 0.24),
+        # What the reduced mode of the safety configuration allows cannot be read; 0.25 m/s is the
+        # speed that standards take for safe beside people.
+        reduced_speed_m_s=0.25,
+        # Of the small arms 0.02 m around the workspace of lerobot_env_ur3e, less below it; of
+        # larger ones as much larger.
+        box_low_m=(-0.43 * size, -0.25 * size, 0.015),
+        box_high_m=(-0.13 * size, 0.25 * size, 0.24 * size),
         table_height_m=0.0,
         # Not more: that workspace reaches down to 3 mm between fingertips and table, and the path
         # between two of its poses, straight in the joints, dips up to 2 mm lower.
         clearance_m=0.001,
         max_joint_step_rad=0.35,
+        max_deviation_rad=0.1,
         max_state_age_s=0.1,
         max_camera_age_s=0.5,
         max_action_age_s=1.0,

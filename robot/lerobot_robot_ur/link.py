@@ -6,13 +6,14 @@ held, and goes on returning old values; what is done about each stands where it 
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import select
 import socket
 import stat
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,27 +21,40 @@ import numpy as np
 from numpy.typing import NDArray
 from rtde_control import RTDEControlInterface
 from rtde_receive import RTDEReceiveInterface
+from ur_motion import rotations
 
 from .dashboard import stop_program
 from .errors import ConnectionFailed, RobotError
+from .kinematics import Kinematics
+from .realtime import Role, take_priority
+from .rtde_version import RTDE_PORT, rtde_version
+from .stops import RuntimeState
 
 Array = NDArray[np.float64]
 
-RTDE_PORT = 30004
 _STOP_DECELERATION = 2.0  # m/s^2 of servoStop, for what the trajectory left moving
-_OFFSET_WINDOW_S = 5.0
+_DRIFT = 1e-3  # s in a second; of crystals it is a tenth of that
+_TIME_CONSTANTS = 3.0
+_TOLD_S = 1.0
+RELEASE_TIME_S = 2.0  # for servoStop
+_SAME_PLACE_M, _SAME_TURN_RAD = 5e-3, 0.02
+_SAME_PAYLOAD = 1e-3  # kg, m
 _CONNECT_ATTEMPTS = 5  # the controller frees the registers of a lost client a little later
 _VARIABLES = [
     "timestamp",
     "actual_q",
     "actual_qd",
     "actual_TCP_force",
+    "actual_TCP_pose",
     "speed_scaling",
+    "target_speed_fraction",
     "robot_mode",
     "robot_status_bits",
     "safety_status_bits",
     "runtime_state",
 ]
+
+_PAYLOAD_VARIABLES = ["payload", "payload_cog"]  # since PolyScope 3.11 and 5.5.1
 
 
 class LinkLost(RobotError):
@@ -49,7 +63,10 @@ class LinkLost(RobotError):
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the controller's newest packet; `age_s` is by the controller's own clock."""
+    """One look at the controller's newest packet; `age_s` is by the controller's own clock.
+
+    `speed_scaling` is that of `pace.ArmClock`.
+    """
 
     timestamp_s: float
     age_s: float
@@ -62,29 +79,30 @@ class Reading:
     safety_bits: int
     runtime_state: int
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether positions and speeds are numbers."""
+        return bool(np.isfinite(self.joints).all() and np.isfinite(self.speeds).all())
+
 
 class PacketClock:
     """How old a packet is, from the timestamp in it.
 
     A connection that is open says nothing (ur-rtde returns old values for ever): what counts is how
-    far the controller's clock has fallen behind the earliest that any packet of the last seconds
-    arrived. That notices output that is frozen, late, or slow.
+    far the controller's clock has fallen behind the earliest that any packet arrived. That notices
+    output that is frozen, late, or slow, however slowly it falls behind: what is forgiven is a
+    drift of both clocks against each other.
     """
 
     def __init__(self) -> None:
-        self._offsets: deque[tuple[float, float]] = deque()
+        self._earliest, self._at = math.inf, 0.0
 
     def age(self, timestamp_s: float, now: float) -> float:
         """Returns age (s) at `now` (time.monotonic) of a packet stamped `timestamp_s`."""
         offset = now - timestamp_s
-        offsets = self._offsets
-        while offsets and offsets[-1][1] >= offset:
-            offsets.pop()
-        if not offsets or now - offsets[-1][0] > _OFFSET_WINDOW_S / 10:
-            offsets.append((now, offset))
-        while len(offsets) > 1 and now - offsets[0][0] > _OFFSET_WINDOW_S:
-            offsets.popleft()
-        return max(0.0, offset - offsets[0][1])
+        self._earliest = min(offset, self._earliest + _DRIFT * (now - self._at))
+        self._at = now
+        return offset - self._earliest
 
 
 class Link:
@@ -95,6 +113,9 @@ class Link:
         period_s: of servoJ.
         lookahead_s, gain: of servoJ.
 
+    Attributes:
+        lag_s: by which an arm that follows may be late.
+
     Raises:
         ConnectionFailed: the controller refused, or its program did not start.
     """
@@ -102,11 +123,20 @@ class Link:
     def __init__(self, host: str, period_s: float, lookahead_s: float, gain: float):
         self._host = host
         self._servo_parameters = (0.0, 0.0, period_s, lookahead_s, gain)
+        # servoJ is near to q'' = gain (target - q - lookahead q'): late by the lookahead in steady
+        # motion, and by some times its own time constant where speeds change.
+        self.lag_s = lookahead_s + _TIME_CONSTANTS / math.sqrt(gain)
         self._clock = PacketClock()
+        self._watchdog_s = RELEASE_TIME_S
+        self._payload: tuple[float, ...] | None = None  # mass and centre, as we set them
+        self._reservation = _reserve(host)
+        version = rtde_version(host)
+        self._tells_payload = version >= (5, 5, 1) or (3, 11) <= version < (4,)
+        variables = _VARIABLES + _PAYLOAD_VARIABLES if self._tells_payload else _VARIABLES
         others = _rtde_sockets()
         try:
-            self._receive = RTDEReceiveInterface(host, variables=_VARIABLES)
-            self._control = _connect_control(host)
+            self._receive = RTDEReceiveInterface(host, variables=variables)
+            self._control = _connect_control(host, self._receive)
         except RuntimeError as error:
             raise ConnectionFailed(f"{host}: {error}") from error
         self._sockets = _rtde_sockets() - others
@@ -129,7 +159,7 @@ class Link:
             poll.poll()
             on_lost()
 
-        _start(watch)
+        _start(watch, Role.WATCH)
 
     def set_up(
         self, tcp: Sequence[float], payload_kg: float, payload_cog_m: Sequence[float]
@@ -145,6 +175,49 @@ class Link:
                 "payload": lambda: self._control.setPayload(payload_kg, list(payload_cog_m)),
             }
         )
+        self._payload = (payload_kg, *payload_cog_m)
+        if not _becomes(lambda: not self.has_other_payload()):
+            raise ConnectionFailed(f"{self._host}: {self.describe_payload()}")
+
+    def has_other_payload(self) -> bool:
+        """Returns whether the controller has another payload than `set_up` gave it."""
+        if self._payload is None or not self._tells_payload:
+            return False
+        told = (self._receive.getPayload(), *self._receive.getPayloadCog())
+        return not all(
+            abs(a - b) <= _SAME_PAYLOAD for a, b in zip(told, self._payload, strict=True)
+        )
+
+    def describe_payload(self) -> str:
+        told = (self._receive.getPayload(), *self._receive.getPayloadCog())
+        text, own = (", ".join(f"{v:g}" for v in p) for p in (told, self._payload or ()))
+        return f"the controller's payload is {text} (kg, m); {own} was set here"
+
+    def check_tool(self, kinematics: Kinematics) -> None:
+        """Checks that the controller has the tool where we have it.
+
+        Another model, another tool centre point and a calibration of this arm that we do not know
+        show here.
+
+        Raises:
+            ConnectionFailed: it is more than 5 mm or 0.02 rad off.
+        """
+        if not _becomes(lambda: max(self._tool_offsets(kinematics)) <= 1.0):
+            distance, turn = self._tool_offsets(kinematics)
+            off = f"{1e3 * distance * _SAME_PLACE_M:.1f} mm and {turn * _SAME_TURN_RAD:.3f} rad"
+            raise ConnectionFailed(
+                f"{self._host}: the controller has the tool {off} from where this driver has it "
+                f"(allowed {1e3 * _SAME_PLACE_M:g} mm, {_SAME_TURN_RAD:g} rad): is the tool centre "
+                "point right, and the model?"
+            )
+
+    def _tool_offsets(self, kinematics: Kinematics) -> tuple[float, float]:
+        """Returns distance and angle between both, as parts of what is allowed."""
+        pose = np.array(self._receive.getActualTCPPose())
+        position, rotation = kinematics.tool(self._receive.getActualQ())
+        distance = float(np.linalg.norm(pose[:3] - position))
+        turn = float(np.linalg.norm(rotations.log(rotations.exp(pose[3:]) @ rotation.T)))
+        return distance / _SAME_PLACE_M, turn / _SAME_TURN_RAD
 
     def set_watchdog(self, period_s: float) -> None:
         """Has the program ended where nothing comes for that long; from now on, so something has
@@ -153,6 +226,7 @@ class Link:
         Raises:
             ConnectionFailed: the controller refused it.
         """
+        self._watchdog_s = period_s
         self._set({"watchdog": lambda: self._control.setWatchdog(1.0 / period_s)})
 
     def _set(self, settings: dict[str, Callable[[], bool]]) -> None:
@@ -180,7 +254,7 @@ class Link:
             joints=np.array(receive.getActualQ()),
             speeds=np.array(receive.getActualQd()),
             force=np.array(receive.getActualTCPForce()),
-            speed_scaling=receive.getSpeedScaling(),
+            speed_scaling=receive.getSpeedScaling() * receive.getTargetSpeedFraction(),
             robot_mode=receive.getRobotMode(),
             robot_bits=receive.getRobotStatus(),
             safety_bits=receive.getSafetyStatusBits(),
@@ -202,11 +276,21 @@ class Link:
         """Disconnects, for a process that goes on; it takes a second."""
         self._control.disconnect()
         self._receive.disconnect()
+        self._reservation.close()
 
     def release(self) -> threading.Thread:
         """Stops the servo in a thread and lets the program run on; nothing may be sent
-        meanwhile."""
-        return _start(lambda: self._control.servoStop(_STOP_DECELERATION))
+        meanwhile.
+
+        So nothing tells the watchdog of us. It has to be patient then: the arm is at rest.
+        """
+
+        def release() -> None:
+            self._control.setWatchdog(1.0 / RELEASE_TIME_S)
+            self._control.servoStop(_STOP_DECELERATION)
+            self._control.setWatchdog(1.0 / self._watchdog_s)
+
+        return _start(release)
 
     def end_program(self, was_servoing: bool) -> threading.Thread:
         """Stops the servo, then the program, in a thread: either call can wait for minutes.
@@ -236,8 +320,39 @@ class Link:
         return _start(end)
 
 
-def _connect_control(host: str) -> RTDEControlInterface:
+def _reserve(host: str) -> socket.socket:
+    """Returns what keeps other drivers of this computer from the same controller, until the process
+    ends. (From other computers its registers do, and that it runs a program.)
+
+    Raises:
+        ConnectionFailed: another one has it.
+    """
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        reservation.bind(f"\0lerobot_robot_ur {socket.gethostbyname(host)}")
+    except OSError as error:
+        reservation.close()
+        if error.errno == errno.EADDRINUSE:
+            error = "another program on this computer drives this arm"
+        raise ConnectionFailed(f"{host}: {error}") from None
+    return reservation
+
+
+def _becomes(condition: Callable[[], bool]) -> bool:
+    """Waits a little for what has just been set to be told by the controller."""
+    deadline = time.monotonic() + _TOLD_S
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def _connect_control(host: str, receive: RTDEReceiveInterface) -> RTDEControlInterface:
     for attempt in range(_CONNECT_ATTEMPTS):
+        state = receive.getRuntimeState()
+        if state not in (RuntimeState.STOPPED, RuntimeState.STOPPING):
+            raise ConnectionFailed(f"{host}: another program has begun (program state {state})")
         try:
             return RTDEControlInterface(host)
         except RuntimeError as error:
@@ -262,7 +377,11 @@ def _rtde_sockets() -> set[int]:
     return found
 
 
-def _start(work: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=work, daemon=True)
+def _start(work: Callable[[], None], role: Role = Role.ASIDE) -> threading.Thread:
+    def run() -> None:
+        take_priority(role)
+        work()
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread

@@ -14,7 +14,7 @@ REFUSED = "refused"  # kind of a report: the arm comes to rest instead
 
 @dataclass(frozen=True)
 class Move:
-    """Go through `joints` [n, 6] (rad) at `times_s` [n] (time.monotonic).
+    """Go through `joints` [n, 6] (rad) at `times_s` [n] (of the arm's clock).
 
     Where `is_streamed`, another command is due when the first of them is.
     """

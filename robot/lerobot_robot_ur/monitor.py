@@ -61,7 +61,7 @@ class Monitor:
     Args:
         ip: the controller's address.
         events: where reports go.
-        on_stop: called in the monitor's thread when the arm has stopped.
+        on_stop: called with the stop in the monitor's thread when the arm has stopped.
 
     Attributes:
         stopped: why the arm does not move until it is recovered; None where it may.
@@ -69,7 +69,7 @@ class Monitor:
         refused_in_motion: how many commands the servo process has refused in motion so far.
     """
 
-    def __init__(self, ip: str, events: EventQueue, on_stop: Callable[[], None]):
+    def __init__(self, ip: str, events: EventQueue, on_stop: Callable[[Stopped], None]):
         self.stopped: Stopped | None = None
         self.last_refusal = ""
         self.refused_in_motion = 0
@@ -127,7 +127,7 @@ class Monitor:
             if self._is_leaving.is_set() and report.kind == StopKind.REQUESTED:
                 return
             self.stopped = Stopped(report.kind, report.detail)
-            self._on_stop()
+            self._on_stop(self.stopped)
         elif report.kind == REFUSED:
             self.last_refusal = report.detail
             self.refused_in_motion += 1

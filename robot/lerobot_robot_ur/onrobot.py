@@ -99,6 +99,9 @@ class OnRobotGripper:
             self._write([self._force, width, _RG_GRIP])
         return True
 
+    def stop(self) -> bool:
+        return False  # how it would be told is not known for certain
+
     def read(self) -> GripperReading:
         status = self._read(self._model.status)
         troubles = [text for bit, text in self._model.faults.items() if status & bit]

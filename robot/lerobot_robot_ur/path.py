@@ -98,19 +98,22 @@ def slow_path(guard: Guard, start: Array, goal: Array) -> tuple[Array, Array]:
 
 
 def _column(values: ArrayLike, what: str) -> Array:
-    try:
-        return np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        raise Refused(f"{what} must be numbers, got {values!r}") from None
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu":
+        raise Refused(f"{what} must be numbers, got {values!r}")
+    return array.astype(np.float64)
 
 
 def _shape_reasons(
     joints: ArrayLike, times: Array, openings: Array | None, stroke_m: float | None
 ) -> list[str]:
     try:
-        shape = np.shape(joints)
+        values = np.asarray(joints)
     except ValueError:
         return ["waypoints must be rows of 6 numbers, got rows of several lengths"]
+    if values.dtype.kind not in "fiu":
+        return [f"waypoints must be rows of 6 numbers, got {values.dtype}"]
+    shape = values.shape
     if len(shape) != 2 or shape[1] != 6 or shape[0] == 0:
         return [f"waypoints must have shape [n, 6], got {list(shape)}"]
     reasons = []

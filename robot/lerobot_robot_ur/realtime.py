@@ -6,14 +6,43 @@ import ctypes
 import gc
 import os
 import resource
+import threading
+from enum import IntEnum
 
-_FIFO_PRIORITY = 60  # below the kernel's own threads of interrupts (50 to 99 on PREEMPT_RT)
 _NICE = -15
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
 
 
+class Role(IntEnum):
+    """What a thread does, and its priority under SCHED_FIFO (kernel threads of interrupts have 50
+    to 99 on PREEMPT_RT).
+
+    ur-rtde waits for its own receivers in loops that hardly sleep: at the same priority, on one
+    processor, these would never run. And whoever looks whether all others hang must not wait.
+    """
+
+    ASIDE = 59  # what the loop does not wait for
+    LOOP = 60
+    RECEIVE = 61  # ur-rtde's own threads
+    WATCH = 62
+
+
+def make_ordinary() -> None:
+    """Gives up a real-time priority that was inherited: while ur-rtde connects, it waits in loops
+    that never sleep, and its receivers would inherit the same priority."""
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def take_priority(role: Role) -> None:
+    """Gives the calling thread the priority of its role, where the one that started it has one."""
+    if os.sched_getscheduler(0) == os.SCHED_FIFO:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(role))
+
+
 def make_realtime(cpu: int | None) -> list[str]:
-    """Asks for priority, locked memory and one processor, for all threads that there are.
+    """Asks for priority, locked memory and one processor, for all threads that there are: the
+    calling one is the loop, all others are ur-rtde's.
 
     Returns:
         What was granted and what was not.
@@ -38,9 +67,11 @@ def _threads() -> list[int]:
 
 def _raise_priority() -> str:
     try:
+        own = threading.get_native_id()
         for thread in _threads():
-            os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(_FIFO_PRIORITY))
-        return f"scheduled as SCHED_FIFO {_FIFO_PRIORITY}"
+            role = Role.LOOP if thread == own else Role.RECEIVE
+            os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(role))
+        return f"scheduled as SCHED_FIFO {Role.LOOP:d}"
     except OSError as error:
         refused = error.strerror
     try:

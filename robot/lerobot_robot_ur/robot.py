@@ -39,6 +39,7 @@ from .tool_motion import PERIOD_S, ToolMotion
 
 Array = NDArray[np.float64]
 
+_FULL_SPEED, _SAME_TIME, _POLL_S = 0.99, 0.05, 0.002
 _MAX_LEAD = 3  # control periods by which tool motions may be sent ahead of their time
 
 
@@ -104,7 +105,7 @@ class ArmWithCameras:
         self.period_s = period_s / arm.config.speed
         # The arm would hold before it came to what is later than that.
         self._ahead = 1 + math.ceil(arm.limits.hold_after_s / self.period_s)
-        self._due_s = 0.0
+        self._due_s, self._sent_s = 0.0, -math.inf
         self._refused_in_motion = 0
         self._stack = ExitStack()
         self._connected = False
@@ -113,6 +114,11 @@ class ArmWithCameras:
         """Returns what turns this layout's actions into targets, and the time (s) of an action."""
         if self.layout.name == "tool_motion":
             config = self.arm.config
+            if not self.arm.model.is_small:
+                raise ConfigError(
+                    f"the layout 'tool_motion' is that of a table for a UR3e or UR3, the arm is a "
+                    f"{config.model}: take 'joints'"
+                )
             return ToolMotion(self.arm.model, config.tcp, STROKES_M[config.gripper]), PERIOD_S
         if not control_rate_hz > 0:
             raise ConfigError(f"control_rate_hz is {control_rate_hz}, it must be above 0")
@@ -232,6 +238,7 @@ class ArmWithCameras:
 
     def _send(self, space: ActionSpace, actions: Array) -> Array:
         self._check_running()
+        self._keep_pace()
         if self._refused_in_motion != self.arm.refused_in_motion:
             self._begin_anew()  # the arm is not where the last action led
         try:
@@ -245,17 +252,17 @@ class ArmWithCameras:
             due + self.period_s * np.arange(len(targets)),
             [o for o in openings if o is not None] or None,
         )
-        self._due_s = due
+        self._due_s, self._sent_s = due, due - self.period_s
         space.accept()
         if space is not self._space:
             self._space.forget()
         return targets[0].action
 
     def _plan(self, space: ActionSpace, actions: Array) -> tuple[list[Target], float]:
-        """Returns targets of actions [n, A], and when (time.monotonic) the first of them is due."""
+        """Returns targets of actions [n, A], and when (of the arm's clock) the first is due."""
         demand_numbers(actions, space.names)
         targets = space.plan(actions, self.arm.commanded())
-        now = time.monotonic()  # planning took its time
+        now = self.arm.clock()  # planning took its time
         return targets, self._due(now) if space is self._space else now + self.period_s
 
     def check_actions(self, actions: Array, *, start: Array | None = None) -> Array:
@@ -285,7 +292,7 @@ class ArmWithCameras:
         return self._space, action
 
     def _due(self, now: float) -> float:
-        """Returns when (time.monotonic) the next action ends: a period after the last one's end.
+        """Returns when (of the arm's clock) the next action ends: a period after the last one's.
 
         Actions come late by what inference takes, and then two in short order; each is given its
         whole period. Absolute targets may come as often as they like.
@@ -315,8 +322,21 @@ class ArmWithCameras:
             self.arm.disconnect()
         self._begin_anew()
 
+    def _keep_pace(self) -> None:
+        """Waits, while the controller slows the arm down, until the last action had its time.
+
+        Actions at full pace would leave the arm behind. Where nothing is slowed the caller's own
+        loop keeps the pace.
+        """
+        while True:
+            left = self._sent_s + self.period_s - self.arm.clock()
+            if left <= _SAME_TIME * self.period_s or self.arm.state().speed_scaling > _FULL_SPEED:
+                return
+            time.sleep(min(max(left, _POLL_S), self.period_s))
+            self._check_running()
+
     def _begin_anew(self) -> None:
-        self._due_s = 0.0
+        self._due_s, self._sent_s = 0.0, -math.inf
         self._refused_in_motion = self.arm.refused_in_motion
         self._space.forget()
 

@@ -71,6 +71,10 @@ class RobotiqGripper:
         self._set(POS=count, SPE=self._speed, FOR=self._force, GTO=1)
         return True
 
+    def stop(self) -> bool:
+        self._set(GTO=0)
+        return True
+
     def read(self) -> GripperReading:
         if self._get("STA") != _ACTIVE:
             raise GripperError(f"{self._host}: the gripper is not active (was it without power?)")

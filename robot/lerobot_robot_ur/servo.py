@@ -17,10 +17,12 @@ from .channel import Channel, ChannelClosed
 from .errors import Refused
 from .guard import Guard
 from .limits import Limits
-from .link import Link, LinkLost, Reading
+from .link import RELEASE_TIME_S, Link, LinkLost, Reading
 from .messages import REFUSED, Halt, Hold, Move, Report, StopReport
+from .pace import ArmClock, Following, is_scaling
+from .realtime import Role, take_priority
 from .shared import Phase, ServoState, SharedMemory
-from .stops import StopKind, classify
+from .stops import REDUCED, REMEDIES, StopKind, classify
 from .trajectory import JointTrajectory
 
 Array = NDArray[np.float64]
@@ -29,11 +31,13 @@ HEARTBEAT_LIMIT_S = 1.0  # without a sign of life the parent is taken for dead
 # For a controlled stop; what then still moves is stopped by the controller. Well below the 2.5 s
 # after which ur-rtde takes a silent controller for lost and connects anew.
 _STOP_TIME_S = 1.0
-_END_TIME_S = 2.0  # for servoStop and the end of the program
+_END_TIME_S = 2.0  # for the end of the program
 _HANGING_WATCHDOGS, _HANGING_S = 5.0, 2.0  # for one cycle, in the watchdog's times; at most
 _SETTLING_S = 0.6  # after the last target; three times the largest lookahead
 _THERE_RAD, _STILL_RAD_S = 2e-3, 0.01
 _LARGEST_STEP = 2  # periods by which a target may move on after a late cycle
+_PARTED_S = 0.5  # that the arm may stay away from where it was told to be, holding
+_FULL_SPEED = 0.99
 
 
 class ServoLoop:
@@ -54,10 +58,15 @@ class ServoLoop:
         self._deadline = 0.0
         now = time.monotonic()
         self._cycle_began = now
-        # The trajectory's own clock: it stands still where a late cycle is cut to a few periods.
-        self._clock = now
+        # It also stands still where a late cycle is cut to a few periods.
+        self._clock = ArmClock(now)
+        self._following = Following(period_s, link.lag_s)
+        self._parted_since: float | None = None
+        self._is_slowed = False
+        self._reduced_rate = min(1.0, limits.reduced_speed_m_s / limits.tool_speed_m_s)
+        self._is_reduced = self._has_other_payload = False
         self._sequence = 0
-        self._due = now  # when the next command is expected
+        self._due = now  # by the arm's clock: when the next command is expected
         self._is_streamed = self._is_holding = self._has_refused = False
         self._rest_began = now
         self._commanded: Array | None = None
@@ -66,7 +75,8 @@ class ServoLoop:
     def run(self) -> None:
         """Cycles until told to leave, or until the link or the parent is gone."""
         self._link.watch(self._leave_on_hangup)
-        self._cycle_began = self._clock = now = time.monotonic()
+        self._cycle_began = now = time.monotonic()
+        self._clock = ArmClock(now)
         Thread(target=self._leave_if_it_hangs, daemon=True).start()
         self._shared.start_periods(now)
         wake = now
@@ -89,6 +99,7 @@ class ServoLoop:
 
         The controller's watchdog has ended the program long before.
         """
+        take_priority(Role.WATCH)
         while time.monotonic() - self._cycle_began < self._hanging_s:
             time.sleep(self._hanging_s / 5)
         self._leave_at_once(StopKind.LINK_LOST, "a call of ur-rtde did not return")
@@ -113,14 +124,21 @@ class ServoLoop:
         except LinkLost as lost:
             self._leave_at_once(StopKind.LINK_LOST, str(lost))
             return
-        if self._commanded is None or self._phase == Phase.IDLE:
+        if self._commanded is None or (self._phase == Phase.IDLE and reading.is_finite):
             self._commanded = reading.joints
         self._take_commands(reading)
         self._look_after(reading, now)
         step = min(elapsed, _LARGEST_STEP * self._period)
-        self._clock += step
+        is_reduced = bool(reading.safety_bits & REDUCED)
+        self._clock.advance(step, self._scaling(reading), self._reduced_rate if is_reduced else 1.0)
         self._act(step, now, reading)
         self._publish(reading, now)
+
+    def _scaling(self, reading: Reading) -> float:
+        """Returns how fast the arm's time passes; nobody must wait for that of a stopped one."""
+        if self._phase in (Phase.ENDING, Phase.STOPPED):
+            return 1.0
+        return reading.speed_scaling if is_scaling(reading.speed_scaling) else 0.0
 
     def _take_commands(self, reading: Reading) -> None:
         try:
@@ -148,20 +166,26 @@ class ServoLoop:
     def _move(self, move: Move, reading: Reading) -> None:
         self._sequence, self._is_streamed = move.sequence, move.is_streamed
         self._is_holding = self._has_refused = False
-        now = time.monotonic()
-        self._due = max(now, float(move.times_s[0]))
+        self._due = max(self._clock.time_s, float(move.times_s[0]))
         if self._phase == Phase.IDLE:
             self._trajectory.reset(reading.joints)
-            self._commanded = reading.joints
+            self._following.reset(reading.joints)
+            self._commanded, self._parted_since = reading.joints, None
             self._phase = Phase.SERVOING
-        if self._phase == Phase.SERVOING:
-            self._trajectory.retarget(move.joints, self._clock + (move.times_s - now))
+        if self._phase == Phase.SERVOING and self._parted_since is not None:
+            self._report_refusal("the arm is not yet back where it was told to be")
+        elif self._phase == Phase.SERVOING:
+            self._trajectory.retarget(move.joints, move.times_s)
 
     def _look_after(self, reading: Reading, now: float) -> None:
         """Looks after everything but a command that can end the motion."""
         if self._phase in (Phase.ENDING, Phase.STOPPED):
             return
-        kind = classify(reading.safety_bits, reading.robot_bits, reading.runtime_state)
+        kind = classify(
+            reading.safety_bits, reading.robot_bits, reading.runtime_state, reading.robot_mode
+        )
+        if kind is None and not reading.is_finite:
+            kind = StopKind.UNREADABLE
         if kind is not None:
             self._stopped_by_controller(kind, reading)
         elif reading.age_s > self._limits.max_state_age_s:
@@ -171,8 +195,48 @@ class ServoLoop:
             self._leave = True
             silent = now - self._shared.heartbeat_s
             self._begin_stop(StopKind.PARENT_LOST, f"no sign of life for {silent:.1f} s")
-        elif self._phase == Phase.SERVOING and self._is_streamed:
-            self._look_after_policy(now - self._due)
+        elif not is_scaling(reading.speed_scaling):
+            self._leave = True
+            detail = f"the controller gives {reading.speed_scaling} as its speed scaling"
+            self._begin_stop(StopKind.UNREADABLE, detail)
+        elif self._phase == Phase.SERVOING:
+            self._look_after_following(reading, now)
+            if self._is_streamed:
+                self._look_after_policy(self._clock.time_s - self._due)
+        if self._stop is None:
+            self._tell_of_changes(reading)
+
+    def _tell_of_changes(self, reading: Reading) -> None:
+        """Reports what slows the arm down, and a payload that somebody else has set."""
+        is_slowed = reading.speed_scaling < _FULL_SPEED
+        if is_slowed != self._is_slowed:
+            self._is_slowed = is_slowed
+            percent = f"{100 * reading.speed_scaling:.0f} % of its speed"
+            self._report("slowed", f"the controller lets the arm move at {percent}")
+        is_reduced = bool(reading.safety_bits & REDUCED)
+        if is_reduced != self._is_reduced:
+            self._is_reduced = is_reduced
+            held_to = f"at most {self._limits.reduced_speed_m_s:g} m/s"
+            self._report("reduced", f"reduced mode, {held_to}" if is_reduced else "normal mode")
+        has_other = self._link.has_other_payload()
+        if has_other != self._has_other_payload:
+            self._has_other_payload = has_other
+            self._report("payload", self._link.describe_payload())
+
+    def _look_after_following(self, reading: Reading, now: float) -> None:
+        """Holds, then stops, an arm that does not go where it is told."""
+        off = self._following.deviation(reading.joints, reading.age_s)
+        limit = self._limits.max_deviation_rad
+        if off <= limit:
+            self._parted_since = None
+            return
+        detail = f"a joint is {off:.3f} rad from where it was told to be, limit {limit:g}"
+        if self._parted_since is None:
+            self._parted_since = now
+            self._trajectory.hold()
+            self._report("hold", detail)
+        elif now - self._parted_since > _PARTED_S:
+            self._begin_stop(StopKind.DEVIATION, detail)
 
     def _look_after_policy(self, late: float) -> None:
         if late > self._limits.stop_after_s:
@@ -189,6 +253,8 @@ class ServoLoop:
             f"safety bits {reading.safety_bits:#x}, robot mode {reading.robot_mode}, "
             f"program state {reading.runtime_state}"
         )
+        if kind in REMEDIES:
+            detail += f": {REMEDIES[kind]}"
         self._report_stop(kind, detail)
 
     def _begin_stop(self, kind: StopKind, detail: str) -> None:
@@ -216,9 +282,9 @@ class ServoLoop:
             self._link.kick_watchdog()
         elif self._phase == Phase.SERVOING:
             self._servo(step)
-            if not self._is_streamed and self._has_settled(reading, now):
+            if not self._is_streamed and self._has_settled(reading):
                 self._ending = self._link.release()
-                self._phase, self._deadline = Phase.RELEASING, now + _END_TIME_S
+                self._phase, self._deadline = Phase.RELEASING, now + RELEASE_TIME_S
         elif self._phase == Phase.RELEASING:
             if self._is_done(now, "the servo did not stop in time"):
                 self._phase = Phase.IDLE
@@ -226,18 +292,18 @@ class ServoLoop:
                     self._end()
         elif self._phase == Phase.STOPPING:
             self._servo(step)
-            if now > self._deadline or self._has_settled(reading, now):
+            if now > self._deadline or self._has_settled(reading):
                 self._end()
         elif self._phase == Phase.ENDING and self._is_done(now, "the program did not end in time"):
             self._phase = Phase.STOPPED
 
-    def _has_settled(self, reading: Reading, now: float) -> bool:
+    def _has_settled(self, reading: Reading) -> bool:
         """Returns whether the arm, which lags by servoJ's lookahead, is where it was told to be."""
         assert self._commanded is not None
         if not self._trajectory.is_at_rest:
-            self._rest_began = now
+            self._rest_began = self._clock.time_s
             return False
-        if now - self._rest_began > _SETTLING_S:
+        if self._clock.time_s - self._rest_began > _SETTLING_S:
             return True
         is_fresh = reading.age_s < self._limits.max_state_age_s
         is_there = np.abs(reading.joints - self._commanded).max() < _THERE_RAD
@@ -255,11 +321,12 @@ class ServoLoop:
 
     def _servo(self, step: float) -> None:
         assert self._commanded is not None
-        q, _, _ = self._trajectory.step(self._clock)
+        now = self._clock.time_s
+        q, _, _ = self._trajectory.step(now)
         if (refused := self._refusal(q, step)) is not None:
             self._report_refusal(str(refused))
             self._trajectory.brake()
-            q, _, _ = self._trajectory.step(self._clock)
+            q, _, _ = self._trajectory.step(now)
             if self._refusal(q, step) is not None:
                 # Braking leads on to where the arm must not be: stay at the last good target.
                 self._trajectory.reset(self._commanded)
@@ -268,6 +335,7 @@ class ServoLoop:
             self._report_refusal(self._trajectory.fault)
         if self._link.servo(q):
             self._commanded = q
+            self._following.told(now, q)
 
     def _refusal(self, q: Array, step: float) -> Refused | None:
         assert self._commanded is not None
@@ -285,7 +353,8 @@ class ServoLoop:
 
     def _publish(self, reading: Reading, now: float) -> None:
         assert self._commanded is not None
-        has_no_path = self._phase in (Phase.IDLE, Phase.ENDING, Phase.STOPPED)
+        is_idle = self._phase == Phase.IDLE
+        has_no_path = is_idle or self._phase in (Phase.ENDING, Phase.STOPPED)
         self._shared.write(
             ServoState(
                 time_s=now,
@@ -296,6 +365,8 @@ class ServoLoop:
                 commanded=self._commanded,
                 force=reading.force,
                 speed_scaling=reading.speed_scaling,
+                clock_s=self._clock.time_s,
+                clock_rate=1.0 if has_no_path and not is_idle else self._clock.rate,
                 phase=self._phase,
                 sequence=self._sequence,
                 at_rest=(has_no_path or self._trajectory.is_at_rest)

@@ -18,12 +18,13 @@ from pathlib import Path
 
 from .channel import Channel, ChannelClosed
 from .config import ArmConfig
-from .errors import ConnectionFailed, RobotError
+from .errors import ConnectionFailed, RobotError, StaleState
 from .messages import Failed, Ready, StopReport
-from .shared import SharedMemory
+from .shared import ServoState, SharedMemory
 
 CONNECT_TIMEOUT_S = 20.0  # ur-rtde waits for ever in its constructors where no state comes
 _LEAVE_TIMEOUT_S = 6.0
+_END_TIMEOUT_S = 2.0
 _REMEMBERED_OUTPUT = 2000  # bytes of what ur-rtde wrote
 
 
@@ -84,6 +85,17 @@ class ServoProcess:
             f"{host}: no connection within {CONNECT_TIMEOUT_S:.0f} s; no state came over RTDE"
         )
 
+    def state(self) -> ServoState:
+        """Returns the newest state. Raises StaleState where there is none."""
+        state = self.shared.read()
+        if state is None:
+            raise StaleState("the servo process has written no state")
+        return state
+
+    def clock(self) -> float:
+        """Returns the arm's own time (s). Raises StaleState."""
+        return self.state().clock(time.monotonic())
+
     @property
     def pid(self) -> int:
         return self._process.pid
@@ -137,18 +149,23 @@ def main() -> None:
     from .guard import Guard
     from .link import Link
     from .models import MODELS
-    from .realtime import make_realtime, stop_collecting
+    from .realtime import make_ordinary, make_realtime, stop_collecting
     from .servo import ServoLoop
 
     model, limits = MODELS[config.model], config.effective_limits
     period = 1.0 / model.rate_hz
+    make_ordinary()
+    link = None
     try:
         link = Link(config.ip, period, config.servo_lookahead_s, config.servo_gain)
         link.set_up(config.tcp, config.payload_kg, config.payload_cog_m)
-        guard = Guard(model, limits, config.tcp, config.gripper)
+        guard = Guard(model, limits, config.tcp, config.gripper, config.extra_shapes)
+        link.check_tool(guard.kinematics)
         loop = ServoLoop(link, limits, guard, period, channel, shared, config.watchdog_s)
         link.set_watchdog(config.watchdog_s)  # last: from now on cycles must not be long in coming
     except RobotError as error:
+        if link is not None:  # no watchdog ends the program yet
+            link.end_program(was_servoing=False).join(_END_TIMEOUT_S)
         channel.send(Failed(str(error)))
         return
     # Not before: while ur-rtde connects and sets things it waits in loops that never sleep.

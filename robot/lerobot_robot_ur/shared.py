@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_RECORD = struct.Struct("<3d6d6d6d6d1d7q")
+_RECORD = struct.Struct("<3d6d6d6d6d3d7q")
 _CHECK = struct.Struct("<I")
 _STATE_AT, _WORDS_AT, _BINS_AT = 0, 1024, 2048
 BIN_S = 2e-5  # width of a bin of the histogram of periods
@@ -51,6 +51,7 @@ class ServoState:
         commanded: position [6] (rad) last sent to the controller, or measured where none was.
         force: force and torque [6] at the tool (N, Nm, base axes), as the controller gives them.
         speed_scaling: the controller's own, 0 to 1.
+        clock_s, clock_rate: the arm's own time when the record was written, and how fast it passed.
         phase: a `Phase`.
         sequence: number of the newest command that was taken over.
         at_rest: whether the commanded motion has ended, and the measured one.
@@ -64,6 +65,8 @@ class ServoState:
     commanded: Array
     force: Array
     speed_scaling: float
+    clock_s: float
+    clock_rate: float
     phase: int
     sequence: int
     at_rest: bool
@@ -71,6 +74,10 @@ class ServoState:
     safety_bits: int
     robot_bits: int
     runtime_state: int
+
+    def clock(self, now: float) -> float:
+        """Returns the arm's own time (s) at `now` (time.monotonic)."""
+        return self.clock_s + self.clock_rate * (now - self.time_s)
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class SharedMemory:
         """Replaces the record."""
         data = _RECORD.pack(
             s.time_s, s.timestamp_s, s.age_s, *s.joints, *s.speeds, *s.commanded, *s.force,
-            s.speed_scaling, s.phase, s.sequence, s.at_rest, s.robot_mode,
+            s.speed_scaling, s.clock_s, s.clock_rate, s.phase, s.sequence, s.at_rest, s.robot_mode,
             s.safety_bits, s.robot_bits, s.runtime_state,
         )  # fmt: skip
         self._map[_STATE_AT : _STATE_AT + _RECORD.size + 4] = data + _CHECK.pack(zlib.crc32(data))
@@ -179,11 +186,13 @@ def _unpack(data: bytes) -> ServoState:
         commanded=np.array(v[15:21]),
         force=np.array(v[21:27]),
         speed_scaling=v[27],
-        phase=v[28],
-        sequence=v[29],
-        at_rest=bool(v[30]),
-        robot_mode=v[31],
-        safety_bits=v[32],
-        robot_bits=v[33],
-        runtime_state=v[34],
+        clock_s=v[28],
+        clock_rate=v[29],
+        phase=v[30],
+        sequence=v[31],
+        at_rest=bool(v[32]),
+        robot_mode=v[33],
+        safety_bits=v[34],
+        robot_bits=v[35],
+        runtime_state=v[36],
     )

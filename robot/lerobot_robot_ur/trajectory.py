@@ -73,8 +73,9 @@ class JointTrajectory:
     Args:
         limits: joint velocity, acceleration and jerk; tool speed where `kinematics` is given.
         period_s: how often `step` is called: it looks so far ahead where it starts from rest.
-        kinematics: where given, motion whose tool would be too fast is slowed down. Sampled, and
-            of no avail against speed that is there already: `Guard.check_target` has the last word.
+        kinematics: where given, motion whose tool or links would be too fast is slowed down.
+            Sampled, and of no avail against speed that is there already: `Guard.check_target` has
+            the last word.
 
     Attributes:
         fault: why the last motion ended in a hold; None after the next `retarget` or `reset`.
@@ -267,17 +268,24 @@ class JointTrajectory:
     ) -> Trajectory:
         """Returns a plan, or one that takes longer where its tool would be too fast."""
         excess, factor, power = self._tool_excess(segment), 1.0, _STEEPEST
-        fast = segment
+        fast, in_vain = segment, 0
         for _ in range(_STRETCHES):
             if excess <= 1.0:
                 break
             stretch = _STRETCH_MORE * excess ** (1.0 / power)
             factor *= stretch
             slower = self._fastest(waypoint, velocity / factor, fast.duration * factor)
-            if slower is None or (slowed := self._tool_excess(slower)) >= excess:
-                break  # it is the present speed that is too high
-            power = np.clip(np.log(excess / slowed) / np.log(stretch), _FLATTEST, _STEEPEST)
-            segment, excess = slower, slowed
+            if slower is None:
+                break
+            if (slowed := self._tool_excess(slower)) < excess:
+                power = np.clip(np.log(excess / slowed) / np.log(stretch), _FLATTEST, _STEEPEST)
+                segment, excess = slower, slowed
+                continue
+            # A gentler motion in more time can be another one, once; or it is the present speed
+            # that is too high.
+            power, in_vain = _FLATTEST, in_vain + 1
+            if in_vain > 1:
+                break
         return segment
 
     def _fastest(self, waypoint: _Waypoint, velocity: Array, duration: float) -> Trajectory | None:
@@ -338,14 +346,15 @@ class JointTrajectory:
         return plan if np.abs(miss).max() < _EXACT else None  # NaN is no less either
 
     def _tool_excess(self, segment: Trajectory) -> float:
-        """Returns the tool's highest speed in a plan, over its limit; 0 where nobody asks."""
+        """Returns the highest speed of tool and links in a plan, over the limit; 0 where nobody
+        asks."""
         if self._kinematics is None or segment.duration <= 0.0:
             return 0.0
         count = round(np.clip(segment.duration / _TOOL_SAMPLE_S, 8, 80))
         times = np.linspace(0.0, segment.duration, count + 1)
         joints = [segment.at_time(t)[0] for t in times]
-        positions = self._kinematics.tool_position(self._kinematics.frames(joints))
-        speed = float(np.linalg.norm(np.diff(positions, axis=0), axis=1).max() / times[1])
+        steps = np.diff(self._kinematics.points(self._kinematics.frames(joints)), axis=0)
+        speed = float(np.sqrt(np.square(steps).sum(axis=-1).max())) / times[1]
         return speed / (_TOOL_SHARE * self._limits.tool_speed_m_s)
 
 

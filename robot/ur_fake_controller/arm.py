@@ -13,6 +13,7 @@ Array = NDArray[np.float64]
 SPEED_MARGIN = 1.05  # of the joint speed limit, before the controller stops the arm
 _FAST_STOP = 0.1  # s: a protective stop from full speed
 _STEADY = 1e-4  # rad/s
+_RAMP = 5.0  # of speed scaling in a second: it does not jump with the slider
 
 
 class Arm:
@@ -20,13 +21,16 @@ class Arm:
 
     Attributes:
         q, qd, qdd: target positions [6] (rad), speeds (rad/s) and accelerations (rad/s^2).
-        speed_scaling: the speed slider, 0 to 1.
+        slider: the speed slider, 0 to 1.
+        limiter: what the controller itself allows of that (safety, joints too fast), 0 to 1.
+        hidden: by how much it is slower still without telling of it, 0 to 1.
+        speed_scaling: in force, which follows their product.
     """
 
     def __init__(self, robot: RobotModel, joints: ArrayLike):
         self._position_limits = np.asarray(robot.position_limits)
         self._speed_limits = np.asarray(robot.speed_limits) * SPEED_MARGIN
-        self.speed_scaling = 1.0
+        self.slider = self.limiter = self.hidden = self.speed_scaling = 1.0
         self.hold_at(joints)
 
     def hold_at(self, joints: ArrayLike) -> None:
@@ -55,6 +59,8 @@ class Arm:
         Raises:
             MotionFault: the motion left the joint limits; the arm stands where it was.
         """
+        change = self.slider * self.limiter * self.hidden - self.speed_scaling
+        self.speed_scaling += min(max(change, -_RAMP * dt), _RAMP * dt)
         if self.motion is None:
             if self.qd.any():
                 self.qd, self.qdd = np.zeros(6), np.zeros(6)

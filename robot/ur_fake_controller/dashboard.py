@@ -104,13 +104,14 @@ def _polyscope_version(robot: Robot) -> str:
 
 
 def _program_state(robot: Robot) -> str:
-    state = robot.program.state
-    name = "<unnamed>" if state == RuntimeState.STOPPED else PROGRAM
+    state = robot.program.shown_state
+    name = robot.program.other or PROGRAM
+    name = "<unnamed>" if state == RuntimeState.STOPPED else name
     return f"{_STATE_NAMES[state]} {name}"
 
 
 def _is_running(robot: Robot) -> str:
-    return f"Program running: {str(robot.program.state == RuntimeState.PLAYING).lower()}"
+    return f"Program running: {str(robot.program.shown_state == RuntimeState.PLAYING).lower()}"
 
 
 def _unlock(robot: Robot) -> str:

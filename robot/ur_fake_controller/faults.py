@@ -55,6 +55,44 @@ class FaultHooks:
     def freeze_cameras(self) -> None:
         self._cameras().freeze(True)
 
+    def set_slider(self, fraction: float) -> None:
+        self._controller.arm.slider = _fraction(fraction)
+
+    def limit_speed(self, fraction: float) -> None:
+        self._controller.arm.limiter = _fraction(fraction)
+
+    def delay_stops(self, seconds: float) -> None:
+        self._controller.program.stop_delay = float(seconds)
+
+    def run_program(self, name: str) -> None:
+        self._controller.program.stop("another program was started")
+        self._controller.program.other = name
+
+    def move_tool(self, metres: float) -> None:
+        self._controller.tool_offset[0] = metres
+
+    def set_payload(self, kilograms: float) -> None:
+        self._controller.program.payload = kilograms
+
+    def reduced_mode(self) -> None:
+        self._controller.safety.is_reduced = True
+
+    def report_joint(self, value: float | None) -> None:
+        self._controller.claimed_joint = value
+
+    def safety_bits(self, bits: int) -> None:
+        self._controller.safety.other_bits = bits
+
+    def claim_version(self, version: list[int]) -> None:
+        major, minor, bugfix, build = version
+        self._controller.rtde.version = (major, minor, bugfix, build)
+
+    def slow_secretly(self, fraction: float) -> None:
+        self._controller.arm.hidden = _fraction(fraction)
+
+    def report_speed_scaling(self, value: float | None) -> None:
+        self._controller.claimed_scaling = value
+
     def protective_stop(self, reason: str = "a test asked for it") -> None:
         self._controller.safety.protective_stop(reason)
 
@@ -79,6 +117,12 @@ class FaultHooks:
         controller.dashboard.delay, controller.pacer.slowdown = 0.0, 1.0
         controller.remote_control = True
         controller.claimed_model = controller.model.type
+        arm = controller.arm
+        arm.slider = arm.limiter = arm.hidden = 1.0
+        controller.claimed_scaling = controller.claimed_joint = None
+        controller.tool_offset[:] = 0.0
+        controller.program.other, controller.program.stop_delay = None, 0.0
+        controller.rtde.version = controller.model.version
         for service in controller.services.values():
             service.open()
         controller.safety.release()
@@ -96,6 +140,12 @@ class FaultHooks:
         if self._controller.cameras is None:
             raise ValueError("this controller was started without cameras")
         return self._controller.cameras
+
+
+def _fraction(value: float) -> float:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"a fraction is between 0 and 1, got {value}")
+    return float(value)
 
 
 class ControlServer:

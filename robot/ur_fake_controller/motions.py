@@ -34,16 +34,22 @@ class Motion(Protocol):
 class Servo:
     """servoj: a second-order filter that chases a target; the lag is about `lookahead`.
 
-    q'' = gain (target - q - lookahead q'), a model of what servoj does.
+    q'' = gain (target - q - lookahead q'), a model of what servoj does, in time that speed scaling
+    stretches: at a scaling of 0.5 the arm goes half of the way that it would go in a cycle.
     """
 
     def __init__(self, target: Array, lookahead: float, gain: float):
         self.target, self.lookahead, self.gain = target, lookahead, gain
+        self._speed: Array | None = None  # rad in a second of stretched time
 
     def step(self, q: Array, qd: Array, dt: float, scaling: float) -> tuple[Array, Array, bool]:
-        acceleration = self.gain * (self.target - q - self.lookahead * qd)
-        qd = qd + acceleration * dt
-        return q + qd * dt, qd, False
+        if scaling <= 0.0:
+            return q, np.zeros(6), False
+        stretched = dt * scaling
+        speed = qd / scaling if self._speed is None else self._speed
+        acceleration = self.gain * (self.target - q - self.lookahead * speed)
+        self._speed = speed + acceleration * stretched
+        return q + self._speed * stretched, self._speed * scaling, False
 
 
 class SpeedJoints:

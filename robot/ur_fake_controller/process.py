@@ -60,6 +60,54 @@ class Faults:
         """Refuses new connections of rtde, dashboard, script or gripper, or remote_control."""
         self._request("refuse", names=list(names))
 
+    def set_slider(self, fraction: float) -> None:
+        """Puts the pendant's speed slider somewhere, from 0 to 1."""
+        self._request("set_slider", fraction=fraction)
+
+    def limit_speed(self, fraction: float) -> None:
+        """Lets the controller itself slow its motion down to a fraction, whatever the slider."""
+        self._request("limit_speed", fraction=fraction)
+
+    def delay_stops(self, seconds: float) -> None:
+        """Lets servoStop, and whatever else waits for the arm, take so much longer."""
+        self._request("delay_stops", seconds=seconds)
+
+    def run_program(self, name: str) -> None:
+        """Runs somebody else's program, in place of any."""
+        self._request("run_program", name=name)
+
+    def move_tool(self, metres: float) -> None:
+        """Tells the tool's pose as of an arm that was calibrated otherwise."""
+        self._request("move_tool", metres=metres)
+
+    def set_payload(self, kilograms: float) -> None:
+        """Sets the payload's mass, as another client may."""
+        self._request("set_payload", kilograms=kilograms)
+
+    def reduced_mode(self) -> None:
+        """Puts the safety system into reduced mode; the arm still moves."""
+        self._request("reduced_mode")
+
+    def report_joint(self, value: float) -> None:
+        """Gives a value as the base's measured position that has nothing to do with it."""
+        self._request("report_joint", value=value)
+
+    def safety_bits(self, bits: int) -> None:
+        """Sets bits of safety_status_bits besides those of the safety mode."""
+        self._request("safety_bits", bits=bits)
+
+    def claim_version(self, *version: int) -> None:
+        """Gives four numbers as the controller's version over RTDE."""
+        self._request("claim_version", version=list(version))
+
+    def slow_secretly(self, fraction: float) -> None:
+        """Lets the arm follow more slowly without a word of it."""
+        self._request("slow_secretly", fraction=fraction)
+
+    def report_speed_scaling(self, value: float) -> None:
+        """Gives a value as speed scaling that has nothing to do with the motion; -1, say."""
+        self._request("report_speed_scaling", value=value)
+
     def protective_stop(self) -> None:
         """Stops as after a collision; until unlocked through the dashboard."""
         self._request("protective_stop")
@@ -99,7 +147,7 @@ class FakeController:
     Args:
         host: loopback address (127.0.0.N) whose ports it takes; ur-rtde's ports are fixed, so
             two controllers need two addresses.
-        model: "ur3e" (e-Series, 500 Hz) or "ur3" (CB3, 125 Hz).
+        model: a name in `lerobot_robot_ur.models.MODELS`; those before the e-Series run at 125 Hz.
         task, start: the simulated task and the number of its start.
         unlock_delay: s after a protective stop before it can be unlocked.
         cameras: whether to publish the cameras `scene` and `wrist`, on port 5555.

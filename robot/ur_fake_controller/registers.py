@@ -72,12 +72,14 @@ class ControlProgram:
         self.safety = safety
         self.state = RuntimeState.STOPPED
         self.thread: str | None = None
+        self.other: str | None = None  # name of somebody else's program that runs
         self.script = ControlScript(0, ())
         self.uploads = 0
         self.payload, self.centre_of_gravity = 0.9, (0.0, 0.0, 0.058)
         self.now = 0.0
         self.watchdog = Watchdog()
         self._executing = self._awaiting_arm = False
+        self.stop_delay = self._not_before = 0.0  # s that a stop takes longer; until then
         self._async_writes = self._async_operation = 0
         self._reported: set[int] = set()
         self.select_registers(0)
@@ -98,6 +100,7 @@ class ControlProgram:
 
     def stop(self, reason: str) -> None:
         """Ends the program; the arm decelerates."""
+        self.other = None
         if self.state == RuntimeState.STOPPED:
             return
         logger.info("the program stops: %s", reason)
@@ -105,6 +108,11 @@ class ControlProgram:
         self.watchdog = Watchdog()
         if self.arm.motion is not None:
             self.arm.motion = stop_joints(self.arm.qd, _STOP_DECELERATION)
+
+    @property
+    def shown_state(self) -> RuntimeState:
+        """What the controller says: also of a program that is not ur-rtde's."""
+        return self.state if self.other is None else RuntimeState.PLAYING
 
     def pause(self) -> bool:
         if self.state != RuntimeState.PLAYING:
@@ -148,7 +156,7 @@ class ControlProgram:
             self.thread = None
             self.report_async(-1)
         if self._awaiting_arm:
-            if self.arm.motion is not None:
+            if self.arm.motion is not None or self.now < self._not_before:
                 return
             self._awaiting_arm = False
             self.write_int(0, DONE)
@@ -165,6 +173,7 @@ class ControlProgram:
                 self.stop("the client asked for it")
                 return
             self._awaiting_arm = self._run(command)
+            self._not_before = self.now + self.stop_delay
             if not self._awaiting_arm:
                 self.write_int(0, DONE)
 

@@ -21,15 +21,17 @@ class RobotMode(IntEnum):
 
 class SafetyMode(IntEnum):
     NORMAL = 1
+    REDUCED = 2
     PROTECTIVE_STOP = 3
     SAFEGUARD_STOP = 5
     ROBOT_EMERGENCY_STOP = 7
 
 
-#: Bits of safety_status_bits that each mode sets (0 normal, 2 protective stopped, 4 safeguard
-#: stopped, 6 robot emergency stopped, 7 emergency stopped, 10 stopped due to safety).
+#: Bits of safety_status_bits that each mode sets (0 normal, 1 reduced, 2 protective stopped,
+#: 4 safeguard stopped, 6 robot emergency stopped, 7 emergency stopped, 10 stopped due to safety).
 _SAFETY_BITS = {
     SafetyMode.NORMAL: 1 << 0,
+    SafetyMode.REDUCED: 1 << 1,
     SafetyMode.PROTECTIVE_STOP: 1 << 2 | 1 << 10,
     SafetyMode.SAFEGUARD_STOP: 1 << 4 | 1 << 10,
     SafetyMode.ROBOT_EMERGENCY_STOP: 1 << 6 | 1 << 7 | 1 << 10,
@@ -57,6 +59,8 @@ class Safety:
         self._now = 0.0
         self._protective_since: float | None = None
         self._emergency = self._safeguard = False
+        self.is_reduced = False
+        self.other_bits = 0  # that are set besides those of the mode
         self._transition: tuple[float, RobotMode] | None = None
 
     def tick(self, now: float) -> None:
@@ -71,11 +75,13 @@ class Safety:
             return SafetyMode.ROBOT_EMERGENCY_STOP
         if self._protective_since is not None:
             return SafetyMode.PROTECTIVE_STOP
-        return SafetyMode.SAFEGUARD_STOP if self._safeguard else SafetyMode.NORMAL
+        if self._safeguard:
+            return SafetyMode.SAFEGUARD_STOP
+        return SafetyMode.REDUCED if self.is_reduced else SafetyMode.NORMAL
 
     @property
     def status_bits(self) -> int:
-        return _SAFETY_BITS[self.mode]
+        return _SAFETY_BITS[self.mode] | self.other_bits
 
     @property
     def is_powered(self) -> bool:
@@ -83,7 +89,7 @@ class Safety:
 
     @property
     def can_move(self) -> bool:
-        return self.robot_mode == RobotMode.RUNNING and self.mode == SafetyMode.NORMAL
+        return self.robot_mode == RobotMode.RUNNING and self.mode <= SafetyMode.REDUCED
 
     def protective_stop(self, reason: str) -> None:
         if self._protective_since is None:
@@ -107,7 +113,8 @@ class Safety:
 
         After an emergency stop the arm stays without power; a protective stop stays.
         """
-        self._emergency = self._safeguard = False
+        self._emergency = self._safeguard = self.is_reduced = False
+        self.other_bits = 0
 
     def power_off(self) -> None:
         self._lose_power()

@@ -63,6 +63,9 @@ class ControllerServer:
         self.settings, self.model = settings, MODELS[settings.model]
         self.remote_control = True
         self.claimed_model = self.model.type  # what the dashboard says that it drives
+        self.claimed_scaling: float | None = None
+        self.claimed_joint: float | None = None
+        self.tool_offset = np.zeros(6)  # by which it has the tool elsewhere than its kinematics
         self.cameras: CameraProcess | None = None
         self._running = True
         self._time, self._next_check = 0.0, 0.0
@@ -203,12 +206,22 @@ class ControllerServer:
                 f"the tool is pressed with {force:.0f} N, the joints are off by {deviation:.3f} rad"
             )
 
+    @property
+    def _is_playing(self) -> bool:
+        return self.program.shown_state == RuntimeState.PLAYING
+
+    @property
+    def _told_scaling(self) -> float:
+        if self.claimed_scaling is not None:
+            return self.claimed_scaling
+        return self.arm.limiter if self._is_playing else 0.0
+
     def _publish(self) -> None:
         """Writes the present state into the output variables."""
         arm, world, safety, values = self.arm, self.world, self.safety, self.rtde.values
         tool, jacobian = self._chain.jacobian(world.q)
         target_tool, target_jacobian = self._chain.jacobian(arm.q)
-        playing = self.program.state == RuntimeState.PLAYING
+        playing = self._is_playing
         vectors: dict[str, Array] = {
             "actual_q": world.q,
             "actual_qd": world.qd,
@@ -216,7 +229,7 @@ class ControllerServer:
             "target_qd": arm.qd,
             "target_qdd": arm.qdd,
             "target_moment": world.motor_torques(),
-            "actual_TCP_pose": pose(tool),
+            "actual_TCP_pose": pose(tool) + self.tool_offset,
             "actual_TCP_speed": jacobian @ world.qd,
             "actual_TCP_force": world.tool_force(),
             "target_TCP_pose": pose(target_tool),
@@ -231,14 +244,16 @@ class ControllerServer:
             "safety_status": (int(safety.mode),),
             "safety_status_bits": (safety.status_bits,),
             "robot_status_bits": (int(safety.is_powered) | playing << 1,),
-            "runtime_state": (int(self.program.state),),
+            "runtime_state": (int(self.program.shown_state),),
             "joint_mode": (_JOINT_MODES[safety.is_powered],) * 6,
-            "speed_scaling": (arm.speed_scaling if playing else 0.0,),
-            "target_speed_fraction": (arm.speed_scaling,),
+            "speed_scaling": (self._told_scaling,),
+            "target_speed_fraction": (arm.slider,),
             "payload": (self.program.payload,),
             "payload_cog": self.program.centre_of_gravity,
         }
         values.update(scalars)
+        if self.claimed_joint is not None:
+            values["actual_q"] = (self.claimed_joint, *values["actual_q"][1:])
         if self.model.is_e_series:
             values["tcp_offset"] = tuple(self._chain.tcp.tolist())
             values["ft_raw_wrench"] = values["actual_TCP_force"]
@@ -247,7 +262,7 @@ class ControllerServer:
         self.program.on_input(written)
         if written.get("speed_slider_mask", (0,))[0] and "speed_slider_fraction" in written:
             fraction = written["speed_slider_fraction"][0]
-            self.arm.speed_scaling = min(max(fraction, 0.0), 1.0)
+            self.arm.slider = min(max(fraction, 0.0), 1.0)
         for mask, bits, shift in _DIGITAL_OUTPUTS:
             if mask in written and bits in written:
                 chosen, wanted = int(written[mask][0]) << shift, int(written[bits][0]) << shift

@@ -17,7 +17,7 @@ from lerobot_env_ur3e.world import FINGERS, World
 from lerobot_robot_ur.models import RobotModel
 from numpy.typing import NDArray
 from ur_motion.arms import JOINT_NAMES
-from ur_motion.control import Controller
+from ur_motion.control import HOME, Controller
 
 from .chain import Chain, fit
 
@@ -43,7 +43,7 @@ class ArmWorld:
         fit(model, robot)
         model.opt.timestep = STEP
         self._world, self._chain = World(model), chain
-        self._solver = Controller(robot.arm)
+        self._is_small, self._solver = robot.is_small, Controller(robot.arm)
         self._speeds = [int(model.joint(j).dofadr[0]) for j in JOINT_NAMES]
         self._finger_speeds = [int(model.joint(f).dofadr[0]) for f in FINGERS]
         self.place(task, start)
@@ -51,7 +51,9 @@ class ArmWorld:
     def place(self, task: str, start: int) -> Array:
         """Puts everything where start number `start` of `task` has it; the joints [6] there."""
         self._start = make_start(find_task(task), start)
-        joints = self._solver.start_at(self._start.tool).joints
+        joints = HOME.copy()  # of the arms that the table is not made for
+        if self._is_small:
+            joints = self._solver.start_at(self._start.tool).joints
         self._world.place(self._start, joints)
         self._lifted = self.was_successful = False
         self.finger_target = FINGER_STROKE

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lerobot_robot_ur.dashboard import bring_back
+from lerobot_robot_ur.dashboard import bring_back, stop_program
 from ur_fake_controller import FakeController
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -43,4 +43,5 @@ def settings(
     yield make
     controller.faults.clear()
     if controller.state()["safety_mode"] != "NORMAL":
+        stop_program(HOST)
         bring_back(HOST)

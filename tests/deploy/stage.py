@@ -54,6 +54,7 @@ def patient_settings(model: Path, log: Path, **changes: Any) -> DeploySettings:
         "log": log,
         "activate_gripper": True,
         "seed": 0,
+        "speed": 1.0,
         "limits": {"max_state_age_s": 1.5, "max_camera_age_s": 1.5},
     }
     return DeploySettings(**(values | changes))

@@ -289,6 +289,24 @@ def test_a_look_at_what_has_not_settled_is_logged_and_counted(
     assert len(given_up) == report.unsettled and "no picture since" in given_up[0]["detail"]
 
 
+def test_with_the_slider_at_a_fifth_actions_take_five_times_as_long(
+    session: Session, controller: FakeController
+) -> None:
+    controller.faults.set_slider(0.2)
+    arm = arm_of(session)
+    deadline = time.monotonic() + 10
+    while arm.state().speed_scaling > 0.21 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    [slider] = [fact for fact in session.robot.port.facts() if fact.what == "speed slider"]
+    assert not slider.is_usual and slider.value == "20 %: all motion takes 5.0 times as long"
+    report = session.run_episode(9, max_actions=3 * STEPS)
+    assert (report.actions, report.refusals) == (3 * STEPS, {})
+    # The last one is not waited for; that of each chunk is, before the arm is looked at again.
+    assert report.seconds > 5 * (3 * STEPS - 1) * session.robot.period_s
+    kinds = {event["kind"] for event in events_of(session, 9)}
+    assert "arm: hold" not in kinds and "arm: refused" not in kinds
+
+
 @pytest.mark.parametrize("mode", ["sync", "async", "rtc"])
 def test_a_dry_run_checks_each_joint_target_from_the_one_before(
     session: Session, mode: str
@@ -316,7 +334,8 @@ def test_a_dry_run_checks_each_joint_target_from_the_one_before(
     )
     before = arm.state().commanded
     rules = Rules(max_seconds=60, max_refusals=1, dry_run=True, max_actions=12)
-    with ChunkScheduler(act, mode=mode, steps_per_chunk=4) as scheduler:
+    clock = robot.port.clock
+    with ChunkScheduler(act, mode=mode, steps_per_chunk=4, clock=clock) as scheduler:
         episode = Episode(8, robot, policy, scheduler, rules, session.events, StopRequest())
         report = episode.run()
     assert (report.ending.detail, report.refusals, report.actions) == ("12 actions", {}, 12)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from lerobot_robot_ur import servo_process
 from lerobot_robot_ur.arm import Arm
-from lerobot_robot_ur.dashboard import PORT, Dashboard, bring_back
+from lerobot_robot_ur.dashboard import PORT, Dashboard
 from lerobot_robot_ur.errors import ConnectionFailed, Refused, RobotError, StaleState, Stopped
 from lerobot_robot_ur.gripper import GripperError
 from streaming import STILL_RAD_S, config, speed, wait_for_motion
 from sway import Sway
 from ur_fake_controller import FakeController
-from waiting import wait_until
+from waiting import bring_back, wait_until
 
 HOST, GRIPPER_HOST, MUTE_HOST = "127.0.0.50", "127.0.0.57", "127.0.0.58"
 
@@ -45,17 +45,18 @@ def test_move_to_ends_at_rest_at_its_goal(fake, arm):
 
 
 def test_a_streamed_way_is_followed_in_time(arm):
-    start, begin, period = arm.state().commanded, time.monotonic(), 0.1
+    start, begin, period = arm.state().commanded, arm.clock(), 0.1
     path = start + np.linspace(0.01, 0.2, 20)[:, None] * [1, 0, 0, 0, 0, 0]
     times = begin + period * np.arange(1, len(path) + 1)
     for i in range(len(path)):
+        before = time.monotonic()
         arm.move_through(path[i : i + 4], times[i : i + 4])
-        time.sleep(max(0.0, times[i] - time.monotonic()))
+        time.sleep(max(0.0, times[i] - arm.clock()))
     wait_until(lambda: not arm.state().is_moving, "the end")
     arm.hold()
-    assert time.monotonic() < times[-1] + 1.0
+    assert arm.clock() < times[-1] + 1.0
     np.testing.assert_allclose(arm.state().commanded, path[-1], atol=1e-9)
-    assert not [e for e in arm.events() if e.kind == "hold" and e.time_s < times[-1]]
+    assert not [e for e in arm.events() if e.kind == "hold" and e.time_s < before]
 
 
 @pytest.mark.parametrize(
@@ -63,16 +64,40 @@ def test_a_streamed_way_is_followed_in_time(arm):
     [
         ([[np.nan, 0, 0, 0, 0, 0]], "shoulder_pan is nan"),
         ([[0.0] * 5], r"shape \[n, 6\], got \[1, 5\]"),
+        ([["0.0"] * 6], "rows of 6 numbers, got <U"),
+        ([[0.0, 0.0, 0.0, 0.0, 0.0, 0.1j]], "rows of 6 numbers, got complex"),
         ([[1.0, 0, 0, 0, 0, 0]], "shoulder_pan jumps by 1.0"),
     ],
 )
 def test_what_must_not_reach_the_arm_is_refused(arm, change, reason):
     before = arm.state().commanded
-    joints = np.array(change) + (before if len(change[0]) == 6 else 0)
+    joints = np.array(change)
+    if len(change[0]) == 6 and joints.dtype.kind != "U":
+        joints = joints + before
     with pytest.raises(Refused, match=reason):
-        arm.move_through(joints, [time.monotonic() + 0.1])
+        arm.move_through(joints, [arm.clock() + 0.1])
     assert [event.kind for event in arm.events()][-1] == "refused"
     np.testing.assert_array_equal(arm.state().commanded, before)
+    if joints.dtype.kind in "Uc":
+        with pytest.raises(Refused, match="goal: .* instead of numbers"):
+            arm.move_to(joints[0])
+
+
+def test_fingers_stop_with_the_arm(fake):
+    fake.faults.clear()
+    bring_back(HOST)
+    fake.reset()
+    with Arm(config(HOST, gripper="robotiq_2f85")) as arm:
+        here = arm.commanded()
+        arm.move_through([here], [arm.clock() + 0.1], [0.0])
+        wait_until(lambda: arm.state().gripper_opening_m < 0.07, "closing")
+        fake.faults.protective_stop()
+        wait_until(lambda: arm.stopped is not None, "the stop")
+        time.sleep(0.3)
+        stopped = fake.state()["gripper_opening"]
+        time.sleep(0.3)
+        assert fake.state()["gripper_opening"] == pytest.approx(stopped, abs=1e-3)
+        assert stopped > 0.01
 
 
 def test_stop_ends_the_program_until_an_operator_recovers(fake, arm):

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from lerobot_robot_ur.dashboard import bring_back
 from lerobot_robot_ur.errors import ConfigError, StaleState
 from lerobot_robot_ur.gripper import GripperError, GripperThread, make_gripper
 from lerobot_robot_ur.onrobot import UNIT, OnRobotGripper
@@ -15,7 +14,7 @@ from pymodbus.client import ModbusTcpClient
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 from ur_fake_controller import FakeController
-from waiting import wait_until
+from waiting import bring_back, wait_until
 
 HOST, BOX = "127.0.0.54", "127.0.0.55"
 BOX_PORT = 15502  # 502 is for privileged processes only
@@ -100,6 +99,19 @@ def test_hold_forgets_what_is_not_due(fake, thread):
     thread.hold()
     time.sleep(0.8)
     assert thread.reading().opening_m > 0.08
+
+
+def test_fingers_stop_where_they_are(fake, thread):
+    thread.schedule([0.0], [time.monotonic()])
+    wait_until(lambda: thread.reading().opening_m < 0.07, "motion")
+    thread.stop_fingers()
+    time.sleep(0.3)
+    stopped = thread.reading().opening_m
+    assert 0.01 < stopped < 0.07
+    time.sleep(0.3)
+    assert thread.reading().opening_m == pytest.approx(stopped, abs=0.002)
+    thread.schedule([0.0], [time.monotonic()])  # the same as before is carried out all the same
+    wait_until(lambda: thread.reading().opening_m < 0.005, "the rest of the way")
 
 
 def test_a_lost_gripper_is_told_of_and_comes_back(fake, thread, events):

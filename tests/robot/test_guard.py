@@ -14,6 +14,7 @@ from lerobot_robot_ur.limits import limits_for
 from lerobot_robot_ur.models import MODELS
 from lerobot_robot_ur.trajectory import JointTrajectory
 from ur_motion.arms import JOINT_NAMES
+from ur_motion.control import Controller
 
 PERIOD = 0.1
 HOME = np.radians([0.0, -90.0, 90.0, -90.0, -90.0, 0.0])  # tool straight down above the table
@@ -93,7 +94,7 @@ def test_smooth_motion_through_the_experts_waypoints_passes_in_every_cycle(exper
         guard.check_target(q, before, dt)
         before, cycle, late = q, cycle + 1, max(late, trajectory.late_s)
     np.testing.assert_allclose(before, joints[-1], atol=1e-9)
-    assert late < 0.05 and cycle * dt == pytest.approx(times[-1], abs=0.05)
+    assert late < 0.15 and cycle * dt == pytest.approx(times[-1], abs=0.1)
 
 
 def test_standing_still_passes_in_a_cycle_of_any_length(guard):
@@ -194,7 +195,8 @@ def test_a_time_for_each_waypoint(spacious):
     assert found == ["waypoint 1: wrist_3 moves at 10.0000 rad/s, limit 4.0000"]
 
 
-def test_a_tool_that_is_too_fast_is_refused(guard):
+def test_a_tool_that_is_too_fast_is_refused():
+    guard = guard_for(gripper="none")  # whose edges are farther from the axis
     # The shoulder pan alone: 0.29 m from its axis.
     radius = float(np.hypot(*guard.kinematics.tool(HOME)[0][:2]))
     fast = guard.limits.tool_speed_m_s / radius
@@ -203,6 +205,24 @@ def test_a_tool_that_is_too_fast_is_refused(guard):
     assert found == ["tool moves at 0.6060 m/s, limit 0.6000"]
     found = reasons(guard.check_waypoints, HOME, [toward(0, 0.1 * 1.01 * fast)], 0.1)
     assert len(found) == 1 and found[0].startswith("waypoint 0: tool moves at 0.60")
+
+
+def test_links_that_are_faster_than_the_tool_are_refused():
+    """The joints turn about a tool that stays: what swings is the wrist."""
+    guard = guard_for(**FAR, velocity_rad_s=MODELS["ur3e"].speed_limits)
+    still = np.linalg.svd(guard.kinematics.jacobian(HOME)[:3])[2][3:]  # [3, 6]
+    ways = np.random.default_rng(8).standard_normal((100, 3)) @ still
+    ways /= np.abs(ways / MODELS["ur3e"].speed_limits).max(axis=1)[:, None]  # as fast as can be
+    points = [np.diff(guard.kinematics.points(guard.kinematics.frames([HOME, HOME + 1e-4 * w])),
+                      axis=0) for w in ways]  # fmt: skip
+    turn = 0.001 * ways[np.argmax([np.linalg.norm(p, axis=-1).max() for p in points])]
+    move = guard.kinematics.tool(HOME + turn)[0] - guard.kinematics.tool(HOME)[0]
+    assert np.linalg.norm(move) / 0.001 < 0.05
+    (reason,) = reasons(guard.check_target, HOME + turn, HOME, 0.001001)
+    found = re.fullmatch(r"(.*) moves at (.*) m/s, limit 0.6000", reason)
+    assert found and found[1] in LINKS and float(found[2]) > 0.6
+    relaxed = guard_for(**FAR, velocity_rad_s=MODELS["ur3e"].speed_limits, tool_speed_m_s=9.0)
+    relaxed.check_target(HOME + turn, HOME, 0.001001)
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -301,6 +321,27 @@ def test_the_way_between_waypoints_is_checked_too():
         guard.check_waypoints(end, [end], PERIOD)
     found = reasons(guard.check_waypoints, over, [beyond], PERIOD)
     assert len(found) == 1 and found[0].startswith("waypoint 0: gripper at height")
+
+
+def test_a_path_between_two_safe_waypoints_that_dips_below_the_table_is_refused(guard):
+    """With the default limits: the fingers swing through the height of the clearance."""
+    k, controller = guard.kinematics, Controller()
+    own = k.link == LINKS.index("gripper")
+
+    def height(q):
+        return (k.capsule_ends(k.frames(q))[own, 2].min(axis=1) - k.radius[own]).min()
+
+    tool = np.array([-0.3, 0.0, 0.02])
+    for _ in range(3):
+        here = controller.start_at(tool).joints
+        lowest = min((toward(3, angle, here) for angle in np.linspace(-0.5, 0.5, 201)), key=height)
+        tool[2] -= height(lowest) - 0.0  # on the table itself: 1 mm less than what has to be kept
+    over, beyond = toward(3, -0.17, lowest), toward(3, 0.17, lowest)
+    assert abs(height(lowest)) < 1e-4 and min(height(over), height(beyond)) > 0.0015
+    for end in (over, beyond):
+        guard.check_waypoints(end, [end], PERIOD)
+    (reason,) = reasons(guard.check_waypoints, over, [beyond], 1.0)
+    assert reason.startswith("waypoint 0: gripper at height 0.000")
 
 
 def test_outside_its_range_a_joint_may_stand_and_return_but_not_go_on(spacious):

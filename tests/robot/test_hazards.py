@@ -19,7 +19,7 @@ import pytest
 from lerobot_robot_ur import servo_process
 from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.config import ArmConfig
-from lerobot_robot_ur.dashboard import bring_back, stop_program
+from lerobot_robot_ur.dashboard import stop_program
 from lerobot_robot_ur.errors import ConnectionFailed, Refused, StaleState
 from lerobot_robot_ur.link import Link
 from rtde_control import RTDEControlInterface
@@ -27,7 +27,7 @@ from rtde_receive import RTDEReceiveInterface
 from streaming import config, speed, wait_for_motion, wait_for_rest
 from sway import Sway
 from ur_fake_controller import FakeController
-from waiting import wait_until
+from waiting import bring_back, wait_until
 
 HOST = "127.0.0.51"
 SERVO = (0.0, 0.0, 0.002, 0.1, 300.0)
@@ -99,7 +99,7 @@ def test_bare_servo_takes_any_target(control, target):
 @pytest.mark.parametrize("target", BAD_TARGETS)
 def test_an_arm_refuses_what_is_no_target(fake, arm, target):
     with pytest.raises(Refused):
-        arm.move_through([target], [time.monotonic() + 0.1])
+        arm.move_through([target], [arm.clock() + 0.1])
     with pytest.raises(Refused):
         arm.move_to(target)
     assert fake.state()["safety_mode"] == "NORMAL"
@@ -246,11 +246,20 @@ def test_only_calls_that_are_known_to_be_right_are_used():
     for path in Path(lerobot_robot_ur.__file__).parent.glob("*.py"):
         used |= set(re.findall(r"\b_?(?:control|receive)\.(\w+)\(", path.read_text()))
     used -= {"receive"}  # of our own channel
-    state = {"getTimestamp", "getActualQ", "getActualQd", "getActualTCPForce", "getSpeedScaling"}
+    state = {"getTimestamp", "getActualQ", "getActualQd", "getActualTCPForce"}
+    speed = {"getSpeedScaling", "getTargetSpeedFraction"}
     modes = {"getRobotMode", "getRobotStatus", "getSafetyStatusBits", "getRuntimeState"}
-    settings = {"setTcp", "setPayload", "setWatchdog", "kickWatchdog"}
+    settings = {
+        "setTcp",
+        "getActualTCPPose",
+        "setPayload",
+        "getPayload",
+        "getPayloadCog",
+        "setWatchdog",
+        "kickWatchdog",
+    }
     motion = {"servoJ", "servoStop", "stopScript"}
-    assert used == state | modes | settings | motion | {"isConnected", "disconnect"}
+    assert used == state | speed | modes | settings | motion | {"isConnected", "disconnect"}
 
 
 def test_the_tool_is_where_our_kinematics_have_it(fake, arm):

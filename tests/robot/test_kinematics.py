@@ -211,3 +211,38 @@ def test_a_wrong_tool_point_and_gripper_are_named_together():
     assert len(error.value.problems) == 2
     with pytest.raises(ConfigError, match="tcp must be 6 numbers"):
         Kinematics(MODELS["ur3e"], [0, 0, 0.1])
+
+
+def test_extra_shapes_are_part_of_a_link():
+    box = [-0.06, 0.03, -0.02, 0.06, 0.11, 0.005]
+    extra = {"wrist 3": [[0, 0.05, 0, 0, 0.09, 0, 0.02]], "forearm": [box]}
+    k = Kinematics(MODELS["ur3e"], extra=extra)
+    assert (k.link == LINKS.index("wrist 3")).sum() == 2
+    own = np.flatnonzero(k.link == LINKS.index("forearm"))[2:]
+    corners = np.array(np.meshgrid(*zip(box[:3], box[3:], strict=True))).reshape(3, -1).T
+    frame = k.frames(np.zeros(6))[3]
+    points = corners @ frame[:3, :3].T + frame[:3, 3]
+    ends = k.capsule_ends(k.frames(np.zeros(6)))[own]
+    assert (distances_to_lines(points, ends) - k.radius[own]).min(axis=1).max() < 1e-12
+    q = np.radians([0, -90, 90, -90, -90, 0])
+    frame = k.frames(q)[6]
+    (camera,) = np.flatnonzero(k.link == LINKS.index("wrist 3"))[1:]
+    for end, y in zip(k.capsule_ends(k.frames(q))[camera].T, (0.05, 0.09), strict=True):
+        np.testing.assert_allclose(end, frame[:3, :3] @ [0, y, 0] + frame[:3, 3], atol=1e-12)
+    assert k.radius[camera] == 0.02 and k.is_solid[camera]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"hand": [[0, 0, 0, 0, 0, 0.1, 0.01]]},
+        {"wrist 3": [[0, 0, 0, 0, 0, 0.1, 0.0]]},
+        {"wrist 3": [[0, 0, 0, 0.1, 0.1, -0.1]]},
+        {"wrist 3": [["0", 0, 0, 0, 0, 0.1, 0.01]]},
+        {"wrist 3": [[0, 0, 0, 0, 0, float("nan"), 0.01]]},
+        {"wrist 3": [[1.0]]},
+    ],
+)
+def test_extra_shapes_that_cannot_be_are_refused(extra):
+    with pytest.raises(ConfigError, match="extra_shapes: "):
+        Kinematics(MODELS["ur3e"], extra=extra)

@@ -197,7 +197,7 @@ def test_after_a_refusal_in_motion_actions_begin_where_the_arm_is(connect):
     motion = STILL | {"move_y.vel": 1.0}
     robot.send_action(motion)
     # Past all checks of the parent: the servo process finds no motion to that, and brakes.
-    nowhere = Move(arm._next_sequence(), np.full((1, 6), 1e9), np.array([time.monotonic()]), True)
+    nowhere = Move(arm._next_sequence(), np.full((1, 6), 1e9), np.array([arm.clock()]), True)
     arm._process.channel.send(nowhere)
     wait_until(lambda: arm.refused_in_motion == 1, "the refusal")
     wait_until(lambda: not arm.state().is_moving, "rest")

@@ -21,18 +21,22 @@ def limits():
 def test_defaults_fit_the_table_and_the_arm(name):
     limits, model = limits_for(name), MODELS[name]
     assert limits.model == name
-    assert np.all(np.array(limits.box_low_m) < WORKSPACE_LOW)
-    assert np.all(np.array(limits.box_high_m) > WORKSPACE_HIGH)
+    if model.is_small:
+        assert np.all(np.array(limits.box_low_m) < WORKSPACE_LOW)
+        assert np.all(np.array(limits.box_high_m) > WORKSPACE_HIGH)
     assert limits.tool_speed_m_s > math.sqrt(3) * TRANSLATION_STEP / CONTROL_PERIOD
     assert np.all(np.array(limits.velocity_rad_s) <= model.speed_limits)
     assert np.all(np.array(limits.position_high_rad) < model.position_limits)
 
 
 def test_no_such_arm():
-    with pytest.raises(ConfigError, match="no arm 'ur5'; there are ur3e, ur3"):
-        limits_for("ur5")
-    with pytest.raises(ConfigError, match="no arm 'ur5'"):
-        dataclasses.replace(limits_for("ur3e"), model="ur5")
+    with pytest.raises(
+        ConfigError,
+        match="no arm 'ur7'; there are ur3e, ur5e, ur10e, ur16e, ur20, ur30, ur3, ur5, ur10",
+    ):
+        limits_for("ur7")
+    with pytest.raises(ConfigError, match="no arm 'ur7'"):
+        dataclasses.replace(limits_for("ur3e"), model="ur7")
 
 
 def test_limits_cannot_be_changed(limits):
@@ -92,11 +96,12 @@ def test_all_problems_are_listed_at_once(limits):
 @pytest.mark.parametrize("speed", [0.1, 1.0])
 def test_scaled_limits(limits, speed):
     slow = limits.scaled(speed)
-    for name in ("velocity_rad_s", "acceleration_rad_s2", "jerk_rad_s3", "tool_speed_m_s"):
+    names = ("velocity_rad_s", "acceleration_rad_s2", "jerk_rad_s3")
+    for name in (*names, "tool_speed_m_s", "reduced_speed_m_s"):
         expected = speed * np.array(getattr(limits, name))
         np.testing.assert_allclose(getattr(slow, name), expected, rtol=1e-12)
     unscaled = {f.name for f in dataclasses.fields(limits)} - {
-        "velocity_rad_s", "acceleration_rad_s2", "jerk_rad_s3", "tool_speed_m_s"}  # fmt: skip
+        *names, "tool_speed_m_s", "reduced_speed_m_s"}  # fmt: skip
     assert all(getattr(slow, name) == getattr(limits, name) for name in unscaled)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from lerobot_robot_ur.channel import Channel
-from lerobot_robot_ur.dashboard import bring_back
 from lerobot_robot_ur.guard import Guard
 from lerobot_robot_ur.limits import Limits, limits_for
 from lerobot_robot_ur.link import Link
@@ -17,6 +16,7 @@ from lerobot_robot_ur.servo import ServoLoop
 from lerobot_robot_ur.shared import Phase, ServoState, SharedMemory
 from streaming import config
 from ur_fake_controller import FakeController
+from waiting import bring_back
 
 HOST, START, PERIOD = "127.0.0.56", 3, 0.002
 ROUNDING = 1.0 + 1e-6
@@ -52,9 +52,9 @@ class Cycles:
 
     def turn(self, *angles: float) -> None:
         """Go through waypoints 0.1 s apart, that nobody has checked, until the arm is let go."""
-        times = time.monotonic() + 0.1 * np.arange(1, len(angles) + 1)
-        path = self.commanded[-1] + np.outer(angles, TURN)
         self.states = [self._cycle()]
+        times = self.states[-1].clock_s + 0.1 * np.arange(1, len(angles) + 1)
+        path = self.commanded[-1] + np.outer(angles, TURN)
         self._channel.send(Move(1, path, times, is_streamed=False))
         while (state := self._cycle()).phase == Phase.SERVOING:
             self.states.append(state)
@@ -126,7 +126,7 @@ def test_a_tool_that_would_be_too_fast_is_braked_within_the_limits(cycles):
     speeds = np.linalg.norm(np.diff(tool(run.commanded), axis=0), axis=1) / run.steps_s
     assert 0.1 < speeds.max() <= 0.2 * ROUNDING
     [refusal] = run.refusals()
-    assert "in motion: tool moves at 0.2" in refusal and "limit 0.2000" in refusal
+    assert "in motion: gripper moves at 0.2" in refusal and "limit 0.2000" in refusal
     turns = np.diff(run.commanded[:, 0]) / run.steps_s
     between = (run.steps_s[1:] + run.steps_s[:-1]) / 2
     braking = -(np.diff(turns) / between)[turns.argmax() :]

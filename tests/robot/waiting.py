@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from lerobot_robot_ur import dashboard
+
 PATIENCE = 30.0  # s
 
 
@@ -11,6 +13,12 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"in {PATIENCE} s it did not come to: {what}"
         time.sleep(0.01)
+
+
+def bring_back(host: str) -> None:
+    """Ends whatever program there is, and makes the robot ready to move."""
+    dashboard.stop_program(host)
+    dashboard.bring_back(host)
 
 
 def wait_for_pictures(host: str) -> None:

@@ -12,7 +12,8 @@ from actquant.deploy.policy import TimedPolicy
 from actquant.deploy.port import RobotPort
 from actquant.deploy.settings import DeploySettings
 
-ROBOTS = {"ur3e": "ur", "ur3": "ur"}
+_UR = ("ur3e", "ur5e", "ur10e", "ur16e", "ur20", "ur30", "ur3", "ur5", "ur10")
+ROBOTS = dict.fromkeys(_UR, "ur")
 """The module in this folder that drives each robot."""
 
 

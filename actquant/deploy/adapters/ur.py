@@ -1,8 +1,7 @@
-"""The UR3e and UR3 of `lerobot_robot_ur` behind a RobotPort."""
+"""The arms of `lerobot_robot_ur` behind a RobotPort."""
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +180,10 @@ class URPort:
             gripper.close()
 
     @_translated()
+    def clock(self) -> float:
+        return self.arm.clock()
+
+    @_translated()
     def connect(self) -> None:
         try:
             self.driver.connect()
@@ -252,7 +255,7 @@ class URPort:
     @_translated()
     def hold_position(self, duration_s: float) -> None:
         commanded = self.arm.state().commanded
-        self.arm.move_through(commanded[None], [time.monotonic() + duration_s])
+        self.arm.move_through(commanded[None], [self.arm.clock() + duration_s])
 
     @_translated()
     def stop(self, reason: str) -> None:

@@ -29,12 +29,30 @@ def controller_facts(arm: "Arm") -> list[Fact]:
         Fact("tool centre point", f"{tcp} (m, rad)"),
         Fact("payload", f"{config.payload_kg:g} kg at {centre} m"),
         Fact("state", f"{1e3 * (time.monotonic() - state.time_s):.1f} ms old"),
-        Fact("speed slider", f"{100 * slider:.0f} %", is_usual=slider > _FULL_SPEED),
+        _slider_fact(slider),
+        _mode_fact(arm, state.is_reduced),
     ]
+    for link, rows in config.extra_shapes.items():
+        facts.append(Fact(f"mounted on {link}", f"{len(rows)} shapes of your own"))
     opening = state.gripper_opening_m
     if opening is not None:
         facts.append(Fact(f"gripper {config.gripper}", f"{1e3 * opening:.1f} mm open"))
     return facts
+
+
+def _slider_fact(slider: float) -> Fact:
+    """The controller's speed scaling: its slider, times what else slows the arm down."""
+    if slider > _FULL_SPEED:
+        return Fact("speed slider", f"{100 * slider:.0f} %")
+    slower = f"all motion takes {1 / slider:.1f} times as long" if slider > 0 else "nothing moves"
+    return Fact("speed slider", f"{100 * slider:.0f} %: {slower}", is_usual=False)
+
+
+def _mode_fact(arm: "Arm", is_reduced: bool) -> Fact:
+    if not is_reduced:
+        return Fact("safety mode", "normal")
+    speed = arm.limits.reduced_speed_m_s
+    return Fact("safety mode", f"reduced: at most {speed:g} m/s", is_usual=False)
 
 
 def limit_facts(arm: "Arm", period_s: float) -> list[Fact]:
@@ -66,5 +84,9 @@ def limit_facts(arm: "Arm", period_s: float) -> list[Fact]:
         Fact(
             "without an action",
             f"hold after {limits.hold_after_s:g} s, stop after {limits.stop_after_s:g} s",
+        ),
+        Fact(
+            "a joint that does not follow",
+            f"beyond {limits.max_deviation_rad:g} rad hold, then stop",
         ),
     ]
