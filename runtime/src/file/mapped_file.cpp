@@ -13,7 +13,8 @@
 namespace actquant {
 
 MappedFile::MappedFile(const std::string& path) {
-    int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    // Nobody may ever write to a pipe.
+    int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat status = {};
     if (descriptor < 0 || fstat(descriptor, &status) != 0) {
         std::string reason = std::strerror(errno);
