@@ -95,9 +95,7 @@ def write_policies(folder: Path) -> None:
     policy_files.write_policy(folder / "sampling.gguf")
     policy_files.write_one_shot(folder / "one_shot.gguf")
     for name, lines in OPERATORS.items():
-        policy_files.write_policy(
-            folder / f"{name}.gguf", tensors=TENSORS, **one_operator(*lines)
-        )
+        policy_files.write_policy(folder / f"{name}.gguf", tensors=TENSORS, **one_operator(*lines))
     for type_name, block in BLOCKS.items():
         weight = padded_weight(type_name, policy_files.TOKEN_WIDTH, block)
         policy_files.write_policy(folder / f"{type_name.lower()}.gguf", tensors={"k.w": weight})
@@ -149,8 +147,8 @@ def write_observations(folder: Path) -> None:
     random = np.random.default_rng(0)
     for number in range(16):
         (folder / f"{number}").write_bytes(random.integers(0, 256, 200, np.uint8).tobytes())
-    right = bytes([1, 1, 2, 0, 1, 0, 0, 1]) + np.float32(0.5).tobytes() + bytes([1, 97, 0, 0, 0, 65])
-    (folder / "right").write_bytes(right)
+    right = [[1, 1, 2, 0, 1, 0, 0, 1], np.float32(0.5).tobytes(), [1, 97, 0, 0, 0, 65]]
+    (folder / "right").write_bytes(b"".join(map(bytes, right)))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ namespace actquant::fuzzing {
 namespace {
 
 constexpr size_t alignment = 32;
-constexpr uint32_t text_type = 8, array_type = 9;
+constexpr uint32_t array_type = 9;
 constexpr size_t type_sizes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
 struct Reader {

@@ -42,10 +42,12 @@ std::string printable(const std::string& text, size_t most) {
         }
         if (result.size() > most) {
             result.resize(before);
-            while (result.size() + cut.size() > most && !result.empty()) {
-                do {
+            auto is_continued = [&] { return (result.back() & 0xc0) == 0x80; };
+            while (!result.empty() && (result.size() + cut.size() > most)) {
+                while (is_continued()) {
                     result.pop_back();
-                } while (!result.empty() && (result.back() & 0xc0) == 0x80);
+                }
+                result.pop_back();
             }
             return result.append(cut);
         }
