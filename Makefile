@@ -1,6 +1,7 @@
 # make setup   everything into .venv (system packages, Python packages, the native runtime)
 # make demo    compress the reference policy, verify it, run it in simulation, print one table
 # make test    the test suite
+# make fuzz    the runtime's fuzzers, SECONDS=60 each, and a table of what they did (needs clang)
 # make bench   a chunk of a SmolVLA of real size beside PyTorch and, if it is installed, OpenVINO
 # make sbom    dist/sbom.json, what is installed and what the runtime is compiled from (CycloneDX)
 # make lint    ruff, pyright, clang-format
@@ -17,9 +18,9 @@ export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test bench sbom lint format clean
+.PHONY: help setup demo test fuzz bench sbom lint format clean
 help:
-	@sed -n 's/^# //p' Makefile | head -6
+	@sed -n 's/^# //p' Makefile | head -7
 
 setup: $(STAMP)
 
@@ -59,6 +60,12 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --max-worker-restart 0 -q tests $(REAL_TIME:%=--ignore=%) || status=1; \
 	$(BIN)/python -m pytest -q $(REAL_TIME) || status=1; \
 	exit $$status
+
+# What crashes is kept in runtime/fuzz/regressions, where the tests replay it.
+SECONDS := 60
+fuzz: $(STAMP)
+	scripts/system_packages.sh --for-fuzz
+	$(BIN)/python runtime/fuzz/run.py --seconds $(SECONDS)
 
 # Of random weights: they cost as much time as others.
 BENCH := build/bench

@@ -2,7 +2,6 @@
 #include "api/build_info.h"
 #include "api/session.h"
 #include "common/error.h"
-#include "common/unicode.h"
 #include "file/checksums.h"
 #include "golden.h"
 #include "images.h"
@@ -156,15 +155,13 @@ std::map<std::string, double> timings_ms(const actquant::Session& session) {
             {"total", timings.total_ms}};
 }
 
-// A damaged file's texts may be no UTF-8, and Python would raise that in place of the error.
 template <typename Exception>
 void add_exception(nb::module_& module, const char* name, PyObject* base) {
     auto translate = [](const std::exception_ptr& thrown, void* type) {
         try {
             std::rethrow_exception(thrown);
         } catch (const Exception& error) {
-            std::string text = actquant::to_utf8(actquant::from_utf8(error.what()));
-            PyErr_SetString(static_cast<PyObject*>(type), text.c_str());
+            PyErr_SetString(static_cast<PyObject*>(type), error.what());
         }
     };
     nb::exception<Exception> type(module, name, base);

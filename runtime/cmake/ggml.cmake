@@ -119,3 +119,7 @@ if(NOT GGML_NATIVE AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     endforeach()
 endif()
 add_subdirectory("${ggml_dir}" "${CMAKE_BINARY_DIR}/ggml" EXCLUDE_FROM_ALL SYSTEM)
+# An assertion that fails while a graph is built is thrown through ggml's C code (GgmlGuard).
+foreach(library IN ITEMS ggml-base ggml-cpu)
+    target_compile_options(${library} PRIVATE $<$<COMPILE_LANGUAGE:C>:-fexceptions>)
+endforeach()

@@ -49,7 +49,9 @@ def compositions():
 
 
 def table(name: str, row_type: str, rows) -> str:
-    body = "".join("{" + ",".join(map(str, row)) + "},\n" for row in rows)
+    """rows: each the members of a struct, or one text for a plain element."""
+    texts = (row if isinstance(row, str) else "{" + ",".join(map(str, row)) + "}" for row in rows)
+    body = "".join(f"{text},\n" for text in texts)
     return f"constexpr {row_type} {name}[] = {{\n{body}}};\n"
 
 
@@ -58,7 +60,7 @@ def main(path: Path) -> None:
     categories = [unicodedata.category(c) for c in characters]
     names = sorted(set(categories))
     tables = [
-        table("category_names", "const char*", ([f'"{name}"'] for name in names)),
+        table("category_names", "const char*", (f'"{name}"' for name in names)),
         table("category_runs", "Run", runs(map(names.index, categories))),
         table("combining_class_runs", "Run", runs(map(unicodedata.combining, characters))),
         table("case_flag_runs", "Run", runs(map(case_flags, characters))),

@@ -282,6 +282,19 @@ void unpack(const block_q6_K& block, float* y) {
     }
 }
 
+// Of a table of 16.
+Bytes16 looked_up(Bytes16 table, Bytes16 places) {
+#ifdef __clang__
+    Bytes16 result;
+    for (int k = 0; k < 16; k++) {
+        result[k] = table[places[k]];
+    }
+    return result;
+#else
+    return __builtin_shuffle(table, places);
+#endif
+}
+
 void unpack(const block_iq4_xs& block, float* y) {
     float d = half(block.d);
     Bytes16 values = load<Bytes16>(kvalues_iq4nl);
@@ -291,8 +304,8 @@ void unpack(const block_iq4_xs& block, float* y) {
         float step = d * static_cast<float>(scale - 32);
         Bytes16 q = load<Bytes16>(block.qs + 16 * part);
         Bytes16 high = (Bytes16)((Shorts16)q >> 4) & 15;
-        put(y + 32 * part, __builtin_shuffle(values, q & 15), step);
-        put(y + 32 * part + 16, __builtin_shuffle(values, high), step);
+        put(y + 32 * part, looked_up(values, q & 15), step);
+        put(y + 32 * part + 16, looked_up(values, high), step);
     }
 }
 

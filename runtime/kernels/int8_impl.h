@@ -97,11 +97,11 @@ inline int32_t to_bytes(const float* x, float inverse, int offset, void* bytes) 
         store(target + k, __builtin_convertvector(level + offset, ByteVec));
     }
 #endif
-    int32_t sum = 0;
+    uint32_t sum = 0; // of non-finite values anything: it may wrap
     for (int64_t k = 0; k < W; k++) {
-        sum += sums[k];
+        sum += static_cast<uint32_t>(sums[k]);
     }
-    return sum;
+    return static_cast<int32_t>(sum);
 }
 
 // A panel: for each block its words [WORDS / GROUP_WORDS][PANEL_ROWS][GROUP_WORDS], then for each
@@ -169,7 +169,8 @@ void round_rows(const float* x, int64_t width, int64_t columns, int64_t rows, in
         float inverse;
         found.scales[at] = scale_of(source, ACTIVATION_LEVEL, inverse);
         int32_t sum = to_bytes(source, inverse, 0, found.bytes + at * BLOCK);
-        found.corrections[at] = -WEIGHT_OFFSET * sum;
+        found.corrections[at] =
+            static_cast<int32_t>(0u - WEIGHT_OFFSET * static_cast<uint32_t>(sum));
     }
 }
 

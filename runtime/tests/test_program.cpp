@@ -61,7 +61,7 @@ static void keeps_the_prompt_length_symbolic() {
     CHECK(to_string(program.sizes_of("%1")[1]) == "-3+2*L");
     CHECK(program.sizes_of("%2")[0].at(9) == 6);
     CHECK(contains(message_of<FileError>([&] { program.at(1); }),
-                   "prompts of 1 tokens: line 2, %1: the shape is [1,-1,2]"));
+                   "prompts of 1 tokens: line 2, %1: the shape [1,-1,2] has an empty"));
     CHECK(!parse_program("stage", "%0 = input f32[1] name=x\noutput y %0").depends_on_prompt());
 }
 

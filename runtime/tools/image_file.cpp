@@ -1,6 +1,7 @@
 #include "image_file.h"
 
 #include "arguments.h"
+#include "common/limits.h"
 
 #define STB_IMAGE_IMPLEMENTATION
 #define STB_IMAGE_STATIC
@@ -12,10 +13,22 @@ namespace actquant::tools {
 
 Image read_image(const std::string& path) {
     int width = 0, height = 0, channels = 0;
+    auto cannot_be_read = [&] {
+        return UsageError("the image '" + path + "' cannot be read (" + stbi_failure_reason() +
+                          "); it must be PNG or JPEG");
+    };
+    if (stbi_info(path.c_str(), &width, &height, &channels) == 0) {
+        throw cannot_be_read();
+    }
+    // A few bytes may be unpacked to a very large image.
+    if (width > limits::image_side || height > limits::image_side ||
+        int64_t(width) * height > limits::image_pixels) {
+        throw UsageError("the image '" + path + "' is " + std::to_string(height) + "x" +
+                         std::to_string(width) + " (height x width), too large");
+    }
     uint8_t* pixels = stbi_load(path.c_str(), &width, &height, &channels, 3);
     if (pixels == nullptr) {
-        throw UsageError("the image '" + path + "' cannot be read (" + stbi_failure_reason() +
-                         "); it must be PNG or JPEG");
+        throw cannot_be_read();
     }
     Image image{height, width, {}};
     image.pixels.assign(pixels, pixels + 3 * image.height * image.width);

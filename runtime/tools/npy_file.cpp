@@ -3,14 +3,40 @@
 #include "arguments.h"
 
 #include <bit>
+#include <charconv>
 #include <cstring>
 #include <fstream>
 #include <iterator>
-#include <regex>
 
 namespace actquant::tools {
 
 static_assert(std::endian::native == std::endian::little);
+
+// Of "… 'shape': (3, 4), …".
+static bool read_shape(const std::string& header, std::vector<int64_t>& shape) {
+    constexpr std::string_view key = "'shape': (";
+    size_t begin = header.find(key);
+    size_t end = header.find(')', begin);
+    if (begin == header.npos || end == header.npos) {
+        return false;
+    }
+    const char* place = header.data() + begin + key.size();
+    const char* last = header.data() + end;
+    while (place != last) {
+        if (*place == ' ' || *place == ',') {
+            place++;
+            continue;
+        }
+        int64_t extent = 0;
+        auto [next, error] = std::from_chars(place, last, extent);
+        if (error != std::errc() || extent < 0) {
+            return false;
+        }
+        shape.push_back(extent);
+        place = next;
+    }
+    return true;
+}
 
 // Format: numpy.lib.format, versions 1.0 to 3.0.
 NpyArray read_npy(const std::string& path) {
@@ -30,22 +56,19 @@ NpyArray read_npy(const std::string& path) {
         throw fail("is cut short");
     }
     std::string header = bytes.substr(start, header_length);
-    std::smatch dimensions;
+    NpyArray array;
     if (header.find("'<f4'") == header.npos ||
-        header.find("'fortran_order': False") == header.npos ||
-        !std::regex_search(header, dimensions, std::regex("'shape': \\(([0-9, ]*)\\)"))) {
+        header.find("'fortran_order': False") == header.npos || !read_shape(header, array.shape)) {
         throw fail("has another type or order");
     }
-    NpyArray array;
-    std::string list = dimensions[1];
     size_t count = 1;
-    const std::regex number("[0-9]+");
-    for (std::sregex_iterator it(list.begin(), list.end(), number), end; it != end; ++it) {
-        array.shape.push_back(std::stoll(it->str()));
-        count *= static_cast<size_t>(array.shape.back());
+    for (int64_t extent : array.shape) {
+        if (__builtin_mul_overflow(count, static_cast<size_t>(extent), &count)) {
+            throw fail("is cut short");
+        }
     }
     std::string_view data = std::string_view(bytes).substr(start + header_length);
-    if (data.size() != count * sizeof(float)) {
+    if (data.size() % sizeof(float) != 0 || data.size() / sizeof(float) != count) {
         throw fail("is cut short");
     }
     array.values.resize(count);

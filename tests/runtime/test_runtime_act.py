@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from actquant_runtime import ArgumentError, Runtime
-from policy_files import noise, observation, write_policy
+from policy_files import PROGRAMS, noise, observation, write_policy
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,14 @@ def test_one_runtime_is_shared_by_threads(runtime):
 
 
 def test_gil_is_released_while_acting(tmp_path):
-    count = 80000
+    count = 1000
+    heavy = """
+%19 = expand f32[3000,3,4] %18
+%20 = tanh f32[3000,3,4] %19
+%21 = mean f32[1,3,4] %20 dims=[0] keep=1
+output output %21
+"""
+    programs = {"denoise": PROGRAMS["denoise"].replace("output output %18", heavy)}
     keys = {
         "actquant.sampler.timesteps": ("array", [0.5] * count),
         "actquant.sampler.coefficients": (
@@ -222,7 +229,7 @@ def test_gil_is_released_while_acting(tmp_path):
         ),
     }
     times = {"times": np.full((count, 1), 0.5, np.float32)}
-    path = write_policy(tmp_path / "slow.gguf", keys=keys, tensors=times)
+    path = write_policy(tmp_path / "slow.gguf", keys=keys, tensors=times, programs=programs)
     runtime = Runtime(path, threads=1)
     actor = threading.Thread(target=runtime.act, args=(observation(), noise()))
     begin = time.perf_counter()

@@ -121,5 +121,5 @@ def test_stages_are_checked_when_run_alone(runtime):
 
 def test_broken_json_is_refused(tmp_path):
     keys = {"actquant.golden": ("string", "[")}
-    with pytest.raises(ModelFileError, match="actquant.golden is no JSON"):
+    with pytest.raises(ModelFileError, match="actquant.golden: it is no JSON"):
         Runtime(write_policy(tmp_path / "json.gguf", keys=keys))

@@ -122,8 +122,8 @@ class Runtime:
         for key in ("provenance", "allocation", "golden"):
             try:
                 description[key] = json.loads(description[key])
-            except json.JSONDecodeError as error:
-                raise _core.ModelFileError(f"actquant.{key} is no JSON: {error}") from error
+            except ValueError as error:  # a number of thousands of digits
+                raise _core.ModelFileError(f"actquant.{key} cannot be read: {error}") from error
         return description
 
     @property

@@ -2,7 +2,7 @@
 
 #include "api/session.h"
 #include "common/error.h"
-#include "common/unicode.h"
+#include "common/limits.h"
 #include "golden/self_test.h"
 
 #include <algorithm>
@@ -21,7 +21,7 @@ namespace {
 thread_local std::string last_error;
 
 aq_status fail(aq_status status, const std::string& message) {
-    last_error = actquant::to_utf8(actquant::from_utf8(message)); // a damaged file's may be none
+    last_error = message;
     return status;
 }
 
@@ -34,18 +34,28 @@ template <typename Function> aq_status guarded(Function function) {
     } catch (const actquant::ArgumentError& error) {
         return fail(AQ_ERROR_ARGUMENT, error.what());
     } catch (const std::exception& error) {
-        return fail(AQ_ERROR_INTERNAL, error.what());
+        return fail(AQ_ERROR_INTERNAL, actquant::Error(error.what()).what());
     } catch (...) {
         return fail(AQ_ERROR_INTERNAL, "unknown error");
     }
 }
 
+// A count that no policy has is a mistake; what it counts is not read then.
+void check_count(const char* what, size_t count) {
+    if (count > static_cast<size_t>(actquant::limits::host_elements)) {
+        throw actquant::ArgumentError("there are " + std::to_string(count) + " " + what);
+    }
+}
+
 std::vector<float> floats(const float* values, size_t count) {
+    check_count("numbers", count);
     return values == nullptr ? std::vector<float>() : std::vector<float>(values, values + count);
 }
 
 actquant::Observation copy_observation(const aq_observation& source) {
     actquant::Observation observation;
+    check_count("images", source.image_count);
+    check_count("tokens", source.token_count);
     for (size_t k = 0; source.images != nullptr && k < source.image_count; k++) {
         const aq_image& image = source.images[k];
         observation.images.push_back({image.pixels, image.height, image.width});
@@ -165,7 +175,7 @@ aq_status aq_act_after(aq_session* session, const aq_observation* observation,
         std::vector<float> values;
         std::optional<uint64_t> seed;
         if (noise != nullptr && noise->values != nullptr) {
-            values.assign(noise->values, noise->values + noise->count);
+            values = floats(noise->values, noise->count);
         } else if (noise != nullptr && noise->has_seed) {
             seed = noise->seed;
         }

@@ -1,6 +1,7 @@
 #include "api/session.h"
 
 #include "common/error.h"
+#include "common/limits.h"
 #include "inputs/random.h"
 
 #include <algorithm>
@@ -82,11 +83,16 @@ PolicySpec read_whole(const ModelFile& file) {
 
 } // namespace
 
-Session::Session(const std::string& path, int threads)
+Session::Session(const std::string& path, int threads) try
     : file(path), spec(read_whole(file)),
       backend(threads, spec.parameter_count, has_rounded_tensors(file)), weights(file, backend),
       stages(spec, weights, backend, gguf_get_data_offset(file.gguf())),
-      driver(make_driver(spec, stages)), tokenizer(read_tokenizer(file, spec)) {}
+      driver(make_driver(spec, stages)), tokenizer(read_tokenizer(file, spec)) {
+} catch (const std::bad_alloc&) {
+    throw FileError("'" + path + "' needs more memory than there is");
+} catch (const std::length_error&) {
+    throw FileError("'" + path + "' needs more memory than there is");
+}
 
 void Session::check_images(const Observation& observation) const {
     check_count("the list of images", observation.images.size(), spec.image_count());
@@ -124,6 +130,10 @@ std::vector<float> Session::normalized_state(const std::vector<float>& state) co
 // The state in a prompt is that of the newest observation step.
 PromptTokens Session::prompt_of(const std::string& task,
                                 const std::vector<float>& normalized) const {
+    if (task.size() > limits::text_characters) {
+        throw ArgumentError("the task has " + std::to_string(task.size()) + " bytes, more than " +
+                            std::to_string(limits::text_characters));
+    }
     auto newest = normalized.end() - spec.state.padded_dim;
     std::vector<float> state(newest, newest + spec.state.dim());
     return prompt_tokens(spec.prompt, *tokenizer, task, state);

@@ -13,6 +13,8 @@
 #include <chrono>
 #include <string>
 
+#include <unistd.h>
+
 namespace actquant {
 namespace {
 
@@ -76,6 +78,15 @@ void Backend::PoolDeleter::operator()(ggml_threadpool* pool) const {
 
 ggml_backend_buffer_type_t Backend::buffer_type() const {
     return ggml_backend_get_default_buffer_type(handle.get());
+}
+
+size_t Backend::memory_bytes() const {
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+    return size_t(64) << 20; // a fuzzer looks for what is wrong, not for what is large
+#else
+    return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) *
+           static_cast<size_t>(sysconf(_SC_PAGESIZE));
+#endif
 }
 
 BufferPointer Backend::place(void* data, size_t bytes) const {

@@ -38,6 +38,8 @@ class Backend {
     // What our kernels share their work out by; null where ggml's threads run them.
     WorkPool* pool() const { return work_pool.get(); }
     ggml_backend_buffer_type_t buffer_type() const;
+    // What this machine has at all.
+    size_t memory_bytes() const;
     // A buffer over memory that is there already and outlives it, e.g. a mapped file.
     BufferPointer place(void* data, size_t bytes) const;
     void compute(ggml_cgraph* graph);

@@ -147,6 +147,17 @@ bool is_final_sigma(std::u32string_view text, size_t place) {
 
 } // namespace
 
+bool is_utf8(std::string_view text) {
+    while (!text.empty()) {
+        size_t length = sequence_length(text);
+        if (length == 0) {
+            return false;
+        }
+        text.remove_prefix(length);
+    }
+    return true;
+}
+
 std::u32string from_utf8(std::string_view text) {
     std::u32string result;
     result.reserve(text.size());

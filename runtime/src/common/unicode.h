@@ -6,6 +6,7 @@
 
 namespace actquant {
 
+bool is_utf8(std::string_view text);
 // Bytes that are no UTF-8 become U+FFFD.
 std::u32string from_utf8(std::string_view text);
 std::string to_utf8(std::u32string_view text);

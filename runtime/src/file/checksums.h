@@ -21,5 +21,8 @@ size_t find_header_checksum(const char* header, size_t size);
 // They read the file anew, so that pages which are not needed later do not stay.
 void check_header(const MappedFile& file, const gguf_context* gguf);
 void check_tensors(const MappedFile& file, const gguf_context* gguf);
+// Lets both pass everything in this process. For fuzzers: of files that were changed at random,
+// those with right checksums are the least.
+void skip_checksums();
 
 } // namespace actquant

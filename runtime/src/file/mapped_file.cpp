@@ -11,8 +11,9 @@
 
 namespace actquant {
 
-MappedFile::MappedFile(const std::string& path)
-    : file_path(path), descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC)), address(MAP_FAILED) {
+MappedFile::MappedFile(const std::string& path) : file_path(path), address(MAP_FAILED) {
+    // Nobody may ever write to a pipe.
+    descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     try {
         open_and_map();
     } catch (...) {

@@ -1,6 +1,9 @@
 #include "file/model_file.h"
 
+#include "backend/ggml_guard.h"
+#include "common/limits.h"
 #include "file/checksums.h"
+#include "file/gguf_header.h"
 
 #include <algorithm>
 #include <cstring>
@@ -44,6 +47,10 @@ std::map<std::string, Shape> parse_shapes(const std::string& text, Problems& pro
             problems.add("actquant.shapes: '" + line + "' is not 'name [d0,d1,…]'");
             continue;
         }
+        if (std::string problem = what_is_wrong(shape, limits::tensor_elements); !problem.empty()) {
+            problems.add("actquant.shapes: '" + line + "': " + problem);
+            continue;
+        }
         shapes[line.substr(0, space)] = shape;
     }
     return shapes;
@@ -54,18 +61,21 @@ std::map<std::string, Shape> parse_shapes(const std::string& text, Problems& pro
 bool shape_fits(const ggml_tensor* tensor, const Shape& shape) {
     Shape stored(tensor->ne, tensor->ne + 4);
     std::reverse(stored.begin(), stored.end());
+    int64_t block = ggml_blck_size(tensor->type);
+    int64_t columns = stored.back();
     stored = without_unit_dimensions(stored);
-    if (stored == without_unit_dimensions(shape)) {
+    // A row of blocks is a row of the shape, not one that is left of it without unit dimensions.
+    bool has_rows = block == 1 || (shape.empty() ? 1 : shape.back()) == columns;
+    if (has_rows && stored == without_unit_dimensions(shape)) {
         return true;
     }
     if (shape.empty()) {
         return false;
     }
-    int64_t block = ggml_blck_size(tensor->type);
     int64_t rows = shape.size() > 1 ? shape.front() : 1;
-    int64_t columns = element_count(shape) / rows;
-    int64_t padded = (columns + block - 1) / block * block;
-    return stored == without_unit_dimensions({rows, padded});
+    int64_t rest = element_count(shape) / rows;
+    int64_t padded = (rest + block - 1) / block * block;
+    return (block == 1 || columns == padded) && stored == without_unit_dimensions({rows, padded});
 }
 
 } // namespace
@@ -81,9 +91,11 @@ void ModelFile::read_header() {
     if (mapped.size() < 4 || std::memcmp(mapped.data(), "GGUF", 4) != 0) {
         throw FileError("'" + file_path + "' is not a GGUF file");
     }
+    check_gguf_header(file_path, {mapped.data(), mapped.size()});
     listen_to_ggml();
+    GgmlGuard guard;
     ggml_context* raw_descriptors = nullptr;
-    context.reset(gguf_init_from_file(file_path.c_str(), {true, &raw_descriptors}));
+    context.reset(gguf_init_from_buffer(mapped.data(), mapped.size(), {true, &raw_descriptors}));
     descriptors.reset(raw_descriptors);
     if (!context) {
         throw FileError("'" + file_path +

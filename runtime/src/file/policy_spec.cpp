@@ -1,13 +1,61 @@
 #include "file/policy_spec.h"
 
+#include "common/json_text.h"
+#include "common/limits.h"
+
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <set>
 
 namespace actquant {
 namespace {
 
-// No policy's prompt is nearly as long; the graphs of a damaged file's would fill the memory.
-constexpr int64_t longest_prompt = 1 << 16;
+constexpr std::array<std::string_view, 4> stage_names = {"vision", "prefix", "denoise", "decode"};
+
+// A whole number that a file may choose freely between two bounds.
+void check_range(const std::string& key, int64_t value, int64_t least, int64_t most,
+                 Problems& problems) {
+    if (value < least || value > most) {
+        problems.add(key + " is " + std::to_string(value) + ", expected " + std::to_string(least) +
+                     " to " + std::to_string(most));
+    }
+}
+
+void check_finite(const std::string& key, double value, Problems& problems) {
+    if (!std::isfinite(value)) {
+        problems.add(key + " is " + std::to_string(value) + ", expected a finite number");
+    }
+}
+
+// Names are shown.
+void check_name(const std::string& key, const std::string& name, Problems& problems) {
+    if (name.size() > limits::name_bytes || printable(name, name.size()) != name) {
+        problems.add(key + " has a name of more than " + std::to_string(limits::name_bytes) +
+                     " bytes or with control characters, '" + name + "'");
+    }
+}
+
+void check_names(const std::string& key, const std::vector<std::string>& names, int64_t most,
+                 Problems& problems) {
+    check_range("the number of " + key, static_cast<int64_t>(names.size()), 0, most, problems);
+    for (const std::string& name : names) {
+        check_name(key, name, problems);
+    }
+}
+
+void check_distinct(const std::string& key, const std::vector<std::string>& names,
+                    Problems& problems) {
+    if (std::set<std::string>(names.begin(), names.end()).size() < names.size()) {
+        problems.add(key + " names something twice");
+    }
+}
+
+void check_json(const std::string& key, const std::string& text, Problems& problems) {
+    if (std::string problem = what_json_lacks(text); !problem.empty()) {
+        problems.add(key + ": " + problem);
+    }
+}
 
 VectorSpec read_vector(KeyReader& keys, const std::string& prefix, Problems& problems) {
     VectorSpec spec;
@@ -30,6 +78,8 @@ VectorSpec read_vector(KeyReader& keys, const std::string& prefix, Problems& pro
                          " are not finite");
         }
     }
+    check_names(prefix + ".names", spec.names, limits::vector_elements, problems);
+    check_range(prefix + ".padded_dim", spec.padded_dim, 0, limits::vector_elements, problems);
     return spec;
 }
 
@@ -45,12 +95,22 @@ SamplerSpec read_sampler(KeyReader& keys, Problems& problems) {
                      " for each of the " + std::to_string(spec.timesteps.size()) + " timesteps");
         return spec;
     }
-    if (std::any_of(table.begin(), table.end(), [](float x) { return !std::isfinite(x); })) {
+    auto is_finite = [](float x) { return std::isfinite(x); };
+    if (!std::all_of(table.begin(), table.end(), is_finite)) {
         problems.add("actquant.sampler.coefficients are not all finite");
     }
+    if (!std::all_of(spec.timesteps.begin(), spec.timesteps.end(), is_finite)) {
+        problems.add("actquant.sampler.timesteps are not all finite");
+    }
+    check_range("the number of actquant.sampler.timesteps",
+                static_cast<int64_t>(spec.timesteps.size()), 0, limits::sampler_steps, problems);
     for (size_t k = 0; k < table.size(); k += sampler_columns) {
         const float* row = &table[k];
         spec.steps.push_back({row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7]});
+        if (spec.steps.back().clip < 0) {
+            problems.add("actquant.sampler.coefficients: the clip of step " +
+                         std::to_string(k / sampler_columns) + " is negative");
+        }
     }
     return spec;
 }
@@ -87,7 +147,11 @@ void read_prompt(KeyReader& keys, PolicySpec& spec) {
 
 void read_programs(const ModelFile& file, KeyReader& keys, Problems& problems, PolicySpec& spec) {
     std::map<std::string, std::string> missing; // tensor → the first stage that wants it
-    for (const std::string& stage : keys.strings("actquant.stages")) {
+    std::vector<std::string> stages = keys.strings("actquant.stages");
+    check_names("actquant.stages", stages, static_cast<int64_t>(stage_names.size()), problems);
+    check_distinct("actquant.stages", stages, problems);
+    stages.resize(std::min(stages.size(), stage_names.size()));
+    for (const std::string& stage : stages) {
         std::string text = keys.string("actquant.graph." + stage);
         if (text.empty()) {
             continue;
@@ -144,7 +208,7 @@ void check_stage_names(const PolicySpec& spec, Problems& problems) {
     expect("denoise", samples, samples);
     expect("decode", samples, false);
     for (const auto& [stage, program] : spec.programs) {
-        if (stage != "vision" && stage != "prefix" && stage != "denoise" && stage != "decode") {
+        if (std::find(stage_names.begin(), stage_names.end(), stage) == stage_names.end()) {
             problems.add("nothing runs the stage '" + stage + "'");
         }
     }
@@ -157,10 +221,11 @@ void check_language(const PolicySpec& spec, Problems& problems) {
                      std::to_string(prompt.min_length) + " and " +
                      std::to_string(prompt.max_length));
     }
-    if (prompt.max_length > longest_prompt) {
-        problems.add("actquant.tokenizer.max_length is " + std::to_string(prompt.max_length) +
-                     ", more than this runtime's " + std::to_string(longest_prompt));
-    }
+    check_range("actquant.tokenizer.max_length", prompt.max_length, 0, limits::prompt_tokens,
+                problems);
+    check_range("actquant.tokenizer.pad_id", prompt.pad_id, 0, limits::token_id, problems);
+    check_range("actquant.prompt.state_bins", prompt.state_bins, 0, limits::vector_elements,
+                problems);
     try {
         check_prompt(prompt);
     } catch (const FileError& error) {
@@ -172,16 +237,57 @@ void check_language(const PolicySpec& spec, Problems& problems) {
     }
 }
 
+void check_image_size(const std::string& prefix, const std::string& which, int64_t height,
+                      int64_t width, Problems& problems) {
+    std::string key = prefix + "." + which;
+    check_range(key + "height", height, 1, limits::image_side, problems);
+    check_range(key + "width", width, 1, limits::image_side, problems);
+    if (height * width > limits::image_pixels) {
+        problems.add(key + "height times width is above " + std::to_string(limits::image_pixels));
+    }
+}
+
 void check_values(const PolicySpec& spec, Problems& problems) {
     if (spec.optional_cameras > static_cast<int64_t>(spec.cameras.size())) {
         problems.add("actquant.cameras is shorter than actquant.cameras.optional");
     }
-    if (!spec.cameras.empty() && (spec.image.height < 1 || spec.image.width < 1)) {
-        problems.add("actquant.image.height and .width must be positive");
+    check_names("actquant.cameras", spec.cameras, limits::cameras, problems);
+    check_distinct("actquant.cameras", spec.cameras, problems);
+    check_range("actquant.observation.steps", spec.observation_steps, 1, limits::observation_steps,
+                problems);
+    if (!spec.cameras.empty()) {
+        check_image_size("actquant.image", "", spec.image.height, spec.image.width, problems);
+        check_image_size("actquant.image", "source_", spec.image_source_height,
+                         spec.image_source_width, problems);
+        Shape pictures = {spec.image_count(), spec.image_source_height, spec.image_source_width};
+        if (element_count(pictures) > limits::value_elements) {
+            problems.add("the images of one observation have more than " +
+                         std::to_string(limits::value_elements) + " pixels");
+        }
     }
-    if (spec.observation_steps < 1) {
-        problems.add("actquant.observation.steps must be positive");
+    check_finite("actquant.image.scale", spec.image.scale, problems);
+    check_finite("actquant.image.offset", spec.image.offset, problems);
+    check_range("actquant.action.chunk_length", spec.chunk_length, 1, limits::vector_elements,
+                problems);
+    check_range("actquant.noise.rows", spec.sampler.noise_rows, 0, limits::vector_elements,
+                problems);
+    check_range("actquant.noise.dim", spec.sampler.noise_dim, 0, limits::vector_elements, problems);
+    if (element_count(spec.sampler.noise_shape()) > limits::host_elements) {
+        problems.add("the noise " + to_string(spec.sampler.noise_shape()) + " has more than " +
+                     std::to_string(limits::host_elements) + " elements");
     }
+    if (!(spec.control_rate_hz > 0 && spec.control_rate_hz <= limits::control_rate_hz)) {
+        problems.add("actquant.control_rate_hz is " + std::to_string(spec.control_rate_hz) +
+                     ", expected above 0, at most " +
+                     std::to_string(std::lrint(limits::control_rate_hz)));
+    }
+    if (!(spec.normalization_eps >= 0 && std::isfinite(spec.normalization_eps))) {
+        problems.add("actquant.normalization.eps is " + std::to_string(spec.normalization_eps) +
+                     ", expected a finite number from 0");
+    }
+    check_json("actquant.provenance", spec.provenance, problems);
+    check_json("actquant.allocation", spec.allocation, problems);
+    check_json("actquant.golden", spec.golden, problems);
     if (spec.action.names.empty()) {
         problems.add("actquant.action.names is empty");
     }
@@ -227,6 +333,8 @@ PolicySpec read_policy_spec(const ModelFile& file) {
     PolicySpec spec;
     spec.name = keys.string("general.name");
     spec.family = keys.string("actquant.policy.family");
+    check_name("general.name", spec.name, problems);
+    check_name("actquant.policy.family", spec.family, problems);
     spec.parameter_count = keys.u64("actquant.policy.parameter_count");
     spec.driver = keys.string("actquant.driver");
     spec.sampler = read_sampler(keys, problems);
@@ -239,8 +347,8 @@ PolicySpec read_policy_spec(const ModelFile& file) {
     spec.action = read_vector(keys, "actquant.action", problems);
     if (keys.has("actquant.state.clip")) {
         spec.state_clip = keys.f32("actquant.state.clip");
-        if (!(spec.state_clip > 0)) {
-            problems.add("actquant.state.clip must be positive");
+        if (!(spec.state_clip > 0 && std::isfinite(spec.state_clip))) {
+            problems.add("actquant.state.clip must be positive and finite");
         }
     }
     spec.normalization_eps = keys.f32("actquant.normalization.eps");

@@ -1,5 +1,7 @@
 #include "graph/graph_builder.h"
 
+#include "common/error.h"
+#include "common/limits.h"
 #include "operators/operators.h"
 
 #include <algorithm>
@@ -66,7 +68,10 @@ void GraphBuilder::build(const Instruction& instruction) {
     if (instruction.dtype != DType::f32) {
         instruction.fail("device operators give f32");
     }
+    check_operands(instruction);
+    current = &instruction;
     ggml_tensor* result = device_operators().at(instruction.op).build(*this, instruction);
+    current = nullptr;
     if (!has_extents(result, ggml_extents(instruction.shape))) {
         GgmlShape extents;
         std::copy_n(result->ne, 4, extents.begin());
@@ -74,6 +79,30 @@ void GraphBuilder::build(const Instruction& instruction) {
                          to_string(instruction.shape));
     }
     define_device(instruction.result, instruction.shape, result);
+}
+
+void GraphBuilder::check_operands(const Instruction& instruction) const {
+    for (size_t k = 0; k < instruction.operands.size(); k++) {
+        const Shape& shape = shape_of(instruction, k);
+        if (!Layout(shape).fits()) {
+            instruction.fail("the operand " + instruction.operands[k] + " " + to_string(shape) +
+                             " has a rank above 4");
+        }
+    }
+}
+
+void GraphBuilder::fail(const std::string& problem) const {
+    if (current != nullptr) {
+        current->fail(problem);
+    }
+    throw FileError(problem);
+}
+
+void GraphBuilder::check_size(std::initializer_list<int64_t> extents) const {
+    std::string problem = what_is_wrong(Shape(extents), limits::value_elements);
+    if (!problem.empty()) {
+        fail("what it needs in between is too large: " + problem);
+    }
 }
 
 const Shape& GraphBuilder::shape_of(const Instruction& instruction, size_t operand) const {
@@ -117,9 +146,6 @@ ggml_tensor* GraphBuilder::tensor(const Instruction& instruction, size_t operand
         return on_device->second;
     }
     const Shape& shape = shape_of(instruction, operand);
-    if (!Layout(shape).fits()) {
-        instruction.fail("the operand " + value + " has a rank above 4");
-    }
     ggml_tensor* tensor = nullptr;
     if (is_file_tensor(value) && dtype_of(instruction, operand) == DType::f32) {
         if (ggml_nelements(weight(instruction, operand).tensor) != element_count(shape)) {
@@ -153,6 +179,7 @@ ggml_tensor* GraphBuilder::indices(const Instruction& instruction, size_t operan
         instruction.fail("the operand " + value + " must be computed on the host");
     }
     Shape flat = {element_count(shape_of(instruction, operand))};
+    limit = std::min<int64_t>(limit, INT32_MAX);
     return boundary({value, Role::indices, nullptr, flat, limit}, GGML_TYPE_I32);
 }
 
@@ -171,8 +198,8 @@ ggml_tensor* GraphBuilder::mask(const Instruction& instruction, size_t operand, 
     if (causal) {
         instruction.fail("a mask that is computed on the device cannot be causal too");
     }
-    // -inf would turn a fully masked row into NaN.
-    ggml_tensor* finite = ggml_clamp(ggml, contiguous(device_values.at(value)), -1e30f, 1e30f);
+    // -inf would turn a fully masked row into NaN. ggml clamps in place.
+    ggml_tensor* finite = ggml_clamp(ggml, ggml_cont(ggml, device_values.at(value)), -1e30f, 1e30f);
     ggml_tensor* aligned = reshaped(finite, ggml_extents(aligned_right(own, 4)));
     return contiguous(repeated(aligned, ggml_extents(shape)));
 }
@@ -203,6 +230,9 @@ ggml_tensor* GraphBuilder::constant(std::vector<float> data, const Shape& shape)
 // Marked as an output too: its memory is then never reused, and it need not be written again when
 // the graph runs again.
 ggml_tensor* GraphBuilder::new_input(const Shape& shape, ggml_type type) {
+    if (std::string problem = what_is_wrong(shape, limits::value_elements); !problem.empty()) {
+        fail(problem);
+    }
     ggml_tensor* tensor = new_tensor(ggml, type, ggml_extents(shape));
     ggml_set_input(tensor);
     ggml_set_output(tensor);
@@ -221,6 +251,10 @@ ggml_tensor* GraphBuilder::reshaped(ggml_tensor* tensor, const GgmlShape& extent
     if (has_extents(tensor, extents)) {
         return tensor;
     }
+    if (element_count({extents.begin(), extents.end()}) != ggml_nelements(tensor)) {
+        fail("a value of " + std::to_string(ggml_nelements(tensor)) + " elements is no " +
+             to_string(extents));
+    }
     return ggml_reshape_4d(ggml, contiguous(tensor), extents[0], extents[1], extents[2],
                            extents[3]);
 }
@@ -229,6 +263,7 @@ ggml_tensor* GraphBuilder::repeated(ggml_tensor* tensor, const GgmlShape& extent
     if (has_extents(tensor, extents)) {
         return tensor;
     }
+    check_size({extents[3], extents[2], extents[1], extents[0]});
     return ggml_repeat_4d(ggml, contiguous_rows(tensor), extents[0], extents[1], extents[2],
                           extents[3]);
 }

@@ -6,6 +6,7 @@
 
 #include <ggml.h>
 
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <set>
@@ -74,6 +75,8 @@ class GraphBuilder {
     // Declares where a value lives before the instructions that use it are built.
     void define_host(const std::string& value, DType dtype, const Shape& shape);
     void define_device(const std::string& value, const Shape& shape, ggml_tensor* tensor);
+    // What an operator cannot do with its operands is refused in the instruction's name, at the
+    // latest by what reshaped, repeated and new_input check.
     void build(const Instruction& instruction);
 
     bool is_on_device(const std::string& value) const { return device_values.count(value) > 0; }
@@ -98,6 +101,9 @@ class GraphBuilder {
     ggml_tensor* contiguous_rows(ggml_tensor* tensor);
     ggml_tensor* reshaped(ggml_tensor* tensor, const GgmlShape& extents);
     ggml_tensor* repeated(ggml_tensor* tensor, const GgmlShape& extents);
+    // Refuses what an operator would need between its operands and its result, where that has more
+    // elements than a value may have.
+    void check_size(std::initializer_list<int64_t> extents) const;
 
     // What makes each value of the program, and how often it is read.
     void count_uses(const Program& program);
@@ -123,9 +129,12 @@ class GraphBuilder {
     };
 
     ggml_tensor* boundary(const Boundary& wanted, ggml_type type);
+    [[noreturn]] void fail(const std::string& problem) const;
+    void check_operands(const Instruction& instruction) const;
     ggml_tensor* file_values(const std::string& name);
 
     const Weights& weights;
+    const Instruction* current = nullptr; // the one that is being built
     std::map<std::string, HostType> host_values;
     std::map<std::string, ggml_tensor*> device_values;
     std::map<std::string, Shape> device_shapes;

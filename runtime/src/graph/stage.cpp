@@ -1,5 +1,7 @@
 #include "graph/stage.h"
 
+#include "backend/ggml_guard.h"
+#include "common/limits.h"
 #include "graph/operator_cost.h"
 #include "operators/operators.h"
 
@@ -37,6 +39,12 @@ std::vector<double> widen(const ArrayView& array) {
     return {};
 }
 
+// The nearest that an i64 holds; 0 for NaN.
+int64_t whole_number(double x) {
+    constexpr double beyond = 0x1p63;
+    return x >= beyond ? INT64_MAX : x < -beyond ? INT64_MIN : std::isnan(x) ? 0 : int64_t(x);
+}
+
 Array narrow(const HostValue& value) {
     Array array{value.dtype, value.shape, {}};
     array.bytes.resize(value.data.size() * dtype_size(value.dtype));
@@ -46,7 +54,7 @@ Array narrow(const HostValue& value) {
             array.as<float>()[k] = static_cast<float>(value.data[k]);
             break;
         case DType::i64:
-            array.as<int64_t>()[k] = static_cast<int64_t>(value.data[k]);
+            array.as<int64_t>()[k] = whole_number(value.data[k]);
             break;
         case DType::b8:
             array.as<uint8_t>()[k] = value.data[k] != 0;
@@ -109,16 +117,31 @@ Stage::Stage(Program parsed, const Weights& placed, Backend& on_backend,
     builder = std::make_unique<GraphBuilder>(ggml.get(), weights, backend, in_loop);
     graph = ggml_new_graph_custom(ggml.get(), nodes, false);
     try {
+        GgmlGuard guard;
+        check_host_sizes();
         find_host_uses();
         declare_inputs(shared);
         build_graph();
         build_outputs();
         load_host_constants();
+        allocate();
     } catch (const FileError& error) {
         throw FileError("the program of stage '" + program.stage +
                         "' is not valid: " + error.what());
     }
-    allocate();
+}
+
+void Stage::check_host_sizes() const {
+    int64_t elements = 0;
+    for (const Instruction& instruction : program.instructions) {
+        if (instruction.on_host) {
+            elements += element_count(instruction.shape); // of each: value_elements at most
+        }
+        if (elements > limits::host_elements) {
+            instruction.fail("the host's values have more than " +
+                             std::to_string(limits::host_elements) + " elements together");
+        }
+    }
 }
 
 void Stage::find_host_uses() {
@@ -227,11 +250,16 @@ void Stage::load_host_constants() {
     }
 }
 
-void Stage::check_host_program() const {
+void Stage::check_host_program(const std::map<std::string, double>& inputs) const {
     std::map<std::string, HostValue> values = host_values;
-    for (const auto& [name, input] : inputs_by_name) {
-        std::vector<double> zeros(element_count(input.info.shape), 0.0);
-        values[input.value] = {input.info.dtype, input.info.shape, std::move(zeros)};
+    for (const auto& [input_name, input] : inputs_by_name) {
+        if (input.tensor != nullptr) {
+            continue; // the host does not read it
+        }
+        auto given = inputs.find(input_name);
+        std::vector<double> elements(element_count(input.info.shape),
+                                     given == inputs.end() ? 0.0 : given->second);
+        values[input.value] = {input.info.dtype, input.info.shape, std::move(elements)};
     }
     for (const Instruction& instruction : program.instructions) {
         if (!instruction.on_host) {
@@ -246,6 +274,16 @@ void Stage::check_host_program() const {
         } catch (const FileError& error) {
             throw FileError("the program of stage '" + program.stage +
                             "' is not valid: " + error.what());
+        }
+    }
+    for (const Boundary& boundary : builder->boundaries()) {
+        try {
+            if (boundary.role == Role::indices) {
+                index_values(values.at(boundary.value), boundary, name());
+            }
+        } catch (const ArgumentError& error) {
+            throw FileError("the program is not valid: " + std::string(error.what()) + ", which " +
+                            boundary.value + " is for zeros, padding or the last step");
         }
     }
 }
@@ -266,7 +304,16 @@ size_t Stage::work_bytes() const {
 
 void Stage::allocate() {
     allocator.reset(ggml_gallocr_new(backend.buffer_type()));
-    if (!allocator || !ggml_gallocr_alloc_graph(allocator.get(), graph)) {
+    size_t bytes = 0;
+    if (allocator) {
+        ggml_gallocr_reserve_n_size(allocator.get(), graph, nullptr, nullptr, &bytes);
+    }
+    if (bytes > backend.memory_bytes()) {
+        throw FileError("its graph needs " + std::to_string(bytes) + " bytes, more than the " +
+                        std::to_string(backend.memory_bytes()) + " of this machine");
+    }
+    if (!allocator || !ggml_gallocr_reserve(allocator.get(), graph) ||
+        !ggml_gallocr_alloc_graph(allocator.get(), graph)) {
         throw Error("out of memory for the graph of stage '" + program.stage + "'");
     }
     for (const Constant& constant : builder->constants()) {

@@ -54,9 +54,10 @@ class Stage {
     // The device tensor behind an output; null when the output is a host value.
     ggml_tensor* output_tensor(const std::string& name) const;
 
-    // Runs the host operators once on zeros: a shape that does not fit is then the loader's error,
-    // not the robot's.
-    void check_host_program() const;
+    // Runs the host operators once on inputs that are zeros, but where `inputs` says otherwise by
+    // name, and looks at every index: what does not fit is then the loader's error, not the
+    // robot's.
+    void check_host_program(const std::map<std::string, double>& inputs = {}) const;
     // The graph's buffer and the values of the host operators.
     size_t compute_bytes() const;
     // What ggml needs beside the buffer while it computes; one block serves all stages.
@@ -77,6 +78,7 @@ class Stage {
         void operator()(ggml_gallocr* allocator) const { ggml_gallocr_free(allocator); }
     };
 
+    void check_host_sizes() const;
     void find_host_uses();
     void declare_inputs(const std::map<std::string, ggml_tensor*>& shared);
     void load_host_constants();

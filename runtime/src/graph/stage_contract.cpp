@@ -94,6 +94,12 @@ void check_sampling(const PolicySpec& spec, Stages& stages, Problems& problems) 
     Shape sample = {1, spec.sampler.noise_rows, spec.sampler.noise_dim};
     Shape chunk = {1, spec.chunk_length, spec.action.padded_dim};
     std::vector<ValueInfo> known = stages.prefix().outputs();
+    for (const ValueInfo& output : known) {
+        if (output.name == "x_t" || output.name == "step") {
+            problems.add("stage 'prefix' has an output " + output.name +
+                         ", which is what the driver gives to 'denoise'");
+        }
+    }
     known.push_back({"x_t", DType::f32, sample});
     known.push_back({"step", DType::i64, {1}});
     StageContract denoise("denoise", problems);

@@ -94,8 +94,10 @@ void Stages::release() {
 }
 
 void Stages::check(int64_t prompt_length) {
+    double last_step = static_cast<double>(spec.sampler.steps.size()) - 1;
     for (const Stage* stage : built_stages()) {
-        stage->check_host_program();
+        stage->check_host_program(
+            {{"tokens", static_cast<double>(spec.prompt.pad_id)}, {"step", last_step}});
     }
     check_stage_contract(spec, *this, prompt_length);
 }

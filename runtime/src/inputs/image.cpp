@@ -1,6 +1,7 @@
 #include "inputs/image.h"
 
 #include "common/error.h"
+#include "common/limits.h"
 
 #include <algorithm>
 #include <charconv>
@@ -66,7 +67,7 @@ class Attributes {
     }
 
     int64_t size(const std::string& key) {
-        float result = number(key, 1, 65535);
+        float result = number(key, 1, limits::image_side);
         if (result != std::floor(result)) {
             fail(key + " must be a whole number");
         }
@@ -226,6 +227,9 @@ ImageStep parse_step(const std::string& line) {
     step.kind = found->second;
     step.height = attributes.size("height");
     step.width = attributes.size("width");
+    if (step.height * step.width > limits::image_pixels) {
+        attributes.fail("height times width is above " + std::to_string(limits::image_pixels));
+    }
     if (step.kind == ImageStep::Kind::resize || step.kind == ImageStep::Kind::resize_pad) {
         read_resampling(attributes, step.resampling);
     }
@@ -260,6 +264,13 @@ std::vector<float> preprocess_image(const ImageSpec& spec, const ImageView& imag
                                     const std::string& camera) {
     if (image.height < 1 || image.width < 1) {
         throw ArgumentError("the image " + camera + " is empty");
+    }
+    if (image.height > limits::image_side || image.width > limits::image_side ||
+        image.height * image.width > limits::image_pixels) {
+        throw ArgumentError("the image " + camera + " is " + std::to_string(image.height) + "x" +
+                            std::to_string(image.width) + " (height x width), larger than " +
+                            std::to_string(limits::image_pixels) + " pixels or " +
+                            std::to_string(limits::image_side) + " of a side");
     }
     Bitmap bitmap = bitmap_of(image);
     for (const ImageStep& step : spec.steps) {

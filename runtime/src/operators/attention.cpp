@@ -5,6 +5,7 @@
 #include "operators/operators.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace actquant {
 namespace {
@@ -40,6 +41,7 @@ void check_attention(const Instruction& instruction, const Shape& q, const Shape
 }
 
 ggml_tensor* causal_mask(GraphBuilder& graph, int64_t rows, int64_t columns) {
+    graph.check_size({rows, columns});
     std::vector<float> data(rows * columns, 0.0f);
     for (int64_t row = 0; row < rows; row++) {
         for (int64_t column = row + 1; column < columns; column++) {
@@ -51,13 +53,14 @@ ggml_tensor* causal_mask(GraphBuilder& graph, int64_t rows, int64_t columns) {
 
 ggml_tensor* attention_mask(GraphBuilder& graph, const Instruction& instruction, const Shape& q,
                             const Shape& k) {
-    bool causal = instruction.integer("causal") != 0;
+    bool causal = instruction.integer("causal", 0, 1) != 0;
     if (instruction.operands.size() < 4) {
         return causal ? causal_mask(graph, q[2], k[2]) : nullptr;
     }
     Shape own = aligned_right(graph.shape_of(instruction, 3), 4);
-    if (own.size() > 4) {
-        instruction.fail("the mask is " + to_string(own));
+    auto fits = [](int64_t extent, int64_t whole) { return extent == 1 || extent == whole; };
+    if (own.size() > 4 || !fits(own[0], q[0]) || !fits(own[1], q[1])) {
+        instruction.fail("the mask is " + to_string(own) + ", q " + to_string(q));
     }
     return graph.mask(instruction, 3, {own[0], own[1], q[2], k[2]}, causal);
 }
@@ -72,6 +75,7 @@ ggml_tensor* ggml_attention(GraphBuilder& graph, ggml_tensor* q, ggml_tensor* k,
                                              scale, 0.0f, 0.0f);
         return ggml_permute(graph.ggml, y, 0, 2, 1, 3); // from [B,L,H,D]
     }
+    graph.check_size({q->ne[3], q->ne[2], q->ne[1], k->ne[1]});
     ggml_tensor* scores = ggml_mul_mat(graph.ggml, k, q);
     ggml_tensor* weights = ggml_soft_max_ext(graph.ggml, scores, mask, scale, 0.0f);
     ggml_tensor* v_transposed = ggml_cont(graph.ggml, ggml_transpose(graph.ggml, v));
@@ -83,14 +87,13 @@ ggml_tensor* sdpa(GraphBuilder& graph, const Instruction& instruction) {
     const Shape& k_shape = graph.shape_of(instruction, 1);
     check_attention(instruction, q_shape, k_shape, graph.shape_of(instruction, 2));
     ggml_tensor* mask = attention_mask(graph, instruction, q_shape, k_shape);
-    auto fits = [](int64_t extent, int64_t whole) { return extent == 1 || extent == whole; };
-    if (mask != nullptr && !(fits(mask->ne[2], q_shape[1]) && fits(mask->ne[3], q_shape[0]))) {
-        instruction.fail("the mask's batch or heads do not fit q " + to_string(q_shape));
-    }
     ggml_tensor* q = graph.contiguous_rows(graph.tensor(instruction, 0));
     ggml_tensor* k = graph.contiguous_rows(graph.tensor(instruction, 1));
     ggml_tensor* v = graph.tensor(instruction, 2);
     float scale = static_cast<float>(instruction.number("scale"));
+    if (!std::isfinite(scale)) {
+        instruction.fail("the attribute scale=" + instruction.text("scale") + " is not finite");
+    }
     return graph.isa == Isa::ggml || q->ne[0] > MAX_ATTENTION_WIDTH
                ? ggml_attention(graph, q, k, v, mask, scale)
                : attention_nodes(graph, q, k, graph.contiguous_rows(v), mask, scale);
@@ -98,11 +101,12 @@ ggml_tensor* sdpa(GraphBuilder& graph, const Instruction& instruction) {
 
 // ggml's rope computes pos / factor: the factors are the inverse of the program's inv_freq.
 ggml_tensor* frequency_factors(GraphBuilder& graph, const Instruction& instruction, int64_t width) {
-    HostValue inverse_frequencies = graph.host_constant(instruction, 2);
-    if (static_cast<int64_t>(inverse_frequencies.data.size()) != width / 2) {
-        instruction.fail("inv_freq has " + std::to_string(inverse_frequencies.data.size()) +
-                         " elements for heads of " + std::to_string(width));
+    int64_t count = element_count(graph.shape_of(instruction, 2));
+    if (count != width / 2) {
+        instruction.fail("inv_freq has " + std::to_string(count) + " elements for heads of " +
+                         std::to_string(width));
     }
+    HostValue inverse_frequencies = graph.host_constant(instruction, 2);
     std::vector<float> factors;
     for (double frequency : inverse_frequencies.data) {
         factors.push_back(static_cast<float>(1.0 / frequency));

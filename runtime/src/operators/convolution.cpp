@@ -1,5 +1,6 @@
 // Convolutions, as products of a weight matrix [out, in·kernel] with unfolded inputs. Those of one
 // dimension are convolutions of images of height 1.
+#include "common/limits.h"
 #include "graph/graph_builder.h"
 #include "operators/operators.h"
 
@@ -17,6 +18,8 @@ struct Convolution {
     int64_t window() const { return weight[1] * weight[2] * weight[3]; }
 };
 
+constexpr int64_t most = limits::window;
+
 bool is_valid(const Convolution& conv) {
     bool fits = conv.x.size() == 4 && conv.weight.size() == 4 && conv.stride.size() == 2 &&
                 conv.padding.size() == 2 && conv.dilation.size() == 2 && conv.groups >= 1;
@@ -32,7 +35,7 @@ Shape result_shape(const Convolution& conv) {
     for (int k = 0; k < 2; k++) {
         int64_t reach = conv.dilation[k] * (conv.weight[2 + k] - 1) + 1;
         int64_t room = conv.x[2 + k] + 2 * conv.padding[k] - reach;
-        if (conv.stride[k] < 1 || conv.dilation[k] < 1 || conv.padding[k] < 0 || room < 0) {
+        if (conv.weight[2 + k] > most || room < 0) {
             return {};
         }
         result.push_back(room / conv.stride[k] + 1);
@@ -41,7 +44,7 @@ Shape result_shape(const Convolution& conv) {
 }
 
 int64_t group_count(const Instruction& instruction) {
-    return instruction.has("groups") ? instruction.integer("groups") : 1;
+    return instruction.has("groups") ? instruction.integer("groups", 1, most) : 1;
 }
 
 // The weight as a matrix, in the file's own type. Those of a grouped convolution are a batch of
@@ -79,13 +82,17 @@ ggml_tensor* unfolded(GraphBuilder& graph, const Convolution& conv, ggml_tensor*
 ggml_tensor* convolve(GraphBuilder& graph, const Instruction& instruction,
                       const Convolution& conv) {
     Shape result = result_shape(conv);
-    if (result.empty() ||
-        result[0] * result[2] * result[3] * result[1] != element_count(instruction.shape)) {
+    Shape expected = result;
+    if (instruction.op == "conv1d" && !result.empty()) {
+        expected.erase(expected.begin() + 2);
+    }
+    if (result.empty() || expected != instruction.shape) {
         instruction.fail("the input is " + to_string(graph.shape_of(instruction, 0)) +
                          ", the weight " + to_string(graph.shape_of(instruction, 1)));
     }
     int64_t pixels = result[2] * result[3];
     int64_t group_out = result[1] / conv.groups;
+    graph.check_size({conv.window(), pixels, conv.groups, conv.x[0]});
     ggml_tensor* weight = weight_matrix(graph, instruction, conv);
     ggml_tensor* windows = unfolded(graph, conv, graph.tensor(instruction, 0), pixels);
     int64_t padding = weight->ne[0] - conv.window();
@@ -111,8 +118,8 @@ ggml_tensor* convolve(GraphBuilder& graph, const Instruction& instruction,
 ggml_tensor* conv2d(GraphBuilder& graph, const Instruction& instruction) {
     return convolve(graph, instruction,
                     {graph.shape_of(instruction, 0), graph.shape_of(instruction, 1),
-                     instruction.integers("stride"), instruction.integers("pad"),
-                     instruction.integers("dil"), group_count(instruction)});
+                     instruction.pair("stride", 1, most), instruction.pair("pad", 0, most),
+                     instruction.pair("dil", 1, most), group_count(instruction)});
 }
 
 // [a, b, c] -> [a, b, 1, c]
@@ -132,9 +139,9 @@ ggml_tensor* conv1d(GraphBuilder& graph, const Instruction& instruction) {
     return convolve(graph, instruction,
                     {with_unit_height(x),
                      with_unit_height(weight),
-                     {1, instruction.integer("stride")},
-                     {0, instruction.integer("pad")},
-                     {1, instruction.integer("dil")},
+                     {1, instruction.integer("stride", 1, most)},
+                     {0, instruction.integer("pad", 0, most)},
+                     {1, instruction.integer("dil", 1, most)},
                      group_count(instruction)});
 }
 
@@ -168,11 +175,10 @@ struct Transposed {
 Transposed transposed_convolution(const GraphBuilder& graph, const Instruction& instruction) {
     const Shape& x = graph.shape_of(instruction, 0);
     const Shape& w = graph.shape_of(instruction, 1);
-    int64_t stride = instruction.integer("stride");
-    int64_t padding = instruction.integer("pad");
-    int64_t extra = instruction.integer("output_pad");
-    bool fits = x.size() == 3 && w.size() == 3 && x[1] == w[0] && stride >= 1 && padding >= 0 &&
-                extra >= 0 && (extra == 0 || extra < stride);
+    int64_t stride = instruction.integer("stride", 1, most);
+    int64_t padding = instruction.integer("pad", 0, most);
+    int64_t extra = instruction.integer("output_pad", 0, most);
+    bool fits = x.size() == 3 && w.size() == 3 && x[1] == w[0] && (extra == 0 || extra < stride);
     int64_t length = fits ? (x[2] - 1) * stride - 2 * padding + w[2] + extra : 0;
     if (length < 1 || instruction.shape != Shape({x[0], w[1], length})) {
         instruction.fail("the input is " + to_string(x) + ", the weight " + to_string(w));
@@ -182,6 +188,8 @@ Transposed transposed_convolution(const GraphBuilder& graph, const Instruction& 
 
 ggml_tensor* conv_transpose1d(GraphBuilder& graph, const Instruction& instruction) {
     Transposed conv = transposed_convolution(graph, instruction);
+    graph.check_size({conv.batch, conv.time, conv.kernel, conv.out});
+    graph.check_size({conv.batch, conv.out, (conv.time - 1) * conv.stride + conv.kernel});
     ggml_tensor* weight = graph.contiguous(
         graph.reshaped(graph.tensor(instruction, 1), {conv.kernel * conv.out, conv.in, 1, 1}));
     ggml_tensor* x = graph.contiguous(

@@ -43,9 +43,15 @@ ggml_tensor* leaky_relu(GraphBuilder& graph, const Instruction& instruction) {
 }
 
 ggml_tensor* clamp(GraphBuilder& graph, const Instruction& instruction) {
-    return ggml_clamp(graph.ggml, dense_operand(graph, instruction, 0),
-                      static_cast<float>(instruction.number("min")),
-                      static_cast<float>(instruction.number("max")));
+    float least = static_cast<float>(instruction.number("min"));
+    float most = static_cast<float>(instruction.number("max"));
+    if (!(least <= most)) {
+        instruction.fail("min=" + instruction.text("min") +
+                         " is above max=" + instruction.text("max"));
+    }
+    // ggml clamps in place, also what others read, and weights in the mapped file.
+    ggml_tensor* copy = ggml_cont(graph.ggml, dense_operand(graph, instruction, 0));
+    return ggml_clamp(graph.ggml, copy, least, most);
 }
 
 ggml_tensor* mish_nodes(GraphBuilder& graph, const Instruction& instruction) {
@@ -162,7 +168,7 @@ ggml_tensor* row_operand(GraphBuilder& graph, const Instruction& instruction, si
 ggml_tensor* rms_norm(GraphBuilder& graph, const Instruction& instruction) {
     expect_same_shape(graph, instruction, 0);
     bool has_weight = instruction.operands.size() > 1;
-    float eps = static_cast<float>(instruction.number("eps"));
+    float eps = instruction.positive("eps");
     ggml_tensor* x = graph.contiguous_rows(graph.tensor(instruction, 0));
     ggml_tensor* weight = has_weight ? row_operand(graph, instruction, 1) : nullptr;
     if (graph.isa != Isa::ggml && has_weight == (weight != nullptr)) {
@@ -174,13 +180,13 @@ ggml_tensor* rms_norm(GraphBuilder& graph, const Instruction& instruction) {
 
 ggml_tensor* layer_norm(GraphBuilder& graph, const Instruction& instruction) {
     expect_same_shape(graph, instruction, 0);
-    bool has_weight = instruction.integer("w") != 0;
-    bool has_bias = instruction.integer("b") != 0;
+    bool has_weight = instruction.integer("w", 0, 1) != 0;
+    bool has_bias = instruction.integer("b", 0, 1) != 0;
     if (instruction.operands.size() != size_t(1 + has_weight + has_bias)) {
         instruction.fail("w and b do not agree with the number of operands");
     }
     size_t bias_operand = has_weight ? 2 : 1;
-    float eps = static_cast<float>(instruction.number("eps"));
+    float eps = instruction.positive("eps");
     ggml_tensor* x = graph.contiguous_rows(graph.tensor(instruction, 0));
     ggml_tensor* weight = has_weight ? row_operand(graph, instruction, 1) : nullptr;
     ggml_tensor* bias = has_bias ? row_operand(graph, instruction, bias_operand) : nullptr;

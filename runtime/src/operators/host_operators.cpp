@@ -185,12 +185,10 @@ HostOperator reduction(double initial, double (*combine)(double, double)) {
     return {{1, 1, {"dims", "keep"}},
             [=](const Instruction& instruction, const Operands& operands, HostValue& result) {
                 HostValue current = *operands[0];
-                for (int64_t dimension : instruction.integers("dims")) {
-                    int64_t rank = static_cast<int64_t>(current.shape.size());
-                    dimension += dimension < 0 ? rank : 0;
-                    if (dimension < 0 || dimension >= rank) {
-                        instruction.fail("dims does not fit the operand's rank");
-                    }
+                if (reduced_shape(instruction, current.shape) != result.shape) {
+                    instruction.fail("the operand is " + to_string(current.shape));
+                }
+                for (size_t dimension : reduced_dimensions(instruction, current.shape)) {
                     HostValue reduced{current.dtype, current.shape, {}};
                     reduced.shape[dimension] = 1;
                     for_each_line(current.shape, dimension, [&](int64_t first, int64_t stride) {
@@ -201,10 +199,6 @@ HostOperator reduction(double initial, double (*combine)(double, double)) {
                         reduced.data.push_back(value);
                     });
                     current = std::move(reduced);
-                }
-                if (current.data.size() != result.data.size()) {
-                    instruction.fail("the result has " + std::to_string(current.data.size()) +
-                                     " elements");
                 }
                 result.data = std::move(current.data);
             }};

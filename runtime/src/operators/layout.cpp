@@ -40,6 +40,13 @@ ggml_tensor* cast(GraphBuilder& graph, const Instruction& instruction) {
 ggml_tensor* permute(GraphBuilder& graph, const Instruction& instruction) {
     const Shape& source = graph.shape_of(instruction, 0);
     std::vector<size_t> order = permutation(instruction, source);
+    Shape permuted;
+    for (size_t dimension : order) {
+        permuted.push_back(source[dimension]);
+    }
+    if (permuted != instruction.shape) {
+        instruction.fail("the result is " + to_string(permuted));
+    }
     bool keep_units = source.size() <= 4;
     std::vector<size_t> kept;
     Shape core;
@@ -105,6 +112,14 @@ ggml_tensor* concat(GraphBuilder& graph, const Instruction& instruction) {
     size_t dimension = instruction.dimension("dim", instruction.shape.size());
     Layout layout(instruction.shape);
     int axis = layout.axis(dimension);
+    int64_t total = 0;
+    for (size_t k = 0; k < instruction.operands.size(); k++) {
+        const Shape& part = graph.shape_of(instruction, k);
+        total += dimension < part.size() ? part[dimension] : 0;
+    }
+    if (total != instruction.shape[dimension]) {
+        instruction.fail("the parts add up to " + std::to_string(total));
+    }
     ggml_tensor* result = nullptr;
     for (size_t k = 0; k < instruction.operands.size(); k++) {
         const Shape& part = graph.shape_of(instruction, k);
@@ -150,7 +165,8 @@ ggml_tensor* pad(GraphBuilder& graph, const Instruction& instruction) {
     for (size_t k = 0; k < source.size(); k++) {
         int axis = layout.axis(k);
         bool is_padded = pads[2 * k] != 0 || pads[2 * k + 1] != 0;
-        if (pads[2 * k] < 0 || pads[2 * k + 1] < 0 || (is_padded && axis < 0) ||
+        if (pads[2 * k] < 0 || pads[2 * k] > instruction.shape[k] || pads[2 * k + 1] < 0 ||
+            pads[2 * k + 1] > instruction.shape[k] || (is_padded && axis < 0) ||
             source[k] + pads[2 * k] + pads[2 * k + 1] != instruction.shape[k]) {
             instruction.fail("pads=" + to_string(pads) + " does not fit the operand " +
                              to_string(source));
@@ -165,7 +181,7 @@ ggml_tensor* pad(GraphBuilder& graph, const Instruction& instruction) {
                      before[3], after[3]);
     double value = instruction.number("value");
     if (value != 0) {
-        x = ggml_add(graph.ggml, x,
+        x = ggml_add(graph.ggml, graph.reshaped(x, ggml_extents(instruction.shape)),
                      border(graph, instruction.shape, pads, static_cast<float>(value)));
     }
     return x;

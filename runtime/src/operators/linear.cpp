@@ -22,8 +22,13 @@ ggml_tensor* linear(GraphBuilder& graph, const Instruction& instruction) {
         instruction.fail("the input is " + to_string(source) + ", the weight " +
                          to_string(weight.shape));
     }
-    if (weight.tensor->type == GGML_TYPE_I8 || weight.tensor->type == GGML_TYPE_I64) {
+    if (graph.dtype_of(instruction, 1) != DType::f32) {
         instruction.fail("the weight holds integers");
+    }
+    Shape expected = source;
+    expected.back() = weight.shape[0];
+    if (expected != instruction.shape) {
+        instruction.fail("the result is " + to_string(expected));
     }
     int64_t width = source.back();
     int64_t rows = element_count(source) / width;
@@ -33,11 +38,6 @@ ggml_tensor* linear(GraphBuilder& graph, const Instruction& instruction) {
     ggml_tensor* bias =
         instruction.operands.size() > 2 ? bias_of(graph, instruction, 2, weight.shape[0]) : nullptr;
     ggml_tensor* y = product_nodes(graph, weight.tensor, x, bias);
-    Shape expected = source;
-    expected.back() = weight.shape[0];
-    if (expected != instruction.shape) {
-        instruction.fail("the result is " + to_string(expected));
-    }
     return graph.reshaped(y, ggml_extents(instruction.shape));
 }
 
@@ -66,6 +66,7 @@ ggml_tensor* matmul(GraphBuilder& graph, const Instruction& instruction) {
     ggml_tensor* right = graph.reshaped(graph.tensor(instruction, 1), layout.extents(b_aligned));
     GgmlShape left_extents = layout.extents(expected);
     left_extents[0] = a.back();
+    graph.check_size({left_extents[3], left_extents[2], left_extents[1], left_extents[0]});
     left = graph.repeated(graph.contiguous_rows(left), left_extents);
     // ggml's mul_mat(p, q) is q·pᵀ and broadcasts p over the batch.
     ggml_tensor* transposed = ggml_cont(graph.ggml, ggml_transpose(graph.ggml, right));
@@ -75,14 +76,18 @@ ggml_tensor* matmul(GraphBuilder& graph, const Instruction& instruction) {
 ggml_tensor* embedding(GraphBuilder& graph, const Instruction& instruction) {
     const Weight& table = graph.weight(instruction, 0);
     Shape expected = graph.shape_of(instruction, 1);
-    if (table.shape.size() != 2) {
+    if (table.shape.size() != 2 || table.shape[0] > INT32_MAX) {
         instruction.fail("the table is " + to_string(table.shape));
+    }
+    if (graph.dtype_of(instruction, 0) != DType::f32) {
+        instruction.fail("the table holds integers");
     }
     expected.push_back(table.shape[1]);
     if (expected != instruction.shape) {
         instruction.fail("the result is " + to_string(expected));
     }
     ggml_tensor* ids = graph.indices(instruction, 1, table.shape[0]);
+    graph.check_size({ids->ne[0], table.tensor->ne[0]});
     ggml_tensor* rows = ggml_get_rows(graph.ggml, table.tensor, ids);
     if (rows->ne[0] != table.shape[1]) {
         rows = ggml_view_2d(graph.ggml, rows, table.shape[1], rows->ne[1], rows->nb[1], 0);

@@ -1,6 +1,8 @@
 // Operators that reduce windows, groups or whole dimensions to fewer elements.
+#include "common/limits.h"
 #include "graph/graph_builder.h"
 #include "operators/operators.h"
+#include "program/dimensions.h"
 
 #include <algorithm>
 
@@ -12,11 +14,7 @@ ggml_tensor* reduced_first(GraphBuilder& graph, const Instruction& instruction,
                            const Shape& source) {
     Layout layout(source);
     bool is_reduced[4] = {};
-    for (int64_t dimension : instruction.integers("dims")) {
-        dimension += dimension < 0 ? static_cast<int64_t>(source.size()) : 0;
-        if (dimension < 0 || dimension >= static_cast<int64_t>(source.size())) {
-            instruction.fail("dims does not fit the operand " + to_string(source));
-        }
+    for (size_t dimension : reduced_dimensions(instruction, source)) {
         int axis = layout.axis(dimension);
         if (axis >= 0) {
             is_reduced[axis] = true;
@@ -43,10 +41,10 @@ ggml_tensor* reduced_first(GraphBuilder& graph, const Instruction& instruction,
 template <ggml_tensor* (*reduce)(ggml_context*, ggml_tensor*)>
 ggml_tensor* reduction(GraphBuilder& graph, const Instruction& instruction) {
     const Shape& source = graph.shape_of(instruction, 0);
-    ggml_tensor* rows = graph.contiguous(reduced_first(graph, instruction, source));
-    if (rows->ne[1] != element_count(instruction.shape)) {
+    if (reduced_shape(instruction, source) != instruction.shape) {
         instruction.fail("the operand is " + to_string(source));
     }
+    ggml_tensor* rows = graph.contiguous(reduced_first(graph, instruction, source));
     return graph.reshaped(reduce(graph.ggml, rows), ggml_extents(instruction.shape));
 }
 
@@ -57,10 +55,7 @@ struct Window {
 Window window(const Instruction& instruction, const Shape& source, bool has_padding) {
     Window result = {};
     auto read = [&](const char* key, int* values) {
-        Shape list = instruction.integers(key);
-        if (list.size() != 2) {
-            instruction.fail(std::string(key) + " must be [height,width]");
-        }
+        Shape list = instruction.pair(key, 0, limits::window);
         std::copy(list.begin(), list.end(), values);
     };
     read("kernel", result.kernel);
@@ -101,12 +96,12 @@ ggml_tensor* per_channel(GraphBuilder& graph, const Instruction& instruction, si
 
 ggml_tensor* group_norm(GraphBuilder& graph, const Instruction& instruction) {
     const Shape& source = graph.shape_of(instruction, 0);
-    int64_t groups = instruction.integer("groups");
-    if (source != instruction.shape || source.size() < 2 || groups < 1 || source[1] % groups != 0) {
+    int64_t groups = instruction.integer("groups", 1, INT32_MAX);
+    if (source != instruction.shape || source.size() < 2 || source[1] % groups != 0) {
         instruction.fail("the operand is " + to_string(source));
     }
-    size_t has_weight = instruction.integer("w") != 0;
-    size_t has_bias = instruction.integer("b") != 0;
+    size_t has_weight = instruction.integer("w", 0, 1) != 0;
+    size_t has_bias = instruction.integer("b", 0, 1) != 0;
     if (instruction.operands.size() != 1 + has_weight + has_bias) {
         instruction.fail("w and b do not agree with the number of operands");
     }
@@ -115,8 +110,7 @@ ggml_tensor* group_norm(GraphBuilder& graph, const Instruction& instruction) {
     ggml_tensor* x = graph.contiguous(
         graph.reshaped(graph.tensor(instruction, 0),
                        {element_count(source) / (batch * channels), 1, channels, batch}));
-    x = ggml_group_norm(graph.ggml, x, static_cast<int>(groups),
-                        static_cast<float>(instruction.number("eps")));
+    x = ggml_group_norm(graph.ggml, x, static_cast<int>(groups), instruction.positive("eps"));
     if (has_weight) {
         x = ggml_mul(graph.ggml, x, per_channel(graph, instruction, 1, channels));
     }

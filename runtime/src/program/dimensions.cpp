@@ -15,7 +15,8 @@ Range slice_range(const Instruction& instruction, int64_t extent) {
     if (range.step < 1 || end <= range.start) {
         instruction.fail("the slice is empty or its step is below 1");
     }
-    range.count = (end - range.start + range.step - 1) / range.step;
+    range.count = (end - range.start - 1) / range.step + 1;
+    range.step = range.count == 1 ? 1 : range.step;
     return range;
 }
 
@@ -33,6 +34,36 @@ std::vector<size_t> permutation(const Instruction& instruction, const Shape& sou
     }
     if (result.size() != source.size()) {
         instruction.fail("perm does not fit the operand " + to_string(source));
+    }
+    return result;
+}
+
+std::vector<size_t> reduced_dimensions(const Instruction& instruction, const Shape& source) {
+    std::vector<size_t> result;
+    for (int64_t dimension : instruction.integers("dims")) {
+        dimension += dimension < 0 ? static_cast<int64_t>(source.size()) : 0;
+        if (dimension < 0 || dimension >= static_cast<int64_t>(source.size())) {
+            instruction.fail("dims does not fit the operand " + to_string(source));
+        }
+        size_t known = static_cast<size_t>(dimension);
+        if (std::find(result.begin(), result.end(), known) == result.end()) {
+            result.push_back(known);
+        }
+    }
+    return result;
+}
+
+Shape reduced_shape(const Instruction& instruction, const Shape& source) {
+    std::vector<size_t> reduced = reduced_dimensions(instruction, source);
+    bool keeps = instruction.integer("keep", 0, 1) == 1;
+    Shape result;
+    for (size_t k = 0; k < source.size(); k++) {
+        bool is_reduced = std::find(reduced.begin(), reduced.end(), k) != reduced.end();
+        if (!is_reduced) {
+            result.push_back(source[k]);
+        } else if (keeps) {
+            result.push_back(1);
+        }
     }
     return result;
 }

@@ -1,6 +1,7 @@
 #include "program/program.h"
 
 #include "common/error.h"
+#include "common/limits.h"
 #include "operators/operators.h"
 
 #include <algorithm>
@@ -27,10 +28,39 @@ double Instruction::number(const std::string& key) const {
     const std::string& value = text(key);
     double number = 0;
     auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-    if (error != std::errc() || end != value.data() + value.size()) {
+    if (error != std::errc() || end != value.data() + value.size() || std::isnan(number)) {
         fail("the attribute " + key + "=" + value + " is not a number");
     }
     return number;
+}
+
+int64_t Instruction::integer(const std::string& key, int64_t least, int64_t most) const {
+    int64_t value = integer(key);
+    if (value < least || value > most) {
+        fail("the attribute " + key + "=" + text(key) + " is not from " + std::to_string(least) +
+             " to " + std::to_string(most));
+    }
+    return value;
+}
+
+Shape Instruction::pair(const std::string& key, int64_t least, int64_t most) const {
+    Shape values = integers(key);
+    bool fits = values.size() == 2 && std::all_of(values.begin(), values.end(), [&](int64_t x) {
+                    return x >= least && x <= most;
+                });
+    if (!fits) {
+        fail("the attribute " + key + "=" + text(key) + " is no [height,width] from " +
+             std::to_string(least) + " to " + std::to_string(most));
+    }
+    return values;
+}
+
+float Instruction::positive(const std::string& key) const {
+    float value = static_cast<float>(number(key));
+    if (!std::isfinite(value) || value <= 0) {
+        fail("the attribute " + key + "=" + text(key) + " is not finite and above 0");
+    }
+    return value;
 }
 
 int64_t Instruction::integer(const std::string& key) const {
@@ -98,11 +128,11 @@ Program ProgramTemplate::at(int64_t prompt_length) const {
             continue;
         }
         instruction.shape = values;
-        if (std::any_of(values.begin(), values.end(), [](int64_t extent) { return extent < 1; })) {
+        if (std::string problem = what_is_wrong(values, limits::value_elements); !problem.empty()) {
             throw FileError("the program of stage '" + stage() + "' is not valid for prompts of " +
                             std::to_string(prompt_length) + " tokens: line " +
-                            std::to_string(instruction.line) + ", " + instruction.result +
-                            ": the shape is " + to_string(values));
+                            std::to_string(instruction.line) + ", " + instruction.result + ": " +
+                            problem);
         }
     }
     return program;
@@ -134,10 +164,12 @@ class ProgramParser {
     void parse_type(const std::string& word, Instruction& instruction);
     void parse_attribute(const std::string& word, Instruction& instruction);
     void check(const Instruction& instruction) const;
+    int chain_to(const Instruction& instruction) const;
 
     const std::string& text;
     ProgramTemplate result;
-    std::set<std::string> defined;
+    // Each value, and how many device operators follow from each other up to it.
+    std::map<std::string, int> defined;
 };
 
 namespace {
@@ -145,7 +177,8 @@ namespace {
 std::vector<std::string> split_words(const std::string& line) {
     std::vector<std::string> words;
     size_t start = 0;
-    while ((start = line.find_first_not_of(" \t\r", start)) != std::string::npos) {
+    while (words.size() <= limits::line_words &&
+           (start = line.find_first_not_of(" \t\r", start)) != std::string::npos) {
         size_t end = std::min(line.find_first_of(" \t\r", start), line.size());
         words.push_back(line.substr(start, end - start));
         start = end;
@@ -161,11 +194,20 @@ ProgramTemplate ProgramParser::parse() {
     int line_number = 0;
     for (std::string line; std::getline(stream, line);) {
         line_number++;
+        if (static_cast<size_t>(line_number) > limits::program_lines) {
+            problems.add("the program has more than " + std::to_string(limits::program_lines) +
+                         " lines");
+            break;
+        }
         std::vector<std::string> words = split_words(line);
         if (words.empty()) {
             continue;
         }
         try {
+            if (words.size() > limits::line_words) {
+                throw FileError("line " + std::to_string(line_number) + " has more than " +
+                                std::to_string(limits::line_words) + " words");
+            }
             if (words[0] == "output") {
                 parse_output(words, line_number);
             } else {
@@ -176,7 +218,7 @@ ProgramTemplate ProgramParser::parse() {
         }
         // Defined even when the check fails, so that one unknown operator does not make every
         // later line a problem too.
-        defined.insert(words[0]);
+        defined.try_emplace(words[0], 0);
     }
     if (program().outputs.empty()) {
         problems.add("the program has no output");
@@ -220,6 +262,21 @@ void ProgramParser::parse_line(const std::vector<std::string>& words, int line) 
         }
     }
     check(instruction);
+    int chain = chain_to(instruction);
+    if (chain > limits::operator_chain) {
+        instruction.fail("more than " + std::to_string(limits::operator_chain) +
+                         " operators follow from each other");
+    }
+    defined[instruction.result] = chain;
+}
+
+int ProgramParser::chain_to(const Instruction& instruction) const {
+    int chain = 0;
+    for (const std::string& operand : instruction.operands) {
+        auto found = defined.find(operand);
+        chain = std::max(chain, found == defined.end() ? 0 : found->second);
+    }
+    return chain + (instruction.on_host || instruction.is_input() ? 0 : 1);
 }
 
 void ProgramParser::parse_type(const std::string& word, Instruction& instruction) {
@@ -234,10 +291,9 @@ void ProgramParser::parse_type(const std::string& word, Instruction& instruction
         return;
     }
     instruction.shape = shape_at(sizes, 0);
-    for (int64_t extent : instruction.shape) {
-        if (extent < 1) {
-            instruction.fail("the shape " + word + " has an empty dimension");
-        }
+    if (std::string problem = what_is_wrong(instruction.shape, limits::value_elements);
+        !problem.empty()) {
+        instruction.fail(problem);
     }
 }
 
@@ -257,7 +313,9 @@ void ProgramParser::parse_attribute(const std::string& word, Instruction& instru
     if (key != "name" && depends_on_prompt(sizes)) {
         result.symbols.push_back({program().instructions.size() - 1, key, is_list, sizes});
     }
-    instruction.attributes[key] = value;
+    if (!instruction.attributes.emplace(key, value).second) {
+        instruction.fail("the attribute " + key + " comes twice");
+    }
 }
 
 void ProgramParser::check(const Instruction& instruction) const {

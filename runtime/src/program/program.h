@@ -26,6 +26,11 @@ struct Instruction {
     const std::string& text(const std::string& key) const;
     double number(const std::string& key) const;
     int64_t integer(const std::string& key) const;
+    int64_t integer(const std::string& key, int64_t least, int64_t most) const;
+    // A finite number above 0.
+    float positive(const std::string& key) const;
+    // [height, width], both within the bounds.
+    Shape pair(const std::string& key, int64_t least, int64_t most) const;
     Shape integers(const std::string& key) const;
     // A dimension attribute, negative ones counted from the end of `rank`.
     size_t dimension(const std::string& key, size_t rank) const;

@@ -1,5 +1,8 @@
 #include "program/shape.h"
 
+#include "common/error.h"
+#include "common/limits.h"
+
 #include <algorithm>
 #include <charconv>
 
@@ -42,9 +45,28 @@ size_t dtype_size(DType dtype) {
 int64_t element_count(const Shape& shape) {
     int64_t count = 1;
     for (int64_t extent : shape) {
-        count *= extent;
+        if (__builtin_mul_overflow(count, extent, &count)) {
+            return INT64_MAX;
+        }
     }
     return count;
+}
+
+std::string what_is_wrong(const Shape& shape, int64_t most) {
+    if (shape.size() > limits::rank) {
+        return "a shape has " + std::to_string(shape.size()) + " dimensions, at most " +
+               std::to_string(limits::rank) + " are allowed";
+    }
+    for (int64_t extent : shape) {
+        if (extent < 1) {
+            return "the shape " + to_string(shape) + " has an empty dimension";
+        }
+    }
+    if (element_count(shape) > most) {
+        return "the shape " + to_string(shape) + " has more than " + std::to_string(most) +
+               " elements";
+    }
+    return "";
 }
 
 Shape row_major_strides(const Shape& shape) {
@@ -123,6 +145,10 @@ Layout::Layout(const Shape& shape) {
 }
 
 GgmlShape Layout::extents(const Shape& shape) const {
+    if (!fits()) {
+        throw FileError("the shape " + to_string(shape) +
+                        " has a rank above 4 after unit dimensions are dropped");
+    }
     GgmlShape extents = {1, 1, 1, 1};
     for (size_t k = 0; k < kept.size(); k++) {
         extents[kept.size() - 1 - k] = shape[kept[k]];

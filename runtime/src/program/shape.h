@@ -18,7 +18,11 @@ const char* dtype_name(DType dtype);
 bool parse_dtype(const std::string& text, DType& dtype);
 size_t dtype_size(DType dtype);
 
+// INT64_MAX where that is not enough; only what passes what_is_wrong may be computed with.
 int64_t element_count(const Shape& shape);
+// Why a shape from a file or a caller cannot be used: too many dimensions, one below 1, or more
+// elements than `most`; empty for a good one.
+std::string what_is_wrong(const Shape& shape, int64_t most);
 Shape row_major_strides(const Shape& shape);
 std::string to_string(const Shape& shape);
 // Parses "[1,2,3]" or "[]"; false when the text is anything else.
@@ -36,6 +40,7 @@ class Layout {
     explicit Layout(const Shape& shape);
 
     bool fits() const { return kept.size() <= 4; }
+    // Throws FileError where it does not fit.
     GgmlShape extents(const Shape& shape) const;
     // ggml's index of a row-major dimension, -1 if it was dropped.
     int axis(size_t dimension) const;

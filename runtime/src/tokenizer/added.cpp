@@ -1,5 +1,7 @@
 #include "tokenizer/added.h"
 
+#include "common/error.h"
+#include "common/limits.h"
 #include "common/unicode.h"
 
 #include <nlohmann/json.hpp>
@@ -9,6 +11,10 @@
 namespace actquant {
 AddedTokens::AddedTokens(const nlohmann::json& description, const Vocabulary& vocabulary,
                          const Normalizer& normalizer) {
+    if (description.size() > limits::added_tokens) {
+        throw FileError("the tokenizer has " + std::to_string(description.size()) +
+                        " added tokens, more than " + std::to_string(limits::added_tokens));
+    }
     std::map<int32_t, nlohmann::json> by_id; // of two with one id, the last counts
     std::vector<int32_t> order;              // special tokens before others
     for (bool special : {true, false}) {
@@ -49,11 +55,9 @@ int32_t AddedTokens::assign_id(const std::string& content, const Vocabulary& voc
     }
     int32_t id = vocabulary.find(content);
     if (id == Vocabulary::absent) {
-        id = static_cast<int32_t>(vocabulary.size());
-        for (const auto& [other, other_id] : ids) {
-            id = std::max(id, other_id + 1);
-        }
+        id = std::max(static_cast<int32_t>(vocabulary.size()), next_id);
     }
+    next_id = std::max(next_id, id + 1);
     ids[content] = id;
     return id;
 }

@@ -44,6 +44,7 @@ class AddedTokens {
                          std::vector<AddedPiece>& pieces);
 
     std::map<std::string, int32_t> ids;
+    int32_t next_id = 0; // above all that were assigned
     Patterns verbatim;
     Patterns normalized;
 };

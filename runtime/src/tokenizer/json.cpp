@@ -1,6 +1,7 @@
 #include "tokenizer/json.h"
 
 #include "common/error.h"
+#include "common/limits.h"
 
 namespace actquant {
 namespace {
@@ -72,8 +73,9 @@ class Reader : public nlohmann::json_sax<Json> {
 
     bool number_unsigned(std::uint64_t number) override {
         if (part == Part::vocabulary) {
-            if (number > INT32_MAX) {
-                return fail("the token '" + token + "' has no 31-bit id");
+            if (number > static_cast<std::uint64_t>(limits::token_id)) {
+                return fail("the token '" + token + "' has an id above " +
+                            std::to_string(limits::token_id));
             }
             target.vocabulary.add(token, static_cast<int32_t>(number));
             return true;
@@ -122,6 +124,10 @@ class Reader : public nlohmann::json_sax<Json> {
     bool open(Json container) {
         if (part != Part::other) {
             return fail("model.vocab or model.merges has a value of a wrong kind");
+        }
+        if (containers.size() >= limits::json_depth) {
+            return fail("its values are nested more than " + std::to_string(limits::json_depth) +
+                        " deep");
         }
         containers.push_back(place(std::move(container)));
         names.emplace_back();

@@ -1,3 +1,4 @@
+#include "common/limits.h"
 #include "common/unicode.h"
 #include "tokenizer/pattern.h"
 #include "tokenizer/reading.h"
@@ -16,6 +17,7 @@ Normalizer read_sequence(const Json& description, Problems& problems) {
     return [steps](std::u32string text) {
         for (const Normalizer& step : steps) {
             text = step(std::move(text));
+            check_length(text.size());
         }
         return text;
     };
@@ -30,6 +32,7 @@ Normalizer read_replace(const Json& description, Problems&) {
         for (const Span& match : pattern.find_all(text)) {
             result.append(text, end, match.begin - end);
             result += content;
+            check_length(result.size());
             end = match.end;
         }
         return result.append(text, end);
@@ -71,6 +74,13 @@ std::u32string composed(std::u32string text) {
 }
 
 } // namespace
+
+void check_length(size_t characters) {
+    if (characters > limits::text_characters) {
+        throw FileError("the tokenizer makes a text of " + std::to_string(characters) +
+                        " characters, more than " + std::to_string(limits::text_characters));
+    }
+}
 
 Normalizer read_normalizer(const Json& description, Problems& problems) {
     static const StepReaders<Normalizer> readers = {

@@ -33,6 +33,11 @@ PreTokenizer read_sequence(const Json& description, Problems& problems) {
             for (const Piece& part : current) {
                 step(part, next);
             }
+            size_t characters = 0;
+            for (const Piece& part : next) {
+                characters += part.text.size();
+            }
+            check_length(characters);
             current = std::move(next);
         }
         pieces.insert(pieces.end(), current.begin(), current.end());

@@ -22,6 +22,8 @@ class CodePointSet {
     void invert() { inverted = !inverted; }
     // Adds the other case of the ASCII letters it contains.
     void ignore_case();
+    // Puts the ranges in order, after which `has` finds one quickly.
+    void finish();
     bool has(char32_t c) const;
 
   private:
@@ -40,13 +42,16 @@ class CodePointSet {
 
 // The part of Oniguruma's regular expressions that tokenizers are written in, on code points:
 // alternatives, groups (?:…) (?i:…) (?>…) (?=…) (?!…), sets with \p{…} \s \w \d, and greedy, lazy
-// and possessive repetition. The first alternative that leads to a match wins (backtracking).
+// and possessive repetition. The first alternative that leads to a match wins (backtracking). No
+// choice is tried twice at one place of a text, so that time is bounded by the sizes of pattern and
+// text, not by the number of ways through them.
 class Regex {
   public:
     // Throws FileError if the pattern is wrong or outside that part.
     explicit Regex(const std::string& pattern);
 
-    // All matches that do not overlap, from left to right.
+    // All matches that do not overlap, from left to right. Throws FileError where that takes more
+    // than limits::pattern_steps, which only a pattern that looks far ahead at every place does.
     std::vector<Span> find_all(std::u32string_view text) const;
 
   private:
@@ -68,15 +73,17 @@ class Regex {
         bool inverted = false;
         int32_t first = 0; // for look and atomic: where it goes on after the inner code
         int32_t second = 0;
+        // Of set: which; of split: its number among the choices; of look and atomic: the number of
+        // the first choice in the inner code, and `second` one behind the last.
         uint32_t argument = 0;
     };
+    class Search;
 
-    // The end of the match that starts at `place`, or npos.
-    size_t run(size_t start, std::u32string_view text, size_t place) const;
     bool holds(const Instruction& assertion, std::u32string_view text, size_t place) const;
 
     std::vector<Instruction> code;
     std::vector<CodePointSet> sets;
+    size_t choices = 0; // instructions that are a split
 };
 
 } // namespace actquant

@@ -1,6 +1,7 @@
 #include "tokenizer/regex_parser.h"
 
 #include "common/error.h"
+#include "common/limits.h"
 #include "common/unicode.h"
 
 #include <algorithm>
@@ -14,7 +15,11 @@ constexpr size_t most_repetitions = 1000;
 } // namespace
 
 RegexParser::RegexParser(const std::string& pattern, Regex& regex)
-    : source(pattern), pattern(from_utf8(pattern)), regex(regex) {}
+    : source(pattern), pattern(from_utf8(pattern)), regex(regex) {
+    if (this->pattern.size() > limits::pattern_characters) {
+        fail("it has more than " + std::to_string(limits::pattern_characters) + " characters");
+    }
+}
 
 void RegexParser::parse() {
     Fragment all = parse_alternatives();
@@ -23,22 +28,57 @@ void RegexParser::parse() {
     }
     all.code.push_back({Op::accept});
     regex.code = std::move(all.code);
+    number_choices();
+}
+
+void RegexParser::number_choices() {
+    std::vector<uint32_t> before(regex.code.size() + 1, 0);
+    for (size_t k = 0; k < regex.code.size(); k++) {
+        before[k + 1] = before[k] + (regex.code[k].op == Op::split);
+    }
+    for (size_t k = 0; k < regex.code.size(); k++) {
+        Instruction& instruction = regex.code[k];
+        if (instruction.op == Op::split) {
+            instruction.argument = before[k];
+        } else if (instruction.op == Op::look || instruction.op == Op::atomic) {
+            instruction.argument = before[k];
+            instruction.second = static_cast<int32_t>(before[k + instruction.first]);
+        }
+    }
+    regex.choices = before.back();
+}
+
+void RegexParser::check_size(size_t instructions) const {
+    if (instructions > limits::pattern_code) {
+        fail("it becomes more than " + std::to_string(limits::pattern_code) + " instructions");
+    }
 }
 
 RegexParser::Fragment RegexParser::parse_alternatives() {
-    Fragment left = parse_sequence();
-    if (!take("|")) {
-        return left;
+    std::vector<Fragment> alternatives = {parse_sequence()};
+    size_t left = alternatives.back().code.size();
+    while (take("|")) {
+        alternatives.push_back(parse_sequence());
+        left += alternatives.back().code.size() + 2; // a split and a jump
+        check_size(left);
     }
-    Fragment right = parse_alternatives();
-    Fragment both;
-    int32_t left_size = static_cast<int32_t>(left.code.size());
-    both.code.push_back({Op::split, false, 1, left_size + 2});
-    append(both, left);
-    both.code.push_back({Op::jump, false, static_cast<int32_t>(right.code.size()) + 1});
-    append(both, right);
-    both.least = std::min(left.least, right.least);
-    return both;
+    Fragment result;
+    size_t least = alternatives.back().least;
+    for (const Fragment& alternative : alternatives) {
+        least = std::min(least, alternative.least);
+        left -= alternative.code.size();
+        if (&alternative != &alternatives.back()) {
+            left -= 2;
+            int32_t size = static_cast<int32_t>(alternative.code.size());
+            result.code.push_back({Op::split, false, 1, size + 2});
+            append(result, alternative);
+            result.code.push_back({Op::jump, false, static_cast<int32_t>(left) + 1});
+        } else {
+            append(result, alternative);
+        }
+    }
+    result.least = least;
+    return result;
 }
 
 RegexParser::Fragment RegexParser::parse_sequence() {
@@ -80,6 +120,9 @@ RegexParser::Fragment RegexParser::parse_atom() {
 }
 
 RegexParser::Fragment RegexParser::parse_group() {
+    if (++depth > limits::pattern_depth) {
+        fail("its groups are nested more than " + std::to_string(limits::pattern_depth) + " deep");
+    }
     bool outer_case = ignores_case;
     Op op = Op::accept; // none
     bool inverted = false;
@@ -99,6 +142,7 @@ RegexParser::Fragment RegexParser::parse_group() {
     if (!take(")")) {
         fail("a group is not closed");
     }
+    depth--;
     ignores_case = outer_case;
     return op == Op::accept ? inner : wrapped(op, std::move(inner), inverted);
 }
@@ -300,6 +344,10 @@ char32_t RegexParser::parse_hex() {
 
 RegexParser::Fragment RegexParser::repeated(const Fragment& atom, Bounds bounds,
                                             bool is_lazy) const {
+    // Each bound is at most `most_repetitions` and the atom at most a whole pattern.
+    size_t copies =
+        std::max(bounds.least, bounds.most == unbounded ? bounds.least + 1 : bounds.most);
+    check_size(copies * (atom.code.size() + 2));
     int32_t size = static_cast<int32_t>(atom.code.size());
     auto split = [is_lazy](int32_t inside, int32_t outside) {
         return is_lazy ? Instruction{Op::split, false, outside, inside}
@@ -337,6 +385,7 @@ RegexParser::Fragment RegexParser::fragment_of(CodePointSet set) {
     if (ignores_case) {
         set.ignore_case();
     }
+    set.finish();
     Fragment result;
     result.code.push_back({Op::set, false, 0, 0, static_cast<uint32_t>(regex.sets.size())});
     result.least = 1;
@@ -350,7 +399,8 @@ RegexParser::Fragment RegexParser::assertion(Op op, bool inverted) const {
     return result;
 }
 
-void RegexParser::append(Fragment& target, const Fragment& more) {
+void RegexParser::append(Fragment& target, const Fragment& more) const {
+    check_size(target.code.size() + more.code.size());
     target.code.insert(target.code.end(), more.code.begin(), more.code.end());
     target.least += more.least;
 }
@@ -374,7 +424,9 @@ char32_t RegexParser::next() {
 }
 
 void RegexParser::fail(const std::string& reason) const {
-    throw FileError("the regular expression '" + source + "': " + reason);
+    constexpr size_t shown = 200;
+    std::string head = source.substr(0, shown) + (source.size() > shown ? "…" : "");
+    throw FileError("the regular expression '" + head + "': " + reason);
 }
 
 } // namespace actquant

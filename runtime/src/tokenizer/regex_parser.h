@@ -26,6 +26,9 @@ class RegexParser {
     };
 
     Fragment parse_alternatives();
+    void number_choices();
+    // Refuses code of more instructions than a pattern may become, before it is made.
+    void check_size(size_t instructions) const;
     Fragment parse_sequence();
     Fragment parse_atom();
     Fragment parse_group();
@@ -42,7 +45,7 @@ class RegexParser {
     Fragment wrapped(Op op, Fragment inner, bool inverted) const;
     Fragment fragment_of(CodePointSet set);
     Fragment assertion(Op op, bool inverted) const;
-    static void append(Fragment& target, const Fragment& more);
+    void append(Fragment& target, const Fragment& more) const;
 
     bool at_end() const { return place == pattern.size(); }
     char32_t peek() const { return at_end() ? 0 : pattern[place]; }
@@ -53,6 +56,7 @@ class RegexParser {
     std::string source;
     std::u32string pattern;
     size_t place = 0;
+    size_t depth = 0; // of groups
     bool ignores_case = false;
     Regex& regex;
 };

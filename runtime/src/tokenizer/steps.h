@@ -20,6 +20,10 @@ using Normalizer = std::function<std::u32string(std::u32string)>;
 // Appends what becomes of a piece.
 using PreTokenizer = std::function<void(const Piece&, std::vector<Piece>&)>;
 
+// Throws FileError if a text has become longer than limits::text_characters: a tokenizer may make a
+// text longer in every one of its steps.
+void check_length(size_t characters);
+
 // From the values of "normalizer" and "pre_tokenizer" in a tokenizer.json; null changes nothing.
 // What is unknown or wrong is added to `problems`.
 Normalizer read_normalizer(const nlohmann::json& description, Problems& problems);

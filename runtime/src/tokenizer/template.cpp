@@ -1,5 +1,7 @@
 #include "tokenizer/template.h"
 
+#include "common/limits.h"
+
 #include <nlohmann/json.hpp>
 
 namespace actquant {
@@ -73,6 +75,10 @@ std::vector<int64_t> fill(const TokenTemplate& around, const std::vector<int64_t
             result.push_back(*item);
         } else {
             result.insert(result.end(), ids.begin(), ids.end());
+        }
+        if (result.size() > limits::text_characters) {
+            throw FileError("the tokenizer's post_processor makes more than " +
+                            std::to_string(limits::text_characters) + " tokens");
         }
     }
     return result;

@@ -92,6 +92,7 @@ Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
 std::vector<int64_t> Tokenizer::encode(std::string_view text, bool with_special_tokens) const {
     std::vector<int64_t> ids;
+    check_length(text.size());
     for (const AddedPiece& part : parts->added_tokens.split(from_utf8(text), parts->normalizer)) {
         if (part.id != Vocabulary::absent) {
             ids.push_back(part.id);
@@ -100,6 +101,7 @@ std::vector<int64_t> Tokenizer::encode(std::string_view text, bool with_special_
         std::vector<Piece> words;
         parts->pre_tokenizer(part.piece, words);
         for (const Piece& word : words) {
+            check_length(word.text.size());
             parts->model.encode(to_utf8(word.text), ids);
         }
     }

@@ -1,6 +1,9 @@
 #include "weights/weights.h"
 
 #include "common/error.h"
+#include "common/limits.h"
+
+#include <ggml-cpu.h>
 
 #include <algorithm>
 
@@ -10,6 +13,32 @@ namespace {
 template <typename Element> std::vector<double> widen(const FileTensor& tensor) {
     const Element* data = reinterpret_cast<const Element*>(tensor.data);
     return std::vector<double>(data, data + ggml_nelements(tensor.descriptor));
+}
+
+// Types that are read as f32, by products, tables and one by one.
+bool is_readable_as_f32(ggml_type type) {
+    return type == GGML_TYPE_F32 || (ggml_get_type_traits(type)->to_float != nullptr &&
+                                     ggml_get_type_traits_cpu(type)->vec_dot != nullptr);
+}
+
+void check_type(const std::string& name, ggml_type type) {
+    bool is_integer = type == GGML_TYPE_I8 || type == GGML_TYPE_I32 || type == GGML_TYPE_I64;
+    if (!is_integer && !is_readable_as_f32(type)) {
+        throw FileError("the tensor " + name + " has the type " + ggml_type_name(type) +
+                        ", which this runtime does not compute with");
+    }
+}
+
+// As the file stores it; but where its elements are not in blocks and ggml has room for its logical
+// shape, in that shape: unit dimensions that were left out are in their places again.
+ggml_tensor* placed(ggml_context* ggml, const FileTensor& stored) {
+    Layout layout(stored.shape);
+    const ggml_tensor* descriptor = stored.descriptor;
+    if (ggml_blck_size(descriptor->type) > 1 || !layout.fits()) {
+        return ggml_dup_tensor(ggml, descriptor);
+    }
+    GgmlShape extents = layout.extents(stored.shape);
+    return ggml_new_tensor(ggml, descriptor->type, 4, extents.data());
 }
 
 } // namespace
@@ -23,7 +52,8 @@ Weights::Weights(const ModelFile& model, const Backend& backend)
         throw Error("out of memory for " + std::to_string(count) + " weights");
     }
     for (const auto& [name, stored] : file.tensors()) {
-        ggml_tensor* tensor = ggml_dup_tensor(ggml.get(), stored.descriptor);
+        check_type(name, stored.descriptor->type);
+        ggml_tensor* tensor = placed(ggml.get(), stored);
         ggml_backend_tensor_alloc(buffer.get(), tensor, stored.data);
         table[name] = {tensor, stored.shape};
     }
@@ -47,6 +77,14 @@ HostValue Weights::read(const std::string& name) const {
     const FileTensor& stored = file.tensors().at(name);
     const ggml_tensor* tensor = stored.descriptor;
     HostValue value{value_dtype(tensor->type), stored.shape, {}};
+    if (ggml_nelements(tensor) != element_count(stored.shape)) {
+        throw FileError("the tensor " + name +
+                        " has padded rows, which only linear and embedding " + "can read");
+    }
+    if (ggml_nelements(tensor) > limits::value_elements) {
+        throw FileError("the tensor " + name + " " + to_string(stored.shape) +
+                        " is too large to be read as single numbers");
+    }
     switch (tensor->type) {
     case GGML_TYPE_F32:
         value.data = widen<float>(stored);
@@ -62,7 +100,7 @@ HostValue Weights::read(const std::string& name) const {
         break;
     default: {
         ggml_to_float_t to_float = ggml_get_type_traits(tensor->type)->to_float;
-        if (to_float == nullptr || tensor->ne[0] != ggml_nelements(tensor) / ggml_nrows(tensor)) {
+        if (to_float == nullptr) {
             throw FileError("the tensor " + name + " of type " + ggml_type_name(tensor->type) +
                             " cannot be read as numbers");
         }
