@@ -13,6 +13,9 @@
 namespace actquant {
 
 MappedFile::MappedFile(const std::string& path) {
+    if (path.find('\0') != path.npos) {
+        throw FileError("the path '" + path + "' contains NUL");
+    }
     // Nobody may ever write to a pipe.
     int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat status = {};
