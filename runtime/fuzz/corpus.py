@@ -81,6 +81,12 @@ OPERATORS = {
         "%7 = silu f32[1,5] %6",
     ],
 }
+IMAGE_STEPS = [
+    "resize height=8 width=16 filter=bicubic antialias=0 round=1",
+    "resize_pad height=9 width=16 filter=lanczos antialias=1 round=2 anchor=center value=0,1,2",
+    "center_crop height=8 width=14",
+    "crop_resize fraction=0.9 height=6 width=12",
+]
 BLOCKS = {"Q8_0": 32, "Q4_K": 256, "Q2_K": 256, "IQ2_S": 256, "F16": 1, "BF16": 1}
 TENSORS = {
     "c.w": np.ones((8, 1, 3), np.float32),
@@ -94,6 +100,24 @@ TENSORS = {
 def write_policies(folder: Path) -> None:
     policy_files.write_policy(folder / "sampling.gguf")
     policy_files.write_one_shot(folder / "one_shot.gguf")
+    decode = "%0 = input f32[1,3,4] name=x\n%1 = tanh f32[1,3,4] %0\noutput actions %1"
+    fresh = [0.9, -0.1, 2.0, 0.5, 0.5, 0.0, 0.1, 0.1] * policy_files.STEPS
+    policy_files.write_policy(
+        folder / "decode.gguf",
+        programs={"decode": decode},
+        keys={"actquant.sampler.coefficients": ("array", fresh)},
+    )
+    state = one_operator("%1 = mean f32[1,5] %0 dims=[0] keep=1")
+    state["programs"]["prefix"] = state["programs"]["prefix"].replace("f32[1,5] n", "f32[2,5] n")
+    keys = {
+        "actquant.observation.steps": ("uint32", 2),
+        "actquant.prompt.template": ("string", "{task}, State: {state};"),
+        "actquant.prompt.state_bins": ("uint32", 8),
+        "actquant.prompt.task_steps": ("array", ["strip", "lower", "underscores_to_spaces"]),
+        "actquant.image.steps": ("array", IMAGE_STEPS),
+        "actquant.state.clip": ("float32", 2.0),
+    }
+    policy_files.write_policy(folder / "steps.gguf", keys=keys, **state)
     for name, lines in OPERATORS.items():
         policy_files.write_policy(folder / f"{name}.gguf", tensors=TENSORS, **one_operator(*lines))
     for type_name, block in BLOCKS.items():

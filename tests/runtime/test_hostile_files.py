@@ -20,7 +20,7 @@ LONGEST_S = 20.0
 """Far above what any refusal takes here, and far below what these files took."""
 
 
-def refusal(path: Path) -> str:
+def refusal(path: Path | str) -> str:
     begin = time.monotonic()
     with pytest.raises(ModelFileError) as caught:
         Runtime(path, threads=1)
@@ -138,6 +138,12 @@ PROGRAM_CASES = {
         "prefix", "%2 = warp"),
     "escape sequences in an operator": (
         with_prefix("%1 = \x1b[31mred\x1b[0m f32[1,5] %0"), r"\x1b[31mred", "no such operator"),
+    "constants are huge": (
+        with_prefix("%1 = pad f32[1,70000005] %0 pads=[0,0,0,70000000] value=1"),
+        "%1", "constants have more than 67108864"),
+    "causal masks are huge": (
+        with_prefix("%1 = expand f32[1,1,9000,5] %0", "%2 = sdpa f32[1,1,9000,5] %1 %1 %1 scale=1 "
+                    "causal=1"), "%2", "constants have more than 67108864"),
     "prefix gives what the driver gives": (
         {"programs": {"prefix": PROGRAMS["prefix"] + "output step %5"}}, "prefix", "output step"),
 }  # fmt: skip
@@ -437,6 +443,11 @@ def test_odd_observations(tmp_path, changed, reason):
     else:
         assert reason is None and np.isfinite(actions).all()
     assert np.isfinite(runtime.act(observation(), noise=noise())).all()
+
+
+def test_a_path_is_not_cut_at_nul(tmp_path):
+    path = write_policy(tmp_path / "p.gguf")
+    assert r"contains NUL" in refusal(f"{path}\0.old")
 
 
 def test_a_pipe_is_no_file(tmp_path):

@@ -28,7 +28,8 @@ inline constexpr size_t line_words = 1024;
 inline constexpr int operator_chain = 4096;
 inline constexpr size_t rank = 8;
 inline constexpr int64_t value_elements = int64_t(1) << (28 - fuzzed);
-inline constexpr int64_t host_elements = int64_t(1) << (26 - fuzzed); // of a whole program
+// Of all values on the host of a program, and of all its constants.
+inline constexpr int64_t host_elements = int64_t(1) << (26 - fuzzed);
 inline constexpr int64_t window = 65535; // stride, padding, dilation, kernel
 
 // The policy.

@@ -12,6 +12,9 @@
 namespace actquant {
 
 MappedFile::MappedFile(const std::string& path) : file_path(path), address(MAP_FAILED) {
+    if (path.find('\0') != path.npos) {
+        throw FileError("the path '" + path + "' contains NUL");
+    }
     // Nobody may ever write to a pipe.
     descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     try {

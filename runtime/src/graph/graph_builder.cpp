@@ -165,6 +165,7 @@ ggml_tensor* GraphBuilder::file_values(const std::string& value) {
     const Weight& found = *weights.find(value.substr(1));
     ggml_tensor* tensor = found.tensor;
     if (tensor->type != GGML_TYPE_F32) {
+        check_constant(found.shape);
         HostValue wide = weights.read(value.substr(1));
         tensor = constant({wide.data.begin(), wide.data.end()}, found.shape);
     }
@@ -217,12 +218,21 @@ ggml_tensor* GraphBuilder::boundary(const Boundary& wanted, ggml_type type) {
     return boundary_list.back().tensor;
 }
 
+void GraphBuilder::check_constant(const Shape& shape) const {
+    if (element_count(shape) > limits::host_elements - constant_elements) {
+        fail("the stage's constants have more than " + std::to_string(limits::host_elements) +
+             " elements together");
+    }
+}
+
 ggml_tensor* GraphBuilder::constant(std::vector<float> data, const Shape& shape) {
     for (const Constant& known : constant_list) {
         if (known.data == data && has_extents(known.tensor, ggml_extents(shape))) {
             return known.tensor;
         }
     }
+    check_constant(shape);
+    constant_elements += element_count(shape);
     constant_list.push_back({new_input(shape), std::move(data)});
     return constant_list.back().tensor;
 }

@@ -91,6 +91,8 @@ class GraphBuilder {
     // An additive f32 mask of exactly `shape`, [batch or 1, heads or 1, rows, columns].
     ggml_tensor* mask(const Instruction& instruction, size_t operand, const Shape& shape,
                       bool causal);
+    // Refuses one that is larger than all constants of a stage may be, before it is made.
+    void check_constant(const Shape& shape) const;
     ggml_tensor* constant(std::vector<float> data, const Shape& shape);
     // The file's tensor as host values (for small constants that an operator transforms).
     HostValue host_constant(const Instruction& instruction, size_t operand) const;
@@ -140,6 +142,7 @@ class GraphBuilder {
     std::map<std::string, Shape> device_shapes;
     std::vector<Boundary> boundary_list;
     std::vector<Constant> constant_list;
+    int64_t constant_elements = 0;
     std::vector<std::shared_ptr<void>> kept;
     std::map<std::string, int> uses;
     std::map<std::string, std::string> made_by;

@@ -299,6 +299,7 @@ size_t Stage::compute_bytes() const {
 }
 
 size_t Stage::work_bytes() const {
+    GgmlGuard guard;
     return backend.work_bytes(graph);
 }
 

@@ -41,7 +41,7 @@ void check_attention(const Instruction& instruction, const Shape& q, const Shape
 }
 
 ggml_tensor* causal_mask(GraphBuilder& graph, int64_t rows, int64_t columns) {
-    graph.check_size({rows, columns});
+    graph.check_constant({rows, columns});
     std::vector<float> data(rows * columns, 0.0f);
     for (int64_t row = 0; row < rows; row++) {
         for (int64_t column = row + 1; column < columns; column++) {

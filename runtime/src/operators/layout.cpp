@@ -138,6 +138,7 @@ ggml_tensor* concat(GraphBuilder& graph, const Instruction& instruction) {
 
 // What lies outside the operand in the padded result, and 0 inside.
 ggml_tensor* border(GraphBuilder& graph, const Shape& shape, const Shape& pads, float value) {
+    graph.check_constant(shape);
     std::vector<float> data(element_count(shape));
     IndexWalk walk(shape);
     for (float& element : data) {

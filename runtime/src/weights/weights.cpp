@@ -1,5 +1,6 @@
 #include "weights/weights.h"
 
+#include "backend/ggml_guard.h"
 #include "common/error.h"
 #include "common/limits.h"
 
@@ -46,6 +47,7 @@ ggml_tensor* placed(ggml_context* ggml, const FileTensor& stored) {
 Weights::Weights(const ModelFile& model, const Backend& backend)
     : file(model), rounded(has_rounded_tensors(model)),
       buffer(backend.place(model.bytes().data(), model.bytes().size())) {
+    GgmlGuard guard;
     size_t count = file.tensors().size();
     ggml.reset(ggml_init({(count + 1) * ggml_tensor_overhead(), nullptr, true}));
     if (!ggml || !buffer) {
