@@ -7,7 +7,8 @@ from actquant.policies.base import (
     QuantizableTensor,
     Stage,
 )
-from actquant.policies.loading import declared_cameras, load_policy
+from actquant.policies.declared import declared_cameras
+from actquant.policies.loading import load_policy
 from actquant.policies.registry import supported_policies
 
 __all__ = [

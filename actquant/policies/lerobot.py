@@ -22,15 +22,13 @@ from actquant.policies.base import (
     Stage,
     example_stages,
 )
+from actquant.policies.declared import EMPTY_CAMERA
 from actquant.policies.normalization import ACTION, STATE, Normalization
 from actquant.policies.processors import Tokenizer, load_processors, raw_keys
 from actquant.policies.steps import AFTER, BEFORE, TOKENIZER, Step
 from actquant.policies.stored_weights import hash_files, open_weights, split_statistics
 from actquant.policies.visual import VisualNormalization
 from actquant.weights.parameters import ParameterStore, load_now
-
-EMPTY_CAMERA = "observation.images.empty_camera_"
-"""LeRobot's name for a camera that never exists but has a place in the prompt."""
 
 
 class LeRobotFamily(PolicyFamily):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,6 @@ from actquant.common.files import lfs_pointers
 from actquant.common.machine import total_memory
 from actquant.policies.adapter import how_to_merge, is_adapter
 from actquant.policies.base import LoadedPolicy, PolicyFamily
-from actquant.policies.lerobot import EMPTY_CAMERA
-from actquant.policies.processors import PREPROCESSOR
 from actquant.policies.registry import find_family, policy_type, supported_policies
 from actquant.weights.hub import checkpoint_files, find_checkpoint
 
@@ -59,23 +56,6 @@ def load_policy(
         logging.getLogger(__name__).warning("%s: %s", source.name, remark)
     _place_weights(loaded, streamed)
     return loaded
-
-
-def declared_cameras(checkpoint: str | Path) -> list[str]:
-    """Reads from the JSON files of a checkpoint alone by what names its cameras are shown to it.
-
-    Returns none where they do not say; `load_policy` tells what is wrong with them.
-    """
-    folder = find_checkpoint(checkpoint).folder
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        features = json.loads((folder / "config.json").read_text())["input_features"]
-        keys = [key for key, value in features.items() if value["type"] == "VISUAL"]
-        file, renamed = folder / PREPROCESSOR, {}
-        steps = json.loads(file.read_text())["steps"] if file.is_file() else []
-        for step in steps:
-            renamed |= {new: old for old, new in step["config"].get("rename_map", {}).items()}
-        return [renamed.get(key, key) for key in keys if not key.startswith(EMPTY_CAMERA)]
-    return []
 
 
 def _load(folder: Path, options: Mapping[str, Any], **facts: Any) -> LoadedPolicy:

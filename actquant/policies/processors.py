@@ -20,9 +20,15 @@ from lerobot.processor.converters import (
 from torch import Tensor
 
 from actquant.common.errors import CheckpointError, brief
-from actquant.policies.steps import Step, check_steps, name_of, read_entries
+from actquant.policies.steps import (
+    POSTPROCESSOR,
+    PREPROCESSOR,
+    Step,
+    check_steps,
+    name_of,
+    read_entries,
+)
 
-PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
 Statistics = dict[str, dict[str, Tensor]]
 """Feature -> name of the statistic (mean, std, min, max) -> values."""
 

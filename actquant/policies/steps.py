@@ -15,6 +15,8 @@ from typing import Any
 
 from actquant.common.errors import CheckpointError
 
+PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
+
 
 @dataclass(frozen=True)
 class Step:
