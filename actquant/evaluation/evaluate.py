@@ -101,8 +101,7 @@ class EvaluationResult(_Record):
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise EvaluationError(
-                f"{path} is no evaluation result: {where}{': ' if where else ''}"
-                f"{first['msg']}"
+                f"{path} is no evaluation result: {where}{': ' if where else ''}{first['msg']}"
             ) from error
 
 
