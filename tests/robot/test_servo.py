@@ -359,6 +359,10 @@ for _ in range(4):
 
 @pytest.mark.skipif(not fifo_is_granted(), reason="no real-time priority is granted here")
 def test_on_one_processor_under_fifo_it_connects_moves_and_ends(fake):
+    def expired() -> int:
+        return sum("its watchdog expired" in line for line in fake.state()["log"])
+
+    before = expired()
     command = [sys.executable, "-c", UNDER_FIFO, fake.host, *sys.path]
     told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     lines = told.stdout.splitlines()
@@ -367,4 +371,4 @@ def test_on_one_processor_under_fifo_it_connects_moves_and_ends(fake):
         seconds, stopped, priorities = line.split(" ", 2)
         assert stopped == "None" and float(seconds) < 4.0
         assert eval(priorities)[-3:] == [60, 61, 62]
-    assert not any("its watchdog expired" in line for line in fake.state()["log"])
+    assert expired() <= before
