@@ -291,7 +291,7 @@ def test_shared_state_is_whole_or_not_at_all():
     assert shared.read() is None
     six = np.arange(6.0)
     vectors = (six, six + 1, six + 2, six + 3)
-    state = ServoState(1.0, 2.0, 0.5, *vectors, 0.9, 8.0, 0.8, 1, 7, True, 7, 1, 3, 2)
+    state = ServoState(1.0, 2.0, 0.5, *vectors, 0.9, 8.0, 0.8, 1, 7, True, 7, 1, 3, 2, 5, 1 << 17)
     shared.write(state)
     read = shared.read()
     assert read is not None and pickle.dumps(read) == pickle.dumps(state)
