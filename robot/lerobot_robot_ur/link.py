@@ -188,9 +188,10 @@ class Link:
         if self._payload is None or not self._tells_payload:
             return False
         told = (self._receive.getPayload(), *self._receive.getPayloadCog())
-        return not all(
-            abs(a - b) <= _SAME_PAYLOAD for a, b in zip(told, self._payload, strict=True)
-        )
+        # ur-rtde takes a centre of zeros for none.
+        count = len(told) if any(self._payload[1:]) else 1
+        pairs = zip(told[:count], self._payload[:count], strict=True)
+        return any(abs(a - b) > _SAME_PAYLOAD for a, b in pairs)
 
     def describe_payload(self) -> str:
         told = (self._receive.getPayload(), *self._receive.getPayloadCog())
