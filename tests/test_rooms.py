@@ -31,19 +31,20 @@ MAY_IMPORT = {
     "environments": {"common", "control"},
     "evaluation": {"common", "format", "control", "environments"},
     "deploy": {"common", "control"},
+    "serve": {"common"},
     "sweep": {
         *("common", "format", "policies", "calibration", "recipes", "compression", "environments"),
         *("control", "evaluation"),
     },
     "cli": {
         *("common", "format", "policies", "calibration", "recipes", "fidelity", "compression"),
-        *("control", "environments", "evaluation", "deploy", "tuning", "sweep"),
+        *("control", "environments", "evaluation", "deploy", "serve", "tuning", "sweep"),
     },
 }
 """Room of `actquant/` -> rooms it may import, at the top of a module or inside a function."""
 WITHOUT_TORCH = (
     *("common", "format", "allocation", "encoders", "recipes", "control", "environments"),
-    *("evaluation", "deploy", "cli"),
+    *("evaluation", "deploy", "serve", "cli"),
 )
 WITH_TORCH = {"actquant.format.image_steps", "actquant.cli.demo"}
 """Modules of these rooms that are imported when a command that compresses asks for them."""

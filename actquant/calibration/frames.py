@@ -18,18 +18,20 @@ from torch import Tensor
 
 from actquant.calibration.dataset import (
     ACTION,
-    ACTION_IS_PAD,
     STATE,
     TASK,
     DatasetInfo,
     check_features,
     read_dataset_info,
 )
-from actquant.common.errors import CalibrationError, DatasetError
+from actquant.common.errors import CalibrationError, DatasetError, brief
 from actquant.common.files import hash_json
+from actquant.common.renames import Renames
 from actquant.policies.base import LoadedPolicy, Observation
 
 CALIBRATION_SHARE = 0.75
+IS_PAD = "_is_pad"
+"""What LeRobot adds to a name for what is true past the ends of an episode."""
 
 
 class Frame(NamedTuple):
@@ -73,8 +75,11 @@ class Frames(Sequence[Sample]):
     Raises CalibrationError, naming episode and frame, where a value is NaN or infinite.
     """
 
-    def __init__(self, loaded: LoadedPolicy, dataset: Any, frames: Sequence[Frame]) -> None:
+    def __init__(
+        self, loaded: LoadedPolicy, info: DatasetInfo, dataset: Any, frames: Sequence[Frame]
+    ) -> None:
         self.loaded = loaded
+        self.info = info
         self.frames = tuple(frames)
         self._dataset = dataset
 
@@ -83,14 +88,14 @@ class Frames(Sequence[Sample]):
 
     def __getitem__(self, position: int) -> Sample:  # pyright: ignore[reportIncompatibleMethodOverride]
         frame = self.frames[position]
-        item = self._dataset[frame.index]
-        actions = _finite(item[ACTION], ACTION, frame)
-        cameras = [c for c in self.loaded.interface.cameras if c in item]
-        observation: dict[str, Any] = {c: _to_pixels(item[c], c, frame) for c in cameras}
+        item, name = self._dataset[frame.index], self.info.stored_name
+        actions = _finite(item[name(ACTION)], ACTION, frame)
+        cameras = [c for c in self.loaded.interface.cameras if c in self.info.features]
+        observation: dict[str, Any] = {c: _to_pixels(item[name(c)], c, frame) for c in cameras}
         observation[TASK] = str(item[TASK])
         if self.loaded.interface.state_names:
-            observation[STATE] = _finite(item[STATE], STATE, frame)
-        is_pad = item[ACTION_IS_PAD].numpy().astype(bool)
+            observation[STATE] = _finite(item[name(STATE)], STATE, frame)
+        is_pad = item[f"{name(ACTION)}{IS_PAD}"].numpy().astype(bool)
         window = self.loaded.family.action_window(self.loaded)
         return Sample(frame, observation, actions, is_pad, window.index(0))
 
@@ -108,7 +113,7 @@ class Frames(Sequence[Sample]):
 
     def only(self, frames: Sequence[Frame]) -> "Frames":
         """Returns some frames of the same dataset."""
-        return Frames(self.loaded, self._dataset, frames)
+        return Frames(self.loaded, self.info, self._dataset, frames)
 
     def groups(self, size: int) -> list[list[int]]:
         """Returns the positions of all frames in groups of one instruction each.
@@ -134,7 +139,7 @@ class Frames(Sequence[Sample]):
         tensors = dict(self.loaded.batch([sample.observation for sample in samples]))
         actions = np.stack([sample.actions for sample in samples])
         tensors[ACTION] = normalize_actions(self.loaded, torch.from_numpy(actions))
-        tensors[ACTION_IS_PAD] = torch.from_numpy(np.stack([s.is_pad for s in samples]))
+        tensors[f"{ACTION}{IS_PAD}"] = torch.from_numpy(np.stack([s.is_pad for s in samples]))
         return Batch(tuple(sample.frame for sample in samples), tensors)
 
 
@@ -206,22 +211,24 @@ def calibrate(
     n_frames: int = 128,
     n_held_out: int = 64,
     seed: int = 0,
+    renames: Renames | None = None,
 ) -> CalibrationData:
     """Opens a local LeRobotDataset, checks it against the policy, chooses the frames.
 
-    n_frames, n_held_out: how many frames of the calibration and of the held-out episodes at most.
+    n_frames, n_held_out: how many frames of the calibration and of the held-out episodes at most;
+    renames: names in the dataset -> the policy's.
 
     Raises DatasetError if the features do not match the policy, CalibrationError if there are too
     few episodes to keep some of them apart.
     """
-    info = read_dataset_info(dataset)
+    info = read_dataset_info(dataset, renames).named_for(loaded)
     check_features(info, loaded)
     reader = _open(info, loaded)
     chosen, kept = split_episodes(info.total_episodes, seed)
     lengths = _episode_rows(reader)
     return CalibrationData(
-        Frames(loaded, reader, sample_frames(chosen, lengths, n_frames, seed)),
-        Frames(loaded, reader, sample_frames(kept, lengths, n_held_out, seed)),
+        Frames(loaded, info, reader, sample_frames(chosen, lengths, n_frames, seed)),
+        Frames(loaded, info, reader, sample_frames(kept, lengths, n_held_out, seed)),
         tuple(chosen),
         tuple(kept),
         info,
@@ -237,14 +244,37 @@ def _open(info: DatasetInfo, loaded: LoadedPolicy) -> Any:
         cameras = [camera for camera in loaded.interface.cameras if camera in info.features]
         past = range(1 - loaded.interface.observation_steps, 1)
         windows |= dict.fromkeys((STATE, *cameras), past)
+    _check_columns(info)
     with _as_dataset_error(info.folder):
         return LeRobotDataset(
             repo_id="local/" + info.folder.resolve().name,
             root=info.folder,
             delta_timestamps={
-                key: [step / info.fps for step in window] for key, window in windows.items()
+                info.stored_name(key): [step / info.fps for step in window]
+                for key, window in windows.items()
             },
             video_backend="pyav",  # LeRobot's default logs a page of tracebacks without FFmpeg
+        )
+
+
+def _check_columns(info: DatasetInfo) -> None:
+    """Raises DatasetError where the data files have other columns than `meta/info.json` says, which
+    LeRobot finds out late and tells at length."""
+    import pyarrow.parquet
+
+    file = next(iter(sorted(info.folder.glob("data/*/*.parquet"))), None)
+    if file is None:
+        raise DatasetError(f"{info.folder} has no data/*/*.parquet")
+    with _as_dataset_error(info.folder):
+        columns = pyarrow.parquet.read_schema(file).names
+    listed = [info.stored_name(k) for k, f in info.features.items() if f.get("dtype") != "video"]
+    absent = [name for name in listed if name not in columns]
+    if absent:
+        unlisted = [name for name in columns if name not in listed]
+        raise DatasetError(
+            f"{info.folder}: meta/info.json lists {', '.join(absent)}, its data files have no such "
+            f"column but {', '.join(unlisted) or 'those listed'}; the two must agree (--rename is "
+            "for names that differ from the policy's)"
         )
 
 
@@ -254,7 +284,7 @@ def _as_dataset_error(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         raise DatasetError(
-            f"LeRobot cannot open the dataset {folder}: {type(error).__name__}: {error}"
+            f"LeRobot cannot open the dataset {folder}: {type(error).__name__}: {brief(error)}"
         ) from error
 
 

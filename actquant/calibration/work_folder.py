@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from actquant.common.files import atomic_path
+from actquant.common.interrupts import look_again
 
 SCHEMA_VERSION = 3
 
@@ -108,6 +109,7 @@ class WorkFolder:
         self, stage: str, item: str, made_from: Mapping[str, str], make: Callable[[], Contents]
     ) -> tuple[Artifact, bool]:
         """Returns the stored artefact, or the one that `make` computes, and whether it was kept."""
+        look_again()
         stored = self.load(stage, item, made_from)
         if stored is not None:
             return stored, True

@@ -1,6 +1,6 @@
 """The `actquant` command."""
 
-from actquant.cli import policy, robot
+from actquant.cli import policy, robot, serve
 from actquant.cli.output import app
 
-__all__ = ["app", "policy", "robot"]
+__all__ = ["app", "policy", "robot", "serve"]

@@ -7,8 +7,18 @@ from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
 from actquant.calibration.dataset import load_for_dataset
-from actquant.common.errors import CheckpointError
+from actquant.cli.demo_request import (
+    CHECKPOINT,
+    DATASET,
+    FILM_FILE,
+    RECIPES,
+    REPORT,
+    check_demo,
+    file_name,
+)
 from actquant.common.files import atomic_path, write_text
+from actquant.common.locks import sole_user
+from actquant.common.outputs import FILM_COMMENT
 from actquant.compression.pipeline import compress
 from actquant.control.policy import open_policy
 from actquant.environments.base import open_suite
@@ -20,8 +30,6 @@ from actquant.policies import LoadedPolicy
 from actquant.recipes import find_recipe
 from actquant.recipes.settings import CompressionSettings
 
-REFERENCE = Path(__file__).resolve().parents[2] / "exports" / "reference"
-RECIPES = ("f16", "actquant", "paper", "rtn")
 GIF_TASK, GIF_START = "stack", 0
 
 
@@ -63,25 +71,31 @@ def run(
     progress: Progress,
     env: str = "ur3e",
     settings: CompressionSettings | None = None,
+    force: bool = False,
 ) -> DemoReport:
     """Writes the models, their evaluations, `report.json` and a GIF into `out`.
 
-    Work that is finished there is taken over, not done again.
-    Raises CheckpointError if the reference policy is not beside the package.
+    Work that is finished there is taken over, not done again. Raises what `check_demo` raises.
     """
-    checkpoint, dataset = REFERENCE / "checkpoint", REFERENCE / "calibration"
-    if not (checkpoint / "config.json").is_file():
-        raise CheckpointError(
-            f"there is no reference policy at {checkpoint}; run the demo from a clone of the "
-            "repository"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    loaded = load_for_dataset(checkpoint, dataset, streamed=False)
+    check_demo(out, bpw, force=force)
+    with sole_user(out):
+        return _run(out, bpw, starts, progress, env, settings, force)
+
+
+def _run(
+    out: Path,
+    bpw: float,
+    starts: str,
+    progress: Progress,
+    env: str,
+    settings: CompressionSettings | None,
+    force: bool,
+) -> DemoReport:
+    loaded = load_for_dataset(CHECKPOINT, DATASET, streamed=False)
     rows = [
-        _row(recipe, loaded, dataset, out, bpw, env, starts, progress, settings)
-        for recipe in RECIPES
+        _row(recipe, loaded, out, bpw, env, starts, progress, settings, force) for recipe in RECIPES
     ]
-    gif = _side_by_side(rows, env, out / "side-by-side.gif")
+    gif = _side_by_side(rows, env, out / FILM_FILE)
     report = DemoReport(
         policy="reference policy",
         bpw=bpw,
@@ -91,34 +105,34 @@ def run(
         rows=rows,
         gif=str(gif),
     )
-    write_text(out / "report.json", report.model_dump_json(indent=1))
+    write_text(out / REPORT, report.model_dump_json(indent=1))
     return report
 
 
 def _row(
     recipe: str,
     loaded: LoadedPolicy,
-    dataset: Path,
     out: Path,
     bpw: float,
     env: str,
     starts: str,
     progress: Progress,
     settings: CompressionSettings | None,
+    force: bool,
 ) -> DemoRow:
-    budgeted = find_recipe(recipe).needs_budget
-    name = f"{recipe}-{bpw:g}bpw" if budgeted else recipe
+    budgeted, name = find_recipe(recipe).needs_budget, file_name(recipe, bpw)
     model = out / f"{name}.gguf"
     made = compress(
         loaded.folder,
         model,
         recipe=recipe,
-        dataset=dataset,
+        dataset=DATASET,
         bpw=bpw if budgeted else None,
         work=out / "work",
         settings=settings,
         loaded=loaded,
         progress=progress,
+        force=force,
     )
     verify(model).raise_if_failed()
     bar = progress.add_task(f"{name} in {env}", total=None)
@@ -170,5 +184,12 @@ def _side_by_side(rows: list[DemoRow], env: str, path: Path) -> Path:
         for i in range(length)
     ]
     with atomic_path(path) as temporary:
-        imageio.imwrite(temporary, np.stack(frames), extension=".gif", duration=100, loop=0)
+        imageio.imwrite(
+            temporary,
+            np.stack(frames),
+            extension=".gif",
+            duration=100,
+            loop=0,
+            comment=FILM_COMMENT,
+        )
     return path

@@ -1,6 +1,6 @@
 """The command's face: where results and errors go, and how errors end it."""
 
-import json
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,23 +14,26 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TextColumn,
+    ProgressColumn,
+    Task,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 import actquant
-from actquant.common.errors import ActquantError
+from actquant.cli.command_line import Commands, errors, tell_error
+from actquant.common.errors import ActquantError, OutputError
 from actquant.common.extras import explain_missing, find_extra
 from actquant.common.interrupts import unwinding
 from actquant.common.processes import launched, speaks
+from actquant.common.tables import plain
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-# Progress and errors go to stderr: stdout holds the result alone, so that --json can be piped.
-errors = Console(stderr=True)
 # A pipe or a log has no width of its own; 80 columns would break most tables.
 console = Console(width=None if sys.stdout.isatty() else 130)
 
@@ -59,80 +62,75 @@ def main(
         raise typer.Exit(2)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-
-
 RESUMABLE = "The same command goes on from what is finished."
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def told_plainly(as_json: bool, after_a_stop: str = RESUMABLE) -> Iterator[None]:
-    """Turns our own errors, and the runtime's, into one message and their exit code; Ctrl-C and
-    SIGTERM clean up, say what `after_a_stop` does and give 130 and 143."""
+    """Turns our own errors, the runtime's and the system's into one message and their exit code;
+    Ctrl-C and SIGTERM clean up, say what `after_a_stop` does and give 130 and 143."""
     with unwinding() as received:
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
             if received:
-                errors.print(f"Stopped. {after_a_stop}".rstrip())
+                errors.print(f"Stopped. {after_a_stop}".rstrip(), markup=False)
                 raise typer.Exit(128 + received[0]) from error
-            message = _plain_message(error)
-            if message is None:
+            told = _told(error)
+            if told is None:
                 raise
-            if as_json:
-                print(json.dumps({"error": type(error).__name__, "message": message}))
-            else:
-                errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-                errors.print(message, markup=False, highlight=False, soft_wrap=True)
+            tell_error(*told, as_json)
             raise typer.Exit(getattr(error, "exit_code", 1)) from error
 
 
-def _plain_message(error: BaseException) -> str | None:
-    """Returns what the user is told; None for an error that is a defect of ours."""
+def _told(error: BaseException) -> tuple[str, str] | None:
+    """Returns the kind of an error and its message; None for one that is a defect of ours."""
+    name = type(error).__name__
     if isinstance(error, ModuleNotFoundError) and find_extra(error.name) is not None:
-        return explain_missing(error)
-    return str(error) if isinstance(error, ActquantError | ModelFileError) else None
+        return name, explain_missing(error)
+    if isinstance(error, ActquantError | ModelFileError):
+        return name, str(error)
+    if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
+        return OutputError.__name__, _system_message(error)
+    if isinstance(error, MemoryError):
+        return name, "there is not enough memory; close other programs, or use a larger machine"
+    return None
+
+
+def _system_message(error: OSError) -> str:
+    where = "" if error.filename is None else f"{error.filename}: "
+    if error.errno in _NO_SPACE:
+        return f"{where}{error.strerror}; make room: what is finished is kept"
+    return f"{where}{error.strerror}"
+
+
+class _Name(ProgressColumn):
+    """What a bar is of, shown as it is."""
+
+    def render(self, task: Task) -> Text:
+        return plain(task.description)
 
 
 def progress_bars() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        _Name(),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=errors,
         transient=True,
-        disable=not speaks(),
+        disable=not speaks() or not errors.is_terminal,
     )
 
 
 def show(result: BaseModel, as_json: bool, *renderables: Any) -> None:
+    """Prints a result; texts are shown as they are."""
     if not speaks():
         return
     if as_json:
-        print(result.model_dump_json(indent=1))
-    else:
-        console.print(*renderables, sep="\n")
-
-
-def numbers(flag: str, text: str) -> list[float]:
-    """Numbers with commas between them."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{flag} {text}: wanted numbers, e.g. 2.5,3") from None
-
-
-def key_values(flag: str, pairs: list[str]) -> dict[str, Any]:
-    """Parses KEY=VALUE; a value that is JSON is what it says, e.g. a number."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"{flag} {pair}: wanted KEY=VALUE")
-        try:
-            values[key] = json.loads(value)
-        except ValueError:
-            values[key] = value
-    return values
+        print(result.model_dump_json(indent=1), flush=True)
+        return
+    for part in renderables:
+        console.print(plain(part) if isinstance(part, str) else part)

@@ -6,21 +6,42 @@ from typing import Annotated
 import typer
 
 from actquant.cli import tables
-from actquant.cli.output import Json, app, key_values, numbers, progress_bars, show, told_plainly
+from actquant.cli.command_line import asked
+from actquant.cli.options import (
+    MOST_THREADS,
+    Cache,
+    Force,
+    HeldOut,
+    Json,
+    Rename,
+    Seed,
+    Starts,
+    StepsPerChunk,
+    Threads,
+    TuneMinutes,
+    key_values,
+    numbers,
+    positive,
+    renames,
+    whole_numbers,
+)
+from actquant.cli.output import app, progress_bars, show, told_plainly
+from actquant.common.errors import UsageError
+from actquant.common.outputs import EVALUATION, check_folder, check_output
+from actquant.common.paths import require_file, require_folder
 from actquant.compression.request import (
     DEFAULT_BPW,
     Goal,
+    check_places,
     check_request,
     parse_size,
 )
+from actquant.environments.base import require_suite
+from actquant.evaluation.starts import parse_starts
 from actquant.recipes import DEFAULT_RECIPE, RECIPES, find_recipe
 from actquant.recipes.settings import CompressionSettings
 from actquant.tuning.settings import TuningSettings
 
-Cache = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the cache; default $ACTQUANT_CACHE, or the user's cache folder."),
-]
 RECIPE_HELP = "; ".join(
     f"{recipe.name}: {recipe.summary}" + (" (needs a dataset)" if recipe.needs_dataset else "")
     for recipe in RECIPES.values()
@@ -67,7 +88,10 @@ def compress(
         ),
     ] = "quick",
     control_rate_hz: Annotated[
-        float | None, typer.Option(help="Without a dataset, where the checkpoint does not say.")
+        float | None,
+        typer.Option(
+            callback=positive, help="Without a dataset, where the checkpoint does not say."
+        ),
     ] = None,
     state_names: Annotated[
         str, typer.Option(help="Without a dataset: names of the state, with commas.")
@@ -80,6 +104,7 @@ def compress(
         list[str] | None,
         typer.Option(help="KEY=VALUE for what a policy family leaves open; may be repeated."),
     ] = None,
+    rename: Rename = None,
     work: Annotated[
         Path | None,
         typer.Option(help="Folder for resumable work; default an entry of the cache."),
@@ -91,21 +116,22 @@ def compress(
     draws: Annotated[
         int, typer.Option(min=1, help="Draws of noise for each of them.")
     ] = CompressionSettings.draws,
-    held_out: Annotated[
-        int, typer.Option(min=1, help="Frames of other episodes for the action error.")
-    ] = CompressionSettings.n_held_out,
-    tune_minutes: Annotated[
-        float, typer.Option(min=0, help="Time for tuning block scales and norms; 0 for none.")
-    ] = TuningSettings.minutes,
-    seed: Annotated[int, typer.Option(help="Seed of splits, noise and sampling.")] = 0,
+    held_out: HeldOut = CompressionSettings.n_held_out,
+    tune_minutes: TuneMinutes = TuningSettings.minutes,
+    seed: Seed = 0,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Compress a checkpoint into one GGUF."""
     with told_plainly(as_json):
-        goal = Goal(bpw, parse_size(target_size), max_action_error)
-        if not goal and find_recipe(recipe).needs_budget:
-            goal = Goal(DEFAULT_BPW)
-        check_request(out, recipe, dataset, goal, verify)  # before PyTorch is imported
+        with asked():  # before PyTorch is imported
+            named = renames(rename or [])
+            goal = Goal(bpw, parse_size(target_size), max_action_error)
+            if not goal and find_recipe(recipe).needs_budget:
+                goal = Goal(DEFAULT_BPW)
+            options = key_values("--option", option or [])
+            check_request(recipe, dataset, goal, verify)
+            check_places(checkpoint, dataset, out, work, cache, force=force)
         from actquant.compression.pipeline import compress as run
 
         with progress_bars() as progress:
@@ -127,11 +153,13 @@ def compress(
                     draws=draws,
                     tuning=TuningSettings(minutes=tune_minutes),
                 ),
+                renames=named,
                 progress=progress,
+                force=force,
                 control_rate_hz=control_rate_hz,
                 state_names=state_names.split(",") if state_names else None,
                 action_names=action_names.split(",") if action_names else None,
-                options=key_values("--option", option or []),
+                options=options,
             )
         show(report, as_json, *tables.compression(report))
 
@@ -148,6 +176,10 @@ def cache_(
         from actquant.compression.cache import cache_folder, clear_cache, read_cache
 
         folder = cache_folder(cache)
+        with asked():
+            if clear and remove:
+                raise UsageError("give --clear for all entries, or --remove for one")
+            check_folder(folder, [])
         report = clear_cache(folder, remove or None) if clear or remove else read_cache(folder)
         show(report, as_json, *tables.cache(report))
 
@@ -167,34 +199,35 @@ def sweep(
     env: Annotated[
         str, typer.Option(help="Environment family for closed loops; none without.")
     ] = "",
-    starts: Annotated[str, typer.Option(help="Numbered starts of every task.")] = "0:50",
-    held_out: Annotated[int, typer.Option(help="Frames of the action error.")] = 256,
-    tune_minutes: Annotated[
-        float, typer.Option(min=0, help="Time for tuning a file; 0 for none.")
-    ] = TuningSettings.minutes,
+    starts: Starts = "0:50",
+    held_out: HeldOut = 256,
+    tune_minutes: TuneMinutes = TuningSettings.minutes,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Compress a checkpoint by several recipes to several sizes, run all files, compare them in
     pairs, and write a page to decide from."""
     with told_plainly(as_json):
-        budgets = numbers("--bpw", bpw)
-        for name in recipes.split(","):
-            find_recipe(name)
+        with asked():  # before PyTorch is imported
+            from actquant.sweep.request import SweepRequest
+
+            request = SweepRequest(
+                checkpoint=checkpoint,
+                dataset=dataset,
+                out=out,
+                recipes=recipes.split(","),
+                bpws=numbers("--bpw", bpw),
+                seeds=whole_numbers("--seeds", seeds),
+                env=env or None,
+                starts=starts,
+            )
+            request.check(force=force)
         from actquant.sweep.sweep import Sweep
 
-        found = Sweep(
-            checkpoint=checkpoint,
-            dataset=dataset,
-            out=out,
-            recipes=recipes.split(","),
-            bpws=budgets,
-            seeds=[int(seed) for seed in numbers("--seeds", seeds)],
-            env=env or None,
-            starts=starts,
-            settings=CompressionSettings(
-                n_held_out=held_out, tuning=TuningSettings(minutes=tune_minutes)
-            ),
+        settings = CompressionSettings(
+            n_held_out=held_out, tuning=TuningSettings(minutes=tune_minutes)
         )
+        found = Sweep(**vars(request), settings=settings, force=force)
         with progress_bars() as progress:
             report = found.run(progress)
         show(report, as_json, *tables.sweep(report))
@@ -204,6 +237,8 @@ def sweep(
 def inspect(model: Annotated[Path, typer.Argument(help="A GGUF.")], as_json: Json = False) -> None:
     """Show what a GGUF holds: policy, bits, tensors, stages, normalisation, provenance."""
     with told_plainly(as_json):
+        with asked():
+            require_file(model, "a GGUF")
         from actquant.evaluation.inspection import inspect_model
 
         report = inspect_model(model)
@@ -221,6 +256,10 @@ def verify(
 ) -> None:
     """Run the golden self-test of a GGUF on this machine; exit 1 if it fails."""
     with told_plainly(as_json):
+        with asked():
+            require_file(model, "a GGUF")
+            if against is not None:
+                require_folder(against, "a checkpoint folder")
         from actquant.fidelity.self_test import verify as run
 
         report = run(model, against)
@@ -235,27 +274,34 @@ def eval_(
     out: Annotated[Path, typer.Option(help="Where the JSON result goes.")],
     env: Annotated[str, typer.Option(help="Environment family.")] = "ur3e",
     tasks: Annotated[str, typer.Option(help="Comma-separated task names; default all.")] = "",
-    starts: Annotated[str, typer.Option(help="Numbered starts, e.g. 0:50.")] = "0:50",
-    seed: Annotated[int, typer.Option(help="Seed of the policy's noise.")] = 0,
-    steps_per_chunk: Annotated[
-        int | None,
-        typer.Option(help="Actions executed before the next chunk; default the policy's."),
-    ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes; 0 takes every core.")] = 0,
+    starts: Starts = "0:50",
+    seed: Seed = 0,
+    steps_per_chunk: StepsPerChunk = None,
+    jobs: Annotated[
+        int, typer.Option(min=0, max=MOST_THREADS, help="Processes; 0 takes every core.")
+    ] = 0,
     grey_camera: Annotated[
         str | None,
         typer.Option(help="Ablation: grey out this camera, e.g. observation.images.wrist."),
     ] = None,
+    rename: Rename = None,
     wrong_instruction: Annotated[
         bool,
         typer.Option(
             "--wrong-instruction", "--wrong-colour", help="Ablation: ask for something else."
         ),
     ] = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Run a model in closed loop from numbered starts."""
     with told_plainly(as_json):
+        with asked():
+            named = renames(rename or [])
+            require_file(model, "a GGUF or a checkpoint folder", folder=True)
+            check_output(out, EVALUATION, [model], force=force)
+            require_suite(env)
+            parse_starts(starts)
         from actquant.evaluation.evaluate import evaluate
         from actquant.evaluation.rollout import Ablation
 
@@ -270,6 +316,7 @@ def eval_(
                 seed=seed,
                 steps_per_chunk=steps_per_chunk,
                 ablation=Ablation(grey_camera, wrong_instruction),
+                renames=named,
                 jobs=jobs,
                 on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
             )
@@ -284,6 +331,9 @@ def compare(
 ) -> None:
     """Compare two evaluations start by start (McNemar)."""
     with told_plainly(as_json):
+        with asked():
+            for path in (a, b):
+                require_file(path, "a result of `actquant eval`")
         from actquant.evaluation.compare import compare as run
 
         comparison = run(a, b)
@@ -293,10 +343,8 @@ def compare(
 @app.command()
 def bench(
     model: Annotated[Path, typer.Argument(help="A GGUF.")],
-    n: Annotated[int, typer.Option(help="Inferences.")] = 100,
-    threads: Annotated[
-        int, typer.Option(help="Threads; 0: as many as the model has work for.")
-    ] = 0,
+    n: Annotated[int, typer.Option(min=1, max=10**9, help="Inferences.")] = 100,
+    threads: Threads = 0,
     operators: Annotated[
         bool, typer.Option("--operators", help="Show where the time goes, operator by operator.")
     ] = False,
@@ -304,6 +352,8 @@ def bench(
 ) -> None:
     """Measure a GGUF's latency and peak memory in a process of its own."""
     with told_plainly(as_json):
+        with asked():
+            require_file(model, "a GGUF")
         from actquant.evaluation.bench import BenchReport, measure, profile
 
         measured = measure(model, n=n, threads=threads)
@@ -314,27 +364,39 @@ def bench(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Show what this machine has and lacks, with the remedy; exit 1 if something is missing."""
-    from actquant.cli.doctor import diagnose
+    """Show what this machine has and lacks, with the remedy.
 
-    report = diagnose()
-    show(report, as_json, *tables.doctor(report))
-    if not report.healthy:
-        raise typer.Exit(1)
+    Exit code 1 if something is missing that every command needs; what only some need is a warning.
+    """
+    with told_plainly(as_json, after_a_stop=""):
+        from actquant.cli.doctor import diagnose
+
+        report = diagnose()
+        show(report, as_json, *tables.doctor(report))
+        if not report.healthy:
+            raise typer.Exit(1)
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo-out"),
-    bpw: Annotated[float, typer.Option(help="Whole-file bits per weight.")] = 2.5,
-    starts: Annotated[str, typer.Option(help="Numbered starts of every task.")] = "0:50",
+    bpw: Annotated[
+        float, typer.Option(callback=positive, help="Whole-file bits per weight.")
+    ] = 2.5,
+    starts: Starts = "0:50",
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Compress the embedded reference policy by our recipe and two others, and run all of them in
     simulation."""
     with told_plainly(as_json):
+        with asked():  # before PyTorch is imported
+            from actquant.cli.demo_request import check_demo
+
+            parse_starts(starts)
+            check_demo(out, bpw, force=force)
         from actquant.cli.demo import run
 
         with progress_bars() as progress:
-            report = run(out, bpw=bpw, starts=starts, progress=progress)
+            report = run(out, bpw=bpw, starts=starts, progress=progress, force=force)
         show(report, as_json, *tables.demo(report))

@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from actquant.cli.output import Json, app, console, errors, key_values, show, told_plainly
+from actquant.cli.command_line import asked, errors
+from actquant.cli.options import (
+    LARGEST_SEED,
+    Json,
+    StepsPerChunk,
+    Threads,
+    finite,
+    key_values,
+    positive,
+)
+from actquant.cli.output import app, console, show, told_plainly
+from actquant.common.paths import require_folder
+from actquant.evaluation.starts import LAST_START
 
 
 @app.command(name="robot-sim")
@@ -15,15 +27,22 @@ def robot_sim(
         str, typer.Option(help="ur3e, ur5e, ur10e, ur16e, ur20, ur30, ur3, ur5, ur10.")
     ] = "ur3e",
     task: Annotated[str, typer.Option(help="Task of the simulator, e.g. stack.")] = "pick_cube",
-    start: Annotated[int, typer.Option(help="Number of the task's start.")] = 0,
+    start: Annotated[
+        int, typer.Option(min=0, max=LAST_START, help="Number of the task's start.")
+    ] = 0,
     cameras: Annotated[bool, typer.Option(help="Publish pictures on port 5555.")] = True,
-    image_size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = 96,
+    image_size: Annotated[
+        int, typer.Option(min=16, max=2048, help="Height and width of the pictures.")
+    ] = 96,
 ) -> None:
     """Run a fake UR controller with a simulated arm behind it, until Ctrl-C."""
     with told_plainly(as_json=False, after_a_stop=""):
         from actquant.deploy.robot_sim import SimSettings, run
 
-        run(SimSettings(host, model, task, start, cameras, image_size))
+        settings = SimSettings(host, model, task, start, cameras, image_size)
+        with asked():
+            settings.check()
+        run(settings)
 
 
 @app.command()
@@ -44,25 +63,29 @@ def deploy(
     mode: Annotated[
         str, typer.Option(help="sync, async (queue), or rtc (real-time chunking).")
     ] = "sync",
-    steps_per_chunk: Annotated[
-        int | None,
-        typer.Option(help="Actions executed before the next chunk; default the policy's."),
-    ] = None,
+    steps_per_chunk: StepsPerChunk = None,
     execution_horizon: Annotated[
-        int, typer.Option(help="rtc: actions of the old chunk, at most, that guide the new one.")
+        int,
+        typer.Option(min=1, help="rtc: actions of the old chunk, at most, that guide the new one."),
     ] = 10,
-    speed: Annotated[float, typer.Option(help="Fraction of full speed, above 0 up to 1.")] = 0.25,
-    episodes: Annotated[int, typer.Option(help="Episodes, one after another.")] = 1,
+    speed: Annotated[
+        float,
+        typer.Option(callback=positive, max=1, help="Fraction of full speed, above 0 up to 1."),
+    ] = 0.25,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes, one after another.")] = 1,
     max_seconds: Annotated[
-        float, typer.Option(help="Length of an episode, as it would be at full speed.")
+        float,
+        typer.Option(callback=positive, help="Length of an episode, as it would be at full speed."),
     ] = 60.0,
     max_refusals: Annotated[
-        int, typer.Option(help="Actions refused in a row that end an episode.")
+        int, typer.Option(min=1, help="Actions refused in a row that end an episode.")
     ] = 10,
     settle: Annotated[
         float,
         typer.Option(
-            help="Seconds that sync waits at most, before it looks, for the arm to arrive; 0: none."
+            min=0,
+            callback=finite,
+            help="Seconds that sync waits at most, before it looks, for the arm; 0: none.",
         ),
     ] = 1.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Everything but motion.")] = False,
@@ -95,48 +118,53 @@ def deploy(
         list[str] | None,
         typer.Option(help="NAME=VALUE of the arm's set-up, e.g. payload_kg=1.2, gripper=rg2."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the policy's noise.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads; 0 takes what is useful.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the policy's noise.")
+    ] = None,
+    threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
     """Let a policy drive an arm: check, ask, run, record. See docs/deploy.md first.
 
-    Exit codes: 0 done, 1 an error before motion, 3 not allowed, 4 too many refusals, 5 the robot
-    stopped or failed, 6 the recording failed, 7 the policy failed, 130 Ctrl-C, 143 terminated.
+    Exit codes: 0 done, 1 an error before motion, 2 a wrong command line, 3 not allowed, 4 too many
+    refusals, 5 the robot stopped or failed, 6 the recording failed, 7 the policy failed, 130
+    Ctrl-C, 143 terminated.
     """
     with told_plainly(as_json, after_a_stop=f"What was logged is in {log}."):
         from actquant.deploy import tables
-        from actquant.deploy.operator import ConsoleOperator
-        from actquant.deploy.session import deploy as run
         from actquant.deploy.settings import DeploySettings
 
-        settings = DeploySettings(
-            model=model,
-            robot=robot,
-            ip=ip,
-            task=task,
-            cameras=camera or [],
-            mode=mode,
-            steps_per_chunk=steps_per_chunk,
-            execution_horizon=execution_horizon,
-            speed=speed,
-            episodes=episodes,
-            max_seconds=max_seconds,
-            max_refusals=max_refusals,
-            settle_s=settle,
-            dry_run=dry_run,
-            yes=yes,
-            activate_gripper=activate_gripper,
-            allow_unusual_state=allow_unusual_state,
-            resize=resize,
-            record=record,
-            rerun=rerun,
-            log=log,
-            seed=seed,
-            threads=threads,
-            limits=key_values("--limit", limit or []),
-            arm=key_values("--arm", arm or []),
-        )
+        with asked():
+            settings = DeploySettings(
+                model=model,
+                robot=robot,
+                ip=ip,
+                task=task,
+                cameras=camera or [],
+                mode=mode,
+                steps_per_chunk=steps_per_chunk,
+                execution_horizon=execution_horizon,
+                speed=speed,
+                episodes=episodes,
+                max_seconds=max_seconds,
+                max_refusals=max_refusals,
+                settle_s=settle,
+                dry_run=dry_run,
+                yes=yes,
+                activate_gripper=activate_gripper,
+                allow_unusual_state=allow_unusual_state,
+                resize=resize,
+                record=record,
+                rerun=rerun,
+                log=log,
+                seed=seed,
+                threads=threads,
+                limits=key_values("--limit", limit or []),
+                arm=key_values("--arm", arm or []),
+            )
+        from actquant.deploy.operator import ConsoleOperator
+        from actquant.deploy.session import deploy as run
+
         report = run(settings, ConsoleOperator(errors if as_json else console))
         show(report, as_json, *tables.deployment(report))
         raise typer.Exit(report.exit_code)
@@ -148,6 +176,10 @@ def salvage(
 ) -> None:
     """Make episodes of what a crashed `deploy --record` left; the next deploy does it too."""
     with told_plainly(as_json=False):
+        with asked():
+            journals = dataset.with_name(f"{dataset.name}.journal") if dataset.name else dataset
+            if not journals.exists():
+                require_folder(dataset, "the folder that was given to --record")
         from actquant.deploy.operator import ConsoleOperator
         from actquant.deploy.recording import Recorder
         from actquant.deploy.session import salvage as run

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from actquant.common.tables import interval, megabytes, percent, table
+from actquant.common.tables import interval, megabytes, percent, plain, table
 
 if TYPE_CHECKING:
     from actquant.cli.demo import DemoReport
@@ -25,8 +25,8 @@ def doctor(report: "Report") -> list[Any]:
     colours = {"ok": "green", "missing": "red", "warning": "yellow"}
     shown = table("This machine", "what", "status", "found", "needed for", "remedy")
     for check in report.checks:
-        status = f"[{colours[check.status]}]{check.status}[/]"
-        shown.add_row(check.name, status, check.found, check.needed_for, escape(check.remedy))
+        status = plain(check.status, colours[check.status])
+        shown.add_row(check.name, status, check.found, check.needed_for, check.remedy)
     return [shown]
 
 
@@ -46,7 +46,7 @@ def compression(report: "CompressionReport") -> list[Any]:
     shown.add_row("quantized-tensor bpw", f"{report.quantized_tensor_bpw:.3f}")
     shown.add_row("parameters", f"{report.parameter_count:,}")
     shown.add_row("of them quantized", f"{report.quantized_parameter_count:,}")
-    shown.add_row("[bold]from PyTorch, in standard deviations of the actions[/]", "")
+    shown.add_row(plain("from PyTorch, in standard deviations of the actions", "bold"), "")
     if report.program_error is not None:
         shown.add_row("f32 program on golden inputs", _distance(report.program_error))
     if report.file_error is not None:
@@ -67,7 +67,7 @@ def compression(report: "CompressionReport") -> list[Any]:
             f"(n {tuning.n_validation_frames}{kept})",
         )
     for remark in report.remarks:
-        shown.add_row("[yellow]remark[/]", escape(remark))
+        shown.add_row(plain("remark", "yellow"), remark)
     shown.add_row("time", f"{sum(report.timings_s.values()):.1f} s")
     shown.add_row(
         "read by no program",
@@ -84,14 +84,19 @@ def compression(report: "CompressionReport") -> list[Any]:
     if report.reused:
         shown.add_row("taken from the work folder", ", ".join(report.reused))
     parts: list[Any] = [shown, _types(report), _programs(report)]
-    parts += [f"[yellow]not fused[/] {line}" for line in report.capture.warnings]
+    parts += [_warned("not fused", line) for line in report.capture.warnings]
     if report.unreached:
+        names = ", ".join(report.unreached)
         parts.append(
-            "[yellow]no gradient came to[/] "
-            + ", ".join(report.unreached)
-            + ": encoded as if all their weights counted the same"
+            _warned(
+                "no gradient came to", f"{names}: encoded as if all their weights counted the same"
+            )
         )
     return parts
+
+
+def _warned(what: str, about: str) -> Text:
+    return Text.assemble((f"{what} ", "yellow"), plain(about))
 
 
 def _bytes_of(parameters: int, size: int) -> str:
@@ -294,7 +299,7 @@ def sweep(report: "SweepReport") -> list[Any]:
     refused = []
     for row in report.rows:
         if row.refused:
-            refused.append(f"[yellow]{row.name}[/] {row.refused}")
+            refused.append(_warned(row.name, row.refused))
             continue
         reference = row.against.get("f16")
         shown.add_row(

@@ -1,10 +1,27 @@
 """Every error that bad input raises. A message says what was wrong, where, and what is right."""
 
+LONGEST_QUOTE = 300
+"""Letters of a library's message that are passed on."""
+
 
 class ActquantError(Exception):
     """Base of all errors that a user can cause and mend; the CLI prints it without a traceback."""
 
     exit_code = 1
+
+
+class UsageError(ActquantError):
+    """A command is asked for what cannot be, whatever the files hold: a wrong option or path."""
+
+    exit_code = 2
+
+
+class OutputError(ActquantError):
+    """An output cannot be written: no permission, no space."""
+
+
+class BusyError(ActquantError):
+    """Another process writes the same file, or works in the same folder."""
 
 
 class CheckpointError(ActquantError):
@@ -87,3 +104,11 @@ class StoppedError(RobotError):
 
 class RecordingError(DeployError):
     """A recording cannot be written or read: a full disk, or a dataset with other features."""
+
+
+def brief(error: BaseException) -> str:
+    """Returns the first line of what a library says, without the page that may follow it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[0] if len(lines[0]) <= LONGEST_QUOTE else f"{lines[0][:LONGEST_QUOTE]}…"

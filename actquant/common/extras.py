@@ -29,9 +29,15 @@ EXTRAS = (
         (
             *("torch", "lerobot", "transformers", "safetensors", "tokenizers"),
             *("huggingface_hub", "datasets", "accelerate", "diffusers", "jinja2", "matplotlib"),
+            "peft",
         ),
     ),
     Extra("'actquant[sim]'", "pictures and statistics of a simulation", ("imageio", "scipy")),
+    Extra(
+        "'actquant[serve]'",
+        "serving policies",
+        ("websockets", "msgpack", "prometheus_client"),
+    ),
     Extra("'actquant[rerun]'", "recordings for rerun", ("rerun",)),
     Extra(
         "lerobot_env_ur3e " + _CLONE.format("sim_envs"),

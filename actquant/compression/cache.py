@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from actquant.common.errors import CacheError
 from actquant.common.files import hash_json, write_text
+from actquant.common.locks import holder
 
 VARIABLE = "ACTQUANT_CACHE"
 ABOUT = "about.json"
@@ -96,13 +97,18 @@ def read_cache(root: Path) -> CacheReport:
 def clear_cache(root: Path, key: str | None = None) -> CacheReport:
     """Deletes one entry, or all of them; nothing in the folder that is no entry.
 
-    Raises CacheError if there is no such entry.
+    Raises CacheError if there is no such entry, or a process works in it.
     """
     report = read_cache(root)
     chosen = [entry for entry in report.entries if key in (None, entry.key)]
     if key is not None and not chosen:
         known = ", ".join(entry.key for entry in report.entries) or "none"
         raise CacheError(f"{root} has no entry {key!r}; it has {known}")
+    for entry in chosen:
+        if (process := holder(Path(entry.path))) is not None:
+            raise CacheError(
+                f"entry {entry.key} is in use by process {process}; nothing is deleted"
+            )
     for entry in chosen:
         shutil.rmtree(entry.path)
     left = [entry for entry in report.entries if entry not in chosen]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -35,7 +36,10 @@ from actquant.common.errors import (
     DatasetError,
 )
 from actquant.common.files import atomic_path, hash_json
+from actquant.common.interrupts import look_again
+from actquant.common.locks import sole_user, sole_writer
 from actquant.common.processes import Processes
+from actquant.common.renames import Renames
 from actquant.compression.cache import cache_folder, open_entry
 from actquant.compression.contents import (
     GROWTH_BYTES,
@@ -43,11 +47,12 @@ from actquant.compression.contents import (
     USUAL_NUMBER,
     FileContents,
 )
+from actquant.compression.dates import dated
 from actquant.compression.encodings import TensorEncoder
 from actquant.compression.programs import capture_into
-from actquant.compression.proof import Proof, golden_values
+from actquant.compression.proof import SCRATCH, Proof, golden_values
 from actquant.compression.report import CompressionReport
-from actquant.compression.request import VERIFY, Goal, check_request
+from actquant.compression.request import VERIFY, Goal, check_places, check_request
 from actquant.compression.search import LARGEST_BPW, smallest_budget
 from actquant.encoders.blocks import encoders_sha256
 from actquant.fidelity.action_error import (
@@ -91,7 +96,9 @@ def compress(
     settings: CompressionSettings | None = None,
     memory_bytes: int | None = None,
     loaded: LoadedPolicy | None = None,
+    renames: Renames | None = None,
     progress: Progress | None = None,
+    force: bool = False,
     **facts: Unpack[CheckpointFacts],
 ) -> CompressionReport:
     """Compresses a checkpoint into the GGUF `out`.
@@ -103,55 +110,71 @@ def compress(
     (with a dataset the default is an entry of the cache; without one nothing is kept); cache: its
     folder, where that is not the user's (see `cache_folder`); memory_bytes: what the statistics of
     one pass may take (see `collect`); loaded: the checkpoint where it was loaded for this dataset
-    before; facts: see CheckpointFacts. An existing file is replaced at the very end, when the
-    new one is whole and within the budget. Where `accelerate launch` started several processes,
-    they share statistics, errors, encoding and tuning; the first one proves and writes.
+    before; renames: names in the dataset -> the policy's; force: see `check_output`; facts: see
+    CheckpointFacts. An existing file is replaced at the very end, when the new one is whole and
+    within the budget. A run that goes on from a work folder gives the file the date at which the
+    first one began. Where `accelerate launch` started several processes, they share statistics,
+    errors, encoding and tuning; the first one proves and writes.
 
-    Raises CheckpointError, DatasetError, CalibrationError, CaptureError, ParityError (the program
+    Raises UsageError, OutputError or BusyError for `out`, `work` and `cache` before anything is
+    read; CheckpointError, DatasetError, CalibrationError, CaptureError, ParityError (the program
     or the file does not agree with PyTorch: nothing is written), BudgetError (with the feasible
     range, before anything slow), QuantizationError, ModelFileError.
     """
     out, settings = Path(out), settings or CompressionSettings()
     goal = Goal(bpw, target_size_bytes, max_action_error)
-    chosen = check_request(out, recipe, dataset, goal, verify)
+    chosen = check_request(recipe, dataset, goal, verify)
+    check_places(checkpoint, dataset, out, work, cache, force=force)
     clock, processes = Clock(progress), Processes.join()
-    with clock("load"):
-        if loaded is not None and dataset is not None:
-            data = _calibrate(loaded, dataset, settings, seed)
-        else:
-            loaded, data = _load(checkpoint, dataset, facts, settings, seed)
-    if work is None and data is not None:
-        with processes.main_first():
-            work = open_entry(
-                cache_folder(cache),
-                _sources(loaded, data, settings, seed),
-                checkpoint=loaded.title,
-                dataset=data.info.folder.resolve().name,
-                seed=seed,
-            )
-    reused: list[str] = []
-    with clock("capture"), processes.main_first():
-        if work is not None and capture_into(WorkFolder(Path(work)), loaded):
-            reused.append("program")
-        captured = capture_policy(loaded)
-        tensors = quantizable(loaded, chosen.matrices)
-    job = _Job(
-        loaded=loaded,
-        captured=captured,
-        tensors=tensors,
-        recipe=chosen,
-        data=data,
-        work=None if work is None else WorkFolder(Path(work)),
-        settings=settings,
-        seed=seed,
-        memory_bytes=memory_bytes,
-        inputs=VERIFY[verify if data is None else "full"],
-        provenance=_provenance(captured, chosen, goal, data, settings, seed, verify),
-        clock=clock,
-        processes=processes,
-        reused=reused,
-    )
-    return job.run(out, goal)
+    with ExitStack() as held:
+        if processes.is_main:
+            held.enter_context(sole_writer(out))
+        if work is not None and processes.is_main:
+            held.enter_context(sole_user(Path(work), SCRATCH))
+        with clock("load"):
+            if loaded is not None and dataset is not None:
+                data = _calibrate(loaded, dataset, settings, seed, renames)
+            else:
+                loaded, data = _load(checkpoint, dataset, facts, settings, seed, renames)
+        if work is None and data is not None:
+            with processes.main_first():
+                work = open_entry(
+                    cache_folder(cache),
+                    _sources(loaded, data, settings, seed),
+                    checkpoint=loaded.title,
+                    dataset=data.info.folder.resolve().name,
+                    seed=seed,
+                )
+                if processes.is_main:
+                    held.enter_context(sole_user(work, SCRATCH))
+        folder = None if work is None else WorkFolder(Path(work))
+        reused: list[str] = []
+        with clock("capture"), processes.main_first():
+            if folder is not None and capture_into(folder, loaded):
+                reused.append("program")
+            captured = capture_policy(loaded)
+            tensors = quantizable(loaded, chosen.matrices)
+        provenance = _provenance(captured, chosen, goal, data, settings, seed, verify)
+        if folder is not None and processes.is_main:
+            provenance = held.enter_context(dated(folder.folder, provenance))
+        job = _Job(
+            loaded=loaded,
+            captured=captured,
+            tensors=tensors,
+            recipe=chosen,
+            data=data,
+            work=folder,
+            settings=settings,
+            seed=seed,
+            memory_bytes=memory_bytes,
+            inputs=VERIFY[verify if data is None else "full"],
+            provenance=provenance,
+            clock=clock,
+            processes=processes,
+            reused=reused,
+            remarks=list(loaded.remarks),
+        )
+        return job.run(out, goal)
 
 
 def _load(
@@ -160,12 +183,15 @@ def _load(
     facts: CheckpointFacts,
     settings: CompressionSettings,
     seed: int,
+    renames: Renames | None,
 ) -> tuple[LoadedPolicy, CalibrationData | None]:
     """Loads the policy, and the dataset if there is one.
 
     Without a dataset the weights stay on disk, with one `load_policy` decides by their size.
     """
     if dataset is None:
+        if renames:
+            raise DatasetError("--rename is of a dataset's names; give --dataset, too")
         loaded = load_policy(checkpoint, **facts, streamed=True)
         if loaded.control_rate_hz is None:
             raise CheckpointError(f"{checkpoint} does not say its control rate; give it in Hz")
@@ -173,15 +199,19 @@ def _load(
     options = facts.pop("options", None)
     if given := [name for name, value in facts.items() if value is not None]:
         raise DatasetError(f"{', '.join(given)}: the dataset {dataset} says it already")
-    loaded = load_for_dataset(checkpoint, dataset, options=options, streamed=None)
-    return loaded, _calibrate(loaded, dataset, settings, seed)
+    loaded = load_for_dataset(checkpoint, dataset, options=options, streamed=None, renames=renames)
+    return loaded, _calibrate(loaded, dataset, settings, seed, renames)
 
 
 def _calibrate(
-    loaded: LoadedPolicy, dataset: str | Path, settings: CompressionSettings, seed: int
+    loaded: LoadedPolicy,
+    dataset: str | Path,
+    settings: CompressionSettings,
+    seed: int,
+    renames: Renames | None,
 ) -> CalibrationData:
     counts = {"n_frames": settings.n_frames, "n_held_out": settings.n_held_out}
-    return calibrate(loaded, dataset, **counts, seed=seed)
+    return calibrate(loaded, dataset, **counts, seed=seed, renames=renames)
 
 
 def _provenance(
@@ -207,8 +237,10 @@ def _provenance(
     }
     if data is None:
         return {**captured.metadata.provenance, **made, "verified": verify}
+    named = {"renames": dict(data.info.renames)} if data.info.renames else {}
     return {
         **captured.metadata.provenance,
+        **named,
         "dataset": data.info.folder.resolve().name,
         "dataset_sha256": data.info.sha256,
         **made,
@@ -229,8 +261,10 @@ def _sources(
     if data is None:
         return sources
     chosen = {"draws": settings.draws, "batch_size": settings.batch_size}
+    named = {"renames": hash_json(dict(data.info.renames))} if data.info.renames else {}
     return {
         **sources,
+        **named,
         "interface": hash_json(asdict(loaded.interface)),
         "dataset": data.info.sha256,
         "frames": data.calibration.fingerprint,
@@ -327,6 +361,7 @@ class _Job:
             reports = ready.contents.finish(temporary, sizes, types, errors, golden_values(file))
             with self.clock("held-out error"):
                 held_out = self._action_error(temporary)
+            look_again()
         return CompressionReport.of_file(
             out,
             allocation,

@@ -36,6 +36,10 @@ NUMBER_CHARACTERS = 18
 """Of a float32 in JSON, with its comma."""
 
 
+SCRATCH = "f32-*.gguf"
+"""Files in a work folder that only a process that lives needs: `*` is its number."""
+
+
 @dataclass(frozen=True)
 class Proof:
     """Compares a policy's program and its file with PyTorch on the same golden inputs.
@@ -64,7 +68,7 @@ class Proof:
         if not self.inputs:
             return None
         if self.work is not None:
-            with self.work.scratch(f"f32-{os.getpid()}.gguf") as path:
+            with self.work.scratch(SCRATCH.replace("*", str(os.getpid()))) as path:
                 return self._check(convert_f32(self.loaded, path), None)
         if self.float_type is not None:
             return None

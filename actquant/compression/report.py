@@ -72,7 +72,8 @@ class CompressionReport(BaseModel):
     does without. tuning: what it changed, None for a recipe that is not tuned. reused: statistics,
     and `encoding`, that were all in the work folder already. unreached: tensors whose curvature is
     zero throughout (no gradient came to them), encoded as if all weights counted the same.
-    remarks: what could not be done, and why. processes: how many shared the work.
+    remarks: what could not be done and why, and what to know of the checkpoint. processes: how many
+    shared the work.
     """
 
     model_config = ConfigDict(extra="forbid")

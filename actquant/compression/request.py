@@ -6,7 +6,9 @@ from pathlib import Path
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from actquant.common.errors import BudgetError, ModelFileError, ParityError
+from actquant.common.errors import BudgetError, DatasetError, ParityError
+from actquant.common.outputs import MODEL, check_folder, check_output
+from actquant.common.paths import require_folder
 from actquant.recipes import RECIPES, Recipe, find_recipe
 
 VERIFY = {"none": 0, "quick": 2, "full": 16}
@@ -61,11 +63,8 @@ def parse_size(text: str) -> int | None:
         raise BudgetError(f"{text!r} is no size; write e.g. 900MB or 1.5GiB") from None
 
 
-def check_request(
-    out: Path, recipe_name: str, dataset: str | Path | None, goal: Goal, verify: str
-) -> Recipe:
-    """Returns the recipe; raises BudgetError, ModelFileError or ParityError for what no checkpoint
-    could grant."""
+def check_request(recipe_name: str, dataset: str | Path | None, goal: Goal, verify: str) -> Recipe:
+    """Returns the recipe; raises BudgetError or ParityError for what no checkpoint could grant."""
     recipe = find_recipe(recipe_name)
     goal.check()
     if recipe.needs_dataset and dataset is None:
@@ -82,6 +81,24 @@ def check_request(
         raise BudgetError("an action error is measured on a dataset; give one")
     if verify not in VERIFY:
         raise ParityError(f"unknown verification {verify!r}; known: {', '.join(VERIFY)}")
-    if out.is_dir():
-        raise ModelFileError(f"{out} is a folder; give the path of the file to write")
     return recipe
+
+
+def check_places(
+    checkpoint: str | Path,
+    dataset: str | Path | None,
+    out: Path,
+    work: str | Path | None,
+    cache: str | Path | None,
+    *,
+    force: bool,
+) -> None:
+    """Raises UsageError, OutputError or DatasetError for places that cannot be read or written, or
+    must not be (see `check_output`)."""
+    if dataset is not None:
+        require_folder(dataset, "the folder of a LeRobotDataset", DatasetError)
+    inputs = [Path(given) for given in (checkpoint, dataset) if given is not None]
+    check_output(out, MODEL, inputs, force=force)
+    for folder in (work, cache):
+        if folder is not None:
+            check_folder(Path(folder), inputs)

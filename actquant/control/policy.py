@@ -158,9 +158,14 @@ def open_policy(model: Path, threads: int = 0) -> Policy:
 def model_sha256(model: Path) -> str:
     """Returns the SHA-256 of a GGUF, or of a checkpoint folder's weights.
 
-    Raises ModelFileError if there is neither.
+    Raises ModelFileError if there is neither, CheckpointError for a folder without weights.
     """
-    path = model / "model.safetensors" if Path(model).is_dir() else Path(model)
+    path = Path(model)
+    if path.is_dir():
+        from actquant.policies.adapter import files_of_weights
+        from actquant.policies.stored_weights import hash_files
+
+        return hash_files(files_of_weights(path))
     if not path.is_file():
         raise ModelFileError(f"there is no model at {path}")
     with path.open("rb") as file:

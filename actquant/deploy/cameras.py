@@ -22,7 +22,8 @@ def parse_cameras(specs: Sequence[str]) -> dict[str, Any]:
     """Returns LeRobot's CameraConfig by the policy's name for each camera.
 
     A spec is `NAME=KIND:WHERE`, with `?width=640&height=480&fps=30` after it where the camera has a
-    choice. NAME is the policy's (`observation.images.scene`) or its last part (`scene`).
+    choice. NAME is the policy's (`observation.images.scene`) or what follows `observation.images.`
+    (`scene`).
 
     Raises DeployError naming every spec that is wrong.
     """
@@ -30,7 +31,7 @@ def parse_cameras(specs: Sequence[str]) -> dict[str, Any]:
     wrong = []
     for spec in specs:
         name, separator, where = spec.partition("=")
-        full = name if "." in name else PREFIX + name
+        full = name if name.startswith("observation.") else PREFIX + name
         try:
             if not separator or not name:
                 raise ValueError("wanted NAME=KIND:WHERE")

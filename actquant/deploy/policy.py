@@ -88,6 +88,10 @@ class TimedPolicy:
             )
         return actions
 
+    def self_test(self) -> dict[str, Any] | None:
+        """Runs the file's golden inputs, see `Runtime.self_test`; None if it has none."""
+        return self._policy.runtime.self_test() if self.about["golden"] else None
+
     def take_inference(self, clock_s: float) -> Inference | None:
         """Returns the times of the chunk that answered the observation made then; once."""
         with self._lock:

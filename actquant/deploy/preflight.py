@@ -172,6 +172,7 @@ def _policy_rows(
     of = f"{steps} of {len(actions)} actions a chunk"
     rows = [
         Row(what="policy", value=f"{policy.name}, mode {settings.mode}, {of}"),
+        _self_test_row(policy),
         inference_row(max(durations[1:]), len(actions), robot, settings),
     ]
     if len(actions) < steps:
@@ -180,6 +181,18 @@ def _policy_rows(
     if not np.isfinite(actions).all():
         rows.append(Row(what="actions", value="not all are numbers", verdict=ERROR))
     return rows
+
+
+def _self_test_row(policy: TimedPolicy) -> Row:
+    """Returns whether the file answers here as it did where it was made."""
+    found = policy.self_test()
+    if found is None:
+        text = "the file has no golden values: it was made with --verify none"
+        return Row(what="self-test", value=text, verdict=WARNING)
+    text = f"{found['worst']:.2g} from what it answered where it was made"
+    if found["passed"]:
+        return Row(what="self-test", value=text)
+    return Row(what="self-test", value=f"{text}; {found['limit']:g} is allowed", verdict=ERROR)
 
 
 def inference_row(seconds: float, chunk_length: int, robot: Robot, settings: DeploySettings) -> Row:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actquant.common.errors import DeployError
+from actquant.common.renames import likeness
 from actquant.deploy.adapters import make_port
 from actquant.deploy.cameras import parse_cameras
 from actquant.deploy.policy import Seen, TimedPolicy
@@ -135,14 +136,17 @@ def make_robot(settings: DeploySettings, policy: TimedPolicy) -> Robot:
 
 def _camera_problems(policy: TimedPolicy, cameras: Mapping[str, Any]) -> list[str]:
     problems = []
-    missing = [name for name in policy.cameras if name not in cameras]
+    missing = missing_cameras(policy, list(cameras))
     if len(missing) > policy.optional_cameras:
         problems += [f"the policy looks through {name}; add --camera {name}=…" for name in missing]
-    problems += [
-        f"--camera {name}: the policy has no such camera; it has {', '.join(policy.cameras)}"
-        for name in cameras
-        if name not in policy.cameras
-    ]
+    for name in cameras:
+        if name not in policy.cameras:
+            close = max(missing, key=lambda other: likeness(name, other), default="")
+            proposal = f"; name it as the policy does, such as --camera {close}=…" if close else ""
+            problems.append(
+                f"--camera {name}: the policy has no such camera; it has "
+                f"{', '.join(policy.cameras)}{proposal}"
+            )
     return problems
 
 

@@ -10,7 +10,6 @@ from actquant.common.errors import DeployError
 from actquant.common.extras import explain_missing
 
 CAMERAS = ("scene", "wrist")
-_LOOPBACK = "127."
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,31 @@ class SimSettings:
     cameras: bool = True
     image_size: int = 96
 
+    def check(self) -> None:
+        """Raises DeployError listing all that is wrong, or saying what is not installed."""
+        try:
+            from lerobot_env_ur3e.tasks import TASK_NAMES
+            from lerobot_robot_ur.models import MODELS
+            from ur_fake_controller.loopback import is_loopback
+        except ImportError as error:
+            raise DeployError(
+                "the fake controller is not installed: "
+                f"{explain_missing(error, 'ur_fake_controller')}"
+            ) from error
+        wrong = []
+        if self.model not in MODELS:
+            wrong.append(f"--model {self.model}; choose one of {', '.join(MODELS)}")
+        if self.task not in TASK_NAMES:
+            wrong.append(f"--task {self.task}; choose one of {', '.join(TASK_NAMES)}")
+        if self.start < 0:
+            wrong.append(f"--start {self.start}; starts count from 0")
+        if not is_loopback(self.host):
+            wrong.append(
+                f"--host {self.host}; a loopback address, 127.x.y.z: the fake has no password"
+            )
+        if wrong:
+            raise DeployError("; ".join(wrong))
+
 
 def run(settings: SimSettings) -> None:
     """Serves until Ctrl-C or SIGTERM.
@@ -31,25 +55,9 @@ def run(settings: SimSettings) -> None:
     Raises DeployError if the controller or its simulator is not installed, a setting is wrong, or
     a port is taken.
     """
-    try:
-        from lerobot_env_ur3e.tasks import TASK_NAMES
-        from lerobot_robot_ur.models import MODELS
-        from ur_fake_controller.server import ControllerServer, ControllerSettings
-    except ImportError as error:
-        raise DeployError(
-            f"the fake controller is not installed: {explain_missing(error, 'ur_fake_controller')}"
-        ) from error
-    wrong = []
-    if settings.model not in MODELS:
-        wrong.append(f"--model {settings.model}; choose one of {', '.join(MODELS)}")
-    if settings.task not in TASK_NAMES:
-        wrong.append(f"--task {settings.task}; choose one of {', '.join(TASK_NAMES)}")
-    if settings.start < 0:
-        wrong.append(f"--start {settings.start}; starts count from 0")
-    if not settings.host.startswith(_LOOPBACK):
-        wrong.append(f"--host {settings.host}; a loopback address: the fake has no password")
-    if wrong:
-        raise DeployError("\n".join(wrong))
+    settings.check()
+    from ur_fake_controller.server import ControllerServer, ControllerSettings
+
     try:
         controller = ControllerServer(
             ControllerSettings(

@@ -11,8 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
-from rich.markup import escape
-
 from actquant.common.errors import (
     DeployError,
     NotAllowedError,
@@ -20,6 +18,8 @@ from actquant.common.errors import (
     RobotError,
     StoppedError,
 )
+from actquant.common.interrupts import look_again
+from actquant.common.tables import plain
 from actquant.control.chunk_scheduler import ChunkScheduler
 from actquant.deploy import tables
 from actquant.deploy.episode import Episode, Rules
@@ -247,7 +247,7 @@ def _finish(session: Session, report: DeploymentReport) -> None:
 
 def _tell_of_recording(session: Session, report: DeploymentReport, what: str) -> None:
     session.events.add("recording failed", what)
-    session.operator.tell(f"[red]{escape(what)}[/]")
+    session.operator.tell(plain(what, "red"))
     report.exit_code = report.exit_code or ExitCode.RECORDING
 
 
@@ -275,7 +275,9 @@ def _run_episodes(session: Session, episodes: list[EpisodeReport]) -> ExitCode:
     settings, operator = session.settings, session.operator
     code = ExitCode.DONE
     for number in range(settings.episodes):
-        if number and not _go_on(session, episodes[-1]):
+        look_again()
+        # A signal may have come whose exception was swallowed.
+        if number and (not _go_on(session, episodes[-1]) or session.stop.leave):
             break
         report = session.run_episode(number)
         episodes.append(report)
@@ -315,14 +317,14 @@ def _recover(session: Session, last: EpisodeReport) -> bool:
     except NotAllowedError:
         return False
     except RobotError as error:
-        session.operator.tell(f"[red]It cannot be recovered from here: {escape(str(error))}[/]")
+        session.operator.tell(plain(f"It cannot be recovered from here: {error}", "red"))
         return False
     return True
 
 
 def _demand_recovery(operator: Operator, why: str) -> None:
     """Raises NotAllowedError unless the operator gives the word."""
-    operator.tell(f"The arm has stopped: {escape(why)}")
+    operator.tell(f"The arm has stopped: {why}")
     word = operator.ask(
         f"Look at the arm and what it stopped for. Type {RECOVER} when it may move again:"
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from actquant.common.errors import DeployError
+from actquant.common.outputs import NOTHING, check_folder, check_output
+from actquant.common.paths import require_file
 from actquant.control.chunk_scheduler import MODES
 
 
@@ -66,12 +68,28 @@ class DeploySettings:
     arm: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises DeployError listing all that cannot be."""
+        """Raises DeployError listing all that cannot be, or UsageError or OutputError for a place
+        that cannot be read or written."""
+        wrong = self._wrong_values()
+        if wrong:
+            raise DeployError("; ".join(wrong))
+        require_file(self.model, "a GGUF", DeployError)
+        for folder in (self.log, self.record):
+            if folder is not None:
+                check_folder(folder, [self.model])
+        if self.rerun is not None:
+            check_output(self.rerun, NOTHING, [self.model])
+
+    def _wrong_values(self) -> list[str]:
         wrong = []
-        if not Path(self.model).is_file():
-            wrong.append(f"there is no model at {self.model}; give a .gguf file")
         if not self.task.strip():
             wrong.append("--task is empty; say what the robot shall do")
+        if "\0" in self.task:
+            wrong.append("--task has a NUL character")
+        if not self.ip.strip():
+            wrong.append("--ip is empty; give the address of the robot's controller")
+        if self.threads < 0:
+            wrong.append(f"--threads {self.threads}; 0 for as many as there is work for")
         if self.mode not in MODES:
             wrong.append(f"--mode {self.mode}; choose one of {', '.join(MODES)}")
         if self.steps_per_chunk is not None and self.steps_per_chunk < 1:
@@ -90,9 +108,6 @@ class DeploySettings:
             wrong.append(f"--max-refusals {self.max_refusals}; at least 1")
         if self.rerun is not None and self.rerun.suffix != ".rrd":
             wrong.append(f"--rerun {self.rerun}; a file that ends in .rrd")
-        if self.rerun is not None and self.rerun.exists():
-            wrong.append(f"--rerun {self.rerun} is there already; name another file")
         if self.dry_run and self.record is not None:
             wrong.append("--record with --dry-run; nothing is executed that an episode could hold")
-        if wrong:
-            raise DeployError("\n".join(wrong))
+        return wrong

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from rich.markup import escape
-
-from actquant.common.tables import table
+from actquant.common.tables import plain, table
 from actquant.deploy.preflight import ERROR, OK, WARNING, Preflight
 from actquant.deploy.report import DeploymentReport, EpisodeReport
 
@@ -14,8 +12,7 @@ _COLOURS = {OK: "green", WARNING: "yellow", ERROR: "red"}
 def preflight(found: Preflight) -> Any:
     shown = table("Before motion", "what", "found", "verdict")
     for row in found.rows:
-        verdict = f"[{_COLOURS[row.verdict]}]{row.verdict}[/]"
-        shown.add_row(escape(row.what), escape(row.value), verdict)
+        shown.add_row(row.what, row.value, plain(row.verdict, _COLOURS[row.verdict]))
     return shown
 
 
@@ -23,7 +20,7 @@ def ending(report: EpisodeReport) -> str:
     frames = "" if report.dataset_frames is None else f", {report.dataset_frames} frames recorded"
     return (
         f"Episode {report.number} ended after {report.seconds:.1f} s, {report.actions} actions"
-        f"{frames}: {report.ending.kind} ({escape(report.ending.detail)})"
+        f"{frames}: {report.ending.kind} ({report.ending.detail})"
     )
 
 

@@ -74,10 +74,15 @@ def open_suite(name: str) -> Suite:
 
     Raises EvaluationError if there is none, or if what it needs is not installed.
     """
-    if name not in SUITES:
-        raise EvaluationError(f"there is no environment '{name}'; choose one of {sorted(SUITES)}")
+    require_suite(name)
     module, _, suite = SUITES[name].partition(":")
     return getattr(import_module(module), suite)()
+
+
+def require_suite(name: str) -> None:
+    """Raises EvaluationError, listing the suites, for a name that none has."""
+    if name not in SUITES:
+        raise EvaluationError(f"there is no environment '{name}'; choose one of {sorted(SUITES)}")
 
 
 def require_task(suite: str, tasks: tuple[str, ...], task: str) -> None:

@@ -1,5 +1,6 @@
 """Latency and peak memory of a model in a process of its own, without a simulator beside it."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -29,20 +30,22 @@ class Measurement(BaseModel):
 def measure(model: Path, *, n: int = 100, threads: int = 0) -> Measurement:
     """Runs `n` golden observations through a GGUF or a checkpoint in a fresh process.
 
-    Raises EvaluationError with the process's own words if it fails.
+    Raises EvaluationError with the reason if it fails.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "actquant.evaluation.bench",
-        str(model),
-        str(n),
-        str(threads),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise EvaluationError(f"measuring {model} failed: {done.stderr.strip()[-2000:]}")
-    return Measurement.model_validate_json(done.stdout.strip().splitlines()[-1])
+    return Measurement.model_validate_json(_in_a_process(model, str(n), str(threads)))
+
+
+def _in_a_process(model: Path, *numbers: str) -> str:
+    """Returns the last line that this module prints as a program; raises EvaluationError."""
+    command = [sys.executable, "-m", "actquant.evaluation.bench", str(model), *numbers]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
+    if done.returncode == 0:
+        return done.stdout.strip().splitlines()[-1]
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise EvaluationError(f"the process that ran {model} was ended by {name}")
+    said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+    raise EvaluationError(f"{model} cannot be run: {said[-1][:2000]}")
 
 
 class StageCost(BaseModel):
@@ -125,11 +128,7 @@ def predict_memory(model: Path) -> MemoryPrediction:
 
     Raises EvaluationError if the runtime cannot open it.
     """
-    command = [sys.executable, "-m", "actquant.evaluation.bench", str(model)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise EvaluationError(f"{model} cannot be opened: {done.stderr.strip()[-2000:]}")
-    return MemoryPrediction.model_validate_json(done.stdout.strip().splitlines()[-1])
+    return MemoryPrediction.model_validate_json(_in_a_process(model))
 
 
 def _predict_here(model: Path) -> MemoryPrediction:
@@ -194,8 +193,11 @@ def _measure_here(model: Path, n: int, threads: int) -> Measurement:
 
 if __name__ == "__main__":
     path, *numbers = sys.argv[1:]
-    if numbers:
-        result: BaseModel = _measure_here(Path(path), *map(int, numbers))
-    else:
-        result = _predict_here(Path(path))
+    try:
+        if numbers:
+            result: BaseModel = _measure_here(Path(path), *map(int, numbers))
+        else:
+            result = _predict_here(Path(path))
+    except (RuntimeError, ValueError, MemoryError) as error:  # the runtime's errors are of these
+        sys.exit(" ".join(str(error).split()) or type(error).__name__)
     print(result.model_dump_json(exclude={"peak_rss_bytes"} if not numbers else None))

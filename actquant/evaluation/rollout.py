@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actquant.common.errors import EvaluationError
+from actquant.common.renames import Renames, camera_mismatch, rename_keys, wrong_renames
 from actquant.control.chunk_scheduler import ChunkScheduler, Tick
 from actquant.control.loop import run_loop
 from actquant.control.noise import chunk_noise
-from actquant.control.policy import Policy
+from actquant.control.policy import Policy, PolicyDescription
 from actquant.control.window import Observation, ObservationWindow
 from actquant.environments.base import Environment, Step, Suite
+
+STATE = "observation.state"
 
 
 @dataclass
@@ -57,6 +60,24 @@ class Ablation:
         return observation
 
 
+def check_shown(about: PolicyDescription, observation: Observation, renames: Renames) -> None:
+    """Raises EvaluationError, saying what to rename, where an observation of an environment is not
+    what the policy is to be shown."""
+    wrong = wrong_renames(renames, observation, "the environment")
+    shown = rename_keys(observation, renames)
+    cameras = [key for key in shown if key.startswith("observation.image")]
+    absent = [camera for camera in about.cameras if camera not in cameras]
+    if mismatch := camera_mismatch(cameras, about.cameras, "the environment"):
+        wrong.append(mismatch)
+    elif len(absent) > about.optional_cameras:
+        wrong.append(f"the environment has no {', '.join(absent)}; it has {', '.join(cameras)}")
+    if about.state_names and (found := np.shape(shown.get(STATE, ()))) != (len(about.state_names),):
+        wanted = len(about.state_names)
+        wrong.append(f"the policy reads a state of {wanted} numbers, the environment's is {found}")
+    if wrong:
+        raise EvaluationError("; ".join(wrong))
+
+
 @dataclass
 class _Answers:
     """The policy of one episode: what it is shown, the noise of each chunk, how long each took."""
@@ -91,7 +112,8 @@ class _SimulatedWorld:
         self._environment, self._on_step = environment, on_step
         self._observation_steps = observation_steps
         self._window = ObservationWindow(observation_steps)
-        self._window.append(environment.reset(start))
+        self.shown = environment.reset(start)
+        self._window.append(self.shown)
         self._last: Step | None = None
         self.steps = 0
         self._show()
@@ -137,23 +159,26 @@ def run_episode(
     seed: int = 0,
     steps_per_chunk: int | None = None,
     ablation: Ablation | None = None,
+    renames: Renames | None = None,
     on_step: Callable[[Environment], None] | None = None,
 ) -> Episode:
     """Runs the policy from start `start` until the environment says that it is over.
 
     The noise of each chunk follows from (seed, task, start, chunk) alone. steps_per_chunk: actions
-    executed of each chunk, by default the policy's. on_step: gets the environment after the reset
-    and after every step.
+    executed of each chunk, by default the policy's. renames: names in the environment -> the
+    policy's. on_step: gets the environment after the reset and after every step.
 
-    Raises EvaluationError for an unknown task or camera.
+    Raises EvaluationError for an unknown task or camera, and for an environment that does not show
+    what the policy is to be shown.
     """
-    about, take = policy.describe(), ablation or Ablation()
+    about, take, named = policy.describe(), ablation or Ablation(), renames or {}
     answers = _Answers(
         policy,
-        lambda observation: take.apply(observation, suite),
+        lambda observation: take.apply(rename_keys(observation, named), suite),
         lambda chunk: chunk_noise(about.noise_shape, seed, task, start, chunk),
     )
     world = _SimulatedWorld(suite.environment(task), start, about.observation_steps, on_step)
+    check_shown(about, world.shown, named)
     executed = min(steps_per_chunk or about.steps_per_chunk, about.chunk_length)
     with ChunkScheduler(answers, mode="sync", steps_per_chunk=executed) as scheduler:
         last = run_loop(world, scheduler)

@@ -20,12 +20,19 @@ from rich.progress import Progress
 from actquant.common.errors import ModelFileError
 from actquant.common.files import atomic_path
 from actquant.common.progress import bar
+from actquant.format.checksums import checksum_keys, seal_header, tensor_checksum
 
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 MAX_NAME = 63
 
 Key = tuple[str, str, Any]
 """(key, kind, value): kind is `str`, `u32`, `u64`, `f32` or an array, e.g. `str[]`."""
+
+_ELEMENTS = {
+    "u32[]": GGUFValueType.UINT32,
+    "u64[]": GGUFValueType.UINT64,
+    "f32[]": GGUFValueType.FLOAT32,
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class PlannedTensor:
 
 def file_bytes(architecture: str, keys: Sequence[Key], tensors: Mapping[str, PlannedTensor]) -> int:
     """Returns the size that `write_gguf` would give the file."""
+    keys = [*keys, *checksum_keys([0] * len(tensors))]
     data = sum(_aligned(tensor.bytes) for tensor in tensors.values())
     return len(_header(architecture, keys, tensors)) + data
 
@@ -64,10 +72,12 @@ def write_gguf(
     Raises ModelFileError for a name that is too long, for data that is not as it was announced,
     and when the disk refuses.
     """
-    header = _header(architecture, keys, tensors)
+    empty = checksum_keys([0] * len(tensors))
+    header = _header(architecture, [*keys, *empty], tensors)
 
     def write(file: BinaryIO) -> None:
         file.write(header)
+        checksums = []
         total = sum(tensor.bytes for tensor in tensors.values())
         with bar(progress, f"write {path.name}", total) as advance:
             for name, tensor in tensors.items():
@@ -77,10 +87,14 @@ def write_gguf(
                         f"{name}: the data is {array.dtype}{list(array.shape)}, announced was "
                         f"{tensor.dtype}{list(tensor.shape)}"
                     )
-                file.write(np.ascontiguousarray(array).data)
+                array = np.ascontiguousarray(array)
+                checksums.append(tensor_checksum(array))
+                file.write(array.data)
                 file.write(bytes(_aligned(tensor.bytes) - tensor.bytes))
                 del array
                 advance(tensor.bytes)
+        file.seek(0)
+        file.write(_header(architecture, [*keys, *checksum_keys(checksums)], tensors))
 
     return _replaced(path, write)
 
@@ -90,17 +104,21 @@ def replace_keys(
     architecture: str,
     keys: Sequence[Key],
     tensors: Mapping[str, PlannedTensor],
+    checksums: Sequence[int],
     data_offset: int,
 ) -> Path:
     """Gives a file other keys; its tensors, which begin at `data_offset`, stay as they are.
 
+    checksums: those of the tensors, in their order.
+
     Keys that take as many bytes as the old ones are written in place; otherwise the file is written
     anew, its data copied by the kernel.
     """
-    header = _header(architecture, keys, tensors)
+    header = _header(architecture, [*keys, *checksum_keys(checksums)], tensors)
     if len(header) == data_offset:
         with path.open("r+b") as file:
             file.write(header)
+        seal_header(path)
         return path
 
     def write(file: BinaryIO) -> None:
@@ -133,6 +151,8 @@ def _replaced(path: Path, write: Callable[[BinaryIO], None]) -> Path:
     try:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             write(file)
+            file.flush()
+            seal_header(temporary)
     except OSError as error:
         raise ModelFileError(f"{path} cannot be written: {error}") from error
     return path
@@ -158,6 +178,9 @@ def _header(architecture: str, keys: Sequence[Key], tensors: Mapping[str, Planne
 
 
 def _add_key(writer: GGUFWriter, key: str, kind: str, value: Any) -> None:
+    texts = {"str": [value], "str[]": value}.get(kind, [])
+    if any("\0" in text for text in texts):
+        raise ModelFileError(f"{key} has a NUL character, at which readers would cut it")
     if kind == "str":  # `add_string` leaves out an empty one
         writer.add_key_value(key, value, GGUFValueType.STRING)
     elif kind == "u32":
@@ -167,7 +190,7 @@ def _add_key(writer: GGUFWriter, key: str, kind: str, value: Any) -> None:
     elif kind == "f32":
         writer.add_float32(key, value)
     elif value:  # an empty list is not written
-        element = {"u32[]": GGUFValueType.UINT32, "f32[]": GGUFValueType.FLOAT32}.get(kind)
+        element = _ELEMENTS.get(kind)
         writer.add_key_value(key, list(value), GGUFValueType.ARRAY, sub_type=element)
 
 

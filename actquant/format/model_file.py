@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import actquant_runtime
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader
 from rich.progress import Progress
 
 from actquant.common.errors import ModelFileError
+from actquant.format.checksums import is_intact, stored_tensor_checksums
 from actquant.format.container import Key, PlannedTensor, file_bytes, replace_keys, write_gguf
 from actquant.format.encoding import (
     DeferredEncoding,
@@ -26,7 +28,7 @@ from actquant.format.encoding import (
     planned,
 )
 from actquant.format.keys import decode_metadata, key_values, missing_keys
-from actquant.format.schema import FORMAT_VERSION, MODEL_KEYS, ModelMetadata
+from actquant.format.schema import MODEL_KEYS, ModelMetadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,8 +188,9 @@ def with_metadata(path: str | Path, **changes: Any) -> Path:
     for t in model.reader.tensors:
         kind = t.tensor_type if t.data.dtype == np.uint8 else None
         contents.tensors[t.name] = PlannedTensor(t.data.shape, t.data.dtype, t.data.copy, kind)
-    keys, offset = _keys(contents), model.reader.data_offset
-    return replace_keys(model.path, ARCHITECTURE, keys, contents.tensors, offset)
+    checksums, offset = stored_tensor_checksums(model.reader), model.reader.data_offset
+    keys = _keys(contents)
+    return replace_keys(model.path, ARCHITECTURE, keys, contents.tensors, checksums, offset)
 
 
 def reads_matrix(n: Node, position: int) -> bool:
@@ -273,6 +276,8 @@ class ModelFile:
 
     def __post_init__(self) -> None:
         self._data = {t.name: t for t in self.reader.tensors}
+        checksums = stored_tensor_checksums(self.reader)
+        self._checksums = dict(zip(self._data, checksums, strict=True))
 
     @property
     def bits_per_weight(self) -> float:
@@ -289,11 +294,16 @@ class ModelFile:
     def load(self, name: str) -> np.ndarray:
         """Returns a tensor in its logical shape: float32 (dequantized), int64 or bool; a copy.
 
-        Raises ModelFileError if the file has no such tensor.
+        Raises ModelFileError if the file has no such tensor, or if it is damaged.
         """
         if name not in self.tensors:
             raise ModelFileError(f"{self.path} has no tensor {name!r}")
         found = self._data[name]
+        if not is_intact(found, self._checksums[name]):
+            raise ModelFileError(
+                f"{self.path} is damaged: the tensor {name} does not have the checksum that it had "
+                "when it was written. Copy or compress it again"
+            )
         shape = self.shapes[name]
         if found.data.dtype == np.uint8:
             rows = gguf.quants.dequantize(found.data, found.tensor_type)
@@ -335,13 +345,14 @@ def read_model(path: str | Path) -> ModelFile:
     or of another format version, or lacks keys or tensors (all of them are listed).
     """
     path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(f"{path} does not exist")
     try:
-        reader = GGUFReader(path)
-    except Exception as error:  # gguf-py raises many kinds on damaged files
-        raise ModelFileError(f"{path} is no GGUF, or is truncated: {error}") from error
-    _check_identity(path, reader)
+        actquant_runtime.check_header(str(path))  # gguf-py trusts the lengths that it reads
+    except actquant_runtime.ModelFileError as error:
+        raise ModelFileError(str(error)) from error
+    reader = GGUFReader(path)
+    count = len(stored_tensor_checksums(reader))
+    if count != len(reader.tensors):
+        raise ModelFileError(f"{path} has {count} checksums for {len(reader.tensors)} tensors")
     values = {key: f.contents() for key, f in reader.fields.items()}
     missing = missing_keys(values)
     missing += [key for key in (STAGES_KEY, SHAPES_KEY) if key not in values]
@@ -368,28 +379,9 @@ def read_model(path: str | Path) -> ModelFile:
     )
 
 
-def _check_identity(path: Path, reader: GGUFReader) -> None:
-    architecture = reader.fields.get("general.architecture")
-    found = architecture.contents() if architecture else None
-    if found != ARCHITECTURE:
-        raise ModelFileError(f"{path} is a GGUF of architecture {found!r}, not {ARCHITECTURE!r}")
-    version = reader.fields.get("actquant.format_version")
-    if version is not None and version.contents() != FORMAT_VERSION:
-        newer = version.contents() > FORMAT_VERSION
-        remedy = "update actquant" if newer else "compress the checkpoint again"
-        raise ModelFileError(
-            f"{path} has format version {version.contents()}; this actquant reads "
-            f"{FORMAT_VERSION}: {remedy}"
-        )
-
-
 def _tensor_table(
     path: Path, reader: GGUFReader, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, TensorInfo]:
-    size = path.stat().st_size
-    cut = [t.name for t in reader.tensors if t.data_offset + t.n_bytes > size]
-    if cut:
-        raise ModelFileError(f"{path} is truncated: the data of {', '.join(cut)} is incomplete")
     found = {t.name: t for t in reader.tensors}
     absent = sorted(set(shapes) ^ set(found))
     if absent:

@@ -7,7 +7,7 @@ from actquant.policies.base import (
     QuantizableTensor,
     Stage,
 )
-from actquant.policies.loading import load_policy
+from actquant.policies.loading import declared_cameras, load_policy
 from actquant.policies.registry import supported_policies
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "PolicyFamily",
     "QuantizableTensor",
     "Stage",
+    "declared_cameras",
     "load_policy",
     "supported_policies",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from actquant.policies.base import LoadedPolicy
 from actquant.policies.lerobot import LeRobotFamily
 from actquant.policies.losses import chunk_mean
+from actquant.policies.steps import BEFORE
 from actquant.policies.surgery import fold_batch_norms, split_attention
 from actquant.policies.visual import ImagePrefix, Vision, VisualNormalization
 
@@ -66,6 +66,7 @@ class ACT(LeRobotFamily):
     policy_type = "act"
     policy_class = ACTPolicy
     normalizes_images = True
+    preprocessor = BEFORE
     unsupported: ClassVar = {"env_state_feature": None}
     layer_groups = (
         (r"model\.backbone\.conv1\.", "vision", "vision.0"),
@@ -82,12 +83,14 @@ class ACT(LeRobotFamily):
 
     def prepare(self, config: Any, folder: Path) -> None:
         config.pretrained_backbone_weights = None
-        if config.temporal_ensemble_coeff is not None:
-            logging.getLogger(__name__).warning(
-                "%s: temporal_ensemble_coeff is not part of the file, which gives whole chunks; "
-                "averaging them over time is the caller's",
-                folder,
-            )
+
+    def remarks(self, config: Any) -> list[str]:
+        if config.temporal_ensemble_coeff is None:
+            return []
+        return [
+            "temporal_ensemble_coeff is not part of the file, which gives whole chunks; averaging "
+            "them over time is the caller's"
+        ]
 
     def finish(self, policy: Any) -> None:
         fold_batch_norms(policy.model.backbone)

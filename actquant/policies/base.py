@@ -103,6 +103,11 @@ class LoadedPolicy:
     """Of the folder, or `organisation/name` on the hub."""
     revision: str | None = None
     """The hub's commit."""
+    renamed_vectors: Mapping[str, str] = field(default_factory=dict)
+    """Name of a state or an action in the observation -> the policy's, as its own preprocessor
+    renames them (cameras are named in `interface` as they are observed)."""
+    remarks: Sequence[str] = ()
+    """What a user should know of how the checkpoint was read, one sentence each."""
 
     @property
     def title(self) -> str:

@@ -15,6 +15,7 @@ from actquant.policies.base import LoadedPolicy, StageModule
 from actquant.policies.lerobot import replaced
 from actquant.policies.losses import chunk_mean, noised
 from actquant.policies.noise_schedule import sampler
+from actquant.policies.steps import BEFORE
 from actquant.policies.surgery import fold_batch_norms, split_conditioning
 
 ENCODER = r"diffusion\.rgb_encoder\."
@@ -45,6 +46,7 @@ class Denoise(StageModule):
 class Diffusion(ActionDiffusionFamily):
     policy_type = "diffusion"
     policy_class = lerobot_diffusion.DiffusionPolicy
+    preprocessor = BEFORE
     unsupported: ClassVar = {"env_state_feature": None}
     layer_groups = (
         (rf"{ENCODER}(\d+)\.backbone\.(\d+)\.", "vision", "vision.{}.{}"),
@@ -63,6 +65,7 @@ class Diffusion(ActionDiffusionFamily):
     def prepare(self, config: Any, folder: Path) -> None:
         super().prepare(config, folder)
         config.pretrained_backbone_weights = None
+        config.compile_model = False
 
     def make(self, config: Any) -> nn.Module:
         """Makes the policy; LeRobot runs its backbone, still without weights, to know its size."""
@@ -74,7 +77,6 @@ class Diffusion(ActionDiffusionFamily):
 
     def finish(self, policy: Any) -> None:
         model = policy.diffusion
-        model.unet = getattr(model.unet, "_orig_mod", model.unet)  # of torch.compile
         fold_batch_norms(model.rgb_encoder)
         split_conditioning(model.unet, "cond_encoder", policy.config.diffusion_step_embed_dim)
 

@@ -14,6 +14,7 @@ from torch import nn
 from actquant.common.errors import CheckpointError
 from actquant.format.schema import PolicyInterface
 from actquant.policies import checkpoint
+from actquant.policies.adapter import base_folder, files_of_weights, is_adapter, merge_adapter
 from actquant.policies.base import (
     LoadedPolicy,
     Observation,
@@ -21,8 +22,12 @@ from actquant.policies.base import (
     Stage,
     example_stages,
 )
+from actquant.policies.normalization import ACTION, STATE, Normalization
+from actquant.policies.processors import Tokenizer, load_processors, raw_keys
+from actquant.policies.steps import AFTER, BEFORE, TOKENIZER, Step
+from actquant.policies.stored_weights import hash_files, open_weights, split_statistics
 from actquant.policies.visual import VisualNormalization
-from actquant.weights.parameters import load_now
+from actquant.weights.parameters import ParameterStore, load_now
 
 EMPTY_CAMERA = "observation.images.empty_camera_"
 """LeRobot's name for a camera that never exists but has a place in the prompt."""
@@ -39,8 +44,17 @@ class LeRobotFamily(PolicyFamily):
     """Whether the stages apply `loaded.cache["visual"]`, a VisualNormalization; if not, a
     checkpoint whose preprocessor normalises images is refused."""
 
+    preprocessor: ClassVar[tuple[Step, ...]] = (*BEFORE, TOKENIZER)
+    postprocessor: ClassVar[tuple[Step, ...]] = AFTER
+    """The steps of LeRobot's own processors for this policy, in their order; a checkpoint with
+    others is refused."""
+
     def prepare(self, config: Any, folder: Path) -> None:
         """Adapts and checks config.json before the policy is built."""
+
+    def remarks(self, config: Any) -> list[str]:
+        """Returns what a user should know of these settings, one sentence each."""
+        return []
 
     def finish(self, policy: Any) -> None:
         """Adapts the policy after its weights are loaded."""
@@ -49,13 +63,13 @@ class LeRobotFamily(PolicyFamily):
         """Returns the policy, with weights of any value."""
         return self.policy_class(config)
 
-    def load_weights(self, policy: nn.Module, folder: Path) -> None:
-        checkpoint.load_weights(policy, folder)
+    def load_weights(self, policy: nn.Module, folder: Path, store: ParameterStore) -> None:
+        checkpoint.load_weights(policy, folder, store=store)
 
     def tokenizer(self, config: Any, folder: Path) -> str | None:
-        """Returns the tokenizer's folder, or its name on the hub; None without language."""
-        name = getattr(config, "tokenizer_name", None)
-        return None if name is None else checkpoint.resolve(folder, name)
+        """Returns the tokenizer's folder as the checkpoint names it, or its name on the hub; None
+        without language."""
+        return getattr(config, "tokenizer_name", None)
 
     def pads_prompts(self, config: Any) -> bool:
         """Returns whether padding changes the answer, so that every prompt is padded to the full
@@ -89,13 +103,21 @@ class LeRobotFamily(PolicyFamily):
         if not cameras(config):
             raise CheckpointError(f"{folder}/config.json: the policy has no camera")
         self.prepare(config, folder)
-        policy = checkpoint.build(lambda: self.make(config), folder)
-        self.load_weights(policy, folder)
+        base = base_folder(folder)
+        policy = checkpoint.build(lambda: self.make(config), base)
+        store, statistics = split_statistics(open_weights(base), config)
+        self.load_weights(policy, base, store)
+        if is_adapter(folder):
+            policy = merge_adapter(policy, folder)
         if type(self).finish is not LeRobotFamily.finish:
             load_now(policy)
             self.finish(policy)
         tokenizer = self.tokenizer(config, folder)
-        pre, post = checkpoint.load_processors(folder, tokenizer=tokenizer)
+        if tokenizer is not None:
+            tokenizer = checkpoint.find_model(folder, tokenizer, what="tokenizer")
+        steps = (self.preprocessor, self.postprocessor)
+        processors = load_processors(folder, config, tokenizer, steps, statistics)
+        pre, post = processors.pre, processors.post
         visual = VisualNormalization.read(pre, config, folder) if self.normalizes_images else None
         fields = _shared_fields(config, folder, pre, post, visual is not None)
         if tokenizer is not None:
@@ -104,6 +126,7 @@ class LeRobotFamily(PolicyFamily):
         sizes = {tuple(config.image_features[key].shape[1:]) for key in cameras(config)}
         if len(sizes) > 1 and not fields["image_steps"]:
             raise CheckpointError(f"{folder}/config.json: cameras differ in size: {sorted(sizes)}")
+        _check_sizes(fields, folder)
         fields["control_rate_hz"] = checkpoint.control_rate(folder, control_rate_hz)
         for kind, given in (("state", state_names), ("action", action_names)):
             size = fields.pop(f"{kind}_dim")
@@ -115,9 +138,13 @@ class LeRobotFamily(PolicyFamily):
             preprocessor=pre,
             postprocessor=post,
             folder=folder,
-            checkpoint_sha256=checkpoint.weights_sha256(folder),
+            checkpoint_sha256=hash_files(files_of_weights(folder)),
             interface=PolicyInterface(**fields),
             cache={} if visual is None else {"visual": visual},
+            renamed_vectors={
+                old: new for new, old in raw_keys(pre).items() if new in (STATE, ACTION)
+            },
+            remarks=(*self.remarks(config), *processors.remarks),
         )
 
     def batch(self, loaded: LoadedPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
@@ -157,12 +184,12 @@ def _shared_fields(config: Any, folder: Path, pre: Any, post: Any, visual: bool)
 
     `state_dim` and `action_dim` stand for the names.
     """
-    keys, raw_keys = cameras(config), checkpoint.raw_keys(pre)
+    keys, renamed = cameras(config), raw_keys(pre)
     height, width = config.image_features[keys[0]].shape[1:]
-    normalization = checkpoint.Normalization.read(pre, post, config, folder, visual=visual)
+    normalization = Normalization.read(pre, post, config, folder, visual=visual)
     state, action = len(normalization.state_mean), len(normalization.action_mean)
     return {
-        "cameras": tuple(raw_keys.get(key, key) for key in keys),
+        "cameras": tuple(renamed.get(key, key) for key in keys),
         "optional_cameras": 0,
         "image_height": height,
         "image_width": width,
@@ -185,8 +212,19 @@ def _shared_fields(config: Any, folder: Path, pre: Any, post: Any, visual: bool)
     }
 
 
+def _check_sizes(fields: Mapping[str, Any], folder: Path) -> None:
+    """Raises CheckpointError for a state or an action that the policy has no place for."""
+    wrong = [
+        f"{article} {kind} of {fields[f'{kind}_dim']} numbers, at most {most} (max_{kind}_dim)"
+        for article, kind in (("a", "state"), ("an", "action"))
+        if (most := fields[f"{kind}_padded_dim"]) < fields[f"{kind}_dim"]
+    ]
+    if wrong:
+        raise CheckpointError(f"{folder}/config.json: {'; '.join(wrong)}")
+
+
 def _tokenizer_fields(config: Any, pre: Any, padded: bool) -> dict[str, Any]:
-    found = checkpoint.Tokenizer.read(pre, config.tokenizer_max_length)
+    found = Tokenizer.read(pre, config.tokenizer_max_length)
     return {
         "tokenizer_json": found.json,
         "tokenizer_min_length": found.max_length if padded else 1,

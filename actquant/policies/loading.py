@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from actquant.common.errors import CheckpointError
+from actquant.common.files import lfs_pointers
 from actquant.common.machine import total_memory
+from actquant.policies.adapter import how_to_merge, is_adapter
 from actquant.policies.base import LoadedPolicy, PolicyFamily
+from actquant.policies.lerobot import EMPTY_CAMERA
+from actquant.policies.processors import PREPROCESSOR
 from actquant.policies.registry import find_family, policy_type, supported_policies
-from actquant.weights.hub import find_checkpoint
+from actquant.weights.hub import checkpoint_files, find_checkpoint
 
 
 def load_policy(
@@ -38,29 +44,68 @@ def load_policy(
     weights are to be in memory and do not fit.
     """
     source = find_checkpoint(folder)
-    family = _family(source.folder)
-    given = dict(options or {})
-    if unknown := sorted(given.keys() - set(family.options)):
+    try:
+        loaded = _load(
+            source.folder,
+            options or {},
+            control_rate_hz=control_rate_hz,
+            state_names=state_names,
+            action_names=action_names,
+        )
+    except CheckpointError as error:
+        raise _explained(error, source.folder) from error
+    loaded.name, loaded.revision = source.name, source.revision
+    for remark in loaded.remarks:
+        logging.getLogger(__name__).warning("%s: %s", source.name, remark)
+    _place_weights(loaded, streamed)
+    return loaded
+
+
+def declared_cameras(checkpoint: str | Path) -> list[str]:
+    """Reads from the JSON files of a checkpoint alone by what names its cameras are shown to it.
+
+    Returns none where they do not say; `load_policy` tells what is wrong with them.
+    """
+    folder = find_checkpoint(checkpoint).folder
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        features = json.loads((folder / "config.json").read_text())["input_features"]
+        keys = [key for key, value in features.items() if value["type"] == "VISUAL"]
+        file, renamed = folder / PREPROCESSOR, {}
+        steps = json.loads(file.read_text())["steps"] if file.is_file() else []
+        for step in steps:
+            renamed |= {new: old for old, new in step["config"].get("rename_map", {}).items()}
+        return [renamed.get(key, key) for key in keys if not key.startswith(EMPTY_CAMERA)]
+    return []
+
+
+def _load(folder: Path, options: Mapping[str, Any], **facts: Any) -> LoadedPolicy:
+    family = _family(folder)
+    if unknown := sorted(options.keys() - set(family.options)):
         raise CheckpointError(
             f"{family.policy_type} has no option {', '.join(unknown)}; "
             f"its options: {', '.join(family.options) or 'none'}"
         )
-    loaded = family.load(
-        source.folder,
-        control_rate_hz=control_rate_hz,
-        state_names=state_names,
-        action_names=action_names,
-        **given,
+    return family.load(folder, **facts, **options)
+
+
+def _explained(error: CheckpointError, folder: Path) -> CheckpointError:
+    """Returns the error, or what it comes of: a clone whose large files were not fetched."""
+    pointers = lfs_pointers(checkpoint_files(folder))
+    if not pointers:
+        return error
+    names = ", ".join(file.relative_to(folder).as_posix() for file in pointers)
+    return CheckpointError(
+        f"{folder}: Git LFS has not fetched {names}, pointers are in their place: "
+        f"git -C {folder} lfs pull"
     )
-    loaded.name, loaded.revision = source.name, source.revision
-    _place_weights(loaded, streamed)
-    return loaded
 
 
 def _family(folder: Path) -> PolicyFamily:
     file = folder / "config.json"
     if not file.is_file():
-        raise CheckpointError(f"{folder} is no LeRobot checkpoint: it has no config.json")
+        raise CheckpointError(
+            f"{folder} is no LeRobot checkpoint: it has no config.json{_elsewhere(folder)}"
+        )
     try:
         config = dict(json.loads(file.read_text()))
     except (ValueError, TypeError) as error:
@@ -68,11 +113,24 @@ def _family(folder: Path) -> PolicyFamily:
     name = policy_type(config)
     if name is None:
         found = config.get("type", config.get("model_type"))
-        raise CheckpointError(
-            f"{file}: policy type {found!r} is not supported; "
-            f"supported: {', '.join(supported_policies())}"
-        )
+        supported = f"supported: {', '.join(supported_policies())}"
+        if found is None:
+            raise CheckpointError(
+                f"{file} names no policy type: it is not as LeRobot saves it, with the policy's "
+                f"type, features and processors; {supported}"
+            )
+        raise CheckpointError(f"{file}: policy type {found!r} is not supported; {supported}")
     return find_family(name)()
+
+
+def _elsewhere(folder: Path) -> str:
+    """Returns where the policy of a folder without config.json is, as far as that can be seen."""
+    for below in ("pretrained_model", "last/pretrained_model", "checkpoints/last/pretrained_model"):
+        if (folder / below / "config.json").is_file():
+            return f"; its policy is in {folder / below}"
+    if is_adapter(folder):
+        return "; it is a PEFT adapter alone, to which its base policy's config.json belongs"
+    return how_to_merge(folder)
 
 
 def _place_weights(loaded: LoadedPolicy, streamed: bool | None) -> None:

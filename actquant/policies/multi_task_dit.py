@@ -18,6 +18,7 @@ from actquant.policies.base import LoadedPolicy, StageModule
 from actquant.policies.lerobot import replaced
 from actquant.policies.losses import chunk_mean, noised
 from actquant.policies.noise_schedule import sampler
+from actquant.policies.steps import BATCH, DEVICE, NORMALIZER, RENAME, TOKENIZER
 from actquant.policies.surgery import split_attention, split_conditioning
 
 VISION = r"observation_encoder\.vision_encoder"
@@ -67,6 +68,7 @@ class MultiTaskDiT(ActionDiffusionFamily):
     policy_type = "multi_task_dit"
     policy_class = lerobot_dit.MultiTaskDiTPolicy
     prefix = TextPrefix
+    preprocessor = (RENAME, BATCH, TOKENIZER, DEVICE, NORMALIZER)
     unsupported: ClassVar = {"tokenizer_padding_side": "right"}
     layer_groups = (
         (rf"{VISION}s\.(\d+)\..*\.layers\.(\d+)\.", "vision", "vision.{}.{}"),
@@ -93,8 +95,8 @@ class MultiTaskDiT(ActionDiffusionFamily):
                 f"{folder}/config.json: not supported: integration_method "
                 f"{config.integration_method!r}; supported: 'euler'"
             )
-        config.vision_encoder_name = checkpoint.resolve(folder, config.vision_encoder_name)
-        config.text_encoder_name = checkpoint.resolve(folder, config.text_encoder_name)
+        config.vision_encoder_name = checkpoint.find_model(folder, config.vision_encoder_name)
+        config.text_encoder_name = checkpoint.find_model(folder, config.text_encoder_name)
 
     def make(self, config: Any) -> nn.Module:
         """Makes the policy with CLIP's configuration alone; LeRobot would load its weights

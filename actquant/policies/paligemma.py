@@ -17,6 +17,9 @@ from actquant.policies import checkpoint
 from actquant.policies.base import LoadedPolicy, StageModule
 from actquant.policies.key_values import key_value_cache, key_value_outputs
 from actquant.policies.lerobot import LeRobotFamily, cameras
+from actquant.policies.processors import tokenizer_source
+from actquant.policies.steps import AFTER, RENAME, Step
+from actquant.weights.parameters import ParameterStore
 
 TOKENS, TOKEN_MASK = "observation.language.tokens", "observation.language.attention_mask"
 PALIGEMMA = "model.paligemma_with_expert.paligemma.model."
@@ -25,6 +28,16 @@ EXPERT = "model.paligemma_with_expert.gemma_expert.model."
 EMBEDDING = f"{PALIGEMMA}language_model.embed_tokens.weight"
 HEAD = "model.paligemma_with_expert.paligemma.lm_head.weight"
 EXPERT_HEAD = "model.paligemma_with_expert.gemma_expert.lm_head.weight"
+
+
+ABSOLUTE_ONLY: Any = {"only": {"enabled": (False,)}, "meaning": "actions relative to the state"}
+RELATIVE = Step(
+    "relative_actions_processor",
+    ("exclude_joints", "action_names"),
+    after=(RENAME.name,),
+    **ABSOLUTE_ONLY,
+)
+ABSOLUTE = Step("absolute_actions_processor", **ABSOLUTE_ONLY)
 
 
 class Vision(StageModule):
@@ -83,6 +96,7 @@ class Denoise(StageModule):
 class PaliGemmaFamily(LeRobotFamily):
     """pi0 and pi0.5; subclasses say what differs."""
 
+    postprocessor = (AFTER[0], ABSOLUTE, *AFTER[1:])
     unsupported = {"use_relative_actions": False, "n_obs_steps": 1}
     single_precision = (VISION, rf"{PALIGEMMA}multi_modal_projector\.", r"model\.(?!paligemma)")
     layer_groups = (
@@ -113,13 +127,6 @@ class PaliGemmaFamily(LeRobotFamily):
         """Returns what the model takes of a preprocessed batch, in its order (see
         `camera_inputs`)."""
 
-    def load(self, folder: Path, **settings: Any) -> LoadedPolicy:
-        loaded = super().load(folder, **settings)
-        relative = checkpoint.find_step(loaded.preprocessor, "exclude_joints")
-        if relative is not None and relative.enabled:
-            raise CheckpointError(f"{folder}: not supported: actions relative to the state")
-        return loaded
-
     def prepare(self, config: Any, folder: Path) -> None:
         if config.rtc_config is not None and config.rtc_config.enabled:
             raise CheckpointError(f"{folder}/config.json: not supported: rtc_config.enabled = True")
@@ -135,8 +142,8 @@ class PaliGemmaFamily(LeRobotFamily):
         language_model(policy).config._attn_implementation = "eager"  # as `sample_actions` does
         return policy
 
-    def load_weights(self, policy: nn.Module, folder: Path) -> None:
-        checkpoint.load_weights(policy, folder, self.parameter_names)
+    def load_weights(self, policy: nn.Module, folder: Path, store: ParameterStore) -> None:
+        checkpoint.load_weights(policy, folder, self.parameter_names, store=store)
 
     def parameter_names(self, keys: Sequence[str]) -> dict[str, str]:
         """Returns key of the file -> name of the policy's parameter, as LeRobot's `from_pretrained`
@@ -156,7 +163,7 @@ class PaliGemmaFamily(LeRobotFamily):
         return {key: name for key, name in names.items() if name not in (HEAD, EXPERT_HEAD)}
 
     def tokenizer(self, config: Any, folder: Path) -> str:
-        return checkpoint.tokenizer_source(folder)
+        return tokenizer_source(folder)
 
     def interface(self, policy: Any, config: Any) -> dict[str, Any]:
         height, width = config.image_resolution

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 from torch import Tensor, nn
 
 from actquant.policies.base import LoadedPolicy
-from actquant.policies.paligemma import TOKEN_MASK, TOKENS, PaliGemmaFamily, Prefix, camera_inputs
+from actquant.policies.paligemma import (
+    RELATIVE,
+    TOKEN_MASK,
+    TOKENS,
+    PaliGemmaFamily,
+    Prefix,
+    camera_inputs,
+)
+from actquant.policies.steps import BATCH, DEVICE, NORMALIZER, RENAME, TOKENIZER, Step
+
+NEWLINE = Step("pi0_new_line_processor", decides=True)
 
 
 class StatePrefix(Prefix):
@@ -23,6 +34,10 @@ class StatePrefix(Prefix):
 class Pi0(PaliGemmaFamily):
     policy_type = "pi0"
     policy_class = PI0Policy
+    preprocessor = (
+        *(RENAME, BATCH, NEWLINE, replace(TOKENIZER, after=(NEWLINE.name,))),
+        *(DEVICE, RELATIVE, NORMALIZER),
+    )
     renamed_keys = (("time_mlp_", "action_time_mlp_"),)
 
     def interface(self, policy: Any, config: Any) -> dict[str, Any]:

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lerobot.policies.pi05.modeling_pi05 import PI05Policy
 
-from actquant.policies.paligemma import TOKEN_MASK, TOKENS, PaliGemmaFamily, camera_inputs
+from actquant.policies.paligemma import (
+    RELATIVE,
+    TOKEN_MASK,
+    TOKENS,
+    PaliGemmaFamily,
+    camera_inputs,
+)
+from actquant.policies.steps import BATCH, DEVICE, NORMALIZER, RENAME, TOKENIZER, Step
+
+STATE_IN_PROMPT = Step(
+    "pi05_prepare_state_tokenizer_processor_step",
+    ("max_state_dim",),
+    {"task_key": ("task",)},
+    after=(NORMALIZER.name,),
+    decides=True,
+)
 
 
 class Pi05(PaliGemmaFamily):
     policy_type = "pi05"
     policy_class = PI05Policy
+    preprocessor = (
+        *(RENAME, BATCH, RELATIVE, NORMALIZER, STATE_IN_PROMPT),
+        *(replace(TOKENIZER, after=(STATE_IN_PROMPT.name,)), DEVICE),
+    )
     renamed_keys = (("action_time_mlp_", "time_mlp_"),)
     ignored_keys = ("state_proj.",)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from actquant.policies import checkpoint
 from actquant.policies.base import LoadedPolicy, StageModule
 from actquant.policies.key_values import key_value_cache, key_value_outputs
 from actquant.policies.lerobot import LeRobotFamily, cameras
+from actquant.policies.steps import BATCH, DEVICE, NORMALIZER, RENAME, TOKENIZER, Step
 
 VLM = "model.vlm_with_expert.vlm.model."
 
@@ -109,9 +111,20 @@ class Denoise(StageModule):
         return {"output": velocity}
 
 
+NEWLINE = Step("smolvla_new_line_processor", decides=True)
+
+
 class SmolVLA(LeRobotFamily):
     policy_type = "smolvla"
     policy_class = SmolVLAPolicy
+    preprocessor = (
+        RENAME,
+        BATCH,
+        NEWLINE,
+        replace(TOKENIZER, after=(NEWLINE.name,)),
+        DEVICE,
+        NORMALIZER,
+    )
     layer_groups = (
         (rf"{VLM}vision_model\.encoder\.layers\.(\d+)\.", "vision", "vision.{}"),
         (rf"{VLM}connector\.", "projection", "projection"),
@@ -137,7 +150,7 @@ class SmolVLA(LeRobotFamily):
     }
 
     def prepare(self, config: Any, folder: Path) -> None:
-        config.vlm_model_name = checkpoint.resolve(folder, config.vlm_model_name)
+        config.vlm_model_name = checkpoint.find_model(folder, config.vlm_model_name)
         config.load_vlm_weights = config.compile_model = False
 
     def tokenizer(self, config: Any, folder: Path) -> str:

@@ -11,10 +11,10 @@ import torch
 from lerobot.configs.types import NormalizationMode
 from torch import Tensor
 
-from actquant.common.errors import CheckpointError
 from actquant.format.schema import PolicyInterface
-from actquant.policies import checkpoint
 from actquant.policies.base import StageModule
+from actquant.policies.normalization import Faults, mode, statistics
+from actquant.policies.processors import find_step
 
 Encode = Callable[[Any, int, Tensor], Tensor]
 """(policy, index of the camera, normalised images [N, 3, H, W]) -> embeddings [N, T, D]."""
@@ -30,19 +30,16 @@ class VisualNormalization:
     @classmethod
     def read(cls, preprocessor: Any, config: Any, folder: Path) -> VisualNormalization:
         """Reads them for all cameras of the policy, in its order. Raises CheckpointError naming
-        every missing statistic."""
-        step = checkpoint.find_step(preprocessor, "norm_map")
-        missing: list[str] = []
+        every statistic that is missing or makes no sense."""
+        step = find_step(preprocessor, "norm_map")
+        faults = Faults()
         means, stds = [], []
         for key, feature in config.image_features.items():
-            mean, std = checkpoint.statistics(step, key, feature, missing)
-            eps = step.eps if checkpoint.mode(step, feature) == NormalizationMode.MEAN_STD else 0.0
+            mean, std = statistics(step, key, feature, faults)
+            eps = step.eps if mode(step, feature) == NormalizationMode.MEAN_STD else 0.0
             means.append(torch.tensor(mean, dtype=torch.float32))
             stds.append(torch.tensor(std, dtype=torch.float32) + eps)
-        if missing:
-            raise CheckpointError(
-                f"{folder}: normalisation statistics are missing: {', '.join(missing)}"
-            )
+        faults.check(folder)
         shape = (len(means), 3, 1, 1)
         return cls(torch.stack(means).reshape(shape), torch.stack(stds).reshape(shape))
 

@@ -17,10 +17,25 @@ from actquant.policies import checkpoint
 from actquant.policies.base import LoadedPolicy, Observation, StageModule
 from actquant.policies.given_noise import given_noise
 from actquant.policies.lerobot import LeRobotFamily, cameras
+from actquant.policies.processors import find_step, raw_keys
+from actquant.policies.steps import (
+    BATCH,
+    DEVICE,
+    NORMALIZER,
+    PADDED_TOKENIZER,
+    RENAME,
+    Step,
+)
 from actquant.weights.parameters import ParameterStore, StoredTensor
 
 VLM = "model.vlm."
 OLD_PROJECTION = f"{VLM}image_projection"
+
+
+ALL_IMAGES = {"image_keys": (None,)}
+TO_FLOAT = Step("xvla_image_to_float", ("validate_range",), ALL_IMAGES)
+IMAGENET = Step("xvla_imagenet_normalize", (), ALL_IMAGES, after=(TO_FLOAT.name,), decides=True)
+DOMAIN = Step("xvla_add_domain_id", ("domain_id",))
 
 
 class ActionSpace:
@@ -116,6 +131,9 @@ def sampler(steps: int) -> Sampler:
 class XVLA(LeRobotFamily):
     policy_type = "xvla"
     policy_class = modeling_xvla.XVLAPolicy
+    preprocessor = (
+        *(RENAME, BATCH, PADDED_TOKENIZER, TO_FLOAT, IMAGENET, DOMAIN, DEVICE, NORMALIZER),
+    )
     layer_groups = (
         (rf"{VLM}vision_tower\.convs\.(\d+)\.", "vision", "vision.{}.embedding"),
         (rf"{VLM}vision_tower\.blocks\.(\d+)\.(\d+)\.", "vision", "vision.{}.{}"),
@@ -133,8 +151,7 @@ class XVLA(LeRobotFamily):
         ("model.transformer.", "expert."),
     )
 
-    def load_weights(self, policy: nn.Module, folder: Path) -> None:
-        store = ParameterStore.open(checkpoint.weight_files(folder))
+    def load_weights(self, policy: nn.Module, folder: Path, store: ParameterStore) -> None:
         checkpoint.load_weights(policy, folder, store=native_layout(store))
 
     def pads_prompts(self, config: Any) -> bool:
@@ -206,7 +223,7 @@ class XVLA(LeRobotFamily):
             black = np.zeros_like(seen[0]) if seen else None
             whole.append({**dict.fromkeys(face.cameras, black), **observation})
         batch = super().batch(loaded, whole)
-        keys = {raw: key for key, raw in checkpoint.raw_keys(loaded.preprocessor).items()}
+        keys = {raw: key for key, raw in raw_keys(loaded.preprocessor).items()}
         for camera in face.cameras:
             mask = [observation.get(camera) is not None for observation in observations]
             batch[f"{keys.get(camera, camera)}_padding_mask"] = torch.tensor(mask)
@@ -251,5 +268,5 @@ def native_layout(store: ParameterStore) -> ParameterStore:
 
 
 def domain_id(preprocessor: Any) -> int:
-    step = checkpoint.find_step(preprocessor, "domain_id")
+    step = find_step(preprocessor, "domain_id")
     return 0 if step is None else int(step.domain_id)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -20,31 +19,15 @@ from actquant.calibration.dataset import load_for_dataset
 from actquant.common.clock import iso_date
 from actquant.common.errors import BudgetError
 from actquant.common.files import hash_json, hash_path, write_text
+from actquant.common.locks import sole_user
 from actquant.compression.pipeline import compress
 from actquant.compression.report import CompressionReport
 from actquant.control.policy import model_sha256
 from actquant.evaluation.compare import PairedDifference, compare
 from actquant.evaluation.evaluate import EvaluationResult, evaluate
 from actquant.policies import LoadedPolicy
-from actquant.recipes import find_recipe
 from actquant.recipes.settings import CompressionSettings
-
-REFERENCE = "f16"
-"""What all files are compared with, and made first."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One file of a sweep."""
-
-    recipe: str
-    bpw: float | None
-    seed: int
-
-    @property
-    def name(self) -> str:
-        size = "" if self.bpw is None else f"-{self.bpw:g}bpw"
-        return f"{self.recipe}{size}" + (f"-seed{self.seed}" if self.seed else "")
+from actquant.sweep.request import REFERENCE, SweepRequest, Trial
 
 
 class SweepRow(BaseModel):
@@ -89,39 +72,25 @@ class SweepReport(BaseModel):
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """checkpoint, dataset: as of `compress`; out: folder of everything; env, starts: as of
-    `evaluate`, without env no simulation is run; settings: of every compression."""
+class Sweep(SweepRequest):
+    """settings: of every compression; force: whether to replace what is there and is not ours."""
 
-    checkpoint: Path
-    dataset: Path
-    out: Path
-    recipes: Sequence[str]
-    bpws: Sequence[float]
-    seeds: Sequence[int]
-    env: str | None
-    starts: str
     settings: CompressionSettings
-
-    def trials(self) -> list[Trial]:
-        """Returns every file of the sweep, REFERENCE first; recipes without a budget once."""
-        found = [Trial(REFERENCE, None, 0)]
-        for name in self.recipes:
-            recipe = find_recipe(name)
-            budgets = self.bpws if recipe.needs_budget else [None]
-            seeds = self.seeds if recipe.needs_dataset else self.seeds[:1]
-            found += [Trial(name, bpw, seed) for bpw in budgets for seed in seeds]
-        return list(dict.fromkeys(found))
+    force: bool = False
 
     def run(self, progress: Progress) -> SweepReport:
         """Makes and measures what is missing; writes `sweep.json` and `sweep.html` after each file.
 
-        Raises what `compress` and `evaluate` raise, but for budgets that cannot be met: those are
-        rows that say so.
+        Raises what `check`, `compress` and `evaluate` raise, but for budgets that cannot be met:
+        those are rows that say so.
         """
+        self.check(force=self.force)
+        with sole_user(self.out):
+            return self._run(progress)
+
+    def _run(self, progress: Progress) -> SweepReport:
         from actquant.sweep.page import write_page
 
-        self.out.mkdir(parents=True, exist_ok=True)
         loaded: list[LoadedPolicy] = []
         trials = self.trials()
         bar = progress.add_task("sweep", total=len(trials))
@@ -204,6 +173,7 @@ class Sweep:
             settings=self.settings,
             loaded=loaded[0],
             progress=progress,
+            force=self.force,
         )
         kept = _Made(made_from=wanted, model_sha256=model_sha256(model), report=report)
         write_text(noted, kept.model_dump_json(indent=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from actquant.common.errors import CheckpointError
@@ -24,6 +25,17 @@ class Checkpoint:
     folder: Path
     name: str
     revision: str | None = None
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Returns the files of a folder that a policy may be loaded from."""
+    names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")))
+    return [
+        folder / name
+        for name in names
+        if any(fnmatch(name, pattern) for pattern in WANTED)
+        and not any(fnmatch(name, pattern) for pattern in UNWANTED)
+    ]
 
 
 def find_checkpoint(reference: str | Path) -> Checkpoint:

@@ -32,15 +32,32 @@ class ActquantPolicy(PreTrainedPolicy):
     config: ActquantConfig
 
     def __init__(self, config: ActquantConfig, **_: Any):
-        """LeRobot also passes a dataset's statistics and metadata, which are not used."""
+        """Opens the file and runs its self-test.
+
+        LeRobot also passes a dataset's statistics and metadata, which are not used. Raises
+        actquant_runtime.ModelFileError for a damaged file, RuntimeError if the self-test fails.
+        """
         super().__init__(config)
         self._file = config.model_file()
         self._runtime = Runtime(self._file, config.threads)
         self._description = self._runtime.describe()
+        self._check_self_test()
         self._steps: int = self._description["observation_steps"]
         config.complete(self._description)
         self.reset()
         self.eval()
+
+    def _check_self_test(self) -> None:
+        """Raises RuntimeError if the file does not answer as it did where it was made."""
+        if not self._description["golden"]:
+            return
+        found = self._runtime.self_test()
+        if not found["passed"]:
+            raise RuntimeError(
+                f"{self._file} fails its self-test: its golden actions are {found['worst']:.2g} "
+                f"standard deviations off, {found['limit']:g} is allowed. Compress it again, or "
+                "report this machine's processor"
+            )
 
     @classmethod
     def from_pretrained(

@@ -204,7 +204,7 @@ class Trainer:
         """Goes on from the last save, if there is one."""
         path = self.learner.run / "state.pt"
         if path.exists():
-            state = torch.load(path)
+            state = torch.load(path, weights_only=True)
             self.step, self.rounds, self.minutes = (state[k] for k in ("step", "rounds", "minutes"))
             self.failure, self.marks = np.array(state["failure"]), state["marks"]
             self.learner.open_rollouts(self.rounds)
@@ -298,7 +298,7 @@ def finalize(run: Path, out: Path, averaged: bool = True) -> int:
     """
     size, recipe = read_settings(run)
     policy, tensors, frozen = initial_weights(run, size, recipe.seed)
-    state = torch.load(run / "state.pt")
+    state = torch.load(run / "state.pt", weights_only=True)
     slots = lay_out(tensors, recipe.processes, recipe.muon)
     values = views(state["tensors"]["average" if averaged else "weights"], slots)
     trained = {n: v for n, v in values.items() if not n.startswith("aux.")}

@@ -12,6 +12,7 @@ from pathlib import Path
 from lerobot_env_ur3e.tasks import TASK_NAMES
 from lerobot_robot_ur.models import MODELS
 
+from .loopback import loopback
 from .server import ControllerServer, ControllerSettings
 
 _NICENESS = -10
@@ -20,7 +21,9 @@ _NICENESS = -10
 def main() -> None:
     parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description=__doc__)
     parser.add_argument("--model", choices=tuple(MODELS), default="ur3e")
-    parser.add_argument("--host", default="127.0.0.1", help="address whose ports it takes")
+    parser.add_argument(
+        "--host", type=loopback, default="127.0.0.1", help="address whose ports it takes"
+    )
     parser.add_argument("--task", choices=TASK_NAMES, default="pick_cube")
     parser.add_argument("--start", type=int, default=0, help="number of the task's start")
     parser.add_argument(

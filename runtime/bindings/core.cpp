@@ -3,6 +3,7 @@
 #include "api/session.h"
 #include "common/error.h"
 #include "common/unicode.h"
+#include "file/checksums.h"
 #include "golden.h"
 #include "images.h"
 #include "quantization.h"
@@ -23,6 +24,7 @@ namespace {
 
 using Image = nb::ndarray<const uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
 // Hands a vector's memory to NumPy.
@@ -189,6 +191,11 @@ NB_MODULE(_core, module) {
         .def("profile", profile, "images"_a, "state"_a, "task"_a.none(), "runs"_a)
         .def("timings_ms", timings_ms);
     module.def("build_info", actquant::build_info);
+    module.def(
+        "check_header", [](const std::string& path) { actquant::ModelFile file(path); }, "path"_a);
+    module.def(
+        "checksum", [](const Bytes& data) { return actquant::checksum(data.data(), data.size()); },
+        "data"_a, nb::call_guard<nb::gil_scoped_release>());
     bind_golden(module);
     bind_images(module);
     bind_quantization(module);

@@ -1,4 +1,4 @@
-# ggml as a static library, and the headers of nlohmann/json and stb_image that come with it
+# ggml as a static library, and the headers of nlohmann/json, stb_image and xxHash that come with it
 # (ACTQUANT_VENDOR_DIR), from the source of llama.cpp inside the sdist of llama-cpp-python.
 #
 # The sdist is fetched once by pip, kept in the user's cache and checked by its hash. With
@@ -72,7 +72,7 @@ if(NOT GGML_SOURCE_DIR)
     endif()
     set(extract_dir "${CMAKE_BINARY_DIR}/ggml-source")
     # The digit changes with what is extracted.
-    set(stamp "${extract_dir}/${sdist_sha256}-2")
+    set(stamp "${extract_dir}/${sdist_sha256}-3")
     if(NOT EXISTS "${stamp}")
         file(MAKE_DIRECTORY "${cache_dir}")
         set(sdist "${cache_dir}/${sdist_name}")
@@ -84,19 +84,21 @@ if(NOT GGML_SOURCE_DIR)
         file(ARCHIVE_EXTRACT INPUT "${sdist}" DESTINATION "${extract_dir}"
             PATTERNS "*/vendor/llama.cpp/ggml/*" "*/vendor/llama.cpp/LICENSE"
                 "*/vendor/llama.cpp/vendor/nlohmann/*" "*/vendor/llama.cpp/vendor/stb/*"
+                "*/vendor/llama.cpp/vendor/hash/xxhash/*"
                 "*/vendor/llama.cpp/licenses/*")
         file(TOUCH "${stamp}")
     endif()
     set(ggml_dir "${extract_dir}/llama_cpp_python-${sdist_version}/vendor/llama.cpp/ggml")
     set(ACTQUANT_GGML_LICENSE "${ggml_dir}/../LICENSE")
     set(ACTQUANT_JSON_LICENSE "${ggml_dir}/../licenses/LICENSE-jsonhpp")
+    set(ACTQUANT_XXHASH_LICENSE "${ggml_dir}/../vendor/hash/xxhash/LICENSE")
 else()
     set(ggml_dir "${GGML_SOURCE_DIR}")
     set(ACTQUANT_GGML_LICENSE "")
 endif()
 
 get_filename_component(ACTQUANT_VENDOR_DIR "${ggml_dir}/../vendor" ABSOLUTE)
-foreach(header IN ITEMS nlohmann/json.hpp stb/stb_image.h)
+foreach(header IN ITEMS nlohmann/json.hpp stb/stb_image.h hash/xxhash/xxhash.h)
     if(NOT EXISTS "${ACTQUANT_VENDOR_DIR}/${header}")
         message(FATAL_ERROR "${ACTQUANT_VENDOR_DIR} has no ${header}. GGML_SOURCE_DIR must be the "
             "folder ggml of a llama.cpp source tree, with llama.cpp's folder vendor beside it.")

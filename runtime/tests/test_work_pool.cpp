@@ -2,6 +2,9 @@
 #include "backend/work_pool.h"
 #include "check.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <memory>
 #include <random>
@@ -43,12 +46,26 @@ static void helpers_wake_after_a_pause() {
     }
 }
 
+// A child's pool has no helpers; it ends, and does not wait for them.
+static void ends_in_a_forked_process() {
+    WorkPool pool(3);
+    pid_t child = fork();
+    if (child == 0) {
+        pool.~WorkPool();
+        _exit(7);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+}
+
 int main() {
     every_part_once(1, 200);
     every_part_once(2, 20000);
     every_part_once(3, 5000);
     every_part_once(9, 2000);
     helpers_wake_after_a_pause();
+    ends_in_a_forked_process();
     for (int round = 0; round < 200; round++) { // begun and ended without work
         WorkPool pool(4);
     }

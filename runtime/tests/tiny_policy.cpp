@@ -1,11 +1,15 @@
 #include "tiny_policy.h"
 
 #include "check.h"
+#include "file/checksums.h"
 
 #include <ggml.h>
 #include <gguf.h>
 
 #include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <iterator>
 #include <vector>
 
 static void add_strings(gguf_context* file, const char* key, std::vector<const char*> values) {
@@ -50,7 +54,7 @@ static void add_strings_of(gguf_context* file) {
 
 static void add_numbers(gguf_context* file) {
     const std::pair<const char*, uint32_t> numbers[] = {
-        {"actquant.format_version", 2},
+        {"actquant.format_version", 3},
         {"actquant.noise.rows", 1},
         {"actquant.noise.dim", 2},
         {"actquant.observation.steps", 1},
@@ -86,6 +90,16 @@ static void add_numbers(gguf_context* file) {
     add_floats(file, "actquant.action.std", {1, 2});
 }
 
+// Writes the checksum of the keys, whose value is 0 until then.
+static void seal_header(const char* path, size_t header_bytes) {
+    std::ifstream source(path, std::ios::binary);
+    std::string bytes{std::istreambuf_iterator<char>(source), {}};
+    size_t place = actquant::find_header_checksum(bytes.data(), header_bytes);
+    uint64_t value = actquant::checksum(bytes.data(), header_bytes);
+    std::memcpy(&bytes[place], &value, sizeof(value));
+    std::ofstream(path, std::ios::binary) << bytes;
+}
+
 void write_tiny_policy(const char* path) {
     gguf_context* file = gguf_init_empty();
     add_strings_of(file);
@@ -100,7 +114,11 @@ void write_tiny_policy(const char* path) {
     float values[4] = {1, 0, 0, 3};
     std::copy_n(values, 4, static_cast<float*>(weight->data));
     gguf_add_tensor(file, weight);
+    uint64_t checksum = actquant::checksum(values, sizeof(values));
+    gguf_set_arr_data(file, "actquant.checksum.tensors", GGUF_TYPE_UINT64, &checksum, 1);
+    gguf_set_val_u64(file, "actquant.checksum.header", 0);
     CHECK(gguf_write_to_file(file, path, false));
+    seal_header(path, gguf_get_meta_size(file));
     ggml_free(tensors);
     gguf_free(file);
 }

@@ -16,13 +16,14 @@ COMMAND = "from actquant.cli import app; app()"
 def test_a_conversion_that_is_stopped_leaves_no_file(tmp_path: Path, number: int, status: int):
     build_tiny_xvla(tmp_path / "policy")
     out = tmp_path / "out" / "model.gguf"
+    out.parent.mkdir()
     words = ["compress", str(tmp_path / "policy"), "--out", str(out), "--recipe", "f32"]
     words += ["--control-rate-hz", "10", "--verify", "full"]
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, *words], stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 300
-    while not list(out.parent.glob(".*")) and process.poll() is None:
+    while not list(out.parent.glob(".*.tmp")) and process.poll() is None:
         assert time.monotonic() < deadline, "no file was begun"
         time.sleep(0.02)
     process.send_signal(number)

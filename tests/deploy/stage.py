@@ -87,7 +87,6 @@ def build(folder: Path) -> Path:
         checkpoint,
         model,
         recipe="f32",
-        verify="none",
         control_rate_hz=10,
         state_names=STATE_NAMES,
         action_names=ACTION_NAMES,

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from ur_fake_controller import FakeController
 from actquant.deploy.policy import TimedPolicy
 from actquant.deploy.preflight import ERROR, OK, WARNING, Row, examine, inference_row
 from actquant.deploy.session import Session
+from actquant.format.model_file import read_model, with_golden
 
 JOINTS = [f"state joint_{i}_rad" for i in range(1, 7)]
 
@@ -90,6 +92,20 @@ def test_what_never_varied_in_training_has_to_be_the_same(session: Session) -> N
     assert "always" in named(found, JOINTS[0]).value and named(found, JOINTS[0]).verdict == OK
     assert "Another start" in named(found, JOINTS[1]).value
     assert named(found, JOINTS[1]).verdict == ERROR
+
+
+def test_a_file_that_answers_otherwise_than_where_it_was_made_moves_nothing(
+    session: Session, model: Path, tmp_path: Path
+) -> None:
+    assert named(rows(session), "self-test").verdict == OK
+    other = Path(shutil.copy(model, tmp_path / "other.gguf"))
+    golden = copy.deepcopy(read_model(model).metadata.golden)
+    golden[0]["actions"][0][0] += 0.01  # half a standard deviation
+    with_golden(other, golden)
+    found = named(rows(session, TimedPolicy(other)), "self-test")
+    assert found.verdict == ERROR and "is allowed" in found.value
+    with_golden(other, [])
+    assert named(rows(session, TimedPolicy(other)), "self-test").verdict == WARNING
 
 
 def wait_for_pictures(session: Session, are_one: bool) -> None:

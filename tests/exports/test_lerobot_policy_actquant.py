@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ if importlib.util.find_spec("lerobot_policy_actquant") is None:
 
 import draccus  # noqa: E402
 import torch  # noqa: E402
-from actquant_runtime import Runtime  # noqa: E402
+from actquant_runtime import Runtime, golden_observation  # noqa: E402
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig  # noqa: E402
 from lerobot.configs.eval import EvalPipelineConfig  # noqa: E402
 from lerobot.envs import close_envs, make_env, make_env_pre_post_processors  # noqa: E402
@@ -26,6 +27,7 @@ from lerobot.utils.import_utils import register_third_party_plugins  # noqa: E40
 from tiny_policies import CAMERAS, build_tiny_smolvla  # noqa: E402
 
 from actquant.capture.policy import convert_f32  # noqa: E402
+from actquant.format.model_file import with_golden  # noqa: E402
 from actquant.policies import load_policy  # noqa: E402
 
 # Nothing of the package is imported here: all comes through LeRobot's discovery.
@@ -180,6 +182,20 @@ def test_from_the_hub(policy, model, batch, noise, monkeypatch):
     assert asked == [("someone/policy", "tiny.gguf", {"revision": "v1"})]
     want = policy.predict_action_chunk(batch, noise=noise)
     assert torch.equal(loaded.predict_action_chunk(batch, noise=noise), want)
+
+
+def test_a_file_that_fails_its_self_test_is_refused(model, tmp_path):
+    other = Path(shutil.copy(model, tmp_path / "other.gguf"))
+    runtime = Runtime(model)
+    inputs, noise = golden_observation(runtime.describe(), seed=3, prompt=PROMPTS[0])
+    actions = runtime.act(inputs, noise=noise).tolist()
+    case = {"seed": 3, "prompt": PROMPTS[0], "masked_cameras": [], "actions_reference": None}
+    with_golden(other, [case | {"actions": actions}])
+    ActquantPolicy(ActquantConfig(model=str(other)))
+    actions[0][0] += 1.0
+    with_golden(other, [case | {"actions": actions}])
+    with pytest.raises(RuntimeError, match=f"{other} fails its self-test"):
+        ActquantPolicy(ActquantConfig(model=str(other)))
 
 
 def test_models_that_cannot_be_used(model, tmp_path):

@@ -32,7 +32,7 @@ QUICK = Recipe(
 
 
 def state_of(run):
-    state = torch.load(run / "state.pt")
+    state = torch.load(run / "state.pt", weights_only=True)
     return state, state["tensors"]
 
 

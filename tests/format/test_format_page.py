@@ -12,6 +12,7 @@ from actquant_runtime._core import Tokenizer
 import actquant.common.errors
 from actquant.capture.lowering.partition import DEVICE_OPERATORS, HOST_OPERATORS
 from actquant.fidelity.reference_runner import TASK_STEPS
+from actquant.format.checksums import checksum_keys
 from actquant.format.image_steps import STEPS
 from actquant.format.model_file import read_model
 from actquant.format.schema import (
@@ -29,6 +30,7 @@ OTHER_KEYS = {
     "actquant.stages": "str[]",
     "actquant.graph.<stage>": "str",
     "actquant.shapes": "str",
+    **{key: kind for key, kind, _ in checksum_keys([])},
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from actquant.capture import capture_stage
 from actquant.capture.policy import convert_f32, quantizable
 from actquant.common.errors import ModelFileError
+from actquant.format.checksums import HEADER_KEY, seal_header
 from actquant.format.model_file import (
     EncodedTensor,
     model_bytes,
@@ -251,15 +252,15 @@ def test_foreign_and_newer_files_are_refused(file, captured, tmp_path):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(ModelFileError, match="architecture 'llama', not 'actquant'"):
+    with pytest.raises(ModelFileError, match="architecture 'llama', not a policy"):
         read_model(path)
     write_model(
         path,
         stages={},
         encodings={},
-        metadata=replace(captured.metadata, format_version=3),
+        metadata=replace(captured.metadata, format_version=4),
     )
-    with pytest.raises(ModelFileError, match="format version 3; this actquant reads 2: update"):
+    with pytest.raises(ModelFileError, match="format version 4; .* Update actquant"):
         read_model(path)
     write_model(
         path,
@@ -267,26 +268,29 @@ def test_foreign_and_newer_files_are_refused(file, captured, tmp_path):
         encodings={},
         metadata=replace(captured.metadata, format_version=1),
     )
-    with pytest.raises(ModelFileError, match="version 1; .* compress the checkpoint again"):
+    with pytest.raises(ModelFileError, match="version 1; .* Compress it again"):
         read_model(path)
     path.write_text("hello")
-    with pytest.raises(ModelFileError, match="no GGUF"):
+    with pytest.raises(ModelFileError, match="not a GGUF"):
         read_model(path)
-    with pytest.raises(ModelFileError, match="does not exist"):
+    with pytest.raises(ModelFileError, match="No such file"):
         read_model(tmp_path / "nothing.gguf")
 
 
 def test_all_missing_keys_are_listed(tmp_path):
     path = tmp_path / "bare.gguf"
     writer = gguf.GGUFWriter(path, "actquant")
-    writer.add_uint32("actquant.format_version", 2)
+    writer.add_uint32("actquant.format_version", 3)
     writer.add_array("actquant.stages", ["vision"])
+    writer.add_key_value("actquant.shapes", "", gguf.GGUFValueType.STRING)
+    writer.add_uint64(HEADER_KEY, 0)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
+    seal_header(path)
     with pytest.raises(ModelFileError) as caught:
         read_model(path)
     message = str(caught.value)
-    for key in ("general.name", "actquant.driver", "actquant.shapes", "actquant.graph.vision"):
+    for key in ("general.name", "actquant.driver", "actquant.graph.vision"):
         assert key in message
     assert "actquant.format_version" not in message

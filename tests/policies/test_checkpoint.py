@@ -77,12 +77,15 @@ def test_all_missing_statistics_are_listed(copy):
         load_policy(copy)
 
 
-def test_a_statistic_that_is_not_finite_is_missing(copy):
+def test_a_statistic_that_is_not_finite_is_called_that(copy):
     file = copy / "policy_preprocessor_step_5_normalizer_processor.safetensors"
     tensors = load_file(file)
     tensors["observation.state.mean"][2] = float("nan")
     save_file(tensors, file)
-    with pytest.raises(CheckpointError, match=r"missing: observation\.state"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"observation\.state\.mean is not finite: element 2 is NaN; the dataset",
+    ):
         load_policy(copy)
 
 

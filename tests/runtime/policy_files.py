@@ -9,6 +9,8 @@ import gguf
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from actquant.format.checksums import HEADER_KEY, TENSORS_KEY, seal
+
 HEIGHT, WIDTH = 6, 12
 TOKENS, TOKEN_WIDTH = 2, 8
 MIN_PROMPT_LENGTH, PROMPT_LENGTH = 2, 6
@@ -35,7 +37,7 @@ EULER_STEP = (0.0, 0.0, 0.0, 0.0, 1.0, -1 / STEPS, 0.0, 0.0)
 def default_keys() -> dict[str, tuple[str, Any]]:
     return {
         "general.name": ("string", "tiny"),
-        "actquant.format_version": ("uint32", 2),
+        "actquant.format_version": ("uint32", 3),
         "actquant.policy.family": ("string", "test"),
         "actquant.policy.parameter_count": ("uint64", 1000),
         "actquant.driver": ("string", "sampling"),
@@ -204,17 +206,24 @@ def write_policy(
             stored = value.astype(np.int8) if value.dtype == np.bool_ else value
             writer.add_tensor(name, np.ascontiguousarray(stored.reshape(stored.shape or (1,))))
     all_keys["actquant.shapes"] = ("string", shapes if shapes is not None else "\n".join(lines))
-    for key, entry in {**all_keys, **(keys or {})}.items():
+    all_keys[HEADER_KEY] = ("uint64", 0)
+    all_keys |= keys or {}
+    for key, entry in all_keys.items():
         if entry is not None and entry[1] != []:  # empty lists are not written
             kind, content = entry
             if kind == "string":  # `add_string` leaves out an empty one
                 writer.add_key_value(key, content, gguf.GGUFValueType.STRING)
             else:
                 getattr(writer, f"add_{kind}")(key, content)
+    none = [0] * len(all_tensors)
+    u64 = gguf.GGUFValueType.UINT64
+    writer.add_key_value(TENSORS_KEY, none, gguf.GGUFValueType.ARRAY, sub_type=u64)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    if all_keys[HEADER_KEY] is not None:
+        seal(path)
     return path
 
 

@@ -53,9 +53,9 @@ def test_a_damaged_text_is_shown_as_far_as_it_is_one(tmp_path):
 
 
 def test_other_format_versions(tmp_path):
-    keys = {"actquant.format_version": ("uint32", 3)}
+    keys = {"actquant.format_version": ("uint32", 4)}
     message = refusal(write_policy(tmp_path / "new.gguf", keys=keys))
-    assert "has format version 3" in message and "reads version 2. Update actquant." in message
+    assert "has format version 4" in message and "reads version 3. Update actquant." in message
     keys = {"actquant.format_version": ("uint32", 1)}
     message = refusal(write_policy(tmp_path / "old.gguf", keys=keys))
     assert "has format version 1" in message and "Compress it again." in message
@@ -120,7 +120,7 @@ def test_each_key_is_required(tmp_path, key):
          "nothing runs the stage 'vision'"),
         ({"actquant.image.height": ("uint32", 0)}, ".height and .width must be positive"),
         ({"actquant.cameras": ("int32", 2)}, "the key actquant.cameras is no array of str"),
-        ({"actquant.cameras.optional": ("uint32", 3)}, "shorter than actquant.cameras.optional"),
+        ({"actquant.cameras.optional": ("uint32", 4)}, "shorter than actquant.cameras.optional"),
         ({"actquant.state.mean": ("array", [0.0, 1.0])}, "have 3, 2 and 3 elements"),
         ({"actquant.action.std": None}, "have 2, 2 and 0 elements"),
         ({"actquant.action.names": None, "actquant.action.mean": None, "actquant.action.std": None},

@@ -16,7 +16,8 @@ from torch import nn
 from actquant.capture import capture_stage
 from actquant.common.errors import CheckpointError
 from actquant.evaluation.bench import resident_bytes
-from actquant.policies.checkpoint import load_weights, weights_sha256
+from actquant.policies.checkpoint import load_weights
+from actquant.policies.stored_weights import weights_sha256
 from actquant.program import interpret
 from actquant.weights.parameters import (
     ParameterStore,

@@ -28,6 +28,7 @@ from actquant.policies.base import (
     StageModule,
     example_stages,
 )
+from actquant.policies.normalization import STATE
 from actquant.policies.openvla_oft import images, settings
 from actquant.policies.openvla_oft.layout import check_config, read_architecture
 from actquant.policies.openvla_oft.prompt import (
@@ -186,7 +187,7 @@ class OpenVLAOFTFamily(PolicyFamily):
             "token_mask": token_mask,
         }
         if face.state_names:
-            state = torch.stack([torch.as_tensor(o[checkpoint.STATE]) for o in observations])
+            state = torch.stack([torch.as_tensor(o[STATE]) for o in observations])
             mean, std = torch.tensor(face.state_mean), torch.tensor(face.state_std)
             batch["state"] = ((state.float() - mean) / std).clamp(-STATE_CLIP, STATE_CLIP)
         return batch

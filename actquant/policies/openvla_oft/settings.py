@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,8 @@ def read_settings(
     state = _affine(proprio, platform, state_dim or 0, "proprio", missing)
     if missing:
         raise CheckpointError(
-            f"{folder / STATISTICS}: statistics of {key} are missing: {', '.join(missing)}"
+            f"{folder / STATISTICS}: statistics of {key} are missing or no numbers: "
+            f"{', '.join(missing)}"
         )
     count = int(given.get("num_images_in_input", len(platform.cameras)))
     if not 1 <= count <= len(platform.cameras):
@@ -204,6 +206,8 @@ def _affine(
         values = statistics.get(bound)
         if not isinstance(values, list) or len(values) != size:
             missing.append(f"{name}.{bound} ({size} numbers)")
+        elif odd := [i for i, value in enumerate(values) if not math.isfinite(value)]:
+            missing.append(f"{name}.{bound} (element {odd[0]} is {values[odd[0]]})")
         else:
             pairs.append([float(value) for value in values])
     mask = statistics.get("mask") or [True] * size

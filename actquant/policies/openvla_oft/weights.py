@@ -12,8 +12,10 @@ from torch import Tensor
 
 from actquant.common.errors import CheckpointError
 from actquant.policies import checkpoint
+from actquant.policies.adapter import how_to_merge
 from actquant.policies.openvla_oft.layout import tells_sizes, unused
 from actquant.policies.openvla_oft.module import Architecture, OpenVLAOFT
+from actquant.policies.stored_weights import open_weights, sha256, unwrapped, weights_sha256
 from actquant.weights.parameters import ParameterStore
 
 UNSUPPORTED = {
@@ -37,6 +39,8 @@ class Weights:
         for part, meaning in UNSUPPORTED.items():
             if found := _part_files(folder, part):
                 raise CheckpointError(f"{found[0]}: {meaning} is not supported")
+        if command := how_to_merge(folder):
+            raise CheckpointError(f"{folder} has no weights{command}")
         head = _one(folder, "action_head")
         if head is None:
             raise CheckpointError(
@@ -50,7 +54,7 @@ class Weights:
         state = _one(folder, "proprio_projector")
         if state is not None:
             tensors |= _read_part(state, "proprio_projector.")
-        store = ParameterStore.open(checkpoint.weight_files(folder))
+        store = open_weights(folder)
         parts = (head,) if state is None else (head, state)
         return cls(folder, parts, store | ParameterStore.of_tensors(tensors))
 
@@ -60,7 +64,7 @@ class Weights:
 
     def sha256(self) -> str:
         """Returns the hash of the hashes of the shards together and of every part."""
-        hashes = [checkpoint.weights_sha256(self.folder), *map(checkpoint.sha256, self.parts)]
+        hashes = [weights_sha256(self.folder), *map(sha256, self.parts)]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def check(self, shape: Architecture) -> None:
@@ -93,9 +97,10 @@ class Weights:
 
 
 def _index(folder: Path) -> set[str]:
-    """The keys that the index of the shards names, if there is one."""
+    """The names that the index of the shards has, if there is one."""
     file = folder / "model.safetensors.index.json"
-    return set(json.loads(file.read_text())["weight_map"]) if file.is_file() else set()
+    keys = json.loads(file.read_text())["weight_map"] if file.is_file() else {}
+    return {unwrapped(key) for key in keys}
 
 
 def _part_files(folder: Path, part: str) -> list[Path]:

@@ -1,6 +1,6 @@
 """The actquant runtime: runs a policy file, and quantizes weights with ggml's formats."""
 
-from actquant_runtime._core import ArgumentError, ModelFileError
+from actquant_runtime._core import ArgumentError, ModelFileError, check_header, checksum
 from actquant_runtime.golden import golden_inputs, golden_observation
 from actquant_runtime.previous import PreviousChunk
 from actquant_runtime.quantization import (
@@ -20,6 +20,8 @@ __all__ = [
     "PreviousChunk",
     "Runtime",
     "build_info",
+    "check_header",
+    "checksum",
     "dequantize",
     "golden_inputs",
     "golden_observation",

@@ -144,6 +144,8 @@ class Runtime:
             raise _core.ArgumentError(
                 f"the observation lacks '{TASK_KEY}' (a str); expected {self._expected_keys()}"
             )
+        if "\0" in task:
+            raise _core.ArgumentError(f"'{TASK_KEY}' has a NUL character: {task[:80]!r}")
         return task
 
     def _checked_noise(self, noise: ArrayLike) -> NDArray[np.float32]:

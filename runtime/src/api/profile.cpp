@@ -90,6 +90,7 @@ std::string Session::profile(const Observation& observation, int runs) {
     if (runs < 1) {
         throw ArgumentError("runs must be at least 1, not " + std::to_string(runs));
     }
+    backend.demand_threads();
     constexpr uint64_t seed = 0;
     std::lock_guard lock(mutex);
     act(observation, {}, seed); // what is unpacked once is unpacked

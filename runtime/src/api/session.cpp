@@ -73,10 +73,17 @@ uint64_t random_seed() {
     return (static_cast<uint64_t>(source()) << 32) | source();
 }
 
+// First what costs nothing.
+PolicySpec read_whole(const ModelFile& file) {
+    PolicySpec spec = read_policy_spec(file);
+    file.check_tensors();
+    return spec;
+}
+
 } // namespace
 
 Session::Session(const std::string& path, int threads)
-    : file(path), spec(read_policy_spec(file)),
+    : file(path), spec(read_whole(file)),
       backend(threads, spec.parameter_count, has_rounded_tensors(file)), weights(file, backend),
       stages(spec, weights, backend, gguf_get_data_offset(file.gguf())),
       driver(make_driver(spec, stages)), tokenizer(read_tokenizer(file, spec)) {}
@@ -184,6 +191,7 @@ void Session::check_actions(const std::vector<float>& actions) const {
 std::vector<float> Session::act(const Observation& observation, std::vector<float> noise,
                                 std::optional<uint64_t> seed,
                                 const std::optional<PreviousChunk>& previous) {
+    backend.demand_threads();
     check_images(observation);
     PolicyInput input;
     input.images = observation.images;
@@ -198,14 +206,18 @@ std::vector<float> Session::act(const Observation& observation, std::vector<floa
     Timings timings;
     std::vector<float> actions = unnormalize(spec.action, driver->act(input, timings));
     last_timings = timings;
+    file.bytes().check_unchanged();
     check_actions(actions);
     return actions;
 }
 
 std::map<std::string, Array> Session::run_stage(const std::string& stage,
                                                 const std::map<std::string, ArrayView>& inputs) {
+    backend.demand_threads();
     std::lock_guard lock(mutex);
-    return stages.run(stage, inputs);
+    std::map<std::string, Array> outputs = stages.run(stage, inputs);
+    file.bytes().check_unchanged();
+    return outputs;
 }
 
 Timings Session::timings() const {

@@ -7,6 +7,8 @@
 #include <ggml-cpu.h>
 #include <ggml-impl.h>
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <string>
@@ -35,7 +37,8 @@ int resolve_threads(int threads, uint64_t parameter_count) {
 } // namespace
 
 Backend::Backend(int threads, uint64_t parameter_count, bool rounded)
-    : thread_count(resolve_threads(threads, parameter_count)), instructions(usable_isa()) {
+    : thread_count(resolve_threads(threads, parameter_count)), instructions(usable_isa()),
+      owner(getpid()) {
     if (rounded && int8_kernel(instructions) != nullptr) {
         work_pool = std::make_unique<WorkPool>(thread_count);
     }
@@ -49,6 +52,22 @@ Backend::Backend(int threads, uint64_t parameter_count, bool rounded)
     }
     ggml_backend_cpu_set_n_threads(handle.get(), ggml_threads);
     ggml_backend_cpu_set_threadpool(handle.get(), ggml_pool.get());
+}
+
+Backend::~Backend() {
+    if (getpid() != owner) {
+        ggml_pool.release(); // it would wait for ever for threads that are not in this process
+    }
+}
+
+void Backend::demand_threads() const {
+    if (thread_count > 1 && getpid() != owner) {
+        throw Error("process " + std::to_string(getpid()) + " was forked from process " +
+                    std::to_string(owner) + ", which opened this policy with " +
+                    std::to_string(thread_count) +
+                    " threads; they are not forked with it: open the policy here, or with 1 "
+                    "thread there");
+    }
 }
 
 void Backend::PoolDeleter::operator()(ggml_threadpool* pool) const {

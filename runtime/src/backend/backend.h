@@ -29,7 +29,10 @@ class Backend {
   public:
     // threads = 0: as many as a model of this size has work for. rounded: weights have few bits.
     Backend(int threads, uint64_t parameter_count, bool rounded);
+    ~Backend();
 
+    // Throws Error in a process that was forked since: threads are not forked with it.
+    void demand_threads() const;
     int threads() const { return thread_count; }
     Isa isa() const { return instructions; }
     // What our kernels share their work out by; null where ggml's threads run them.
@@ -61,6 +64,7 @@ class Backend {
     std::unique_ptr<WorkPool> work_pool;
     std::unique_ptr<ggml_threadpool, PoolDeleter> ggml_pool;
     std::unique_ptr<ggml_backend, BackendDeleter> handle;
+    const pid_t owner;
 };
 
 } // namespace actquant

@@ -1,5 +1,7 @@
 #include "backend/work_pool.h"
 
+#include <unistd.h>
+
 namespace actquant {
 namespace {
 
@@ -32,13 +34,19 @@ uint64_t ticket_of(uint32_t round, uint32_t part) {
 
 } // namespace
 
-WorkPool::WorkPool(int workers) {
+WorkPool::WorkPool(int workers) : owner(getpid()) {
     for (int worker = 1; worker < workers; worker++) {
         helpers.emplace_back([this, worker] { help(worker); });
     }
 }
 
 WorkPool::~WorkPool() {
+    if (getpid() != owner) {
+        for (std::thread& helper : helpers) {
+            helper.detach(); // it is not in this process: joining it would take for ever
+        }
+        return;
+    }
     stopped = true;
     begun++;
     begun.notify_all();

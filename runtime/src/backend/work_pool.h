@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <cstdint>
 #include <thread>
@@ -13,7 +15,8 @@ namespace actquant {
 // it is at; who waits spins for some microseconds and then sleeps.
 class WorkPool {
   public:
-    // workers: the calling thread, and others that live as long as the pool.
+    // workers: the calling thread, and others that live as long as the pool. A process that was
+    // forked since has none of the others: there the pool can only be destroyed.
     explicit WorkPool(int workers);
     ~WorkPool();
     WorkPool(const WorkPool&) = delete;
@@ -48,6 +51,7 @@ class WorkPool {
     std::atomic<uint32_t> begun{0};
     std::atomic<bool> stopped{false};
     std::vector<std::thread> helpers;
+    const pid_t owner;
 };
 
 } // namespace actquant

@@ -1,5 +1,7 @@
 #include "file/model_file.h"
 
+#include "file/checksums.h"
+
 #include <algorithm>
 #include <cstring>
 #include <mutex>
@@ -8,7 +10,7 @@
 namespace actquant {
 namespace {
 
-constexpr uint32_t format_version = 2;
+constexpr uint32_t format_version = 3;
 
 // ggml explains a damaged file only in its log.
 thread_local std::string ggml_complaint;
@@ -71,6 +73,7 @@ bool shape_fits(const ggml_tensor* tensor, const Shape& shape) {
 ModelFile::ModelFile(const std::string& path) : file_path(path), mapped(path) {
     read_header();
     check_architecture();
+    check_header(mapped, gguf());
     list_tensors();
 }
 
@@ -143,6 +146,10 @@ void ModelFile::list_tensors() {
         }
     }
     problems.throw_if_any("'" + file_path + "' is not a valid policy:");
+}
+
+void ModelFile::check_tensors() const {
+    actquant::check_tensors(mapped, gguf());
 }
 
 const FileTensor* ModelFile::find_tensor(const std::string& name) const {

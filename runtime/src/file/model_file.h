@@ -34,6 +34,8 @@ class ModelFile {
     const gguf_context* gguf() const { return context.get(); }
     const std::map<std::string, FileTensor>& tensors() const { return tensor_table; }
     const FileTensor* find_tensor(const std::string& name) const;
+    // Reads every tensor. Throws FileError if one does not have its checksum.
+    void check_tensors() const;
 
   private:
     struct GgufDeleter {

@@ -1,0 +1,107 @@
+"""Options that several commands take, with the values that they may have."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+LARGEST_SEED = 2**63 - 1
+MOST_THREADS = 1024
+
+
+def finite(value: float | None) -> float | None:
+    """Refuses infinities and what is no number."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
+
+
+def positive(value: float | None) -> float | None:
+    """Refuses what is not a finite number above 0."""
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value} is no finite number above 0")
+    return value
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace what is at an output's place, also if it is not ours."),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the cache; default $ACTQUANT_CACHE, or the user's cache folder."),
+]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="THEIRS=POLICY'S where a camera or a vector has another name, e.g. "
+        "observation.images.front=observation.images.scene; nothing after = leaves it out. May be "
+        "repeated."
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of splits, noise and sampling.")
+]
+Starts = Annotated[str, typer.Option(help="Numbered starts of every task, e.g. 0:50.")]
+HeldOut = Annotated[int, typer.Option(min=1, help="Frames of other episodes for the action error.")]
+TuneMinutes = Annotated[
+    float,
+    typer.Option(
+        min=0, callback=finite, help="Time for tuning block scales and norms; 0 for none."
+    ),
+]
+Threads = Annotated[
+    int, typer.Option(min=0, max=MOST_THREADS, help="Threads; 0: as many as there is work for.")
+]
+StepsPerChunk = Annotated[
+    int | None,
+    typer.Option(min=1, help="Actions executed before the next chunk; default the policy's."),
+]
+
+
+def numbers(flag: str, text: str) -> list[float]:
+    """Numbers with commas between them."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{flag} {text}: wanted numbers, e.g. 2.5,3") from None
+
+
+def whole_numbers(flag: str, text: str) -> list[int]:
+    """Whole numbers from 0 to LARGEST_SEED with commas between them."""
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{flag} {text}: wanted whole numbers, e.g. 0,1") from None
+    if not 0 <= min(found) <= max(found) <= LARGEST_SEED:
+        raise typer.BadParameter(f"{flag} {text}: wanted whole numbers from 0 to {LARGEST_SEED}")
+    return found
+
+
+def renames(pairs: list[str]) -> dict[str, str]:
+    """Parses THEIRS=POLICY'S of --rename; nothing after = leaves a name out."""
+    names: dict[str, str] = {}
+    for pair in pairs:
+        old, separator, new = pair.partition("=")
+        if not (separator and old) or old in names:
+            problem = f"{old} is renamed twice" if old in names else "wanted THEIRS=POLICY'S"
+            raise typer.BadParameter(f"--rename {pair}: {problem}")
+        names[old] = new
+    return names
+
+
+def key_values(flag: str, pairs: list[str]) -> dict[str, Any]:
+    """Parses KEY=VALUE; a value that is JSON is what it says, e.g. a number."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise typer.BadParameter(f"{flag} {pair}: wanted KEY=VALUE")
+        try:
+            values[key] = json.loads(value)
+        except (ValueError, RecursionError):
+            values[key] = value
+    return values

@@ -1,0 +1,90 @@
+"""The command that serves policy files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from actquant.cli.output import app, console, told_plainly
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(help="GGUFs, as FILE or NAME=FILE; the first is the default.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other machines need a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0: any that is free.")] = 8000,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="Certificate chain (PEM): the server speaks TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key (PEM).")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let other machines connect without a key.")
+    ] = False,
+    queue: Annotated[int, typer.Option(help="Requests that may wait or run for a model.")] = 16,
+    deadline: Annotated[float, typer.Option(help="Seconds that a request may wait.")] = 5.0,
+    max_clients: Annotated[int, typer.Option(help="Clients at a time.")] = 64,
+    max_message_mb: Annotated[float, typer.Option(help="Longest message, in MB.")] = 64.0,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(help="CLIENTS=POLICYS name, e.g. base_rgb=observation.images.scene."),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads a model; 0 takes what is useful.")] = 0,
+) -> None:
+    """Serve policies over websockets, in openpi's protocol. See docs/serve.md.
+
+    Clients need the key in ACTQUANT_API_KEY if it is set. SIGTERM and Ctrl-C answer what was begun,
+    then end. A file that is renamed to a served one's path takes its place.
+    """
+    with told_plainly(as_json=False, after_a_stop=""):
+        import asyncio
+        import logging
+
+        from actquant.serve.server import Server
+        from actquant.serve.settings import (
+            ServeError,
+            ServeSettings,
+            key_of_environment,
+            named_models,
+        )
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        logging.getLogger("websockets.server").setLevel(logging.WARNING)
+        renamed = dict(pair.split("=", 1) for pair in rename or [] if "=" in pair)
+        if len(renamed) != len(rename or []):
+            raise ServeError("--rename wants CLIENTS=POLICYS, each client's name once")
+        settings = ServeSettings(
+            models=named_models(models),
+            host=host,
+            port=port,
+            api_key=key_of_environment(),
+            certificate=tls_certificate,
+            certificate_key=tls_key,
+            insecure=insecure,
+            queue=queue,
+            deadline_s=deadline,
+            max_clients=max_clients,
+            max_message_bytes=int(max_message_mb * 1e6),
+            threads=threads,
+            renamed=renamed,
+        )
+
+        async def run() -> None:
+            server, ready = Server(settings), asyncio.Event()
+            running = asyncio.create_task(server.run(ready))
+            waiting = asyncio.create_task(ready.wait())
+            await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            scheme = "ws" if tls_certificate is None else "wss"
+            if ready.is_set():
+                for name in server.models:
+                    console.print(f"{name}: {scheme}://{host}:{server.port}/{name}", markup=False)
+            waiting.cancel()
+            await running
+
+        try:
+            asyncio.run(run())
+        except OSError as error:
+            raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""Serving policy files over a network, in openpi's websocket protocol (docs/serve.md)."""

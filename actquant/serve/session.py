@@ -1,0 +1,146 @@
+"""One client's connection: its names for what the policy takes, its window, its last chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from actquant_runtime import ObservationWindow, PreviousChunk
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from actquant.serve.messages import MessageError
+
+OPTIONS = "actquant"
+"""Key of what a message says beside the observation; see `Options`."""
+TASK, STATE, PROMPT = "task", "observation.state", "prompt"
+
+
+class Options(BaseModel):
+    """What a client may ask for beside a chunk."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    seed: int | None = Field(default=None, ge=0, lt=2**64)
+    """Of the noise; without one it is drawn at random."""
+    reset: bool = False
+    """An episode begins: earlier observations and chunks are forgotten."""
+    executed: int | None = Field(default=None, ge=0)
+    """How many actions of the last chunk were executed when this observation was made: the new
+    chunk is guided to begin as the rest goes on (real-time chunking)."""
+    delay: int = Field(default=0, ge=0)
+    """How many of that rest will have been executed when the new chunk is there."""
+    execution_horizon: int = Field(default=10, ge=1)
+
+
+class Names:
+    """A policy's inputs by all the names that a client may use for them.
+
+    Those are the policy's own, the same with slashes for dots (as openpi writes them), the last
+    part alone (`scene` for `observation.images.scene`, `state`), `prompt` for the task, and what
+    `renamed` (a client's name -> the policy's) says.
+    """
+
+    def __init__(self, about: Mapping[str, Any], renamed: Mapping[str, str]) -> None:
+        self.wanted = list(about["cameras"])
+        self.wanted += [STATE] if about["state"]["names"] else []
+        self.wanted += [TASK] if about["prompt"] is not None else []
+        self._known: dict[str, str] = {}
+        for name in self.wanted:
+            self._known |= {name.rpartition(".")[2]: name}
+        for name in self.wanted:
+            self._known |= {name: name, name.replace(".", "/"): name}
+        if TASK in self.wanted:
+            self._known[PROMPT] = TASK
+        self._known |= renamed
+        # A policy that takes no task or no state still gets them from a client that always sends.
+        self._ignored = {TASK, PROMPT, STATE, STATE.replace(".", "/"), "state"} - set(self._known)
+
+    def observation(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a message as `Runtime.act` names it. Raises MessageError for other names."""
+        observation: dict[str, Any] = {}
+        for key, value in message.items():
+            if key == OPTIONS or key in self._ignored:
+                continue
+            name = self._known.get(key)
+            if name is None:
+                raise MessageError(
+                    f"unknown key {key!r:.80}; this policy takes {', '.join(self.wanted)} "
+                    "(--rename CLIENTS=POLICYS on the server)"
+                )
+            if name in observation:
+                raise MessageError(f"{name} is there twice, also as {key!r:.80}")
+            observation[name] = value
+        return observation
+
+
+class Session:
+    """What the server keeps of a client between its messages.
+
+    steps: how many consecutive observations the policy takes.
+    """
+
+    def __init__(self, names: Names, steps: int) -> None:
+        self._names, self._steps = names, steps
+        self._forget()
+
+    def _forget(self) -> None:
+        self._window = ObservationWindow(self._steps)
+        self._chunk: np.ndarray | None = None
+
+    def take(
+        self, message: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], int | None, PreviousChunk | None]:
+        """Takes a message; returns the observation, the seed and the previous chunk for it.
+
+        Raises MessageError for what does not fit.
+        """
+        options = _options(message.get(OPTIONS, {}))
+        observation = self._names.observation(message)
+        for name, value in observation.items():
+            if name == TASK and not isinstance(value, str):
+                raise MessageError(f"{TASK} is {type(value).__name__}, expected a text")
+            if name != TASK and not isinstance(value, np.ndarray | list):
+                raise MessageError(f"{name} is {type(value).__name__}, expected an array")
+        if STATE in observation:
+            observation[STATE] = _numbers(observation[STATE])
+        if options.reset:
+            self._forget()
+        try:
+            self._window.append(observation)
+            whole = self._window.observation
+        except ValueError as error:  # of shapes that change from one step to the next
+            raise MessageError(str(error)) from error
+        return whole, options.seed, self._previous(options)
+
+    def keep(self, actions: np.ndarray) -> None:
+        """Keeps the chunk [H, A] that was sent."""
+        self._chunk = actions
+
+    def _previous(self, options: Options) -> PreviousChunk | None:
+        if options.executed is None or self._chunk is None:
+            return None
+        rest = self._chunk[options.executed :]
+        if len(rest) == 0:
+            return None
+        delay = min(options.delay, len(rest))
+        return PreviousChunk(rest, delay, options.execution_horizon)
+
+
+def _options(given: Any) -> Options:
+    try:
+        return Options.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise MessageError(f"{OPTIONS}.{where}: {first['msg']}") from error
+
+
+def _numbers(value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"an array of {array.dtype}")
+        return array.astype(np.float32)
+    except ValueError as error:
+        raise MessageError(f"{STATE}: {error}") from error

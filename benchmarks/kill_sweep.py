@@ -1,0 +1,168 @@
+"""Kills commands (SIGKILL) at random moments, lets them go on, and compares with undisturbed runs.
+
+    python benchmarks/kill_sweep.py --kills 50 --json kills.json
+
+Each command is run undisturbed, then killed after random parts of the time that it took, in folders
+of their own, and started again; some runs are killed several times before they may end. Files must
+be the same to the byte (SOURCE_DATE_EPOCH is set), results the same but for what a clock measured,
+and nothing that is not whole may have a final name. Policy and data are tiny: moments are as many
+as in a large run, only closer to each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from killing import Command, after, digest, leftovers
+from tiny_policies import build_tiny_smolvla
+from toy_policy import make_dataset
+
+EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
+RECIPES = ("rtn", "imatrix", "awq", "gptq", "paper", "actquant", "q8_0", "f16")
+AGAIN = 0.3
+"""How often a run that goes on is killed as well."""
+CLOCK = {"seconds", "latency_ms", "timings_s", "machine"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command by the folder that it works in, and what it makes there."""
+
+    name: str
+    command: Callable[[Path], Command]
+    products: tuple[str, ...]
+
+
+@dataclass
+class Outcome:
+    name: str
+    seconds: float
+    kills: int
+    runs: int
+    wrong: list[str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50, help="of each command")
+    parser.add_argument("--only", default="", help="commands, with commas, e.g. compress-rtn,eval")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = make_jobs(Path(folder))
+        chosen = options.only.split(",") if options.only else list(jobs)
+        outcomes = []
+        for name in chosen:
+            outcome = torment(jobs[name], Path(folder) / name, options.kills, options.seed)
+            outcomes.append(outcome)
+            print(json.dumps(asdict(outcome)), flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n")
+    sys.exit(any(outcome.wrong for outcome in outcomes))
+
+
+def make_jobs(folder: Path) -> dict[str, Job]:
+    """Makes policies and data, and returns the commands by their names."""
+    policy, data = folder / "policy", folder / "data"
+    build_tiny_smolvla(policy, hidden=128)
+    make_dataset(data)
+    sizes = {"state_dim": 13, "max_state_dim": 16, "max_length": 48}
+    arm = build_tiny_smolvla(folder / "arm", hidden=128, **sizes)
+    model = folder / "model.gguf"
+    words = ("compress", arm, "--recipe", "q8_0", "--control-rate-hz", "10", "--verify", "none")
+    Command((*map(str, words), "--out", str(model)), {}, folder / "log").finish()
+
+    def command(at: Path, *words: object) -> Command:
+        return Command(tuple(map(str, words)), EPOCH, at / "log", sampled_weights=1 << 10)
+
+    def compress(recipe: str) -> Job:
+        budget = ("--bpw", 6) if recipe not in ("q8_0", "f16") else ()
+        brief = ("--frames", 4, "--draws", 1, "--held-out", 4, "--tune-minutes", 5)
+        words = ("compress", policy, "--dataset", data, "--recipe", recipe, *budget, *brief)
+        return Job(
+            f"compress-{recipe}",
+            lambda at: command(at, *words, "--out", at / "out.gguf", "--work", at / "work"),
+            ("out.gguf",),
+        )
+
+    names = ("f16.gguf", "rtn-6bpw.gguf", "q8_0.gguf")
+    sweep = ("sweep", policy, "--dataset", data, "--recipes", "rtn,q8_0", "--bpw", 6)
+    evaluation = ("eval", model, "--tasks", "push_zone", "--starts", "0:4", "--jobs", 1)
+    jobs = [
+        *map(compress, RECIPES),
+        Job(
+            "sweep",
+            lambda at: command(at, *sweep, "--held-out", 4, "--out", at / "out"),
+            tuple(f"out/{name}" for name in (*names, "sweep.json")),
+        ),
+        Job("eval", lambda at: command(at, *evaluation, "--out", at / "out.json"), ("out.json",)),
+    ]
+    return {job.name: job for job in jobs}
+
+
+def torment(job: Job, folder: Path, kills: int, seed: int) -> Outcome:
+    """Kills a command `kills` times and returns what was found wrong."""
+    chance = random.Random(f"{seed} {job.name}")
+    undisturbed = folder / "undisturbed"
+    undisturbed.mkdir(parents=True)
+    seconds = job.command(undisturbed).finish()
+    expected = {name: content(undisturbed / name) for name in job.products}
+    outcome = Outcome(job.name, round(seconds, 2), 0, 0, [])
+    while outcome.kills < kills:
+        at = folder / f"run{outcome.runs}"
+        at.mkdir()
+        outcome.runs += 1
+        while True:
+            outcome.kills += job.command(at).kill_when(after(chance.uniform(0, seconds)))
+            outcome.wrong += [
+                f"run {outcome.runs}: {name} is not whole after a kill"
+                for name in job.products
+                if (at / name).exists() and not is_whole(at / name, expected[name])
+            ]
+            if chance.random() > AGAIN or outcome.kills >= kills:
+                break
+        job.command(at).finish()
+        outcome.wrong += [
+            f"run {outcome.runs}: {name} differs"
+            for name in job.products
+            if content(at / name) != expected[name]
+        ]
+        outcome.wrong += [f"run {outcome.runs}: {name} is left" for name in leftovers(at)]
+        shutil.rmtree(at)
+    return outcome
+
+
+def content(path: Path) -> Any:
+    """Returns what must be the same: of JSON, what no clock measured and no folder named."""
+    if path.suffix != ".json":
+        return digest(path)
+    return without_clock(json.loads(path.read_text()))
+
+
+def without_clock(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_clock(v) for k, v in value.items() if k not in (*CLOCK, "page")}
+    return [without_clock(item) for item in value] if isinstance(value, list) else value
+
+
+def is_whole(path: Path, expected: Any) -> bool:
+    """Returns whether a product is as it will be; a sweep's report, which grows, must be JSON."""
+    if path.name == "sweep.json":
+        return isinstance(json.loads(path.read_text()), dict)
+    return content(path) == expected
+
+
+if __name__ == "__main__":
+    main()
