@@ -143,11 +143,15 @@ class Episode:
     def next_tick(self) -> Ending | None:
         """Waits for `begin + k * period` of the robot's clock: a late tick shifts none of those
         after it."""
-        if self._counts.ticks:
-            self._end_tick()
-        if self._robot.wait_until(self._due_s, self._stop):
-            return self._operators_ending()
-        self._tick_began_s, now = time.monotonic(), self._robot.port.clock()
+        try:
+            if self._counts.ticks:
+                self._end_tick()
+            if self._robot.wait_until(self._due_s, self._stop):
+                return self._operators_ending()
+            now = self._robot.port.clock()
+        except RobotError as error:
+            return self.failed(error)
+        self._tick_began_s = time.monotonic()
         if now - self._began_clock_s >= self._rules.max_seconds:
             return Ending(kind="time limit", detail=f"{self._rules.max_seconds:g} s")
         self._latencies.add("lateness", now - self._due_s)

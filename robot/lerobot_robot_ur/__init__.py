@@ -11,14 +11,16 @@ import sys
 from typing import Any
 
 _ARMS = ("UR3e", "UR5e", "UR10e", "UR16e", "UR20", "UR30", "UR3", "UR5", "UR10")
-_PLUGIN = (*_ARMS, *(f"{name}Config" for name in _ARMS))
+_PLUGIN = {name: "lerobot_plugin" for arm in _ARMS for name in (arm, f"{arm}Config")}
+_PLUGIN |= dict.fromkeys(("URFreedrive", "URFreedriveConfig"), "freedrive")
 
 
 def __getattr__(name: str) -> Any:
     if name in _PLUGIN:
-        return getattr(importlib.import_module(f"{__name__}.lerobot_plugin"), name)
+        return getattr(importlib.import_module(f"{__name__}.{_PLUGIN[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 if "lerobot" in sys.modules:
+    from . import freedrive as freedrive
     from . import lerobot_plugin as lerobot_plugin

@@ -21,7 +21,7 @@ from .dashboard import ControllerInfo, bring_back, check_controller
 from .errors import ConnectionFailed, Refused, RobotError, StaleState, Stopped
 from .gripper import GripperThread, make_gripper
 from .guard import Guard, joint_positions
-from .messages import REFUSED, Halt, Hold, Move
+from .messages import REFUSED, Free, Halt, Hold, Move
 from .models import MODELS
 from .monitor import Event, EventQueue, Monitor
 from .path import check_path, slow_path
@@ -50,6 +50,7 @@ class ArmState:
         is_moving: whether commanded motion has not ended.
         speed_scaling: the controller's own, 0 to 1: its speed slider's, and what else slows it.
         is_reduced: whether its safety system is in reduced mode.
+        digital_inputs, digital_outputs: a bit each: 0-7 standard, 8-15 configurable, 16-17 tool.
     """
 
     time_s: float
@@ -63,6 +64,8 @@ class ArmState:
     is_moving: bool
     speed_scaling: float
     is_reduced: bool
+    digital_inputs: int
+    digital_outputs: int
 
 
 class Arm:
@@ -173,6 +176,8 @@ class Arm:
             is_moving=not servo.at_rest,
             speed_scaling=servo.speed_scaling,
             is_reduced=bool(servo.safety_bits & REDUCED),
+            digital_inputs=servo.digital_inputs,
+            digital_outputs=servo.digital_outputs,
         )
 
     def clock(self) -> float:
@@ -260,6 +265,33 @@ class Arm:
         self._hold_gripper()
         self._send(Hold(self._next_sequence()))
 
+    def lead(self, is_on: bool, timeout_s: float = 10.0) -> None:
+        """Lets the arm be led by hand (freedrive), or no longer, and returns when that is so.
+
+        It comes to rest first. Whoever leads it is not held back by any limit of this driver.
+
+        Raises:
+            Stopped, ConnectionFailed: as `move_to`.
+            RobotError: it did not come about in `timeout_s`.
+        """
+        if self._monitor.stopped is not None:
+            raise self._monitor.stopped
+        self._hold_gripper()
+        self._send(Free(self._next_sequence(), is_on))
+        deadline = time.monotonic() + timeout_s
+        while self.is_led != is_on or (not is_on and self._read().phase != Phase.IDLE):
+            if self._monitor.stopped is not None:
+                raise self._monitor.stopped
+            if time.monotonic() > deadline:
+                raise RobotError(f"freedrive did not {'begin' if is_on else 'end'} in time")
+            time.sleep(0.01)
+        self.note("led" if is_on else "not led", "freedrive")
+
+    @property
+    def is_led(self) -> bool:
+        """Whether the arm is led by hand."""
+        return self._process is not None and self._read().phase == Phase.FREE
+
     def stop(self, reason: str) -> None:
         """Stops in a controlled way: decelerates, ends the program. Motion needs `recover` then."""
         self._hold_gripper()
@@ -322,7 +354,7 @@ class Arm:
             self._gripper.schedule(path.openings_m.tolist(), starts)
         return sequence
 
-    def _send(self, message: Move | Hold | Halt) -> None:
+    def _send(self, message: Move | Hold | Free | Halt) -> None:
         process = self._process
         if process is None:
             raise ConnectionFailed(f"{self.config.ip}: not connected")

@@ -33,12 +33,28 @@ TOOL_MOTION = tuple(f"{kind}_{axis}.vel" for kind in ("move", "turn") for axis i
 TOOL_MOTION = (*TOOL_MOTION, "gripper.vel")
 MEASURED = (*JOINT_POSITIONS, GRIPPER_OPENING, *TOOL_POSE)
 
+#: What is measured besides, by the names of groups that can be added to the state.
+OPTIONAL = {
+    "tool_force": tuple(
+        f"tool_{kind}_{axis}.pos" for kind in ("force", "torque") for axis in "xyz"
+    ),
+    "digital_inputs": tuple(f"digital_input_{i}.pos" for i in range(8)),
+    "digital_outputs": tuple(f"digital_output_{i}.pos" for i in range(8)),
+}
+
 _DATASET_NAMES = {
     **{f"joint_{i}_rad": name for i, name in enumerate(JOINT_POSITIONS, 1)},
     "gripper_opening_m": GRIPPER_OPENING,
     **{f"tool_{axis}_m": f"tool_{axis}.pos" for axis in "xyz"},
     **{f"tool_rotation_{axis}_rad": f"tool_rotation_{axis}.pos" for axis in "xyz"},
     **{name.removesuffix(".vel"): name for name in TOOL_MOTION},
+    **{f"tool_force_{axis}_n": f"tool_force_{axis}.pos" for axis in "xyz"},
+    **{f"tool_torque_{axis}_nm": f"tool_torque_{axis}.pos" for axis in "xyz"},
+    **{
+        name.removesuffix(".pos"): name
+        for group in ("digital_inputs", "digital_outputs")
+        for name in OPTIONAL[group]
+    },
 }
 _OTHER_NAME = {name: other for other, name in _DATASET_NAMES.items()}
 
@@ -79,6 +95,19 @@ def lerobot_names(names: Iterable[str], valid: Sequence[str]) -> list[str]:
 def measured_names(has_gripper: bool) -> tuple[str, ...]:
     """Returns what is measured of an arm, with or without a gripper."""
     return MEASURED if has_gripper else tuple(n for n in MEASURED if n != GRIPPER_OPENING)
+
+
+def optional_names(groups: Iterable[str] = OPTIONAL) -> tuple[str, ...]:
+    """Returns the names of groups in OPTIONAL; ConfigError with the valid ones."""
+    if unknown := [group for group in groups if group not in OPTIONAL]:
+        raise ConfigError(f"no state {', '.join(unknown)}; valid are {', '.join(OPTIONAL)}")
+    return tuple(name for group in groups for name in OPTIONAL[group])
+
+
+def optional_values(tool_force: Array, digital_inputs: int, digital_outputs: int) -> Array:
+    """Returns all optional quantities: force, torque [6] (N, Nm, base axes), then bits as 0 or 1."""
+    bits = [float(word >> i & 1) for word in (digital_inputs, digital_outputs) for i in range(8)]
+    return np.array([*tool_force, *bits])
 
 
 def indices(names: Iterable[str], of: Sequence[str]) -> NDArray[np.intp]:

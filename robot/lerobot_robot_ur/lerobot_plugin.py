@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import weakref
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -21,6 +22,9 @@ from .robot import ArmWithCameras
 
 logger = logging.getLogger(__name__)
 
+#: The newest robot of each address, for a teleoperator that works with the arm itself.
+CONNECTED: weakref.WeakValueDictionary[str, UR] = weakref.WeakValueDictionary()
+
 _ROUTINE = ("connected", "disconnected", "realtime", "recovered")  # events of no concern
 
 
@@ -28,14 +32,16 @@ _ROUTINE = ("connected", "disconnected", "realtime", "recovered")  # events of n
 class URConfig(RobotConfig):
     """What LeRobot's command lines can set of an arm, as `--robot.<name>=`.
 
-    `layout` is one of `layout.LAYOUTS`; `limits` holds those that differ from the arm's defaults,
-    by their names in `Limits`; the rest is as in `ArmConfig`.
+    `layout` is one of `layout.LAYOUTS`, `extra_state` some of `layout.OPTIONAL`; `limits` holds
+    those that differ from the arm's defaults, by their names in `Limits`; the rest is as in
+    `ArmConfig`.
     """
 
     model: ClassVar[str]
 
     ip: str
     layout: str = "joints"
+    extra_state: list[str] = field(default_factory=list)
     control_rate_hz: float = 10.0  # of joint targets: the fps of the loop that sends them
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
     tcp: tuple[float, ...] = ArmConfig.tcp
@@ -164,8 +170,10 @@ class UR(Robot):
             make_cameras_from_configs(config.cameras),
             layout=config.layout,
             control_rate_hz=config.control_rate_hz,
+            extra_state=config.extra_state,
         )
         self._refusals = 0
+        CONNECTED[config.ip] = self
 
     @property
     def cameras(self) -> dict[str, Any]:

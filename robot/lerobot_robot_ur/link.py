@@ -52,6 +52,8 @@ _VARIABLES = [
     "robot_status_bits",
     "safety_status_bits",
     "runtime_state",
+    "actual_digital_input_bits",
+    "actual_digital_output_bits",
 ]
 
 _PAYLOAD_VARIABLES = ["payload", "payload_cog"]  # since PolyScope 3.11 and 5.5.1
@@ -78,6 +80,8 @@ class Reading:
     robot_bits: int
     safety_bits: int
     runtime_state: int
+    digital_inputs: int
+    digital_outputs: int
 
     @property
     def is_finite(self) -> bool:
@@ -184,9 +188,10 @@ class Link:
         if self._payload is None or not self._tells_payload:
             return False
         told = (self._receive.getPayload(), *self._receive.getPayloadCog())
-        return not all(
-            abs(a - b) <= _SAME_PAYLOAD for a, b in zip(told, self._payload, strict=True)
-        )
+        # ur-rtde takes a centre of zeros for none.
+        count = len(told) if any(self._payload[1:]) else 1
+        pairs = zip(told[:count], self._payload[:count], strict=True)
+        return any(abs(a - b) > _SAME_PAYLOAD for a, b in pairs)
 
     def describe_payload(self) -> str:
         told = (self._receive.getPayload(), *self._receive.getPayloadCog())
@@ -259,6 +264,8 @@ class Link:
             robot_bits=receive.getRobotStatus(),
             safety_bits=receive.getSafetyStatusBits(),
             runtime_state=receive.getRuntimeState(),
+            digital_inputs=receive.getActualDigitalInputBits(),
+            digital_outputs=receive.getActualDigitalOutputBits(),
         )
 
     def servo(self, q: Array) -> bool:
@@ -285,12 +292,18 @@ class Link:
         So nothing tells the watchdog of us. It has to be patient then: the arm is at rest.
         """
 
-        def release() -> None:
-            self._control.setWatchdog(1.0 / RELEASE_TIME_S)
-            self._control.servoStop(_STOP_DECELERATION)
-            self._control.setWatchdog(1.0 / self._watchdog_s)
+        return _start(lambda: self._patiently(lambda: self._control.servoStop(_STOP_DECELERATION)))
 
-        return _start(release)
+    def free(self, is_on: bool) -> threading.Thread:
+        """Begins or ends freedrive in a thread; nothing may be sent meanwhile."""
+        change = self._control.freedriveMode if is_on else self._control.endFreedriveMode
+        return _start(lambda: self._patiently(change))
+
+    def _patiently(self, work: Callable[[], object]) -> None:
+        """Does what can take longer than the watchdog waits, and of which nothing moves."""
+        self._control.setWatchdog(1.0 / RELEASE_TIME_S)
+        work()
+        self._control.setWatchdog(1.0 / self._watchdog_s)
 
     def end_program(self, was_servoing: bool) -> threading.Thread:
         """Stops the servo, then the program, in a thread: either call can wait for minutes.

@@ -33,6 +33,14 @@ class Hold:
 
 
 @dataclass(frozen=True)
+class Free:
+    """Come to rest and let the arm be led by hand, or no longer."""
+
+    sequence: int
+    is_on: bool
+
+
+@dataclass(frozen=True)
 class Halt:
     """Controlled stop and end of the program; of the process too where `leave`."""
 

@@ -32,6 +32,8 @@ from .layout import (
     indices,
     lerobot_names,
     measured_names,
+    optional_names,
+    optional_values,
     read_action,
 )
 from .messages import REFUSED
@@ -78,6 +80,8 @@ class ArmWithCameras:
         control_rate_hz: how many actions of `joints` come in a second; `tool_motion` has a rate
             of its own, 10 Hz. With the arm's `speed` below 1 each takes that much longer.
 
+        extra_state: groups in `layout.OPTIONAL` that the state has besides those of the layout.
+
     Attributes:
         period_s: time that one action takes.
         measured: names of what `measure_all` gives (LeRobot's).
@@ -94,11 +98,14 @@ class ArmWithCameras:
         *,
         layout: str = "joints",
         control_rate_hz: float = 10.0,
+        extra_state: Sequence[str] = (),
     ):
         self.arm = arm
         self.cameras = dict(cameras or {})
-        self.layout = _fitting(find_layout(layout), arm)
-        self.measured = measured_names(arm.config.gripper != "none")
+        fitting = _fitting(find_layout(layout), arm)
+        state = (*fitting.state, *optional_names(extra_state))
+        self.layout = Layout(fitting.name, state, fitting.action)
+        self.measured = (*measured_names(arm.config.gripper != "none"), *optional_names())
         self._state_indices = indices(self.layout.state, self.measured)
         self._joint_targets = JointTargets(_fitting(find_layout("joints"), arm).action)
         self._space, period_s = self._make_space(control_rate_hz)
@@ -179,7 +186,9 @@ class ArmWithCameras:
         """Returns all quantities of the arm [n], in the order of `measured`. Raises StaleState."""
         state = self.arm.state()
         tool = self.arm.guard.kinematics.tool(state.joints)
-        return Measurement(state.joints, *tool, state.gripper_opening_m).all()
+        usual = Measurement(state.joints, *tool, state.gripper_opening_m).all()
+        bits = state.digital_inputs, state.digital_outputs
+        return np.concatenate([usual, optional_values(state.tool_force, *bits)])
 
     def _picture(self, name: str, camera: Camera) -> NDArray[np.uint8]:
         max_age_ms = round(1e3 * self.arm.limits.max_camera_age_s)
@@ -205,6 +214,8 @@ class ArmWithCameras:
         the tool's pose is not used: LeRobot returns to where it began by sending back what it
         observed.
 
+        While the arm is led by hand nothing is sent.
+
         Returns:
             The action under the names it came with, as far as it could be taken over: tool motion
             is clipped and ends at the workspace's edge.
@@ -215,6 +226,8 @@ class ArmWithCameras:
             Stopped: the arm has stopped and needs `recover`.
             ConfigError: missing or unknown names.
         """
+        if self.arm.is_led:  # what is measured is the action
+            return {name: float(value) for name, value in action.items()}
         space, action = self._space_of(action)
         known = (action, *upcoming[: self._ahead])
         taken = self._send(space, np.stack([read_action(each, space.names) for each in known]))

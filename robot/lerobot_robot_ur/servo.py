@@ -18,7 +18,7 @@ from .errors import Refused
 from .guard import Guard
 from .limits import Limits
 from .link import RELEASE_TIME_S, Link, LinkLost, Reading
-from .messages import REFUSED, Halt, Hold, Move, Report, StopReport
+from .messages import REFUSED, Free, Halt, Hold, Move, Report, StopReport
 from .pace import ArmClock, Following, is_scaling
 from .realtime import Role, take_priority
 from .shared import Phase, ServoState, SharedMemory
@@ -65,6 +65,8 @@ class ServoLoop:
         self._is_slowed = False
         self._reduced_rate = min(1.0, limits.reduced_speed_m_s / limits.tool_speed_m_s)
         self._is_reduced = self._has_other_payload = False
+        self._wants_free = False
+        self._released = Phase.IDLE  # what follows when the thread that is waited for has ended
         self._sequence = 0
         self._due = now  # by the arm's clock: when the next command is expected
         self._is_streamed = self._is_holding = self._has_refused = False
@@ -124,7 +126,9 @@ class ServoLoop:
         except LinkLost as lost:
             self._leave_at_once(StopKind.LINK_LOST, str(lost))
             return
-        if self._commanded is None or (self._phase == Phase.IDLE and reading.is_finite):
+        if self._commanded is None or (
+            self._phase in (Phase.IDLE, Phase.FREE) and reading.is_finite
+        ):
             self._commanded = reading.joints
         self._take_commands(reading)
         self._look_after(reading, now)
@@ -156,6 +160,11 @@ class ServoLoop:
                 self._is_streamed = False
                 if self._phase == Phase.SERVOING:
                     self._trajectory.hold()
+            elif isinstance(message, Free):
+                self._sequence, self._waiting = message.sequence, None
+                self._is_streamed, self._wants_free = False, message.is_on
+                if self._phase == Phase.SERVOING:
+                    self._trajectory.hold()
             elif isinstance(message, Halt):
                 self._leave |= message.leave
                 self._begin_stop(StopKind.REQUESTED, message.reason)
@@ -167,12 +176,14 @@ class ServoLoop:
         self._sequence, self._is_streamed = move.sequence, move.is_streamed
         self._is_holding = self._has_refused = False
         self._due = max(self._clock.time_s, float(move.times_s[0]))
-        if self._phase == Phase.IDLE:
+        if self._phase == Phase.IDLE and not self._wants_free:
             self._trajectory.reset(reading.joints)
             self._following.reset(reading.joints)
             self._commanded, self._parted_since = reading.joints, None
             self._phase = Phase.SERVOING
-        if self._phase == Phase.SERVOING and self._parted_since is not None:
+        if self._phase == Phase.FREE or self._wants_free:
+            self._report_refusal("the arm is led by hand")
+        elif self._phase == Phase.SERVOING and self._parted_since is not None:
             self._report_refusal("the arm is not yet back where it was told to be")
         elif self._phase == Phase.SERVOING:
             self._trajectory.retarget(move.joints, move.times_s)
@@ -262,7 +273,7 @@ class ServoLoop:
         if self._stop is not None:
             return
         self._report_stop(kind, detail)
-        if self._phase == Phase.IDLE:
+        if self._phase in (Phase.IDLE, Phase.FREE):
             self._end()
         elif self._phase == Phase.SERVOING:
             self._trajectory.hold()
@@ -278,16 +289,21 @@ class ServoLoop:
         self._phase, self._deadline = Phase.ENDING, time.monotonic() + _END_TIME_S
 
     def _act(self, step: float, now: float, reading: Reading) -> None:
-        if self._phase == Phase.IDLE:
-            self._link.kick_watchdog()
+        if self._phase in (Phase.IDLE, Phase.FREE):
+            if self._wants_free == (self._phase == Phase.FREE):
+                self._link.kick_watchdog()
+                return
+            self._ending = self._link.free(self._wants_free)
+            self._released = Phase.FREE if self._wants_free else Phase.IDLE
+            self._phase, self._deadline = Phase.RELEASING, now + RELEASE_TIME_S
         elif self._phase == Phase.SERVOING:
             self._servo(step)
             if not self._is_streamed and self._has_settled(reading):
-                self._ending = self._link.release()
+                self._ending, self._released = self._link.release(), Phase.IDLE
                 self._phase, self._deadline = Phase.RELEASING, now + RELEASE_TIME_S
         elif self._phase == Phase.RELEASING:
             if self._is_done(now, "the servo did not stop in time"):
-                self._phase = Phase.IDLE
+                self._phase = self._released
                 if self._stop is not None:
                     self._end()
         elif self._phase == Phase.STOPPING:
@@ -353,7 +369,7 @@ class ServoLoop:
 
     def _publish(self, reading: Reading, now: float) -> None:
         assert self._commanded is not None
-        is_idle = self._phase == Phase.IDLE
+        is_idle = self._phase in (Phase.IDLE, Phase.FREE)
         has_no_path = is_idle or self._phase in (Phase.ENDING, Phase.STOPPED)
         self._shared.write(
             ServoState(
@@ -375,6 +391,8 @@ class ServoLoop:
                 safety_bits=reading.safety_bits,
                 robot_bits=reading.robot_bits,
                 runtime_state=reading.runtime_state,
+                digital_inputs=reading.digital_inputs,
+                digital_outputs=reading.digital_outputs,
             )
         )
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_RECORD = struct.Struct("<3d6d6d6d6d3d7q")
+_RECORD = struct.Struct("<3d6d6d6d6d3d9q")
 _CHECK = struct.Struct("<I")
 _STATE_AT, _WORDS_AT, _BINS_AT = 0, 1024, 2048
 BIN_S = 2e-5  # width of a bin of the histogram of periods
@@ -33,10 +33,11 @@ class Phase(IntEnum):
 
     IDLE = 0  # the program runs, the controller itself keeps the arm where it is
     SERVOING = 1  # targets are sent, in motion or holding
-    RELEASING = 2  # servoStop, in a thread: at rest, and nothing is expected that moves
+    RELEASING = 2  # servoStop or a change of freedrive, in a thread: nothing is sent that moves
     STOPPING = 3  # decelerating along the trajectory
     ENDING = 4  # servoStop and the end of the program, in a thread
     STOPPED = 5  # no motion before a new process
+    FREE = 6  # led by hand
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class ServoState:
         clock_s, clock_rate: the arm's own time when the record was written, and how fast it passed.
         phase: a `Phase`.
         sequence: number of the newest command that was taken over.
+        digital_inputs, digital_outputs: a bit each, as RTDE has them.
         at_rest: whether the commanded motion has ended, and the measured one.
     """
 
@@ -74,6 +76,8 @@ class ServoState:
     safety_bits: int
     robot_bits: int
     runtime_state: int
+    digital_inputs: int
+    digital_outputs: int
 
     def clock(self, now: float) -> float:
         """Returns the arm's own time (s) at `now` (time.monotonic)."""
@@ -124,7 +128,7 @@ class SharedMemory:
         data = _RECORD.pack(
             s.time_s, s.timestamp_s, s.age_s, *s.joints, *s.speeds, *s.commanded, *s.force,
             s.speed_scaling, s.clock_s, s.clock_rate, s.phase, s.sequence, s.at_rest, s.robot_mode,
-            s.safety_bits, s.robot_bits, s.runtime_state,
+            s.safety_bits, s.robot_bits, s.runtime_state, s.digital_inputs, s.digital_outputs,
         )  # fmt: skip
         self._map[_STATE_AT : _STATE_AT + _RECORD.size + 4] = data + _CHECK.pack(zlib.crc32(data))
 
@@ -195,4 +199,6 @@ def _unpack(data: bytes) -> ServoState:
         safety_bits=v[34],
         robot_bits=v[35],
         runtime_state=v[36],
+        digital_inputs=v[37],
+        digital_outputs=v[38],
     )

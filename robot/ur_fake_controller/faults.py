@@ -64,6 +64,9 @@ class FaultHooks:
     def delay_stops(self, seconds: float) -> None:
         self._controller.program.stop_delay = float(seconds)
 
+    def set_inputs(self, bits: int) -> None:
+        self._controller.rtde.values["actual_digital_input_bits"] = (int(bits),)
+
     def run_program(self, name: str) -> None:
         self._controller.program.stop("another program was started")
         self._controller.program.other = name

@@ -72,6 +72,10 @@ class Faults:
         """Lets servoStop, and whatever else waits for the arm, take so much longer."""
         self._request("delay_stops", seconds=seconds)
 
+    def set_inputs(self, bits: int) -> None:
+        """Puts voltage on digital inputs, a bit each."""
+        self._request("set_inputs", bits=bits)
+
     def run_program(self, name: str) -> None:
         """Runs somebody else's program, in place of any."""
         self._request("run_program", name=name)

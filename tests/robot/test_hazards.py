@@ -259,6 +259,7 @@ def test_only_calls_that_are_known_to_be_right_are_used():
         "kickWatchdog",
     }
     motion = {"servoJ", "servoStop", "stopScript"}
+    state |= {"getActualDigitalInputBits", "getActualDigitalOutputBits"}
     assert used == state | speed | modes | settings | motion | {"isConnected", "disconnect"}
 
 

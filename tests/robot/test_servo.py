@@ -291,7 +291,7 @@ def test_shared_state_is_whole_or_not_at_all():
     assert shared.read() is None
     six = np.arange(6.0)
     vectors = (six, six + 1, six + 2, six + 3)
-    state = ServoState(1.0, 2.0, 0.5, *vectors, 0.9, 8.0, 0.8, 1, 7, True, 7, 1, 3, 2)
+    state = ServoState(1.0, 2.0, 0.5, *vectors, 0.9, 8.0, 0.8, 1, 7, True, 7, 1, 3, 2, 5, 1 << 17)
     shared.write(state)
     read = shared.read()
     assert read is not None and pickle.dumps(read) == pickle.dumps(state)
@@ -359,6 +359,10 @@ for _ in range(4):
 
 @pytest.mark.skipif(not fifo_is_granted(), reason="no real-time priority is granted here")
 def test_on_one_processor_under_fifo_it_connects_moves_and_ends(fake):
+    def expired() -> int:
+        return sum("its watchdog expired" in line for line in fake.state()["log"])
+
+    before = expired()
     command = [sys.executable, "-c", UNDER_FIFO, fake.host, *sys.path]
     told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     lines = told.stdout.splitlines()
@@ -367,4 +371,4 @@ def test_on_one_processor_under_fifo_it_connects_moves_and_ends(fake):
         seconds, stopped, priorities = line.split(" ", 2)
         assert stopped == "None" and float(seconds) < 4.0
         assert eval(priorities)[-3:] == [60, 61, 62]
-    assert not any("its watchdog expired" in line for line in fake.state()["log"])
+    assert expired() <= before

@@ -39,7 +39,7 @@ def make_port(
         from lerobot.cameras import make_cameras_from_configs
         from lerobot_robot_ur.arm import Arm
         from lerobot_robot_ur.errors import ConfigError
-        from lerobot_robot_ur.layout import MEASURED, lerobot_names
+        from lerobot_robot_ur.layout import MEASURED, lerobot_names, optional_names
         from lerobot_robot_ur.robot import ArmWithCameras
     except ImportError as error:
         raise DeployError(
@@ -48,7 +48,8 @@ def make_port(
     wrong: list[str] = []
     config = _collect(wrong, "", _arm_config, settings, policy)
     layout = _collect(wrong, "", find_layout, policy)
-    _collect(wrong, "the policy's state: ", lerobot_names, policy.state_names, MEASURED)
+    measured = (*MEASURED, *optional_names())
+    _collect(wrong, "the policy's state: ", lerobot_names, policy.state_names, measured)
     if config is None or layout is None or wrong:
         raise DeployError("\n".join(wrong))
     try:
