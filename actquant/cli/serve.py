@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-from actquant.cli.output import app, console, told_plainly
+from actquant.cli.command_line import asked
+from actquant.cli.options import Rename, Threads, positive, renames
+from actquant.cli.output import app, told_plainly
+from actquant.common.paths import require_file
 
 
 @app.command()
@@ -16,7 +19,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; other machines need a key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
     tls_certificate: Annotated[
         Path | None, typer.Option(help="Certificate chain (PEM): the server speaks TLS.")
     ] = None,
@@ -24,15 +27,18 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Let other machines connect without a key.")
     ] = False,
-    queue: Annotated[int, typer.Option(help="Requests that may wait or run for a model.")] = 16,
-    deadline: Annotated[float, typer.Option(help="Seconds that a request may wait.")] = 5.0,
-    max_clients: Annotated[int, typer.Option(help="Clients at a time.")] = 64,
-    max_message_mb: Annotated[float, typer.Option(help="Longest message, in MB.")] = 64.0,
-    rename: Annotated[
-        list[str] | None,
-        typer.Option(help="CLIENTS=POLICYS name, e.g. base_rgb=observation.images.scene."),
-    ] = None,
-    threads: Annotated[int, typer.Option(help="Threads a model; 0 takes what is useful.")] = 0,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Requests that may wait or run for a model.")
+    ] = 16,
+    deadline: Annotated[
+        float, typer.Option(callback=positive, help="Seconds that a request may wait.")
+    ] = 5.0,
+    max_clients: Annotated[int, typer.Option(min=1, help="Clients at a time.")] = 64,
+    max_message_mb: Annotated[
+        float, typer.Option(callback=positive, help="Longest message, in MB.")
+    ] = 64.0,
+    rename: Rename = None,
+    threads: Threads = 0,
 ) -> None:
     """Serve policies over websockets, in openpi's protocol. See docs/serve.md.
 
@@ -53,24 +59,25 @@ def serve(
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("websockets.server").setLevel(logging.WARNING)
-        renamed = dict(pair.split("=", 1) for pair in rename or [] if "=" in pair)
-        if len(renamed) != len(rename or []):
-            raise ServeError("--rename wants CLIENTS=POLICYS, each client's name once")
-        settings = ServeSettings(
-            models=named_models(models),
-            host=host,
-            port=port,
-            api_key=key_of_environment(),
-            certificate=tls_certificate,
-            certificate_key=tls_key,
-            insecure=insecure,
-            queue=queue,
-            deadline_s=deadline,
-            max_clients=max_clients,
-            max_message_bytes=int(max_message_mb * 1e6),
-            threads=threads,
-            renamed=renamed,
-        )
+        with asked():
+            settings = ServeSettings(
+                models=named_models(models),
+                host=host,
+                port=port,
+                api_key=key_of_environment(),
+                certificate=tls_certificate,
+                certificate_key=tls_key,
+                insecure=insecure,
+                queue=queue,
+                deadline_s=deadline,
+                max_clients=max_clients,
+                max_message_bytes=int(max_message_mb * 1e6),
+                threads=threads,
+                renamed=renames(rename or []),
+            )
+            settings.check()
+            for path in settings.models.values():
+                require_file(path, "a GGUF")
 
         async def run() -> None:
             server, ready = Server(settings), asyncio.Event()
@@ -80,7 +87,7 @@ def serve(
             scheme = "ws" if tls_certificate is None else "wss"
             if ready.is_set():
                 for name in server.models:
-                    console.print(f"{name}: {scheme}://{host}:{server.port}/{name}", markup=False)
+                    typer.echo(f"{name}: {scheme}://{host}:{server.port}/{name}")
             waiting.cancel()
             await running
 

@@ -10,6 +10,7 @@ from actquant_runtime import ObservationWindow, PreviousChunk
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from actquant.serve.messages import MessageError
+from actquant.serve.settings import ServeError
 
 OPTIONS = "actquant"
 """Key of what a message says beside the observation; see `Options`."""
@@ -38,13 +39,20 @@ class Names:
 
     Those are the policy's own, the same with slashes for dots (as openpi writes them), the last
     part alone (`scene` for `observation.images.scene`, `state`), `prompt` for the task, and what
-    `renamed` (a client's name -> the policy's) says.
+    `renamed` (a client's name -> the policy's, or nothing to leave it out) says.
+
+    Raises ServeError if `renamed` leads to what the policy does not take.
     """
 
     def __init__(self, about: Mapping[str, Any], renamed: Mapping[str, str]) -> None:
         self.wanted = list(about["cameras"])
         self.wanted += [STATE] if about["state"]["names"] else []
         self.wanted += [TASK] if about["prompt"] is not None else []
+        for theirs, ours in renamed.items():
+            if ours and ours not in self.wanted:
+                raise ServeError(
+                    f"--rename {theirs}={ours}: this policy takes {', '.join(self.wanted)}"
+                )
         self._known: dict[str, str] = {}
         for name in self.wanted:
             self._known |= {name.rpartition(".")[2]: name}
@@ -52,7 +60,7 @@ class Names:
             self._known |= {name: name, name.replace(".", "/"): name}
         if TASK in self.wanted:
             self._known[PROMPT] = TASK
-        self._known |= renamed
+        self._known |= renamed  # to nothing: left out
         # A policy that takes no task or no state still gets them from a client that always sends.
         self._ignored = {TASK, PROMPT, STATE, STATE.replace(".", "/"), "state"} - set(self._known)
 
@@ -63,10 +71,12 @@ class Names:
             if key == OPTIONS or key in self._ignored:
                 continue
             name = self._known.get(key)
+            if name == "":
+                continue
             if name is None:
                 raise MessageError(
                     f"unknown key {key!r:.80}; this policy takes {', '.join(self.wanted)} "
-                    "(--rename CLIENTS=POLICYS on the server)"
+                    "(--rename on the server)"
                 )
             if name in observation:
                 raise MessageError(f"{name} is there twice, also as {key!r:.80}")

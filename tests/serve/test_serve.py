@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from actquant.serve.messages import pack
+from actquant.serve.server import Server
 from actquant.serve.settings import ServeError, ServeSettings
 
 
@@ -69,6 +70,16 @@ def test_names_as_clients_have_them(serving, model):
     assert np.array_equal(policy.infer(renamed | options)["actions"], expected)
     with pytest.raises(RuntimeError, match=f"{SCENE} is there twice"):
         policy.infer(renamed | {"scene": seen[SCENE]})
+
+
+def test_what_a_client_sends_in_vain_is_left_out(serving, model):
+    policy = client(serving(renamed={"depth": ""}))
+    seen = observation()
+    answer = policy.infer(seen | {"depth": seen[SCENE], "actquant": {"seed": 1}})
+    assert np.array_equal(answer["actions"], Runtime(model).act(seen, seed=1))
+    renamed = ServeSettings({"tiny": model}, renamed={"base_rgb": "observation.images.third"})
+    with pytest.raises(ServeError, match=r"third: this policy takes observation\.images\.scene"):
+        Server(renamed)
 
 
 def test_real_time_chunking_over_the_wire(tmp_path, serving):
