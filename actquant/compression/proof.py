@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actquant.calibration.work_folder import WorkFolder
+from actquant.calibration.work_folder import Contents, WorkFolder
 from actquant.capture.policy import CapturedPolicy, convert_f32
 from actquant.common.errors import ParityError
+from actquant.compression.programs import sources_of_programs
+from actquant.encoders.blocks import encoders_sha256
+from actquant.fidelity.distance import Distance
 from actquant.fidelity.parity import (
     F32_THRESHOLD,
     ParityReport,
@@ -36,6 +39,8 @@ NUMBER_CHARACTERS = 18
 """Of a float32 in JSON, with its comma."""
 
 
+STAGE = "proof"
+"""Of what is kept."""
 SCRATCH = "f32-*.gguf"
 """Files in a work folder that only a process that lives needs: `*` is its number."""
 
@@ -56,11 +61,21 @@ class Proof:
 
     @cached_property
     def _reference(self) -> np.ndarray:
-        return reference_actions(self.loaded, n=self.inputs)
+        """PyTorch's chunks [n, H, A], kept in the work folder."""
+        if self.work is None:
+            return reference_actions(self.loaded, n=self.inputs)
+        sources = {**sources_of_programs(self.loaded), "inputs": str(self.inputs)}
+        kept, _ = self.work.build(
+            STAGE,
+            "reference",
+            sources,
+            lambda: ({"actions": reference_actions(self.loaded, n=self.inputs)}, {}),
+        )
+        return kept.arrays["actions"]
 
     def prove_program(self) -> ParityReport | None:
         """Runs the program with f32 weights: in the C++ runtime where there is a work folder for a
-        file of them, else in the interpreter of the format.
+        file of them, which keeps what was found, else in the interpreter of the format.
 
         Returns None where nothing is asked for, and where the interpreter would only repeat what
         the file itself is judged by. Raises ParityError.
@@ -68,12 +83,28 @@ class Proof:
         if not self.inputs:
             return None
         if self.work is not None:
-            with self.work.scratch(SCRATCH.replace("*", str(os.getpid()))) as path:
-                return self._check(convert_f32(self.loaded, path), None)
+            return self._proved_before(self.work)
         if self.float_type is not None:
             return None
         runner = ReferenceRunner(self.loaded.interface, self.captured.stages)
         return self._check(Path("the captured program"), runner)
+
+    def _proved_before(self, work: WorkFolder) -> ParityReport:
+        """Returns what was found of the same program and runtime, or finds it."""
+
+        def prove() -> Contents:
+            with work.scratch(SCRATCH.replace("*", str(os.getpid()))) as path:
+                report = self._check(convert_f32(self.loaded, path), None)
+            return {}, {**asdict(report), "distance": report.distance.model_dump()}
+
+        sources = {
+            **sources_of_programs(self.loaded),
+            "inputs": str(self.inputs),
+            "runtime": encoders_sha256(),
+        }
+        kept, _ = work.build(STAGE, "program", sources, prove)
+        distance = Distance.model_validate(kept.info["distance"])
+        return ParityReport(**{**kept.info, "distance": distance})
 
     def _check(self, path: Path, runner: ReferenceRunner | None) -> ParityReport:
         return check_parity(

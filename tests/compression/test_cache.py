@@ -11,6 +11,7 @@ from actquant.cli import app
 from actquant.common.errors import CacheError
 from actquant.compression.cache import cache_folder, clear_cache, read_cache
 from actquant.compression.pipeline import compress
+from actquant.format.model_file import read_model
 from actquant.recipes.settings import CompressionSettings
 from actquant.tuning.settings import TuningSettings
 
@@ -30,10 +31,16 @@ def test_another_budget_and_recipe_start_from_what_is_there(options, tmp_path):
 
     first = made("a.gguf", bpw=6.0)
     assert first.reused == []
+    (entry,) = read_cache(options["cache"]).entries
+    proofs = {path: path.stat().st_mtime_ns for path in Path(entry.path, "proof").iterdir()}
+    assert {path.stem for path in proofs} == {"program", "reference"}
     other = made("b.gguf", bpw=5.5)
     assert other.reused[:3] == ["program", "action_jacobian", "second_moments"]
     assert made("c.gguf", bpw=6.0, recipe="gptq").reused == ["program", "second_moments"]
     (entry,) = read_cache(options["cache"]).entries
+    assert all(path.stat().st_mtime_ns == time for path, time in proofs.items())  # not made again
+    assert read_model(tmp_path / "b.gguf").metadata.golden[0]["actions_reference"]
+    assert other.program_error == first.program_error
     assert entry.checkpoint == "tiny" and entry.dataset == options["dataset"].name
     assert entry.bytes > 100_000 and not list(Path(entry.path).glob("*.gguf"))
     assert made("d.gguf", bpw=6.0, seed=1).reused == []
