@@ -21,6 +21,13 @@ NOBODY = 65534
 CONVERT = ("--recipe", "q8_0", "--control-rate-hz", "10", "--verify", "none")
 
 
+@pytest.fixture(scope="module")
+def compress(checkpoint: Path, dataset: Path) -> tuple[str, ...]:
+    """A compression that takes what an earlier one kept in the cache."""
+    brief = ("--recipe", "q8_0", "--frames", "4", "--held-out", "4")
+    return ("compress", str(checkpoint), "--dataset", str(dataset), *brief)
+
+
 def run(*words: object) -> tuple[int, str]:
     """Returns the exit code of a command and the one line that it says."""
     outcome = CliRunner().invoke(app, list(map(str, words)))
@@ -76,35 +83,33 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(
-    checkpoint: Path, tmp_path: Path
+    compress: tuple[str, ...], tmp_path: Path
 ) -> None:
     out = tmp_path / "m.gguf"
-    assert run("compress", checkpoint, *CONVERT, "--out", out) == (0, "")
+    assert run(*compress, "--out", out) == (0, "")
     before = out.read_bytes()
     with small_files(100_000):
-        status, told = run("compress", checkpoint, *CONVERT, "--out", out)
+        status, told = run(*compress, "--out", out)
     assert status == 1 and "m.gguf" in told and "File too large" in told
     assert out.read_bytes() == before and list(tmp_path.iterdir()) == [out]
 
 
-def test_a_full_disk_is_named_and_left_empty(checkpoint: Path, disk: Path) -> None:
-    status, told = run("compress", checkpoint, *CONVERT, "--out", disk / "m.gguf")
+def test_a_full_disk_is_named_and_left_empty(compress: tuple[str, ...], disk: Path) -> None:
+    status, told = run(*compress, "--out", disk / "m.gguf")
     assert status == 1 and "m.gguf" in told and "No space left on device" in told
     assert not list(disk.iterdir())
     (disk / "filling").write_bytes(bytes(64 << 10))
-    begun: list[str] = []
-    status, told = run("compress", checkpoint, *CONVERT, "--out", disk / "m.gguf")
+    status, told = run(*compress, "--out", disk / "m.gguf")
     assert status == 1 and "cannot be written to: No space left on device" in told
-    assert [path.name for path in disk.iterdir()] == ["filling"] and not begun
+    assert [path.name for path in disk.iterdir()] == ["filling"]
 
 
 def test_a_work_folder_on_a_full_disk_is_named(
-    checkpoint: Path, dataset: Path, disk: Path, tmp_path: Path
+    compress: tuple[str, ...], disk: Path, tmp_path: Path
 ) -> None:
     (disk / "filling").unlink(missing_ok=True)
-    words = ("compress", checkpoint, "--dataset", dataset, "--recipe", "q8_0", "--frames", 4)
-    status, told = run(*words, "--work", disk / "work", "--out", tmp_path / "m.gguf")
-    assert status == 1 and "No space left on device" in told or "os error 28" in told
+    status, told = run(*compress, "--work", disk / "work", "--out", tmp_path / "m.gguf")
+    assert status == 1 and "No space left on device" in told
     assert not list(tmp_path.iterdir())
     assert not list((disk / "work").rglob("*.tmp"))
 
@@ -140,20 +145,20 @@ def test_what_may_not_be_read_is_named(public: Path) -> None:
     assert stat.S_IMODE(model.stat().st_mode) == 0 and model.read_bytes() == b"secret"
 
 
-@pytest.mark.parametrize("name", ["ä ö/ü", "模型 [bold]", "-dash", "n" * 215, "new\nline"])
-def test_odd_names_are_written_and_read(name: str, checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["模型 [bold] ä", "-dash", "n" * 215, "new\nline"])
+def test_odd_names_are_written_and_read(
+    name: str, compress: tuple[str, ...], tmp_path: Path
+) -> None:
     out = tmp_path / name
-    out.parent.mkdir(exist_ok=True)
-    given = f"--out={out}"
-    assert run("compress", checkpoint, *CONVERT, given) == (0, "")
-    assert run("inspect", "--", out) == (0, "")
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [out]
+    assert run(*compress, f"--out={out}") == (0, "")
+    assert run("inspect", out) == (0, "")
+    assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_path_of_many_folders(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_path_of_many_folders(compress: tuple[str, ...], tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["d" * 200] * 10)
     deep.mkdir(parents=True)
-    assert run("compress", checkpoint, *CONVERT, "--out", deep / "m.gguf") == (0, "")
+    assert run(*compress, "--out", deep / "m.gguf") == (0, "")
     status, told = run("inspect", deep.joinpath(*["d" * 200] * 12))
     assert status == 2 and "File name too long" in told and len(told) < 400
 
