@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from actquant.common.errors import OutputError
 from actquant.common.files import atomic_path
 from actquant.common.interrupts import look_again
 
@@ -91,7 +92,10 @@ class WorkFolder:
     def save(
         self, stage: str, item: str, made_from: Mapping[str, str], contents: Contents
     ) -> Artifact:
-        """Writes an artefact, replacing an older one only when the new one is whole."""
+        """Writes an artefact, replacing an older one only when the new one is whole.
+
+        Raises OutputError if it cannot be written.
+        """
         artifact = Artifact(dict(contents[0]), dict(contents[1]))
         header = Header(
             schema_version=SCHEMA_VERSION,
@@ -101,8 +105,13 @@ class WorkFolder:
             info=artifact.info,
         )
         contiguous = {name: np.ascontiguousarray(a) for name, a in artifact.arrays.items()}
-        with atomic_path(self.path(stage, item)) as temporary:
-            save_file(contiguous, temporary, metadata={"header": header.model_dump_json()})
+        try:
+            with atomic_path(self.path(stage, item)) as temporary:
+                save_file(contiguous, temporary, metadata={"header": header.model_dump_json()})
+        except (OSError, SafetensorError) as error:
+            raise OutputError(
+                f"{self.path(stage, item)} cannot be written: {error}; what is finished is kept"
+            ) from error
         return artifact
 
     def build(

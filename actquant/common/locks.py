@@ -90,8 +90,7 @@ def _acquire(path: Path, what: str) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_named(descriptor, path):
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                _sign(descriptor, path)
                 return descriptor
             os.close(descriptor)  # whoever held it has deleted it: once more
         except BlockingIOError:
@@ -102,6 +101,16 @@ def _acquire(path: Path, what: str) -> int:
         except OSError as error:
             os.close(descriptor)
             raise OutputError(f"{path.parent} cannot be written to: {error.strerror}") from error
+
+
+def _sign(descriptor: int, path: Path) -> None:
+    """Writes who holds the lock; where that fails, nothing else could be written either."""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _is_named(descriptor: int, path: Path) -> bool:

@@ -21,13 +21,16 @@ _KINDS = (
 def find_status(path: Path) -> os.stat_result | None:
     """Returns what is at a path, None for nothing.
 
-    Raises UsageError for a path that cannot be followed: a loop of links, a folder without
-    permission, a name that is too long.
+    Raises UsageError for a path that cannot be followed (a loop of links, a folder without
+    permission, a name that is too long), or that results could not name: no UTF-8.
     """
     try:
+        str(path).encode()
         return path.stat()
     except FileNotFoundError:
         return None
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{path}: the name is no UTF-8; rename it") from error
     except ValueError as error:  # NUL
         raise UsageError(f"{str(path)!r} is no path: {error}") from error
     except OSError as error:
