@@ -257,8 +257,9 @@ void Stage::check_host_program(const std::map<std::string, double>& inputs) cons
             continue; // the host does not read it
         }
         auto given = inputs.find(input_name);
+        double usual = input.info.dtype == DType::b8 ? 1 : 0;
         std::vector<double> elements(element_count(input.info.shape),
-                                     given == inputs.end() ? 0.0 : given->second);
+                                     given == inputs.end() ? usual : given->second);
         values[input.value] = {input.info.dtype, input.info.shape, std::move(elements)};
     }
     for (const Instruction& instruction : program.instructions) {
@@ -282,8 +283,8 @@ void Stage::check_host_program(const std::map<std::string, double>& inputs) cons
                 index_values(values.at(boundary.value), boundary, name());
             }
         } catch (const ArgumentError& error) {
-            throw FileError("the program is not valid: " + std::string(error.what()) + ", which " +
-                            boundary.value + " is for zeros, padding or the last step");
+            throw FileError(std::string(error.what()) + ", but " + boundary.value +
+                            " is that for whole prompts of padding and the last step");
         }
     }
 }

@@ -54,9 +54,9 @@ class Stage {
     // The device tensor behind an output; null when the output is a host value.
     ggml_tensor* output_tensor(const std::string& name) const;
 
-    // Runs the host operators once on inputs that are zeros, but where `inputs` says otherwise by
-    // name, and looks at every index: what does not fit is then the loader's error, not the
-    // robot's.
+    // Runs the host operators once, with nothing masked and all else zeros, but where `inputs` says
+    // otherwise by name, and looks at every index: what does not fit is then the loader's error,
+    // not the robot's.
     void check_host_program(const std::map<std::string, double>& inputs = {}) const;
     // The graph's buffer and the values of the host operators.
     size_t compute_bytes() const;
