@@ -298,7 +298,9 @@ def test_nothing_is_written_when_the_program_does_not_agree(
     out = tmp_path / "model.gguf"
     out.write_text("older")
     with pytest.raises(ParityError):
-        compress(checkpoint, out, dataset=dataset, bpw=8, recipe="paper", settings=SMALL)
+        compress(
+            checkpoint, out, dataset=dataset, bpw=8, recipe="paper", settings=SMALL, force=True
+        )
     assert out.read_text() == "older"
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [out]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import policy_files
 import pytest
-
 from actquant_runtime import Runtime
 
 SECONDS = 60
