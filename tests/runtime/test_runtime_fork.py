@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import policy_files
 import pytest
 from actquant_runtime import Runtime
@@ -40,8 +41,14 @@ def act(runtime: Runtime) -> str:
         return str(error)
 
 
-def test_with_threads_it_says_so_and_ends(tmp_path: Path) -> None:
-    runtime = Runtime(policy_files.write_policy(tmp_path / "tiny.gguf"), threads=2)
+BLOCKS = {"spare.w": policy_files.Packed(np.zeros((1, 34), np.uint8), "Q8_0", (1, 32))}
+"""With these our own threads run the products, without ggml's."""
+
+
+@pytest.mark.parametrize("tensors", [{}, BLOCKS], ids=["ggml", "ours"])
+def test_with_threads_it_says_so_and_ends(tmp_path: Path, tensors: dict) -> None:
+    path = policy_files.write_policy(tmp_path / "tiny.gguf", tensors=tensors)
+    runtime = Runtime(path, threads=2)
     act(runtime)
 
     def work() -> str:
