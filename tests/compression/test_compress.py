@@ -20,8 +20,8 @@ from actquant.common.errors import (
     BudgetError,
     CheckpointError,
     DatasetError,
-    ModelFileError,
     ParityError,
+    UsageError,
 )
 from actquant.compression.contents import FileContents
 from actquant.compression.pipeline import compress
@@ -316,7 +316,7 @@ def test_bad_input_is_named(checkpoint, dataset, tmp_path):
         compress(checkpoint, out, dataset=other, bpw=3)
     with pytest.raises(BudgetError, match="known: actquant, paper"):
         compress(checkpoint, out, dataset=dataset, bpw=3, recipe="best")
-    with pytest.raises(ModelFileError, match="folder"):
+    with pytest.raises(UsageError, match="folder"):
         compress(checkpoint, tmp_path, dataset=dataset, bpw=3)
     assert not out.exists()
 

@@ -130,11 +130,11 @@ def test_the_summary_always_says_how_much_was_not_fused(checkpoint, tmp_path):
     report = compress(
         checkpoint, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10, verify="none"
     )
-    what, value = (list(column.cells) for column in tables.compression(report)[0].columns)
+    what, value = (list(map(str, c.cells)) for c in tables.compression(report)[0].columns)
     assert dict(zip(what, value, strict=True))["unfused"] == "0"
     report.capture.stages[0].unfused.update(sdpa=2, glu=1)
     summary, *_, warning = tables.compression(report)
-    what, value = (list(column.cells) for column in summary.columns)
+    what, value = (list(map(str, column.cells)) for column in summary.columns)
     assert dict(zip(what, value, strict=True))["unfused"] == "3"
     assert "2 × sdpa, 1 × glu" in warning
 
