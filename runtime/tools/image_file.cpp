@@ -3,6 +3,19 @@
 #include "arguments.h"
 #include "common/limits.h"
 
+#include <cstdlib>
+#include <filesystem>
+
+// The most that is allocated at once: a chunk of a PNG may claim to have a gigabyte.
+static thread_local size_t most_bytes = 0;
+
+static void* allocate(void* old, size_t bytes) {
+    return bytes <= most_bytes ? std::realloc(old, bytes) : nullptr;
+}
+
+#define STBI_MALLOC(bytes) allocate(nullptr, bytes)
+#define STBI_REALLOC(old, bytes) allocate(old, bytes)
+#define STBI_FREE(old) std::free(old)
 #define STB_IMAGE_IMPLEMENTATION
 #define STB_IMAGE_STATIC
 #define STBI_ONLY_PNG
@@ -17,6 +30,9 @@ Image read_image(const std::string& path) {
         return UsageError("the image '" + path + "' cannot be read (" + stbi_failure_reason() +
                           "); it must be PNG or JPEG");
     };
+    constexpr size_t for_tables = 1 << 20;
+    std::error_code missing;
+    most_bytes = for_tables;
     if (stbi_info(path.c_str(), &width, &height, &channels) == 0) {
         throw cannot_be_read();
     }
@@ -26,6 +42,9 @@ Image read_image(const std::string& path) {
         throw UsageError("the image '" + path + "' is " + std::to_string(height) + "x" +
                          std::to_string(width) + " (height x width), too large");
     }
+    // Four channels of 16 bits, and the file's bytes in a buffer that doubles.
+    most_bytes += 8 * static_cast<size_t>(width) * static_cast<size_t>(height) +
+                  2 * static_cast<size_t>(std::filesystem::file_size(path, missing));
     uint8_t* pixels = stbi_load(path.c_str(), &width, &height, &channels, 3);
     if (pixels == nullptr) {
         throw cannot_be_read();

@@ -193,6 +193,8 @@ KEY_CASES = [
     ({"actquant.state.names": ("array", ["a" * 10_000, "b", "c"])}, "a name of more than 255"),
     ({"actquant.provenance": ("string", "[" * 100_000)}, "actquant.provenance: its values are"),
     ({"actquant.provenance": ("string", "{")}, "actquant.provenance: it is no JSON"),
+    ({"actquant.provenance": ("string", "\ufeff{}")}, "actquant.provenance cannot be read"),
+    ({"actquant.golden": ("string", "[" + "9" * 5000 + "]")}, "actquant.golden: it is no JSON"),
     ({"actquant.golden": ("string", "[" * 65 + "]" * 65)}, "nested more than 64 deep"),
     ({"actquant.stages": ("array", ["vision", "prefix", "denoise", "denoise"])}, "twice"),
     ({"actquant.stages": ("array", ["x"] * 10_000)}, "the number of actquant.stages is 10000"),

@@ -122,7 +122,7 @@ class Runtime:
         for key in ("provenance", "allocation", "golden"):
             try:
                 description[key] = json.loads(description[key])
-            except ValueError as error:  # a number of thousands of digits
+            except ValueError as error:  # a byte order mark
                 raise _core.ModelFileError(f"actquant.{key} cannot be read: {error}") from error
         return description
 

@@ -81,7 +81,7 @@ HostValue Weights::read(const std::string& name) const {
     HostValue value{value_dtype(tensor->type), stored.shape, {}};
     if (ggml_nelements(tensor) != element_count(stored.shape)) {
         throw FileError("the tensor " + name +
-                        " has padded rows, which only linear and embedding " + "can read");
+                        " has padded rows, which only linear and embedding can read");
     }
     if (ggml_nelements(tensor) > limits::value_elements) {
         throw FileError("the tensor " + name + " " + to_string(stored.shape) +
