@@ -34,8 +34,10 @@ def tell_error(kind: str, message: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"error": kind, "message": message}), flush=True)
         return
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
+    told = "; ".join(lines).replace(":; ", ": ")
     errors.print(kind, style="bold red", end="", markup=False)
-    errors.print(f": {printable(message)}", markup=False, highlight=False, soft_wrap=True)
+    errors.print(f": {printable(told)}", markup=False, highlight=False, soft_wrap=True)
 
 
 class Commands(TyperGroup):

@@ -92,7 +92,7 @@ def inspect_model(path: Path) -> Inspection:
         stages=[_stage(name, program) for name, program in model.programs.items()],
         state=_statistics(face.state_names, face.state_mean, face.state_std),
         action=_statistics(face.action_names, face.action_mean, face.action_std),
-        golden_inputs=len(about.golden),
+        golden_inputs=len(about.golden or []),
         provenance=provenance,
         memory=_memory(model.path),
     )

@@ -150,6 +150,6 @@ def test_successes_are_shown_with_pairs_and_by_task(report, tmp_path):
 def test_the_command_says_what_is_wrong_before_it_loads(tmp_path):
     options = ["sweep", str(tmp_path), "--dataset", str(tmp_path), "--json"]
     result = CliRunner().invoke(app, [*options, "--recipes", "best"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "unknown recipe 'best'" in json.loads(result.output)["message"]
     assert CliRunner().invoke(app, [*options, "--bpw", "two"]).exit_code == 2
