@@ -105,7 +105,7 @@ def optional_names(groups: Iterable[str] = OPTIONAL) -> tuple[str, ...]:
 
 
 def optional_values(tool_force: Array, digital_inputs: int, digital_outputs: int) -> Array:
-    """Returns all optional quantities: force, torque [6] (N, Nm, base axes), then bits as 0 or 1."""
+    """Returns all optional quantities: force and torque [6] (N, Nm, base axes), then the bits."""
     bits = [float(word >> i & 1) for word in (digital_inputs, digital_outputs) for i in range(8)]
     return np.array([*tool_force, *bits])
 
