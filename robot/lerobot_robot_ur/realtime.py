@@ -30,7 +30,7 @@ class Role(IntEnum):
 def make_ordinary() -> None:
     """Gives up a real-time priority that was inherited: while ur-rtde connects, it waits in loops
     that never sleep, and its receivers would inherit the same priority."""
-    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+    if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
@@ -68,6 +68,8 @@ def _threads() -> list[int]:
 def _raise_priority() -> str:
     try:
         own = threading.get_native_id()
+        # First the highest: where the limit lies between them, none is to have any.
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(max(Role)))
         for thread in _threads():
             role = Role.LOOP if thread == own else Role.RECEIVE
             os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(role))

@@ -173,17 +173,18 @@ class ServoLoop:
             self._waiting = None
 
     def _move(self, move: Move, reading: Reading) -> None:
-        self._sequence, self._is_streamed = move.sequence, move.is_streamed
-        self._is_holding = self._has_refused = False
+        self._sequence, self._has_refused = move.sequence, False
+        if self._wants_free or self._phase == Phase.FREE:
+            self._report_refusal("the arm is led by hand")
+            return
+        self._is_streamed, self._is_holding = move.is_streamed, False
         self._due = max(self._clock.time_s, float(move.times_s[0]))
-        if self._phase == Phase.IDLE and not self._wants_free:
+        if self._phase == Phase.IDLE:
             self._trajectory.reset(reading.joints)
             self._following.reset(reading.joints)
             self._commanded, self._parted_since = reading.joints, None
             self._phase = Phase.SERVOING
-        if self._phase == Phase.FREE or self._wants_free:
-            self._report_refusal("the arm is led by hand")
-        elif self._phase == Phase.SERVOING and self._parted_since is not None:
+        if self._phase == Phase.SERVOING and self._parted_since is not None:
             self._report_refusal("the arm is not yet back where it was told to be")
         elif self._phase == Phase.SERVOING:
             self._trajectory.retarget(move.joints, move.times_s)

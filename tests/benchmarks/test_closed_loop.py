@@ -27,7 +27,9 @@ def episode(number: int, p50: float) -> EpisodeReport:
 
 def test_the_summary_pairs_starts_and_counts_by_task() -> None:
     pairs = [("pick_cube", 0), ("stack", 0), ("pick_cube", 1), ("stack", 1)]
-    arguments = Namespace(pairs=pairs, tasks=["pick_cube", "stack"], mode="sync", starts="0:2")
+    arguments = Namespace(
+        pairs=pairs, tasks=["pick_cube", "stack"], mode="sync", starts="0:2", speed=1.0, slider=0.3
+    )
     wire, direct = [True, False, True, True], [True, True, False, True]
     reports = [episode(k, p50=float(k + 1)) for k in range(4)]
     found = summarise(arguments, direct, wire, reports)

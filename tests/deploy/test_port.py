@@ -126,7 +126,7 @@ def test_what_a_camera_raises_is_a_robot_error(port: URPort, monkeypatch: Any) -
 
 
 def test_an_unknown_robot_is_told_which_there_are() -> None:
-    settings: Any = type("Settings", (), {"robot": "ur10"})
+    settings: Any = type("Settings", (), {"robot": "ur9"})
     policy: Any = Policy()
-    with pytest.raises(DeployError, match=f"--robot ur10; there are {', '.join(ROBOTS)}"):
+    with pytest.raises(DeployError, match=f"--robot ur9; there are {', '.join(ROBOTS)}"):
         make_port(settings, policy, {})

@@ -74,9 +74,8 @@ def watched(arm: Arm, seconds: float) -> tuple[np.ndarray, np.ndarray]:
     return watch.end()
 
 
-@pytest.mark.parametrize("fraction", [0.3, 0.1])
-@pytest.mark.parametrize("by", ["set_slider", "limit_speed"])
-def test_motion_is_as_much_slower_and_does_not_lunge_afterwards(fake, arm, moving, fraction, by):
+@pytest.mark.parametrize(("by", "fraction"), [("set_slider", 0.1), ("limit_speed", 0.3)])
+def test_motion_is_as_much_slower_and_does_not_lunge_afterwards(fake, arm, moving, by, fraction):
     getattr(fake.faults, by)(fraction)
     wait_until(lambda: arm.state().speed_scaling == pytest.approx(fraction), "the scaling")
     time.sleep(0.5)
@@ -126,7 +125,7 @@ def test_an_arm_that_falls_behind_is_held_and_then_stopped(fake, arm, moving):
     wait_for_rest(fake)
 
 
-@pytest.mark.parametrize("value", [-1.0, 2.0, float("nan")])
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
 def test_a_scaling_that_cannot_be_stops_the_arm(fake, arm, moving, value):
     fake.faults.report_speed_scaling(value)
     wait_until(lambda: arm.stopped is not None, "the stop")

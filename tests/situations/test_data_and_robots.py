@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.config import ArmConfig
+from lerobot_robot_ur.dashboard import stop_program
 from lerobot_robot_ur.errors import ConnectionFailed
 from rtde_control import RTDEControlInterface
 from toy_policy import CAMERAS, make_dataset, make_toy
@@ -307,6 +308,9 @@ def test_a_controller_that_another_client_drives(controller: FakeController) -> 
     """UniversalRobots/RTDE_Python_Client_Library#15, #18: registers are in use."""
     other = RTDEControlInterface(controller.host)
     try:
+        with pytest.raises(ConnectionFailed, match="another program is there .PLAYING"):
+            Arm(ArmConfig(ip=controller.host, model="ur3e")).connect()
+        stop_program(controller.host)
         with pytest.raises(ConnectionFailed, match="input registers are already in use"):
             Arm(ArmConfig(ip=controller.host, model="ur3e")).connect()
     finally:
