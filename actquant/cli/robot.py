@@ -39,10 +39,7 @@ def robot_sim(
     with told_plainly(as_json=False, after_a_stop=""):
         from actquant.deploy.robot_sim import SimSettings, run
 
-        settings = SimSettings(host, model, task, start, cameras, image_size)
-        with asked():
-            settings.check()
-        run(settings)
+        run(SimSettings(host, model, task, start, cameras, image_size))
 
 
 @app.command()

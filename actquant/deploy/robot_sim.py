@@ -6,7 +6,7 @@ import shlex
 import signal
 from dataclasses import dataclass
 
-from actquant.common.errors import DeployError
+from actquant.common.errors import DeployError, UsageError
 from actquant.common.extras import explain_missing
 
 CAMERAS = ("scene", "wrist")
@@ -24,7 +24,7 @@ class SimSettings:
     image_size: int = 96
 
     def check(self) -> None:
-        """Raises DeployError listing all that is wrong, or saying what is not installed."""
+        """Raises UsageError listing all that is wrong, DeployError for what is not installed."""
         try:
             from lerobot_env_ur3e.tasks import TASK_NAMES
             from lerobot_robot_ur.models import MODELS
@@ -46,14 +46,14 @@ class SimSettings:
                 f"--host {self.host}; a loopback address, 127.x.y.z: the fake has no password"
             )
         if wrong:
-            raise DeployError("; ".join(wrong))
+            raise UsageError("; ".join(wrong))
 
 
 def run(settings: SimSettings) -> None:
     """Serves until Ctrl-C or SIGTERM.
 
-    Raises DeployError if the controller or its simulator is not installed, a setting is wrong, or
-    a port is taken.
+    Raises UsageError if a setting is wrong, DeployError if the controller or its simulator is not
+    installed, or a port is taken.
     """
     settings.check()
     from ur_fake_controller.server import ControllerServer, ControllerSettings

@@ -80,6 +80,8 @@ def _wrong_options() -> list[Call]:
             ("--deadline nan", "--deadline"),
             ("--max-clients 0", "--max-clients"),
             ("--max-message-mb inf", "--max-message-mb"),
+            ("--max-message-mb 0", "--max-message-mb"),
+            ("--threads -1", "--threads"),
             ("--host 0.0.0.0", "ACTQUANT_API_KEY"),
             ("--host 127.evil.example", "ACTQUANT_API_KEY"),
             ("--tls-key {text}", "belong together"),
@@ -173,13 +175,6 @@ def _wrong_options() -> list[Call]:
             ("--image-size 0", "--image-size"),
         ]),
         ("cache --clear --remove abc", "--remove"),
-        ("serve {model} --port -1", "--port"),
-        ("serve {model} --port 70000", "--port"),
-        ("serve {model} --queue 0", "--queue"),
-        ("serve {model} --deadline nan", "--deadline"),
-        ("serve {model} --max-message-mb nan", "--max-message-mb"),
-        ("serve {model} --max-message-mb 0", "--max-message-mb"),
-        ("serve {model} --threads -1", "--threads"),
     ]  # fmt: skip
     return [Call(words, 2, told) for words, told in options]
 

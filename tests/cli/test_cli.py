@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from actquant.cli import app
+from actquant.format.checksums import seal
 
 REFERENCE = Path(__file__).parents[2] / "exports" / "reference"
 CHECKPOINT, CALIBRATION = REFERENCE / "checkpoint", REFERENCE / "calibration"
@@ -74,6 +75,8 @@ def test_verify_fails_on_a_file_that_was_changed(model: Path, folder: Path) -> N
     data[middle : middle + 4000] = bytes(4000)  # zeroed weights, not a broken file
     damaged = folder / "damaged.gguf"
     damaged.write_bytes(data)
+    assert "is damaged" in run("verify", damaged, fails=True)["message"]
+    seal(damaged)  # as if it had been made so
     report = run("verify", damaged, fails=True)
     assert not report["passed"]
 
@@ -135,8 +138,8 @@ def test_an_evaluation_goes_on_where_it_was_stopped(model: Path, folder: Path) -
         (["eval", "{model}", "--env", "mars", "--out", "{out}"], "no environment 'mars'"),
         (["eval", "{model}", "--tasks", "juggle", "--out", "{out}"], "no task 'juggle'"),
         (["eval", "{model}", "--starts", "a:b", "--out", "{out}"], "is no range"),
-        (["eval", "nowhere.gguf", "--out", "{out}"], "there is no model at nowhere.gguf"),
-        (["inspect", "{foreign}"], "is no GGUF"),
+        (["eval", "nowhere.gguf", "--out", "{out}"], "there is nothing at nowhere.gguf"),
+        (["inspect", "{foreign}"], "is not a GGUF file"),
         (["verify", "{truncated}"], "truncated"),
         (
             ["compress", "nowhere", "--dataset", "{dataset}", "--out", "{out}"],

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from actquant.common.errors import DeployError
+from actquant.common.errors import DeployError, UsageError
 from actquant.deploy.robot_sim import SimSettings, run
 
 HOST, CONTROL_PORT = "127.0.0.80", 30099
@@ -47,7 +47,7 @@ def test_it_serves_says_how_to_connect_and_ends_with_ctrl_c(
 
 
 def test_every_wrong_setting_is_named_at_once() -> None:
-    with pytest.raises(DeployError) as caught:
+    with pytest.raises(UsageError) as caught:
         run(SimSettings(host="10.0.0.1", model="ur9", task="juggle", start=-1))
     text = str(caught.value)
     for part in ("ur9", "ur3e, ur5e", "juggle", "pick_cube", "--start -1", "10.0.0.1"):
