@@ -46,5 +46,5 @@ def test_a_profile_counts_every_product(tmp_path):
 
 def test_what_cannot_be_opened_is_said(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    with pytest.raises(EvaluationError, match="cannot be opened"):
+    with pytest.raises(EvaluationError, match="cannot be run"):
         predict_memory(tmp_path / "m.gguf")

@@ -58,5 +58,5 @@ def test_names_a_file_that_is_no_result(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("{}")
     with pytest.raises(EvaluationError, match=r"b\.json is no evaluation result"):
         compare(a, tmp_path / "b.json")
-    with pytest.raises(EvaluationError, match="there is no evaluation result"):
+    with pytest.raises(EvaluationError, match="there is nothing at"):
         compare(a, tmp_path / "c.json")
