@@ -16,7 +16,7 @@ from actquant.format.tensor_types import FORMATS
 from actquant.recipes import RECIPES, Recipe, find_recipe
 
 PACKAGE = Path(actquant.__file__).parent
-CHOOSERS = {"cli/demo.py"}
+CHOOSERS = {"cli/demo_request.py"}
 """What compares recipes has to name them."""
 
 
