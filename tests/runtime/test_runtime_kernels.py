@@ -1,7 +1,5 @@
 """Kernels are chosen when a policy is opened; which ones changes actions by rounding alone."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import actquant_runtime
@@ -68,26 +66,3 @@ def test_an_unknown_instruction_set_is_refused_by_name(files, monkeypatch):
     monkeypatch.setenv("ACTQUANT_ISA", "sse9")
     with pytest.raises(actquant_runtime.ArgumentError, match="ACTQUANT_ISA is 'sse9'; there are"):
         Runtime(str(files["f32"]))
-
-
-FORKED = """
-import os, sys
-import numpy as np
-from actquant_runtime import Runtime, golden_observation
-
-runtime = Runtime(sys.argv[1], threads=3)
-observation, noise = golden_observation(runtime.describe(), seed=3)
-before = runtime.act(observation, noise=noise)
-child = os.fork()
-if child == 0:
-    os._exit(0 if np.array_equal(runtime.act(observation, noise=noise), before) else 1)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.mark.skipif(
-    available()[-1] in ("ggml", "baseline"), reason="ggml's threads do the products"
-)
-def test_a_forked_child_acts_without_the_other_threads(files):
-    command = [sys.executable, "-c", FORKED, str(files["rtn"])]
-    assert subprocess.run(command, timeout=60, check=False).returncode == 0

@@ -7,8 +7,6 @@
 #include <ggml-cpu.h>
 #include <ggml-impl.h>
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <string>
@@ -63,7 +61,8 @@ Backend::~Backend() {
 }
 
 void Backend::demand_threads() const {
-    if (thread_count > 1 && getpid() != owner) {
+    // Whoever asks our own pool does alone what nobody else takes.
+    if (thread_count > 1 && !work_pool && getpid() != owner) {
         throw Error("process " + std::to_string(getpid()) + " was forked from process " +
                     std::to_string(owner) + ", which opened this policy with " +
                     std::to_string(thread_count) +
