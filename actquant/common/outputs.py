@@ -54,10 +54,8 @@ def check_output(
     _demand_apart(out, found, inputs)
     _demand_writable(out.parent)
     if found is not None and found.st_size and not force and not _is_ours(out, product):
-        raise UsageError(
-            f"{out} is there and is no {product.title}; name another file, or say --force to "
-            "replace it"
-        )
+        remedy = "" if product is NOTHING else ", or say --force to replace it"
+        raise UsageError(f"{out} is there and is no {product.title}; name another file{remedy}")
 
 
 def check_folder(folder: Path, inputs: Iterable[Path | None]) -> None:

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from ur_fake_controller import FakeController
 
 from actquant.cli import app
-from actquant.common.errors import DeployError, NotAllowedError
+from actquant.common.errors import DeployError, NotAllowedError, UsageError
 from actquant.deploy.events import read_events
 from actquant.deploy.policy import TimedPolicy
 from actquant.deploy.recording import Recorder
@@ -449,9 +449,14 @@ def test_settings_name_all_that_is_wrong(settings: Make, tmp_path: Path) -> None
             record=tmp_path,
             rerun=tmp_path / "x.txt",
         )
-    assert len(str(caught.value).splitlines()) == 10
-    (tmp_path / "there.rrd").touch()
-    with pytest.raises(DeployError, match=r"there\.rrd is there already; name another file"):
+    text = str(caught.value)
+    for flag in ("task", "mode", "execution-horizon", "speed", "episodes", "max-seconds"):
+        assert f"--{flag} " in text
+    for flag in ("max-refusals", "rerun", "record"):
+        assert f"--{flag} " in text
+    assert len(text.splitlines()) == 1
+    (tmp_path / "there.rrd").write_text("somebody's recording")
+    with pytest.raises(UsageError, match=r"there\.rrd is there and .* name another file$"):
         dataclasses.replace(good, rerun=tmp_path / "there.rrd")
     with pytest.raises(DeployError, match="--steps-per-chunk 99; the policy's chunks have"):
         Session(dataclasses.replace(good, steps_per_chunk=99), Answers())
