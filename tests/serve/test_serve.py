@@ -368,6 +368,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return chain, key
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 def test_tls(tmp_path, serving):
     chain, key = certificate(tmp_path)
     server = serving(certificate=chain, certificate_key=key)
