@@ -121,6 +121,7 @@ def test_without_a_policy_nothing_is_late(fake, arm):
 
 def test_an_arm_that_rests_is_where_it_is_put(fake, arm):
     arm.move_to(arm.state().joints + [0.02, 0, 0, 0, 0, 0])
+    wait_for_rest(fake)
     fake.reset(start=3)
     put = np.array(fake.state()["joints"])
     wait_until(lambda: np.abs(arm.state().commanded - put).max() < 1e-6, "the new place")

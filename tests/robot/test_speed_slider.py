@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.robot import ArmWithCameras
-from streaming import config, speed, wait_for_motion, wait_for_rest
+from streaming import config, speed, wait_for_rest
 from sway import AMPLITUDE_RAD, CYCLE_S, Sway
 from ur_fake_controller import FakeController
 from waiting import bring_back, wait_until
@@ -41,7 +41,8 @@ def arm(fake: FakeController) -> Iterator[Arm]:
 @pytest.fixture
 def moving(fake: FakeController, arm: Arm) -> Iterator[Sway]:
     stream = Sway(arm)
-    wait_for_motion(fake)
+    wait_until(lambda: speed(fake) > 0.1 or stream.error is not None, "motion")
+    assert stream.error is None
     yield stream
     stream.end()
 
