@@ -148,7 +148,7 @@ def _is_json_with(*keys: str) -> Callable[[Path], bool]:
     return is_ours
 
 
-def _begins_with(text: bytes) -> Callable[[Path], bool]:
+def _has_in_its_head(text: bytes) -> Callable[[Path], bool]:
     def is_ours(path: Path) -> bool:
         with path.open("rb") as file:
             return text in file.read(1024)
@@ -160,8 +160,8 @@ MODEL = Product("GGUF of actquant's", _is_model)
 EVALUATION = Product("result of `actquant eval`", _is_json_with("episodes", "provenance"))
 MADE = Product("note of `actquant sweep`", _is_json_with("made_from", "report"))
 SWEEP = Product("report of `actquant sweep`", _is_json_with("checkpoint", "rows", "page"))
-PAGE = Product("page of `actquant sweep`", _begins_with(b"<title>Sweep of "))
+PAGE = Product("page of `actquant sweep`", _has_in_its_head(b"<title>Sweep of "))
 DEMO = Product("report of `actquant demo`", _is_json_with("policy", "rows", "gif"))
 FILM_COMMENT = b"actquant demo"
-FILM = Product("film of `actquant demo`", _begins_with(FILM_COMMENT))
+FILM = Product("film of `actquant demo`", _has_in_its_head(FILM_COMMENT))
 NOTHING = Product("file that may be replaced", lambda _: False)

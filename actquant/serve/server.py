@@ -162,7 +162,7 @@ class Server:
                 previous_s = time.perf_counter() - begin
                 self.metrics.answer.labels(model.name).observe(previous_s)
         except ConnectionClosed:
-            pass
+            log.debug("%s: a client has gone", model.name)
         finally:
             self._clients -= 1
             self.metrics.sessions.labels(model.name).dec()
