@@ -130,7 +130,7 @@ class ServedModel:
         try:
             other = await asyncio.to_thread(load, self.path, self._threads, self._renamed)
             self._check_interface(other)
-        except (ModelFileError, ActquantError) as error:
+        except Exception as error:  # whatever is wrong with it, the old one goes on
             self._refused = found
             self.metrics.reloads.labels(self.name, "refused").inc()
             log.warning("%s: the new file is not taken: %s", self.name, error)
