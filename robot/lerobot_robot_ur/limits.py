@@ -38,6 +38,8 @@ class Limits:
         max_state_age_s, max_camera_age_s, max_action_age_s: what is older is not acted upon.
         hold_after_s, stop_after_s: without a new action for so long, the arm holds, then stops
             for good.
+        max_heartbeat_age_s: without a sign of life from the process that commands the arm for so
+            long, it stops.
 
     Raises:
         ConfigError: values that are no numbers, contradict each other, or go beyond the arm's
@@ -63,6 +65,7 @@ class Limits:
     max_action_age_s: float
     hold_after_s: float
     stop_after_s: float
+    max_heartbeat_age_s: float
 
     def __post_init__(self) -> None:
         problems = _problems(self)
@@ -129,6 +132,7 @@ _POSITIVE = (
     "max_action_age_s",
     "hold_after_s",
     "stop_after_s",
+    "max_heartbeat_age_s",
 )
 
 
@@ -253,6 +257,7 @@ def _defaults(model: RobotModel) -> Limits:
         max_action_age_s=1.0,
         hold_after_s=0.3,
         stop_after_s=2.0,
+        max_heartbeat_age_s=1.0,
     )
 
 

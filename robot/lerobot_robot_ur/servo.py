@@ -27,7 +27,6 @@ from .trajectory import JointTrajectory
 
 Array = NDArray[np.float64]
 
-HEARTBEAT_LIMIT_S = 1.0  # without a sign of life the parent is taken for dead
 # For a controlled stop; what then still moves is stopped by the controller. Well below the 2.5 s
 # after which ur-rtde takes a silent controller for lost and connects anew.
 _STOP_TIME_S = 1.0
@@ -203,7 +202,7 @@ class ServoLoop:
         elif reading.age_s > self._limits.max_state_age_s:
             self._leave = True
             self._begin_stop(StopKind.STALE, f"the state is {reading.age_s:.3f} s old")
-        elif now - self._shared.heartbeat_s > HEARTBEAT_LIMIT_S:
+        elif now - self._shared.heartbeat_s > self._limits.max_heartbeat_age_s:
             self._leave = True
             silent = now - self._shared.heartbeat_s
             self._begin_stop(StopKind.PARENT_LOST, f"no sign of life for {silent:.1f} s")

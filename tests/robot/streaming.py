@@ -14,7 +14,9 @@ STILL_RAD_S = 0.01
 def config(host: str, **changes) -> ArmConfig:
     """For a machine so busy that even the fake controller is late."""
     model = changes.get("model", "ur3e")
-    limits = dataclasses.replace(limits_for(model), max_state_age_s=1.2, stop_after_s=1.5)
+    limits = dataclasses.replace(
+        limits_for(model), max_state_age_s=1.2, stop_after_s=1.5, max_heartbeat_age_s=5.0
+    )
     patient = {"limits": limits, "gripper": "none", "watchdog_s": 0.5}
     return ArmConfig(host, **(patient | changes))
 

@@ -131,12 +131,14 @@ def test_an_arm_that_rests_is_where_it_is_put(fake, arm):
 
 
 COMMANDER = """
-import sys, time
+import dataclasses, sys, time
 sys.path[:0] = sys.argv[2:]
 from lerobot_robot_ur.arm import Arm
 from streaming import config
 from sway import Sway
-arm = Arm(config(sys.argv[1]))
+patient = config(sys.argv[1])
+sooner_than_late = dataclasses.replace(patient.limits, max_heartbeat_age_s=1.0)
+arm = Arm(dataclasses.replace(patient, limits=sooner_than_late))
 arm.connect()
 stream = Sway(arm)
 print(arm.servo_pid, flush=True)
