@@ -32,7 +32,9 @@ def convert(arguments: argparse.Namespace, more: list[str]) -> dict[str, Any]:
     """Runs `actquant compress`; its report with wall time and peak memory."""
     command = [sys.executable, "-m", "actquant.cli", "compress", arguments.checkpoint, "--json"]
     command += ["--recipe", arguments.recipe, "--bpw", str(arguments.bpw)]
-    command += ["--verify", arguments.verify, "--out", str(arguments.out)]
+    command += ["--out", str(arguments.out)]
+    if arguments.verify is not None:
+        command += ["--verify", arguments.verify]
     if arguments.control_rate_hz is not None:
         command += ["--control-rate-hz", str(arguments.control_rate_hz)]
     for pair in arguments.option:
@@ -88,7 +90,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="where the results go")
     parser.add_argument("--recipe", default="rtn")
     parser.add_argument("--bpw", type=float, default=3.0)
-    parser.add_argument("--verify", default="quick")
+    parser.add_argument("--verify", choices=("none", "quick", "full"))
     parser.add_argument("--control-rate-hz", type=float)
     parser.add_argument("--option", action="append", default=[])
     parser.add_argument("-n", type=int, default=3, help="inferences after one to warm up")

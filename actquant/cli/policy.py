@@ -82,11 +82,12 @@ def compress(
         typer.Option(help=RECIPE_HELP),
     ] = DEFAULT_RECIPE,
     verify: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Without a dataset, compare with PyTorch: none, quick (2 inputs), full (16)."
+            help="Compare with PyTorch on so many inputs: none, quick (2), full (16); by default "
+            "full with a dataset, quick without."
         ),
-    ] = "quick",
+    ] = None,
     control_rate_hz: Annotated[
         float | None,
         typer.Option(

@@ -52,7 +52,13 @@ from actquant.compression.encodings import TensorEncoder
 from actquant.compression.programs import capture_into
 from actquant.compression.proof import SCRATCH, Proof, golden_values
 from actquant.compression.report import CompressionReport
-from actquant.compression.request import VERIFY, Goal, check_places, check_request
+from actquant.compression.request import (
+    VERIFY,
+    Goal,
+    check_places,
+    check_request,
+    default_verification,
+)
 from actquant.compression.search import LARGEST_BPW, smallest_budget
 from actquant.encoders.blocks import encoders_sha256
 from actquant.fidelity.action_error import (
@@ -89,7 +95,7 @@ def compress(
     bpw: float | None = None,
     target_size_bytes: int | None = None,
     max_action_error: float | None = None,
-    verify: str = "quick",
+    verify: str | None = None,
     work: str | Path | None = None,
     cache: str | Path | None = None,
     seed: int = 0,
@@ -105,16 +111,16 @@ def compress(
 
     recipe: of RECIPES; dataset: folder of a LeRobotDataset, for recipes that need statistics and to
     measure the action error; bpw, target_size_bytes, max_action_error: one of them, for recipes
-    that need a budget (see `Goal`); verify: of VERIFY, without a dataset (with one it is always
-    `full`); work: folder of resumable artefacts, which may be shared between recipes and budgets
-    (with a dataset the default is an entry of the cache; without one nothing is kept); cache: its
-    folder, where that is not the user's (see `cache_folder`); memory_bytes: what the statistics of
-    one pass may take (see `collect`); loaded: the checkpoint where it was loaded for this dataset
-    before; renames: names in the dataset -> the policy's; force: see `check_output`; facts: see
-    CheckpointFacts. An existing file is replaced at the very end, when the new one is whole and
-    within the budget. A run that goes on from a work folder gives the file the date at which the
-    first one began. Where `accelerate launch` started several processes, they share statistics,
-    errors, encoding and tuning; the first one proves and writes.
+    that need a budget (see `Goal`); verify: of VERIFY, by default `full` with a dataset and
+    `quick` without; work: folder of resumable artefacts, which may be shared between recipes and
+    budgets (with a dataset the default is an entry of the cache; without one nothing is kept);
+    cache: its folder, where that is not the user's (see `cache_folder`); memory_bytes: what the
+    statistics of one pass may take (see `collect`); loaded: the checkpoint where it was loaded for
+    this dataset before; renames: names in the dataset -> the policy's; force: see `check_output`;
+    facts: see CheckpointFacts. An existing file is replaced at the very end, when the new one is
+    whole and within the budget. A run that goes on from a work folder gives the file the date at
+    which the first one began. Where `accelerate launch` started several processes, they share
+    statistics, errors, encoding and tuning; the first one proves and writes.
 
     Raises UsageError, OutputError or BusyError for `out`, `work` and `cache` before anything is
     read; CheckpointError, DatasetError, CalibrationError, CaptureError, ParityError (the program
@@ -124,6 +130,7 @@ def compress(
     out, settings = Path(out), settings or CompressionSettings()
     goal = Goal(bpw, target_size_bytes, max_action_error)
     chosen = check_request(recipe, dataset, goal, verify)
+    verify = verify or default_verification(dataset)
     check_places(checkpoint, dataset, out, work, cache, force=force)
     clock, processes = Clock(progress), Processes.join()
     with ExitStack() as held:
@@ -167,7 +174,7 @@ def compress(
             settings=settings,
             seed=seed,
             memory_bytes=memory_bytes,
-            inputs=VERIFY[verify if data is None else "full"],
+            inputs=VERIFY[verify],
             provenance=provenance,
             clock=clock,
             processes=processes,
@@ -234,9 +241,10 @@ def _provenance(
         "recipe": recipe.name,
         "recipe_sha256": hash_json({"recipe": recipe.name, **chosen}),
         "settings": chosen,
+        "verified": verify,
     }
     if data is None:
-        return {**captured.metadata.provenance, **made, "verified": verify}
+        return {**captured.metadata.provenance, **made}
     named = {"renames": dict(data.info.renames)} if data.info.renames else {}
     return {
         **captured.metadata.provenance,

@@ -13,7 +13,7 @@ from actquant.recipes import RECIPES, Recipe, find_recipe
 
 VERIFY = {"none": 0, "quick": 2, "full": 16}
 """How many golden inputs prove a file. Their prompts differ in length, and the second has a masked
-camera where the policy allows it."""
+camera where the policy allows it. By default `full` with a dataset, `quick` without."""
 DEFAULT_BPW = 3.0
 
 
@@ -63,7 +63,14 @@ def parse_size(text: str) -> int | None:
         raise BudgetError(f"{text!r} is no size; write e.g. 900MB or 1.5GiB") from None
 
 
-def check_request(recipe_name: str, dataset: str | Path | None, goal: Goal, verify: str) -> Recipe:
+def default_verification(dataset: str | Path | None) -> str:
+    """Returns which of VERIFY holds where none is asked for."""
+    return "quick" if dataset is None else "full"
+
+
+def check_request(
+    recipe_name: str, dataset: str | Path | None, goal: Goal, verify: str | None
+) -> Recipe:
     """Returns the recipe; raises BudgetError or ParityError for what no checkpoint could grant."""
     recipe = find_recipe(recipe_name)
     goal.check()
@@ -79,7 +86,7 @@ def check_request(recipe_name: str, dataset: str | Path | None, goal: Goal, veri
         )
     if goal.action_error is not None and dataset is None:
         raise BudgetError("an action error is measured on a dataset; give one")
-    if verify not in VERIFY:
+    if verify is not None and verify not in VERIFY:
         raise ParityError(f"unknown verification {verify!r}; known: {', '.join(VERIFY)}")
     return recipe
 
