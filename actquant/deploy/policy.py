@@ -88,6 +88,11 @@ class TimedPolicy:
             )
         return actions
 
+    @property
+    def lost_tokens(self) -> int:
+        """How many tokens the last chunk's prompt lost, for which the policy has no room."""
+        return self._policy.runtime.lost_tokens
+
     def self_test(self) -> dict[str, Any] | None:
         """Runs the file's golden inputs, see `Runtime.self_test`; None if it has none."""
         return self._policy.runtime.self_test() if self.about["golden"] else None

@@ -168,6 +168,7 @@ def _policy_rows(
         begin = time.monotonic()
         actions = policy.act(window_of(seen, policy.observation_steps))
         durations.append(time.monotonic() - begin)
+    lost = policy.lost_tokens
     steps = settings.steps_per_chunk or policy.steps_per_chunk
     of = f"{steps} of {len(actions)} actions a chunk"
     rows = [
@@ -175,6 +176,9 @@ def _policy_rows(
         _self_test_row(policy),
         inference_row(max(durations[1:]), len(actions), robot, settings),
     ]
+    if lost:
+        value = f"its prompt is {lost} tokens longer than the policy takes: the end is cut"
+        rows.append(Row(what="task", value=value, verdict=WARNING))
     if len(actions) < steps:
         too_few = f"{len(actions)} a chunk, fewer than the {steps} to execute of each"
         rows.append(Row(what="actions", value=too_few, verdict=ERROR))

@@ -186,7 +186,8 @@ NB_MODULE(_core, module) {
              "previous"_a = nb::none())
         .def("run_stage", run_stage, "stage"_a, "inputs"_a)
         .def("profile", profile, "images"_a, "state"_a, "task"_a.none(), "runs"_a)
-        .def("timings_ms", timings_ms);
+        .def("timings_ms", timings_ms)
+        .def("lost_tokens", &actquant::Session::lost_tokens);
     module.def("build_info", actquant::build_info);
     module.def(
         "check_header", [](const std::string& path) { actquant::ModelFile file(path); }, "path"_a);

@@ -148,6 +148,12 @@ typedef struct aq_timings {
 AQ_API aq_timings aq_last_timings(const aq_session* session);
 
 /*
+ * How many tokens of the last action's prompt were cut from the end of its text, for which this
+ * policy has no room. It acts on the rest, as it did in training; who speaks to it should know.
+ */
+AQ_API int64_t aq_lost_tokens(const aq_session* session);
+
+/*
  * Acts `runs` times, operator by operator, which takes a little longer than aq_act. json: for each
  * stage, operator and kernel ("operators") the calls, milliseconds, operations and bytes of weights
  * of one action, what this machine reaches with so many threads ("reach_per_s"), and what the

@@ -47,6 +47,7 @@ class Policy {
     // See aq_profile.
     Json profile(const Observation& observation, int runs);
     aq_timings timings() const { return aq_last_timings(session.get()); }
+    int64_t lost_tokens() const { return aq_lost_tokens(session.get()); }
 
   private:
     struct Closer {

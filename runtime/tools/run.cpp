@@ -162,6 +162,10 @@ int act(const Arguments& arguments, Policy& policy) {
     Observation observation = read_observation(arguments, policy);
     Actions actions = policy.act(observation, read_noise(arguments, policy));
     const Json& description = policy.description();
+    if (int64_t lost = policy.lost_tokens(); lost > 0) {
+        std::cerr << "actquant-run: the policy has no room for the last " << lost
+                  << " tokens of the prompt\n";
+    }
     if (arguments.has("json")) {
         Json result = {{"actions", actions},
                        {"action_names", description["action"]["names"]},

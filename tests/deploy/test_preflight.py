@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from actquant_runtime import PromptCutWarning
 from stage import CAMERAS, IMAGE, Answers, patient_settings
 from ur_fake_controller import FakeController
 
@@ -116,6 +117,14 @@ def wait_for_pictures(session: Session, are_one: bool) -> None:
         if np.array_equal(scene, wrist) == are_one:
             return
         time.sleep(0.02)
+
+
+def test_a_task_that_the_policy_does_not_see_whole_is_told(session: Session, monkeypatch) -> None:
+    assert "task" not in {row.what for row in rows(session)}
+    monkeypatch.setattr(session.robot, "task", "pick up the red cube and " * 9)
+    with pytest.warns(PromptCutWarning):
+        row = named(rows(session), "task")
+    assert row.verdict == WARNING and row.value.endswith("the end is cut")
 
 
 def test_a_misspelt_camera_is_an_error_and_so_are_two_with_one_picture(session: Session) -> None:

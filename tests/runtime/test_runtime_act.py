@@ -8,7 +8,7 @@ import policy_files
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from actquant_runtime import ArgumentError, Runtime
+from actquant_runtime import ArgumentError, PromptCutWarning, Runtime
 from policy_files import PROGRAMS, noise, observation, write_policy
 
 
@@ -103,7 +103,8 @@ def test_state_in_the_prompt(tmp_path):
 
 def test_long_prompt_is_truncated(runtime):
     long = {**observation(), "task": "push the red cube " * 9}
-    assert np.isfinite(runtime.act(long, noise=noise())).all()
+    with pytest.warns(PromptCutWarning, match="takes 6 tokens, 32 fewer"):
+        assert np.isfinite(runtime.act(long, noise=noise())).all()
 
 
 def test_seed_fixes_the_noise(runtime):

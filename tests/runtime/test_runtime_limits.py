@@ -1,9 +1,11 @@
 """The shortest and the longest prompts, and those beyond, against PyTorch."""
 
+import warnings
+
 import numpy as np
 import pytest
 import tokenizers
-from actquant_runtime import ArgumentError, Runtime
+from actquant_runtime import ArgumentError, PromptCutWarning, Runtime
 from policy_files import noise, observation, write_policy
 
 from actquant.capture.policy import convert_f32
@@ -37,7 +39,12 @@ def test_the_chunk_is_pytorchs(runtime, loaded, limit, beyond):
     x = golden_input(loaded.interface, 1, prompt_of(loaded, limit + beyond), ())
     assert len(runtime.tokenize(x.observation)) == min(limit + beyond, limit)
     expected = loaded.family.act(loaded, x.observation, x.noise)
-    got = runtime.act(x.observation, noise=x.noise)
+    with warnings.catch_warnings(record=True) as told:
+        got = runtime.act(x.observation, noise=x.noise)
+    assert runtime.lost_tokens == max(beyond, 0)
+    assert [str(each.message).split(" than")[0] for each in told] == (
+        [f"the policy takes {limit} tokens, {beyond} fewer"] if beyond > 0 else []
+    )
     np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
 
 
@@ -45,9 +52,10 @@ def test_what_is_cut_off_changes_nothing(runtime, loaded, limit):
     long = prompt_of(loaded, limit + 9)
     x = golden_input(loaded.interface, 1, long, ())
     longer = {**x.observation, "task": long + " and wait"}
-    np.testing.assert_array_equal(
-        runtime.act(x.observation, noise=x.noise), runtime.act(longer, noise=x.noise)
-    )
+    with pytest.warns(PromptCutWarning, match="and wait' has"):
+        answer = runtime.act(longer, noise=x.noise)
+    with pytest.warns(PromptCutWarning):
+        np.testing.assert_array_equal(runtime.act(x.observation, noise=x.noise), answer)
 
 
 def test_tokens_beyond_the_limit_are_refused_by_number(runtime, limit):

@@ -10,7 +10,7 @@ from actquant_runtime.quantization import (
     quantize_with_feedback,
     types,
 )
-from actquant_runtime.runtime import Runtime
+from actquant_runtime.runtime import PromptCutWarning, Runtime
 from actquant_runtime.window import ObservationWindow
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ModelFileError",
     "ObservationWindow",
     "PreviousChunk",
+    "PromptCutWarning",
     "Runtime",
     "build_info",
     "check_header",

@@ -1,6 +1,7 @@
 """A policy file, loaded and ready to act."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ STATE_KEY = "observation.state"
 TASK_KEY = "task"
 IMAGE_PREFIX = "observation.image"
 _NUMPY_DTYPES = {"f32": np.float32, "i64": np.int64, "b8": np.bool_}
+
+
+class PromptCutWarning(UserWarning):
+    """A prompt is longer than the policy takes and loses its end."""
 
 
 class Runtime:
@@ -52,10 +57,11 @@ class Runtime:
         With `previous`, the chunk is guided to begin as the one before goes on (real-time
         chunking), which a policy with "supports_guidance" in `describe` takes.
 
-        Raises ArgumentError naming what does not fit the policy.
+        Raises ArgumentError naming what does not fit the policy. Warns (PromptCutWarning) once for
+        each task whose prompt is longer than the policy takes.
         """
         guidance = {} if previous is None else {"previous": self._native(previous)}
-        return self._session.act(
+        actions = self._session.act(
             self._images_of(observation),
             self._state_of(observation),
             self._task_of(observation),
@@ -63,6 +69,11 @@ class Runtime:
             seed,
             **guidance,
         )
+        if lost := self.lost_tokens:
+            warnings.warn(
+                _cut(self._description["prompt"], lost, observation), PromptCutWarning, stacklevel=2
+            )
+        return actions
 
     def tokenize(self, observation: Mapping[str, Any]) -> NDArray[np.int64]:
         """Returns the prompt of an observation's task and state, without padding."""
@@ -105,6 +116,11 @@ class Runtime:
     def timings_ms(self) -> dict[str, float]:
         """vision, prefix, denoise and total of the last action, in milliseconds."""
         return self._session.timings_ms()
+
+    @property
+    def lost_tokens(self) -> int:
+        """How many tokens the last action's prompt lost, for which the policy has no room."""
+        return self._session.lost_tokens()
 
     def self_test(self) -> dict[str, Any]:
         """Runs the file's golden inputs and compares with what it answered where it was made.
@@ -216,3 +232,10 @@ class Runtime:
                 f"{layout}"
             )
         return [np.ascontiguousarray(image) for image in images]
+
+
+def _cut(prompt: Mapping[str, Any], lost: int, observation: Mapping[str, Any]) -> str:
+    return (
+        f"the policy takes {prompt['max_length']} tokens, {lost} fewer than the prompt of the task "
+        f"{observation[TASK_KEY]!r} has: it does not see the end"
+    )

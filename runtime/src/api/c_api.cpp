@@ -231,4 +231,8 @@ aq_timings aq_last_timings(const aq_session* session) {
     actquant::Timings timings = session->session.timings();
     return {timings.vision_ms, timings.prefix_ms, timings.denoise_ms, timings.total_ms};
 }
+
+int64_t aq_lost_tokens(const aq_session* session) {
+    return session->session.lost_tokens();
+}
 }

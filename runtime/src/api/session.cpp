@@ -159,12 +159,12 @@ std::vector<int64_t> Session::tokenize(const std::string& task,
     return prompt.ids;
 }
 
-void Session::set_tokens(const Observation& observation, PolicyInput& input) const {
+int64_t Session::set_tokens(const Observation& observation, PolicyInput& input) const {
     if (!spec.has_language) {
         if (observation.tokens && !observation.tokens->empty()) {
             throw ArgumentError("this policy takes no tokens");
         }
-        return;
+        return 0;
     }
     if (!observation.tokens && !observation.task) {
         throw ArgumentError("the observation lacks the task");
@@ -174,6 +174,7 @@ void Session::set_tokens(const Observation& observation, PolicyInput& input) con
     input.tokens = std::move(prompt.ids);
     input.token_mask.assign(input.tokens.size(), 0);
     std::fill_n(input.token_mask.begin(), prompt.count, 1);
+    return prompt.lost;
 }
 
 std::vector<float> Session::checked_noise(std::vector<float> noise,
@@ -206,7 +207,7 @@ std::vector<float> Session::act(const Observation& observation, std::vector<floa
     PolicyInput input;
     input.images = observation.images;
     input.state = normalized_state(observation.state);
-    set_tokens(observation, input);
+    int64_t lost = set_tokens(observation, input);
     input.noise = checked_noise(std::move(noise), seed);
     if (previous) {
         input.guidance.emplace(spec, *previous);
@@ -216,6 +217,7 @@ std::vector<float> Session::act(const Observation& observation, std::vector<floa
     Timings timings;
     std::vector<float> actions = unnormalize(spec.action, driver->act(input, timings));
     last_timings = timings;
+    last_lost_tokens = lost;
     file.bytes().check_unchanged();
     check_actions(actions);
     return actions;
@@ -233,6 +235,11 @@ std::map<std::string, Array> Session::run_stage(const std::string& stage,
 Timings Session::timings() const {
     std::lock_guard lock(mutex);
     return last_timings;
+}
+
+int64_t Session::lost_tokens() const {
+    std::lock_guard lock(mutex);
+    return last_lost_tokens;
 }
 
 } // namespace actquant

@@ -43,6 +43,8 @@ class Session {
     // machine can reach.
     std::string profile(const Observation& observation, int runs);
     Timings timings() const;
+    // How many tokens the last action's prompt lost at its end, for which the policy has no room.
+    int64_t lost_tokens() const;
     // Metadata, stages, memory and tensors as JSON. The tokenizer is left out: see PolicySpec.
     std::string describe() const;
 
@@ -51,7 +53,8 @@ class Session {
     std::vector<float> normalized_state(const std::vector<float>& state) const;
     PromptTokens prompt_of(const std::string& task, const std::vector<float>& normalized) const;
     PromptTokens padded(const std::vector<int64_t>& tokens) const;
-    void set_tokens(const Observation& observation, PolicyInput& input) const;
+    // Returns how many tokens there was no room for.
+    int64_t set_tokens(const Observation& observation, PolicyInput& input) const;
     std::vector<float> checked_noise(std::vector<float> noise, std::optional<uint64_t> seed) const;
     void check_actions(const std::vector<float>& actions) const;
 
@@ -64,6 +67,7 @@ class Session {
     std::unique_ptr<const Tokenizer> tokenizer; // null for a policy without language
     mutable std::recursive_mutex mutex;
     Timings last_timings;
+    int64_t last_lost_tokens = 0;
 };
 
 } // namespace actquant

@@ -107,7 +107,7 @@ PromptTokens prompt_tokens(const PromptSpec& spec, const Tokenizer& tokenizer,
     std::vector<int64_t> text_ids = tokenizer.encode(text, false);
     PromptTokens result;
     result.ids = finished(spec, tokenizer, text_ids);
-    size_t most = static_cast<size_t>(spec.max_length);
+    size_t most = static_cast<size_t>(spec.max_length), whole = text_ids.size();
     while (result.ids.size() > most && !text_ids.empty()) {
         text_ids.resize(text_ids.size() - std::min(text_ids.size(), result.ids.size() - most));
         result.ids = finished(spec, tokenizer, text_ids);
@@ -118,6 +118,7 @@ PromptTokens prompt_tokens(const PromptSpec& spec, const Tokenizer& tokenizer,
                         " tokens that every prompt has");
     }
     result.count = static_cast<int64_t>(result.ids.size());
+    result.lost = static_cast<int64_t>(whole - text_ids.size());
     result.ids.resize(std::max({result.count, spec.min_length, int64_t(1)}), spec.pad_id);
     return result;
 }

@@ -25,6 +25,7 @@ struct PromptSpec {
 struct PromptTokens {
     std::vector<int64_t> ids; // min_length to max_length, at least 1
     int64_t count = 0;        // of those that are no padding, which come first
+    int64_t lost = 0;         // tokens of the text for which there was no room
 };
 
 // Throws FileError with every step that is unknown, and with a {state} without state_bins.
