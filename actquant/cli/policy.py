@@ -203,6 +203,7 @@ def sweep(
     starts: Starts = "0:50",
     held_out: HeldOut = 256,
     tune_minutes: TuneMinutes = TuningSettings.minutes,
+    rename: Rename = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -221,6 +222,7 @@ def sweep(
                 seeds=whole_numbers("--seeds", seeds),
                 env=env or None,
                 starts=starts,
+                renames=renames(rename or []),
             )
             request.check(force=force)
         from actquant.sweep.sweep import Sweep

@@ -4,7 +4,7 @@ is not imported."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from actquant.common.errors import BudgetError, CheckpointError, DatasetError
@@ -18,6 +18,7 @@ from actquant.common.outputs import (
     check_output,
 )
 from actquant.common.paths import require_folder
+from actquant.common.renames import Renames
 from actquant.compression.request import Goal
 from actquant.environments.base import require_suite
 from actquant.evaluation.starts import parse_starts
@@ -44,7 +45,8 @@ class Trial:
 @dataclass(frozen=True)
 class SweepRequest:
     """checkpoint, dataset: as of `compress`; out: folder of everything; env, starts: as of
-    `evaluate`, without env no simulation is run."""
+    `evaluate`, without env no simulation is run; renames: names in the dataset and in the
+    environment -> the policy's."""
 
     checkpoint: Path
     dataset: Path
@@ -54,6 +56,7 @@ class SweepRequest:
     seeds: Sequence[int]
     env: str | None
     starts: str
+    renames: Renames = field(default_factory=dict)
 
     def trials(self) -> list[Trial]:
         """Returns every file of the sweep, REFERENCE first; recipes without a budget once."""

@@ -71,7 +71,7 @@ class SweepReport(BaseModel):
     page: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sweep(SweepRequest):
     """settings: of every compression; force: whether to replace what is there and is not ours."""
 
@@ -161,7 +161,9 @@ class Sweep(SweepRequest):
             if kept.made_from == wanted and (there or (not model.exists() and measured)):
                 return kept.report
         if not loaded:
-            loaded.append(load_for_dataset(self.checkpoint, self.dataset, streamed=None))
+            loaded.append(
+                load_for_dataset(self.checkpoint, self.dataset, streamed=None, renames=self.renames)
+            )
         report = compress(
             self.checkpoint,
             model,
@@ -172,6 +174,7 @@ class Sweep(SweepRequest):
             seed=trial.seed,
             settings=self.settings,
             loaded=loaded[0],
+            renames=self.renames,
             progress=progress,
             force=self.force,
         )
@@ -186,6 +189,7 @@ class Sweep(SweepRequest):
             "settings": asdict(self.settings),
             "checkpoint": hash_path(self.checkpoint),
             "dataset": hash_path(self.dataset),
+            **({"renames": dict(self.renames)} if self.renames else {}),
         }
 
     def _kept(self, name: str) -> _Made:
@@ -199,7 +203,8 @@ class Sweep(SweepRequest):
         result = EvaluationResult.load(path)
         of = result.provenance
         made = self._kept(name).model_sha256
-        same = (of.model_sha256, of.env, of.starts) == (made, self.env, self.starts)
+        wanted = (made, self.env, self.starts, self.renames)
+        same = (of.model_sha256, of.env, of.starts, of.renames) == wanted
         return result if same else None
 
     def _evaluated(self, row: SweepRow, env: str, progress: Progress) -> SweepRow:
@@ -210,6 +215,7 @@ class Sweep(SweepRequest):
                 self.out / f"{row.name}.gguf",
                 env=env,
                 starts=self.starts,
+                renames=self.renames,
                 out=self.out / f"{row.name}.json",
                 on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
             )

@@ -18,6 +18,7 @@ from actquant.sweep.page import write_page
 from actquant.sweep.sweep import Sweep, SweepReport, SweepRow
 from actquant.tuning.settings import TuningSettings
 
+SCENE, WRIST = "observation.images.scene", "observation.images.wrist"
 REFERENCE = Path(__file__).parents[2] / "exports/reference"
 SMALL = CompressionSettings(n_frames=4, n_held_out=4, draws=1, tuning=TuningSettings(minutes=0))
 
@@ -71,10 +72,18 @@ def test_what_is_made_is_not_made_again(sweep, report, monkeypatch):
 
 
 def test_evaluations_are_taken_over_and_stand_for_files_that_were_deleted(tmp_path, monkeypatch):
+    """Of a policy whose cameras are named otherwise than the dataset's and the environment's."""
+    hand = "observation.images.hand"
     sweep = Sweep(
         checkpoint=build_tiny_smolvla(
-            tmp_path / "tiny", hidden=128, state_dim=13, max_state_dim=16, max_length=48
+            tmp_path / "tiny",
+            hidden=128,
+            state_dim=13,
+            max_state_dim=16,
+            max_length=48,
+            cameras=(SCENE, hand),
         ),
+        renames={WRIST: hand},
         dataset=REFERENCE / "calibration",
         out=tmp_path / "out",
         recipes=("rtn",),
