@@ -6,7 +6,10 @@ Each command is run undisturbed, then killed after random parts of the time that
 of their own, and started again; some runs are killed several times before they may end. Files must
 be the same to the byte (SOURCE_DATE_EPOCH is set), results the same but for what a clock measured,
 and nothing that is not whole may have a final name. Policy and data are tiny: moments are as many
-as in a large run, only closer to each other.
+as in a large run, only closer to each other. A policy of real size goes through `compress` alone:
+
+    python benchmarks/kill_sweep.py --checkpoint C --dataset D --only compress-actquant --kills 4 \\
+        --again 0.9 --json kills.json
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +33,8 @@ from toy_policy import make_dataset
 
 EPOCH = {"SOURCE_DATE_EPOCH": "1700000000"}
 RECIPES = ("rtn", "imatrix", "awq", "gptq", "paper", "actquant", "q8_0", "f16")
-AGAIN = 0.3
-"""How often a run that goes on is killed as well."""
+TINY = ("--frames", 4, "--draws", 1, "--held-out", 4, "--tune-minutes", 5)
+REAL = ("--frames", 4, "--draws", 1, "--held-out", 2, "--tune-minutes", 0, "--verify", "quick")
 CLOCK = {"seconds", "latency_ms", "timings_s", "machine"}
 
 
@@ -57,15 +60,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="of each command")
     parser.add_argument("--only", default="", help="commands, with commas, e.g. compress-rtn,eval")
+    parser.add_argument(
+        "--again", type=float, default=0.3, help="how often a run that goes on is killed as well"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="a policy of real size; with its dataset")
+    parser.add_argument("--dataset", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        jobs = make_jobs(Path(folder))
+        if options.checkpoint is None:
+            jobs = make_jobs(Path(folder))
+        else:
+            jobs = {
+                job.name: job
+                for job in compressions(options.checkpoint, options.dataset, bpw=3, words=REAL)
+            }
         chosen = options.only.split(",") if options.only else list(jobs)
         outcomes = []
         for name in chosen:
-            outcome = torment(jobs[name], Path(folder) / name, options.kills, options.seed)
+            at = Path(folder) / name
+            outcome = torment(jobs[name], at, options.kills, options.again, options.seed)
             outcomes.append(outcome)
             print(json.dumps(asdict(outcome)), flush=True)
     if options.json is not None:
@@ -87,21 +102,11 @@ def make_jobs(folder: Path) -> dict[str, Job]:
     def command(at: Path, *words: object) -> Command:
         return Command(tuple(map(str, words)), EPOCH, at / "log", sampled_weights=1 << 10)
 
-    def compress(recipe: str) -> Job:
-        budget = ("--bpw", 6) if recipe not in ("q8_0", "f16") else ()
-        brief = ("--frames", 4, "--draws", 1, "--held-out", 4, "--tune-minutes", 5)
-        words = ("compress", policy, "--dataset", data, "--recipe", recipe, *budget, *brief)
-        return Job(
-            f"compress-{recipe}",
-            lambda at: command(at, *words, "--out", at / "out.gguf", "--work", at / "work"),
-            ("out.gguf",),
-        )
-
     names = ("f16.gguf", "rtn-6bpw.gguf", "q8_0.gguf")
     sweep = ("sweep", policy, "--dataset", data, "--recipes", "rtn,q8_0", "--bpw", 6)
     evaluation = ("eval", model, "--tasks", "push_zone", "--starts", "0:4", "--jobs", 1)
     jobs = [
-        *map(compress, RECIPES),
+        *compressions(policy, data, bpw=6, words=TINY, sampled_weights=1 << 10),
         Job(
             "sweep",
             lambda at: command(at, *sweep, "--held-out", 4, "--out", at / "out"),
@@ -112,7 +117,25 @@ def make_jobs(folder: Path) -> dict[str, Job]:
     return {job.name: job for job in jobs}
 
 
-def torment(job: Job, folder: Path, kills: int, seed: int) -> Outcome:
+def compressions(
+    checkpoint: Path, dataset: Path, bpw: float, words: tuple[object, ...], **command: Any
+) -> Iterator[Job]:
+    """Returns a job for each recipe; words: of every compression."""
+
+    def job(recipe: str) -> Job:
+        budget = ("--bpw", bpw) if recipe not in ("q8_0", "f16") else ()
+        asked = ("compress", checkpoint, "--dataset", dataset, "--recipe", recipe, *budget, *words)
+
+        def at(folder: Path) -> Command:
+            places = ("--out", folder / "out.gguf", "--work", folder / "work")
+            return Command(tuple(map(str, asked + places)), EPOCH, folder / "log", **command)
+
+        return Job(f"compress-{recipe}", at, ("out.gguf",))
+
+    return map(job, RECIPES)
+
+
+def torment(job: Job, folder: Path, kills: int, again: float, seed: int) -> Outcome:
     """Kills a command `kills` times and returns what was found wrong."""
     chance = random.Random(f"{seed} {job.name}")
     undisturbed = folder / "undisturbed"
@@ -131,7 +154,7 @@ def torment(job: Job, folder: Path, kills: int, seed: int) -> Outcome:
                 for name in job.products
                 if (at / name).exists() and not is_whole(at / name, expected[name])
             ]
-            if chance.random() > AGAIN or outcome.kills >= kills:
+            if chance.random() > again or outcome.kills >= kills:
                 break
         job.command(at).finish()
         outcome.wrong += [
