@@ -208,11 +208,13 @@ class Server:
             raise MessageError("a message is binary (msgpack), not text")
         begin = time.perf_counter()
         message = unpack(data)
-        observation, seed, previous = session.take(message)
+        asked = session.take(message)
 
         def act(loaded: Loaded) -> tuple[np.ndarray, float]:
             started = time.perf_counter()
-            actions = loaded.runtime.act(observation, seed=seed, previous=_guided(loaded, previous))
+            actions = loaded.runtime.act(
+                asked.observation, asked.noise, asked.seed, _guided(loaded, asked.previous)
+            )
             return actions, time.perf_counter() - started
 
         actions, inference_s = await model.run(act)
@@ -226,8 +228,8 @@ class Server:
             "policy_timing": {"infer_ms": 1e3 * inference_s},
             "server_timing": timing,
         }
-        if STATE in observation:
-            answer["state"] = observation[STATE]
+        if STATE in asked.observation:
+            answer["state"] = asked.observation[STATE]
         return pack(answer)
 
 
@@ -255,5 +257,6 @@ def greeting(model: ServedModel) -> dict[str, Any]:
         "chunk_length": about["action"]["chunk_length"],
         "steps_per_chunk": about["action"]["steps_per_chunk"],
         "control_rate_hz": about["control_rate_hz"],
+        "noise_shape": about["noise_shape"],
         "supports_guidance": about["supports_guidance"],
     }

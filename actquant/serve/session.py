@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from actquant_runtime import ObservationWindow, PreviousChunk
@@ -20,10 +21,14 @@ TASK, STATE, PROMPT = "task", "observation.state", "prompt"
 class Options(BaseModel):
     """What a client may ask for beside a chunk."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
     seed: int | None = Field(default=None, ge=0, lt=2**64)
     """Of the noise; without one it is drawn at random."""
+    noise: np.ndarray | None = None
+    """The noise itself, of `noise_shape`."""
+    whole: bool = False
+    """The observation has all its steps, [T, H, W, 3] and [T, S] of a policy that takes T > 1."""
     reset: bool = False
     """An episode begins: earlier observations and chunks are forgotten."""
     executed: int | None = Field(default=None, ge=0)
@@ -32,6 +37,10 @@ class Options(BaseModel):
     delay: int = Field(default=0, ge=0)
     """How many of that rest will have been executed when the new chunk is there."""
     execution_horizon: int = Field(default=10, ge=1)
+    previous: np.ndarray | None = None
+    """The rest itself, [n, A], of whatever chunk; instead of `executed`."""
+    max_guidance: float = 10.0
+    schedule: Literal["linear", "zeros", "ones", "exp"] = "linear"
 
 
 class Names:
@@ -84,6 +93,16 @@ class Names:
         return observation
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a message asks for; see `Runtime.act`."""
+
+    observation: dict[str, Any]
+    noise: np.ndarray | None
+    seed: int | None
+    previous: PreviousChunk | None
+
+
 class Session:
     """What the server keeps of a client between its messages.
 
@@ -98,10 +117,8 @@ class Session:
         self._window = ObservationWindow(self._steps)
         self._chunk: np.ndarray | None = None
 
-    def take(
-        self, message: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], int | None, PreviousChunk | None]:
-        """Takes a message; returns the observation, the seed and the previous chunk for it.
+    def take(self, message: Mapping[str, Any]) -> Asked:
+        """Takes a message; returns what it asks for.
 
         Raises MessageError for what does not fit.
         """
@@ -116,25 +133,33 @@ class Session:
             observation[STATE] = _numbers(observation[STATE])
         if options.reset:
             self._forget()
-        try:
-            self._window.append(observation)
-            whole = self._window.observation
-        except ValueError as error:  # of shapes that change from one step to the next
-            raise MessageError(str(error)) from error
-        return whole, options.seed, self._previous(options)
+        if not options.whole:
+            try:
+                self._window.append(observation)
+                observation = self._window.observation
+            except ValueError as error:  # of shapes that change from one step to the next
+                raise MessageError(str(error)) from error
+        return Asked(observation, options.noise, options.seed, self._previous(options))
 
     def keep(self, actions: np.ndarray) -> None:
         """Keeps the chunk [H, A] that was sent."""
         self._chunk = actions
 
     def _previous(self, options: Options) -> PreviousChunk | None:
-        if options.executed is None or self._chunk is None:
+        rest = options.previous
+        if rest is None and options.executed is not None and self._chunk is not None:
+            rest = self._chunk[options.executed :]
+        if rest is not None and rest.ndim != 2:
+            raise MessageError(f"{OPTIONS}.previous is {rest.shape}, expected [n, A]")
+        if rest is None or len(rest) == 0:
             return None
-        rest = self._chunk[options.executed :]
-        if len(rest) == 0:
-            return None
-        delay = min(options.delay, len(rest))
-        return PreviousChunk(rest, delay, options.execution_horizon)
+        return PreviousChunk(
+            rest,
+            min(options.delay, len(rest)),
+            options.execution_horizon,
+            options.max_guidance,
+            options.schedule,
+        )
 
 
 def _options(given: Any) -> Options:

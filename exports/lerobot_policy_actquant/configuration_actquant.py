@@ -17,27 +17,18 @@ NOT_TRAINABLE = (
 )
 
 
-@PreTrainedConfig.register_subclass("actquant")
 @dataclass
-class ActquantConfig(PreTrainedConfig):
-    """Features and `n_action_steps` are filled in from the file when the policy is made."""
+class CompressedConfig(PreTrainedConfig):
+    """Features and `n_action_steps` are filled in from the policy when it is made."""
 
     device: str | None = "cpu"  # where LeRobot's processors leave their tensors
-    model: str = ""  # the GGUF; relative to the folder that this was loaded from, if any
-    n_action_steps: int | None = None  # actions executed of each chunk; the file's by default
-    threads: int = 0  # 0: as many as a model of this size has work for
+    n_action_steps: int | None = None  # actions executed of each chunk; the policy's by default
     rtc_config: RTCConfig | None = None  # lerobot-rollout sets it with --inference.type=rtc
 
-    def model_file(self) -> Path:
-        """Returns the GGUF's absolute path; it exists."""
-        if not self.model:
-            raise ValueError("no model is named; set --policy.model=FILE.gguf")
-        path = Path(self.model).expanduser()
-        if self.pretrained_path is not None:
-            path = Path(self.pretrained_path) / path
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no model file {path.absolute()}")
-        return path.absolute()
+    @property
+    def source(self) -> str:
+        """What the policy is made of, in errors."""
+        raise NotImplementedError
 
     def complete(self, description: Mapping[str, Any]) -> None:
         """Takes over the features and, unless it was set, the number of actions of a chunk."""
@@ -49,7 +40,7 @@ class ActquantConfig(PreTrainedConfig):
         ):
             if own.shape != (0,) and given is not None and tuple(given.shape) != own.shape:
                 raise ValueError(
-                    f"'{key}' has the shape {own.shape} in {self.model}, "
+                    f"'{key}' has the shape {own.shape} in {self.source}, "
                     f"but {tuple(given.shape)} in the environment, dataset or config.json"
                 )
         image = description["image"]
@@ -64,7 +55,7 @@ class ActquantConfig(PreTrainedConfig):
         if steps is None:
             steps = int(description["action"]["steps_per_chunk"])
         if not 1 <= steps <= length:
-            raise ValueError(f"n_action_steps is {steps}; a chunk of {self.model} has {length}")
+            raise ValueError(f"n_action_steps is {steps}; a chunk of {self.source} has {length}")
         self.n_action_steps = steps
 
     @property
@@ -87,3 +78,27 @@ class ActquantConfig(PreTrainedConfig):
 
     def validate_features(self) -> None:
         """Checks nothing: the features are the file's."""
+
+
+@PreTrainedConfig.register_subclass("actquant")
+@dataclass
+class ActquantConfig(CompressedConfig):
+    """A file that runs in this process."""
+
+    model: str = ""  # the GGUF; relative to the folder that this was loaded from, if any
+    threads: int = 0  # 0: as many as a model of this size has work for
+
+    @property
+    def source(self) -> str:
+        return self.model
+
+    def model_file(self) -> Path:
+        """Returns the GGUF's absolute path; it exists."""
+        if not self.model:
+            raise ValueError("no model is named; set --policy.model=FILE.gguf")
+        path = Path(self.model).expanduser()
+        if self.pretrained_path is not None:
+            path = Path(self.pretrained_path) / path
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no model file {path.absolute()}")
+        return path.absolute()

@@ -7,7 +7,7 @@ import shutil
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from actquant_runtime import ObservationWindow, PreviousChunk, Runtime
@@ -18,46 +18,35 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.utils.constants import OBS_IMAGE, OBS_STATE
 from torch import Tensor
 
-from .configuration_actquant import NOT_TRAINABLE, ActquantConfig
+from .configuration_actquant import NOT_TRAINABLE, ActquantConfig, CompressedConfig
 from .processor_actquant import make_actquant_pre_post_processors
 
 TASK = "task"
 
 
-class ActquantPolicy(PreTrainedPolicy):
-    """Runs a compressed policy on the CPU; has no torch parameters."""
+class CompressedPolicy(PreTrainedPolicy):
+    """Turns LeRobot's batches into observations for a compressed policy; has no torch parameters.
 
-    config_class = ActquantConfig  # pyright: ignore[reportAssignmentType]
-    name = "actquant"  # pyright: ignore[reportAssignmentType]
-    config: ActquantConfig
+    LeRobot also passes a dataset's statistics and metadata, which are not used.
+    """
 
-    def __init__(self, config: ActquantConfig, **_: Any):
-        """Opens the file and runs its self-test.
+    # LeRobot asks every class for both.
+    config_class = CompressedConfig  # pyright: ignore[reportAssignmentType]
+    name = "compressed"  # pyright: ignore[reportAssignmentType]
+    config: CompressedConfig
 
-        LeRobot also passes a dataset's statistics and metadata, which are not used. Raises
-        actquant_runtime.ModelFileError for a damaged file, RuntimeError if the self-test fails.
-        """
+    def __init__(self, config: CompressedConfig, **_: Any):
         super().__init__(config)
-        self._file = config.model_file()
-        self._runtime = Runtime(self._file, config.threads)
+        self._runtime = self._open()
         self._description = self._runtime.describe()
-        self._check_self_test()
         self._steps: int = self._description["observation_steps"]
         config.complete(self._description)
         self.reset()
         self.eval()
 
-    def _check_self_test(self) -> None:
-        """Raises RuntimeError if the file does not answer as it did where it was made."""
-        if not self._description["golden"]:
-            return
-        found = self._runtime.self_test()
-        if not found["passed"]:
-            raise RuntimeError(
-                f"{self._file} fails its self-test: its golden actions are {found['worst']:.2g} "
-                f"standard deviations off, {found['limit']:g} is allowed. Compress it again, or "
-                "report this machine's processor"
-            )
+    def _open(self) -> Any:
+        """Returns what has the `describe` and `act` of actquant_runtime.Runtime."""
+        raise NotImplementedError
 
     @classmethod
     def from_pretrained(
@@ -67,35 +56,23 @@ class ActquantPolicy(PreTrainedPolicy):
         config: PreTrainedConfig | None = None,
         revision: str | None = None,
         **hub_options: Any,
-    ) -> ActquantPolicy:
-        """Loads a folder or Hub repository with a `config.json` and the GGUF that it names."""
+    ) -> Self:
+        """Loads a folder or Hub repository with a `config.json`, and what that names."""
         for unused in ("strict", "dataset_stats", "dataset_meta"):
             hub_options.pop(unused, None)
         if config is None:
             config = PreTrainedConfig.from_pretrained(
                 pretrained_name_or_path, revision=revision, **hub_options
             )
-        if not isinstance(config, ActquantConfig):
+        if not isinstance(config, cls.config_class):
             raise ValueError(f"{pretrained_name_or_path} holds a policy of type '{config.type}'")
         config.pretrained_path = Path(pretrained_name_or_path)
-        if config.model and not config.pretrained_path.is_dir():
-            config.model = hf_hub_download(
-                str(pretrained_name_or_path), config.model, revision=revision, **hub_options
-            )
+        cls._download(config, revision=revision, **hub_options)
         return cls(config)
 
-    def _save_pretrained(
-        self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
-    ) -> None:
-        """Writes `config.json`, the GGUF and the processors; LeRobot loads them from there."""
-        target = save_directory / self._file.name
-        if not (target.exists() and target.samefile(self._file)):
-            shutil.copyfile(self._file, target)
-        config = copy.copy(self.config)
-        config.model, config.pretrained_path, config.pretrained_revision = target.name, None, None
-        config._save_pretrained(save_directory)
-        for pipeline in make_actquant_pre_post_processors(config):
-            pipeline.save_pretrained(save_directory)
+    @classmethod
+    def _download(cls, config: Any, **hub_options: Any) -> None:
+        """Gets what `config` names from the hub, where it is a repository there."""
 
     def reset(self) -> None:
         self._queue: deque[Tensor] = deque()
@@ -204,7 +181,7 @@ class ActquantPolicy(PreTrainedPolicy):
                 raise ValueError(f"{OBS_STATE} is {list(states.shape)}, expected [{expected}]")
             columns[OBS_STATE] = states.numpy()
         count = len(next(iter(columns.values())))
-        if self._description["prompt"]:
+        if self._description["prompt"] is not None:
             task = batch[TASK]
             columns[TASK] = [task] * count if isinstance(task, str) else list(task)
         lengths = {key: len(column) for key, column in columns.items()}
@@ -219,7 +196,7 @@ class ActquantPolicy(PreTrainedPolicy):
         present = [camera for camera in cameras if camera in batch]
         wanted = list(cameras)
         wanted += [OBS_STATE] if self._description["state"]["names"] else []
-        wanted += [TASK] if self._description["prompt"] else []
+        wanted += [TASK] if self._description["prompt"] is not None else []
         missing = [key for key in wanted if key not in batch]
         absent = len(cameras) - len(present)
         strange = [k for k in batch if k.startswith(OBS_IMAGE) and k not in cameras]
@@ -230,6 +207,55 @@ class ActquantPolicy(PreTrainedPolicy):
                 "absent"
             )
         return present
+
+
+class ActquantPolicy(CompressedPolicy):
+    """Runs a compressed policy on the CPU.
+
+    Opens the file and runs its self-test. Raises actquant_runtime.ModelFileError for a damaged
+    file, RuntimeError if the self-test fails.
+    """
+
+    config_class = ActquantConfig  # pyright: ignore[reportAssignmentType]
+    name = "actquant"  # pyright: ignore[reportAssignmentType]
+    config: ActquantConfig
+
+    def _open(self) -> Runtime:
+        self._file = self.config.model_file()
+        runtime = Runtime(self._file, self.config.threads)
+        if runtime.describe()["golden"]:
+            self._check_self_test(runtime)
+        return runtime
+
+    def _check_self_test(self, runtime: Runtime) -> None:
+        """Raises RuntimeError if the file does not answer as it did where it was made."""
+        found = runtime.self_test()
+        if not found["passed"]:
+            raise RuntimeError(
+                f"{self._file} fails its self-test: its golden actions are {found['worst']:.2g} "
+                f"standard deviations off, {found['limit']:g} is allowed. Compress it again, or "
+                "report this machine's processor"
+            )
+
+    @classmethod
+    def _download(cls, config: ActquantConfig, **hub_options: Any) -> None:
+        assert config.pretrained_path is not None
+        if config.model and not Path(config.pretrained_path).is_dir():
+            repository = str(config.pretrained_path)
+            config.model = hf_hub_download(repository, config.model, **hub_options)
+
+    def _save_pretrained(
+        self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        """Writes `config.json`, the GGUF and the processors; LeRobot loads them from there."""
+        target = save_directory / self._file.name
+        if not (target.exists() and target.samefile(self._file)):
+            shutil.copyfile(self._file, target)
+        config = copy.copy(self.config)
+        config.model, config.pretrained_path, config.pretrained_revision = target.name, None, None
+        config._save_pretrained(save_directory)
+        for pipeline in make_actquant_pre_post_processors(config):
+            pipeline.save_pretrained(save_directory)
 
 
 def _without_padding(actions: Tensor) -> Tensor:

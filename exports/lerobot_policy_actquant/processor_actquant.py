@@ -13,11 +13,11 @@ from lerobot.processor import (
 )
 from lerobot.processor.factory import make_policy_processor_pipelines
 
-from .configuration_actquant import ActquantConfig
+from .configuration_actquant import CompressedConfig
 
 
 def make_actquant_pre_post_processors(
-    config: ActquantConfig, dataset_stats: Any = None
+    config: CompressedConfig, dataset_stats: Any = None
 ) -> tuple[
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
     PolicyProcessorPipeline[PolicyAction, PolicyAction],

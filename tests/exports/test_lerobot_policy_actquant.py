@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 if importlib.util.find_spec("lerobot_policy_actquant") is None:
     pytest.skip("lerobot_policy_actquant is not installed", allow_module_level=True)
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
 
 import draccus  # noqa: E402
 import torch  # noqa: E402
@@ -24,11 +27,13 @@ from lerobot.policies.factory import (  # noqa: E402
 )
 from lerobot.scripts.lerobot_eval import eval_policy  # noqa: E402
 from lerobot.utils.import_utils import register_third_party_plugins  # noqa: E402
+from served import running  # noqa: E402
 from tiny_policies import CAMERAS, build_tiny_smolvla  # noqa: E402
 
 from actquant.capture.policy import convert_f32  # noqa: E402
 from actquant.format.model_file import with_golden  # noqa: E402
 from actquant.policies import load_policy  # noqa: E402
+from actquant.serve.settings import ServeSettings  # noqa: E402
 
 # Nothing of the package is imported here: all comes through LeRobot's discovery.
 register_third_party_plugins()
@@ -47,6 +52,12 @@ def model(tmp_path_factory) -> Path:
         folder / "tiny", state_dim=STATE, max_state_dim=16, n_action_steps=STEPS
     )
     return convert_f32(load_policy(checkpoint, control_rate_hz=10), folder / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def server(model):
+    with running(ServeSettings({"tiny": model}, port=0)) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -253,11 +264,18 @@ def test_training_is_refused(policy, batch):
         policy.config.get_optimizer_preset()
 
 
-def test_lerobots_evaluation(model):
+@pytest.mark.parametrize("where", ["here", "served"])
+def test_lerobots_evaluation(model, server, where):
     """From the command line's arguments to an episode's result, as lerobot-eval does it."""
+    of = {
+        "here": ("--policy.type=actquant", f"--policy.model={model}"),
+        "served": (
+            "--policy.type=actquant_remote",
+            f"--policy.url=ws://127.0.0.1:{server.port}",
+        ),
+    }
     arguments = [
-        "--policy.type=actquant",
-        f"--policy.model={model}",
+        *of[where],
         "--env.type=ur3e",
         "--env.task=pick_cube",
         "--env.episode_length=6",

@@ -17,7 +17,7 @@ import pytest
 from actquant_runtime import ModelFileError, Runtime
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from policy_files import write_policy
-from served import SCENE, WRIST, observation, running
+from served import SCENE, WRIST, observation, running, two_step_programs
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -128,37 +128,6 @@ def test_a_window_of_observations_is_kept_for_each_client(tmp_path, serving):
     assert np.array_equal(
         other.infer(seen[1] | options)["actions"], runtime.act(window(1, 1), seed=3)
     )
-
-
-def two_step_programs() -> dict[str, str]:
-    """Of a policy of two observation steps: the prefix takes four pictures and two states."""
-    from policy_files import EMBEDDING, PROGRAMS, STATE_PADDED
-
-    inputs = "\n".join(
-        f"%{2 * k} = input {EMBEDDING} name=image_embedding_{k}\n"
-        f"%{2 * k + 1} = input b8[1] name=image_mask_{k}"
-        for k in range(4)
-    )
-    prefix = f"""
-{inputs}
-%8 = input i64[1,L] name=tokens
-%9 = input b8[1,L] name=token_mask
-%10 = input f32[2,{STATE_PADDED}] name=state
-%11 = embedding f32[1,L,8] @vocabulary %8
-%12 = linear f32[2,8] %10 @state.w
-%13 = slice f32[1,8] %12 dim=0 start=1 end=2
-%15 = reshape f32[1,1,8] %13 shape=[1,1,8]
-%16 = add {EMBEDDING} %0 %2
-%17 = add {EMBEDDING} %4 %6
-%18 = concat f32[1,5+L,8] %16 %17 %11 %15 dim=1
-%19 = host.reshape b8[1,1] %1 shape=[1,1]
-%20 = host.expand b8[1,2] %19 shape=[1,2]
-%21 = host.le b8[1,1] %19 %19
-%22 = host.concat b8[1,5+L] %20 %20 %9 %21 dim=1
-output keys %18
-output key_mask %22
-"""
-    return PROGRAMS | {"prefix": prefix}
 
 
 def test_pages_and_metrics(serving):

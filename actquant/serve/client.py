@@ -1,0 +1,167 @@
+"""A policy behind `actquant serve`: acts as `actquant_runtime.Runtime` does."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from actquant_runtime import PreviousChunk
+from numpy.typing import ArrayLike, NDArray
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.sync.client import ClientConnection, connect
+
+from actquant.common.errors import ActquantError
+from actquant.serve.messages import pack, unpack
+from actquant.serve.session import OPTIONS, STATE, TASK
+
+MOST_ANSWER_BYTES = 64 << 20
+
+
+class RemoteError(ActquantError):
+    """A served policy cannot be reached, or has refused."""
+
+
+class RemoteRuntime:
+    """Asks a server for chunks. Safe to use from several threads; calls run one by one.
+
+    Every message says all that its chunk depends on, so that a server that was restarted between
+    two calls is connected to again without a difference.
+
+    url: ws://HOST:PORT or wss://HOST:PORT, and /NAME for one of several policies; api_key: where
+    the server wants one; timeout_s: how long connecting and one chunk may take; certificate: of the
+    authority of a server with TLS (PEM), where the system does not know it.
+
+    Raises RemoteError if it cannot be reached or lets nobody in.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 10.0,
+        certificate: Path | None = None,
+    ) -> None:
+        self.url, self._timeout_s = url, timeout_s
+        self._headers = {} if api_key is None else {"Authorization": f"Api-Key {api_key}"}
+        self._tls = None
+        if url.startswith("wss:"):
+            try:
+                self._tls = ssl.create_default_context(cafile=certificate)
+            except OSError as error:
+                raise RemoteError(f"{certificate} is no certificate: {error}") from error
+        self._lock = threading.Lock()
+        self._connection, self._greeting = self._connect()
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what the server says of the policy, as far as `Runtime.describe` has it."""
+        said = self._greeting
+        height, width = said["image_size"]
+        return {
+            "cameras": said["cameras"],
+            "optional_cameras": said["optional_cameras"],
+            "image": {"height": height, "width": width},
+            "state": {"names": said["state_names"]},
+            "prompt": {} if TASK in said["inputs"] else None,
+            "action": {
+                "names": said["action_names"],
+                "chunk_length": said["chunk_length"],
+                "steps_per_chunk": said["steps_per_chunk"],
+            },
+            "observation_steps": said["observation_steps"],
+            "control_rate_hz": said["control_rate_hz"],
+            "noise_shape": said["noise_shape"],
+            "supports_guidance": said["supports_guidance"],
+        }
+
+    def act(
+        self,
+        observation: Mapping[str, Any],
+        noise: ArrayLike | None = None,
+        seed: int | None = None,
+        previous: PreviousChunk | None = None,
+    ) -> NDArray[np.float32]:
+        """Returns actions [chunk_length, action dimension] in the robot's units; see `Runtime.act`.
+
+        Raises RemoteError: the server's own words, or why there is no answer.
+        """
+        options: dict[str, Any] = {"whole": True}
+        if noise is not None:
+            options["noise"] = np.asarray(noise, np.float32)
+        elif seed is not None:
+            options["seed"] = seed
+        if previous is not None:
+            options |= {
+                "previous": np.asarray(previous.actions, np.float32),
+                "delay": previous.delay,
+                "execution_horizon": previous.execution_horizon,
+                "max_guidance": previous.max_guidance,
+                "schedule": previous.schedule,
+            }
+        wanted = (*self._greeting["cameras"], STATE, TASK)
+        message = {key: observation[key] for key in wanted if key in observation}
+        return self._ask(pack({**message, OPTIONS: options}))
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._connection.close()
+
+    def _connect(self) -> tuple[ClientConnection, dict[str, Any]]:
+        try:
+            connection = connect(
+                self.url,
+                ssl=self._tls,
+                additional_headers=self._headers,
+                open_timeout=self._timeout_s,
+                compression=None,
+                max_size=MOST_ANSWER_BYTES,
+            ).__enter__()  # websockets warns of connections outside `with`; `close` ends this one
+        except InvalidURI as error:
+            raise RemoteError(f"{self.url!r} is no address such as ws://HOST:PORT") from error
+        except (InvalidHandshake, OSError) as error:
+            raise RemoteError(f"no policy at {self.url}: {_reason(error)}") from error
+        try:
+            return connection, unpack(self._received(connection))
+        except RemoteError:
+            connection.close()
+            raise
+
+    def _ask(self, message: bytes) -> NDArray[np.float32]:
+        with self._lock:
+            try:
+                answer = self._answer(message)
+            except ConnectionClosed:  # since the last answer; what was not begun is asked again
+                before = self._greeting
+                self._connection, now = self._connect()
+                if now != before:
+                    raise RemoteError(f"{self.url} serves another policy now") from None
+                try:
+                    answer = self._answer(message)
+                except ConnectionClosed as error:
+                    raise RemoteError(f"{self.url} closed the connection: {error}") from error
+        return np.array(unpack(answer)["actions"])
+
+    def _answer(self, message: bytes) -> bytes:
+        self._connection.send(message)
+        return self._received(self._connection)
+
+    def _received(self, connection: ClientConnection) -> bytes:
+        try:
+            answer = connection.recv(timeout=self._timeout_s)
+        except TimeoutError as error:
+            connection.close()
+            raise RemoteError(f"{self.url} gave no answer in {self._timeout_s:g} s") from error
+        if isinstance(answer, str):
+            raise RemoteError(f"{self.url}: {answer}")
+        return answer
+
+
+def _reason(error: Exception) -> str:
+    """Returns the server's own words where it has refused, and the error's else."""
+    response = getattr(error, "response", None)
+    body = getattr(response, "body", None)
+    return body.decode(errors="replace").strip() if body else str(error)
