@@ -23,6 +23,7 @@ _UNLOCK_TIMEOUT_S = 10.0  # a protective stop can be unlocked 5 s after it occur
 _POWER_TIMEOUT_S = 60.0  # booting the joints of a real arm takes some 20 s
 _PROGRAM_TIMEOUT_S = 2.0
 _POLL_S = 0.1
+_LONGEST_LINE = 4096  # bytes
 _MOVING_STATUS = ("NORMAL", "REDUCED")
 _HELD_BY_A_DEVICE = {
     "ROBOT_EMERGENCY_STOP": (StopKind.EMERGENCY, "release the emergency stop button"),
@@ -89,13 +90,17 @@ class Dashboard:
 
     def _read(self, what: str) -> str:
         try:
-            line = self._lines.readline()
+            line = self._lines.readline(_LONGEST_LINE)
         except OSError as error:
             raise ConnectionFailed(
                 f"{self._host}: the dashboard gave not {what}: {error}"
             ) from error
         if not line:
             raise ConnectionFailed(f"{self._host}: the dashboard closed instead of giving {what}")
+        if len(line) == _LONGEST_LINE:
+            raise ConnectionFailed(
+                f"{self._host}: the dashboard gave {what} longer than {_LONGEST_LINE} bytes"
+            )
         return line.decode("utf-8", "replace").strip()
 
     def controller(self) -> ControllerInfo:

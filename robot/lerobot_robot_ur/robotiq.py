@@ -5,6 +5,7 @@ Registers as in Robotiq's manual of the 2F-85 (ACT, GTO, POS, SPE, FOR, STA, OBJ
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 
@@ -105,7 +106,7 @@ class RobotiqGripper:
     def _get(self, name: str) -> int:
         answer = self._ask(f"GET {name}")
         answered, _, value = answer.partition(" ")
-        if answered != name or not value.lstrip("-").isdigit():
+        if answered != name or not re.fullmatch("-?[0-9]{1,9}", value):
             raise GripperError(f"{self._host}: `GET {name}` was answered by {answer!r}")
         return int(value)
 

@@ -25,6 +25,9 @@ _SETUP_OUTPUTS, _SETUP_INPUTS = 79, 73
 _START, _PAUSE, _DATA = 83, 80, 85
 
 
+_LARGEST_PACKET, _MOST_RECIPES = 0xFFFF, 0xFF  # what their fields can hold
+
+
 def _packet(kind: int, payload: bytes) -> bytes:
     return _HEADER.pack(_HEADER.size + len(payload), kind) + payload
 
@@ -39,6 +42,10 @@ class OutputRecipe:
     def __init__(self, number: int, names: list[str], types: list[str], every: int):
         self._number, self._names, self.every = number, names, every
         self._struct = struct.Struct(">HBB" + "".join(FORMATS[t] for t in types))
+
+    @property
+    def size(self) -> int:
+        return self._struct.size
 
     def pack(self, values: dict[str, Values]) -> bytes:
         flat = chain.from_iterable(map(values.__getitem__, self._names))
@@ -185,11 +192,14 @@ class RtdeClient(Connection):
         rate = struct.unpack_from(">d", payload)[0] if len(payload) >= 8 else 0.0
         types = [self._server.output_types.get(name, "NOT_FOUND") for name in names]
         fits = names and "NOT_FOUND" not in types and 0 < rate <= self._server.rate_hz
-        number = len(self._outputs) + 1 if fits else 0
-        if fits:
+        number = 0
+        if fits and len(self._outputs) < _MOST_RECIPES:
             every = max(1, round(self._server.rate_hz / rate))
-            self._outputs.append(OutputRecipe(number, names, types, every))
-        self.send(_packet(kind, bytes([number]) + ",".join(types).encode()))
+            recipe = OutputRecipe(len(self._outputs) + 1, names, types, every)
+            if recipe.size <= _LARGEST_PACKET:
+                self._outputs.append(recipe)
+                number = len(self._outputs)
+        self._answer_setup(kind, number, types)
 
     def _on_setup_inputs(self, kind: int, payload: bytes) -> None:
         names, owners = _names(payload), self._server.owners
@@ -200,11 +210,17 @@ class RtdeClient(Connection):
             for name in names
         ]
         number = 0
-        if names and not {"IN_USE", "NOT_FOUND"} & set(types):
+        fits = names and not {"IN_USE", "NOT_FOUND"} & set(types)
+        if fits and len(self._inputs) < _MOST_RECIPES:
             number = len(self._inputs) + 1
             self._inputs[number] = InputRecipe(names, types)
             owners.update(dict.fromkeys(names, self))
-        self.send(_packet(kind, bytes([number]) + ",".join(types).encode()))
+        self._answer_setup(kind, number, types)
+
+    def _answer_setup(self, kind: int, number: int, types: list[str]) -> None:
+        """Gives the recipe's number, 0 for none, and the types as far as there is room for them."""
+        said = ",".join(types).encode()[: _LARGEST_PACKET - _HEADER.size - 1]
+        self.send(_packet(kind, bytes([number]) + said))
 
     def _on_start(self, kind: int, payload: bytes) -> None:
         self._started = bool(self._outputs)
