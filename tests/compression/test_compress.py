@@ -94,7 +94,9 @@ def test_its_json_is_the_documented_one(made):
     report, _ = made
     about = read_model(report.path).metadata
     documented = format_page.json_keys(0)
-    assert set(about.provenance) == set(documented) - {"checkpoint_revision", "renames"}
+    assert set(about.provenance) == set(documented) - {
+        *("checkpoint_revision", "checkpoint_license", "renames")
+    }
     assert set(about.provenance["settings"]) <= set(format_page.names(documented["settings"]))
     assert all(set(entry) == set(format_page.json_keys(1)) for entry in about.allocation.values())
     assert all(set(case) == set(format_page.json_keys(2)) for case in about.golden)

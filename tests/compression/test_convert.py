@@ -96,8 +96,8 @@ def test_its_provenance_is_the_documented_one(checkpoint, tmp_path):
     found = set(read_model(tmp_path / "m.gguf").metadata.provenance)
     documented = set(format_page.json_keys(0))
     with_data = {"dataset", "dataset_sha256", "calibration_episodes", "held_out_episodes"}
-    with_data |= {"renames"}
-    assert found == documented - with_data - {"checkpoint_revision"}
+    with_data |= {"renames", "action_error"}
+    assert found == documented - with_data - {"checkpoint_revision", "checkpoint_license"}
 
 
 def test_the_weights_in_the_file_are_those_of_the_checkpoint(checkpoint, loaded, tmp_path):
