@@ -38,8 +38,9 @@ class HubServer(ThreadingHTTPServer):
     """A hub, at first with one repository that has the same files at every commit, or with none.
 
     `requests` holds what was asked for: `METHOD /path`; `authorizations` what each said of who
-    asks. token: the one that may write, and see what is private. cut_after: bytes after which the
-    next bodies that are longer, of a download or an upload, are cut off, one for each item.
+    asks; `ranges` which parts of files were asked for. token: the one that may write, and see what
+    is private. cut_after: bytes after which the next bodies that are longer, of a download or an
+    upload, are cut off, one for each item.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class HubServer(ThreadingHTTPServer):
         self.cut_after: list[int] = []
         self.requests: list[str] = []
         self.authorizations: list[str | None] = []
+        self.ranges: list[str] = []
 
     @property
     def url(self) -> str:
@@ -119,6 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         if asked and status == 200:
             first = int(asked[1])
+            self.server.ranges.append(asked[0])
             headers = {**headers, "Content-Range": f"bytes {first}-{length - 1}/{length}"}
             status, body = 206, body[first:]
         self.send_response(status)
@@ -154,8 +157,6 @@ class _Handler(BaseHTTPRequestHandler):
         return None if hidden else repository
 
     def _read(self, path: str) -> Answer:
-        if path == "/api/whoami-v2":
-            return _json({"type": "user", "name": "some"}) if self._known else _refused()
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
             name, kind, revision = found.groups()
             repository = self._seen(name)

@@ -78,7 +78,9 @@ def make_card(facts: CardFacts, existing: str | None = None) -> ModelCard:
                 f"{' '.join(str(error).split())[:300]}; mend it there first"
             ) from error
         card.text = _with_section(card.text, facts.file, section)
-    _complete(card.data, facts)
+    data = card.data
+    assert isinstance(data, ModelCardData)
+    _complete(data, facts)
     return card
 
 
@@ -93,42 +95,45 @@ def _complete(data: ModelCardData, facts: CardFacts) -> None:
     for key, value in wanted.items():
         if value is not None and data.get(key) is None:
             data[key] = value
-    data.base_model = _joined(data.base_model, [facts.base_model] if facts.base_model else [])
-    tags = [LIBRARY, "robotics", "gguf", facts.inspection.family]
+    data.base_model = _joined(data.base_model, facts.base_model)
+    tags = [*(data.tags or []), LIBRARY, "robotics", "gguf", facts.inspection.family]
     if facts.inspection.prompt_max_tokens:
         tags.append("vision-language-action")
-    data.tags = [*dict.fromkeys([*(data.tags or []), *tags])]
-    others = [
-        found
-        for found in data.eval_results or []
-        if not isinstance(found.metric_args, Mapping) or found.metric_args.get("file") != facts.file
-    ]
-    data.eval_results = [*others, *map(_eval_result(facts.file), facts.results)] or None
-    if data.eval_results and data.model_name is None:
+    data.tags = list(dict.fromkeys(tags))
+    before = data.eval_results or []
+    found = [each for each in before if not _is_of(each, facts.file)]
+    found += [_eval_result(facts.file, result) for result in facts.results]
+    data.eval_results = found or None
+    if found and data.model_name is None:
         data.model_name = facts.name.repository.split("/")[1]
+    elif before and not found:
+        data.model_name = None  # alone it would be no part of a model-index
 
 
-def _joined(old: str | list[str] | None, new: list[str]) -> str | list[str] | None:
-    """Returns all names, each once: a single one alone, as the hub's own cards have it."""
-    given = [old] if isinstance(old, str) else old or []
-    names = [*dict.fromkeys([*given, *new])]
+def _joined(old: str | list[str] | None, new: str | None) -> str | list[str] | None:
+    """Returns the old names and the new one: a single one alone, as the hub's own cards have it."""
+    names = [old] if isinstance(old, str) else list(old or [])
+    if new is not None and new not in names:
+        names.append(new)
     return names[0] if len(names) == 1 else names or None
 
 
-def _eval_result(file: str) -> Any:
-    def convert(result: EvaluationResult) -> EvalResult:
-        about, rate = result.provenance, result.overall
-        return EvalResult(
-            task_type="robotics",
-            dataset_type=about.env,
-            dataset_name=f"{about.env}, starts {about.starts} of {len(result.tasks)} task(s)",
-            metric_type="success_rate",
-            metric_name=f"success rate of {file}",
-            metric_value=rate.success_rate,
-            metric_args={"file": file, "n": rate.n, "wilson95": list(rate.wilson95)},
-        )
+def _is_of(result: EvalResult, file: str) -> bool:
+    """Returns whether a result is one that a push of this file wrote."""
+    return isinstance(result.metric_args, Mapping) and result.metric_args.get("file") == file
 
-    return convert
+
+def _eval_result(file: str, result: EvaluationResult) -> EvalResult:
+    about, rate = result.provenance, result.overall
+    return EvalResult(
+        task_type="robotics",
+        dataset_type=about.env,
+        dataset_name=f"{about.env}, starts {about.starts} of {len(result.tasks)} task(s)",
+        metric_type="success_rate",
+        metric_name=f"success rate of {file}",
+        metric_value=rate.success_rate,
+        metric_args={"file": file, "n": rate.n, "wilson95": list(rate.wilson95)},
+    )
 
 
 def _with_section(text: str, file: str, section: str) -> str:

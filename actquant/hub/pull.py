@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from actquant_runtime import ModelFileError, Runtime
-from actquant_runtime.hub import HubFile, HubName, fetch
+from actquant_runtime.hub import HubError, HubFile, HubName, fetch
 from pydantic import BaseModel, ConfigDict
 
 from actquant.common.files import atomic_path
@@ -54,10 +54,13 @@ def _sound(name: HubName) -> HubFile:
     found = fetch(name)
     try:
         Runtime(found.path)  # looks at every checksum
-    except ModelFileError:
+    except ModelFileError as damage:
         if _is_the_hubs(found.path):
             raise
-        found = fetch(found.name, again=True)
+        try:
+            found = fetch(found.name, again=True)
+        except HubError:
+            raise damage from None
         Runtime(found.path)
     return found
 

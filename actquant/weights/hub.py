@@ -74,7 +74,7 @@ def declared_license(folder: Path) -> str | None:
 
     try:
         text = (folder / CARD).read_text(encoding="utf-8")
-        found = ModelCard(text, ignore_metadata_errors=True).data.license
+        found = ModelCard(text, ignore_metadata_errors=True).data.get("license")
     except (OSError, ValueError, TypeError, YAMLError):
         return None
     return found if isinstance(found, str) and found else None

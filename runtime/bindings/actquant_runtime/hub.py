@@ -185,12 +185,13 @@ def explain_hub_error(error: BaseException, name: HubName) -> str:
             return f"{repository} was changed by somebody else meanwhile; do it again"
         return f"the hub answered {status} for {name}: {_first_line(error)}"
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        nowhere = f"{name} is nothing here, not in the hub's cache, and"
         if HF_HUB_OFFLINE:
-            return f"{name} is nothing here and not in the hub's cache, and HF_HUB_OFFLINE is set"
+            return f"{nowhere} HF_HUB_OFFLINE is set"
         cause = error.__cause__
         if isinstance(cause, errors.HfHubHTTPError):
             return explain_hub_error(cause, name)
-        return f"{name} is nothing here and not in the hub's cache, and the hub cannot be reached"
+        return f"{nowhere} the hub cannot be reached"
     if isinstance(error, TransportError):
         return f"the hub cannot be reached for {name}: {_first_line(error)}"
     if error.__cause__ is not None:  # e.g. of a thread that uploads
