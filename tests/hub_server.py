@@ -7,7 +7,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,7 +40,7 @@ class HubServer(ThreadingHTTPServer):
     `requests` holds what was asked for: `METHOD /path`; `authorizations` what each said of who
     asks; `ranges` which parts of files were asked for. token: the one that may write, and see what
     is private. cut_after: bytes after which the next bodies that are longer, of a download or an
-    upload, are cut off, one for each item.
+    upload, are cut off, one for each item. before_commit: called before each commit is looked at.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class HubServer(ThreadingHTTPServer):
         self.token = token
         self.objects: dict[str, bytes] = {}
         self.cut_after: list[int] = []
+        self.before_commit: Callable[[], None] = lambda: None
         self.requests: list[str] = []
         self.authorizations: list[str | None] = []
         self.ranges: list[str] = []
@@ -255,6 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _commit(
         self, name: str, repository: Repository, revision: str, lines: list[dict[str, Any]]
     ) -> Answer:
+        self.server.before_commit()
         head = repository.revisions[revision]
         files = dict(repository.commits[head])
         (header,) = [line["value"] for line in lines if line["key"] == "header"]

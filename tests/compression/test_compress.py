@@ -84,6 +84,8 @@ def test_the_file_is_within_the_budget_and_says_what_it_is(made):
         t.name: t.type for t in report.tensors
     }
     provenance = model.metadata.provenance
+    error = provenance["action_error"]
+    assert error["n"] == 4 and error["mean"] == pytest.approx(report.held_out.to_reference, 1e-5)
     assert provenance["recipe"] == "paper" and len(provenance["dataset_sha256"]) == 64
     assert CompressionReport.model_validate_json(report.model_dump_json()) == report
     assert json.loads(report.model_dump_json())["held_out"]["n_frames"] == 4

@@ -1,6 +1,5 @@
 """A hub on this machine, and the command line with the hub's own client against it."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hub_commands import TOKEN
 from hub_server import HubServer, serving
 
 from actquant.compression.pipeline import compress
 
-TOKEN = "hf_a_secret_of_this_test"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -69,22 +68,3 @@ def actquant(python: Command) -> Command:
         return python("-m", "actquant.cli", *map(str, arguments), **changed)
 
     return run
-
-
-def said(done: subprocess.CompletedProcess[str], code: int = 0) -> dict:
-    """The JSON object of a command that ended so."""
-    assert done.returncode == code, done.stdout + done.stderr
-    return json.loads(done.stdout)
-
-
-def refused(done: subprocess.CompletedProcess[str], kind: str, code: int = 1) -> str:
-    """The message of a command that ended with an error of this kind."""
-    told = said(done, code)
-    assert told["error"] == kind, told
-    return told["message"]
-
-
-def cached(home: Path) -> list[str]:
-    """Names of what is in the client's cache, links and lock files left out."""
-    files = (path for path in (home / "hub").rglob("*") if path.is_file())
-    return [path.name for path in files if not path.is_symlink() and path.suffix != ".lock"]

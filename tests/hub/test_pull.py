@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import cached, refused, said
+from hub_commands import cached, refused, said
 from hub_server import Repository
 
 NAME, COMMIT = "some/policy", "1" * 40

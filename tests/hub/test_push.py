@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from actquant_runtime import Runtime, golden_observation
-from conftest import TOKEN, refused, said
+from hub_commands import TOKEN, refused, said
 from huggingface_hub import ModelCard
 
 from actquant.control.policy import model_sha256
@@ -64,7 +64,9 @@ def changed(result: Path, **values) -> Path:
     return path
 
 
-def test_a_round_trip_gives_the_same_bytes_and_the_same_chunk(hub, actquant, python, policy):
+def test_a_round_trip_gives_the_same_bytes_and_the_same_chunk(
+    hub, actquant, python, policy, tmp_path
+):
     pushed = said(actquant("push", policy, NAME, "--private", "--message", "first", "--json"))
     repository = hub.repositories[NAME]
     assert repository.private and repository.messages == ["first"]
@@ -76,23 +78,16 @@ def test_a_round_trip_gives_the_same_bytes_and_the_same_chunk(hub, actquant, pyt
         name: len(files_of(hub)[name]) for name in ("policy.gguf", "README.md")
     }
 
-    pulled = said(actquant("pull", NAME, "--out", "here.gguf", "--json"))
-    there = policy.parent / "pulled.gguf"
-    assert pulled["commit"] == pushed["commit"] and pulled["path"] == "here.gguf"
+    out = tmp_path / "out.gguf"
+    pulled = said(actquant("pull", f"{NAME}@main:policy.gguf", "--out", out, "--json"))
+    assert pulled["commit"] == pushed["commit"] and pulled["path"] == str(out)
+    assert out.read_bytes() == policy.read_bytes()
     acted = python("-c", ACT, NAME)
     runtime = Runtime(policy)
     observation, noise = golden_observation(runtime.describe(), seed=3)
     assert np.array_equal(json.loads(acted.stdout), runtime.act(observation, noise=noise))
-    assert not there.exists()
-
-
-def test_what_is_pulled_has_the_same_bytes(hub, actquant, policy, tmp_path):
-    said(actquant("push", policy, NAME, "--json"))
     kept = Path(said(actquant("pull", NAME, "--json"))["path"])
     assert kept.is_relative_to(tmp_path / "home") and kept.read_bytes() == policy.read_bytes()
-    out = tmp_path / "out.gguf"
-    said(actquant("pull", f"{NAME}@main:policy.gguf", "--out", out, "--json"))
-    assert out.read_bytes() == policy.read_bytes()
 
 
 def test_the_token_is_sent_and_in_no_table(hub, actquant, policy):
@@ -285,6 +280,19 @@ def test_a_card_of_ones_own_keeps_what_it_says_and_each_file_has_its_part(
     message = refused(actquant("pull", NAME, "--json"), "HubError")
     assert "2 GGUFs: policy.gguf, second.gguf" in message and "--file" in message
     assert said(actquant("pull", NAME, "--file", "second.gguf", "--json"))["file"] == "second.gguf"
+
+
+def test_what_somebody_else_commits_meanwhile_is_not_undone(hub, actquant, policy):
+    said(actquant("push", policy, NAME, "--json"))
+    repository, theirs = hub.repositories[NAME], "2" * 40
+
+    def commit() -> None:
+        repository.commits[theirs] = {**files_of(hub), "README.md": b"# Theirs\n"}
+        repository.revisions["main"] = theirs
+
+    hub.before_commit = commit
+    message = refused(actquant("push", policy, NAME, "--message", "x", "--json"), "HubError")
+    assert "changed by somebody else" in message and repository.revisions["main"] == theirs
 
 
 def test_a_card_whose_front_matter_is_broken_is_left_alone(hub, actquant, policy):
