@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "control": {"common", "policies"},
     "environments": {"common", "control"},
     "evaluation": {"common", "format", "control", "environments"},
+    "hub": {"common", "format", "fidelity", "control", "evaluation"},
     "deploy": {"common", "control"},
     "serve": {"common"},
     "sweep": {
@@ -38,13 +39,13 @@ MAY_IMPORT = {
     },
     "cli": {
         *("common", "format", "policies", "calibration", "recipes", "fidelity", "compression"),
-        *("control", "environments", "evaluation", "deploy", "serve", "tuning", "sweep"),
+        *("control", "environments", "evaluation", "hub", "deploy", "serve", "tuning", "sweep"),
     },
 }
 """Room of `actquant/` -> rooms it may import, at the top of a module or inside a function."""
 WITHOUT_TORCH = (
     *("common", "format", "allocation", "encoders", "recipes", "control", "environments"),
-    *("evaluation", "deploy", "serve", "cli"),
+    *("evaluation", "hub", "deploy", "serve", "cli"),
 )
 WITH_TORCH = {"actquant.format.image_steps", "actquant.cli.demo"}
 """Modules of these rooms that are imported when a command that compresses asks for them."""

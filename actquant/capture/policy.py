@@ -156,6 +156,7 @@ def _provenance(loaded: LoadedPolicy, dropped: tuple[str, ...]) -> dict[str, Any
     return {
         "checkpoint": loaded.name or loaded.folder.resolve().name,
         **({} if loaded.revision is None else {"checkpoint_revision": loaded.revision}),
+        **({} if loaded.license is None else {"checkpoint_license": loaded.license}),
         "checkpoint_sha256": loaded.checkpoint_sha256,
         "tool": f"actquant {actquant.__version__}",
         "date": iso_date(),

@@ -1,6 +1,6 @@
 """The `actquant` command."""
 
-from actquant.cli import policy, robot, serve
+from actquant.cli import hub, policy, robot, serve
 from actquant.cli.output import app
 
-__all__ = ["app", "policy", "robot", "serve"]
+__all__ = ["app", "hub", "policy", "robot", "serve"]

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from actquant_runtime.hub import find_model
+
+from actquant.common.paths import require_file
 
 LARGEST_SEED = 2**63 - 1
 MOST_THREADS = 1024
@@ -25,6 +28,8 @@ def positive(value: float | None) -> float | None:
     return value
 
 
+HUB_NAME = "organisation/name[@revision][:FILE.gguf] of the Hugging Face hub"
+Model = Annotated[str, typer.Argument(help=f"A GGUF, or {HUB_NAME}.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Force = Annotated[
     bool,
@@ -60,6 +65,16 @@ StepsPerChunk = Annotated[
     int | None,
     typer.Option(min=1, help="Actions executed before the next chunk; default the policy's."),
 ]
+
+
+def model_path(model: str, *, folder: bool = False) -> Path:
+    """Returns the path of a MODEL, downloaded from the hub where there is none of this name here.
+
+    Raises UsageError if it is no file (or folder, with `folder`), HubError if the hub does not give
+    it.
+    """
+    wanted = "a GGUF or a checkpoint folder" if folder else "a GGUF"
+    return require_file(find_model(model), wanted, folder=folder)
 
 
 def numbers(flag: str, text: str) -> list[float]:

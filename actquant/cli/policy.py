@@ -8,11 +8,13 @@ import typer
 from actquant.cli import tables
 from actquant.cli.command_line import asked
 from actquant.cli.options import (
+    HUB_NAME,
     MOST_THREADS,
     Cache,
     Force,
     HeldOut,
     Json,
+    Model,
     Rename,
     Seed,
     Starts,
@@ -20,6 +22,7 @@ from actquant.cli.options import (
     Threads,
     TuneMinutes,
     key_values,
+    model_path,
     numbers,
     positive,
     renames,
@@ -237,20 +240,20 @@ def sweep(
 
 
 @app.command()
-def inspect(model: Annotated[Path, typer.Argument(help="A GGUF.")], as_json: Json = False) -> None:
+def inspect(model: Model, as_json: Json = False) -> None:
     """Show what a GGUF holds: policy, bits, tensors, stages, normalisation, provenance."""
     with told_plainly(as_json):
         with asked():
-            require_file(model, "a GGUF")
+            path = model_path(model)
         from actquant.evaluation.inspection import inspect_model
 
-        report = inspect_model(model)
+        report = inspect_model(path)
         show(report, as_json, *tables.inspection(report))
 
 
 @app.command()
 def verify(
-    model: Annotated[Path, typer.Argument(help="A GGUF.")],
+    model: Model,
     against: Annotated[
         Path | None,
         typer.Option(help="The checkpoint it was made from: also measure the distance to it."),
@@ -260,12 +263,12 @@ def verify(
     """Run the golden self-test of a GGUF on this machine; exit 1 if it fails."""
     with told_plainly(as_json):
         with asked():
-            require_file(model, "a GGUF")
             if against is not None:
                 require_folder(against, "a checkpoint folder")
+            path = model_path(model)
         from actquant.fidelity.self_test import verify as run
 
-        report = run(model, against)
+        report = run(path, against)
         show(report, as_json, *tables.verification(report))
         if not report.passed:
             raise typer.Exit(1)
@@ -273,7 +276,7 @@ def verify(
 
 @app.command(name="eval")
 def eval_(
-    model: Annotated[Path, typer.Argument(help="A GGUF or a checkpoint folder.")],
+    model: Annotated[str, typer.Argument(help=f"A GGUF, a checkpoint folder, or {HUB_NAME}.")],
     out: Annotated[Path, typer.Option(help="Where the JSON result goes.")],
     env: Annotated[str, typer.Option(help="Environment family.")] = "ur3e",
     tasks: Annotated[str, typer.Option(help="Comma-separated task names; default all.")] = "",
@@ -301,17 +304,17 @@ def eval_(
     with told_plainly(as_json):
         with asked():
             named = renames(rename or [])
-            require_file(model, "a GGUF or a checkpoint folder", folder=True)
-            check_output(out, EVALUATION, [model], force=force)
             require_suite(env)
             parse_starts(starts)
+            path = model_path(model, folder=True)
+            check_output(out, EVALUATION, [path], force=force)
         from actquant.evaluation.evaluate import evaluate
         from actquant.evaluation.rollout import Ablation
 
         with progress_bars() as progress:
-            bar = progress.add_task(f"{model.name} in {env}", total=None)
+            bar = progress.add_task(f"{path.name} in {env}", total=None)
             result = evaluate(
-                model,
+                path,
                 env=env,
                 tasks=[name for name in tasks.split(",") if name],
                 starts=starts,
@@ -345,7 +348,7 @@ def compare(
 
 @app.command()
 def bench(
-    model: Annotated[Path, typer.Argument(help="A GGUF.")],
+    model: Model,
     n: Annotated[int, typer.Option(min=1, max=10**9, help="Inferences.")] = 100,
     threads: Threads = 0,
     operators: Annotated[
@@ -356,11 +359,11 @@ def bench(
     """Measure a GGUF's latency and peak memory in a process of its own."""
     with told_plainly(as_json):
         with asked():
-            require_file(model, "a GGUF")
+            path = model_path(model)
         from actquant.evaluation.bench import BenchReport, measure, profile
 
-        measured = measure(model, n=n, threads=threads)
-        costs = profile(model, threads=threads) if operators else None
+        measured = measure(path, n=n, threads=threads)
+        costs = profile(path, threads=threads) if operators else None
         report = BenchReport(**measured.model_dump(), profile=costs)
         show(report, as_json, *tables.measurement(report))
 

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from actquant_runtime.hub import find_model
 
 from actquant.cli.command_line import asked, errors
 from actquant.cli.options import (
     LARGEST_SEED,
     Json,
+    Model,
     StepsPerChunk,
     Threads,
     finite,
@@ -44,7 +46,7 @@ def robot_sim(
 
 @app.command()
 def deploy(
-    model: Annotated[Path, typer.Argument(help="A GGUF.")],
+    model: Model,
     ip: Annotated[str, typer.Option(help="Address of the robot's controller.")],
     task: Annotated[str, typer.Option(help="What the robot shall do, in the policy's words.")],
     robot: Annotated[
@@ -133,7 +135,7 @@ def deploy(
 
         with asked():
             settings = DeploySettings(
-                model=model,
+                model=Path(find_model(model)),
                 robot=robot,
                 ip=ip,
                 task=task,

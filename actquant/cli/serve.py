@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from actquant.cli.command_line import asked
-from actquant.cli.options import Rename, Threads, positive, renames
+from actquant.cli.options import HUB_NAME, Rename, Threads, positive, renames
 from actquant.cli.output import app, told_plainly
 from actquant.common.paths import require_file
 
@@ -14,7 +14,10 @@ from actquant.common.paths import require_file
 @app.command()
 def serve(
     models: Annotated[
-        list[str], typer.Argument(help="GGUFs, as FILE or NAME=FILE; the first is the default.")
+        list[str],
+        typer.Argument(
+            help=f"GGUFs, as FILE or NAME=FILE; the first is the default. FILE may be {HUB_NAME}."
+        ),
     ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; other machines need a key.")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from actquant.evaluation.inspection import Inspection
     from actquant.fidelity.distance import Distance
     from actquant.fidelity.self_test import Verification
+    from actquant.hub.pull import PullReport
+    from actquant.hub.push import PushReport
     from actquant.sweep.sweep import SweepReport
 
 
@@ -288,6 +290,23 @@ def cache(report: "CacheReport") -> list[Any]:
         )
     removed = [f"deleted {e.key}, {megabytes(e.bytes)}" for e in report.removed]
     return [shown, *removed]
+
+
+def push(report: "PushReport") -> list[Any]:
+    shown = table(report.repository, "file", ">size")
+    for file in report.files:
+        shown.add_row(file.path, megabytes(file.bytes))
+    if report.dry_run:
+        end = f"would be uploaded to the branch {report.revision}, card: {report.card}"
+    else:
+        end = f"{report.url}, name: {report.name}"
+    return [shown, end]
+
+
+def pull(report: "PullReport") -> list[Any]:
+    shown = table(report.repository, "file", ">size", "commit")
+    shown.add_row(report.file, megabytes(report.bytes), report.commit)
+    return [shown, report.path]
 
 
 def sweep(report: "SweepReport") -> list[Any]:

@@ -28,8 +28,7 @@ EXTRAS = (
         "compressing a checkpoint, running one in PyTorch",
         (
             *("torch", "lerobot", "transformers", "safetensors", "tokenizers"),
-            *("huggingface_hub", "datasets", "accelerate", "diffusers", "jinja2", "matplotlib"),
-            "peft",
+            *("datasets", "accelerate", "diffusers", "jinja2", "matplotlib", "peft"),
         ),
     ),
     Extra("'actquant[sim]'", "pictures and statistics of a simulation", ("imageio", "scipy")),
@@ -38,6 +37,7 @@ EXTRAS = (
         "serving policies",
         ("websockets", "msgpack", "prometheus_client"),
     ),
+    Extra("'actquant[hub]'", "policies on the Hugging Face hub", ("huggingface_hub",)),
     Extra("'actquant[rerun]'", "recordings for rerun", ("rerun",)),
     Extra(
         "lerobot_env_ur3e " + _CLONE.format("sim_envs"),

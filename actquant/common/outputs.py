@@ -161,6 +161,7 @@ EVALUATION = Product("result of `actquant eval`", _is_json_with("episodes", "pro
 MADE = Product("note of `actquant sweep`", _is_json_with("made_from", "report"))
 SWEEP = Product("report of `actquant sweep`", _is_json_with("checkpoint", "rows", "page"))
 PAGE = Product("page of `actquant sweep`", _has_in_its_head(b"<title>Sweep of "))
+CARD = Product("model card of `actquant push`", _has_in_its_head(b"library_name: actquant"))
 DEMO = Product("report of `actquant demo`", _is_json_with("policy", "rows", "gif"))
 FILM_COMMENT = b"actquant demo"
 FILM = Product("film of `actquant demo`", _has_in_its_head(FILM_COMMENT))

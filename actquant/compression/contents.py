@@ -16,7 +16,7 @@ from actquant.capture.policy import CapturedPolicy
 from actquant.compression.encodings import FIXED_TYPE
 from actquant.compression.report import STORED, TensorReport, tensor_reports
 from actquant.format.encoding import DeferredEncoding, Encoding, matrix_shape
-from actquant.format.model_file import model_bytes, with_metadata, write_model
+from actquant.format.model_file import model_bytes, read_model, with_metadata, write_model
 from actquant.format.tensor_types import file_bytes
 from actquant.policies.base import QuantizableTensor
 
@@ -91,8 +91,10 @@ class FileContents:
         types: Mapping[str, str],
         errors: Mapping[str, float],
         golden: list[dict[str, Any]],
+        provenance: Mapping[str, Any],
     ) -> list[TensorReport]:
-        """Gives a written file its tensors' errors and its golden values.
+        """Gives a written file its tensors' errors, its golden values, and what of its provenance
+        is known only now.
 
         Golden values for which no bytes are left are left out, from the end.
         """
@@ -101,7 +103,8 @@ class FileContents:
         planned = len(json.dumps(self._planned(sizes))) + self.golden_bytes + self.growth_bytes
         while kept and len(json.dumps(allocation)) + len(json.dumps(kept)) > planned:
             kept.pop()
-        with_metadata(path, allocation=allocation, golden=kept)
+        whole = {**read_model(path).metadata.provenance, **provenance}
+        with_metadata(path, allocation=allocation, golden=kept, provenance=whole)
         return reports
 
     def _planned(self, sizes: Sequence[TensorSize]) -> dict[str, Any]:

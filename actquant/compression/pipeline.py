@@ -284,6 +284,20 @@ def _distance(report: ParityReport | None) -> Distance | None:
     return None if report is None else report.distance
 
 
+def _brief_error(error: ActionError) -> dict[str, Any]:
+    """Returns what the file says of its action error."""
+    return {
+        "mean": float(f"{error.to_reference:.6g}"),
+        "standard_error": float(f"{error.to_reference_standard_error:.6g}"),
+        "n": error.n_frames,
+    }
+
+
+def _planned_error(n: int) -> dict[str, Any]:
+    """Returns one that is as long in JSON as any."""
+    return {"mean": LONGEST_NUMBER, "standard_error": LONGEST_NUMBER, "n": n}
+
+
 @dataclass(frozen=True)
 class _Ready:
     """What a file is written from."""
@@ -365,10 +379,12 @@ class _Job:
                 self._write(temporary, ready)
             with self.clock("verify"):
                 file = proof.prove_file(temporary)
-            types, errors = allocation.types, encoder.errors
-            reports = ready.contents.finish(temporary, sizes, types, errors, golden_values(file))
             with self.clock("held-out error"):
                 held_out = self._action_error(temporary)
+            found = {} if held_out is None else {"action_error": _brief_error(held_out)}
+            types, errors = allocation.types, encoder.errors
+            golden = golden_values(file)
+            reports = ready.contents.finish(temporary, sizes, types, errors, golden, found)
             look_again()
         return CompressionReport.of_file(
             out,
@@ -388,7 +404,7 @@ class _Job:
             unreached=encoder.unguided,
             remarks=self.remarks,
             processes=self.processes.count,
-            provenance=self.provenance,
+            provenance={**self.provenance, **found},
         )
 
     def _contents(self, proof: Proof, program: ParityReport | None) -> FileContents:
@@ -398,11 +414,14 @@ class _Job:
         if program is not None and self.work is not None:
             golden_bytes = len(json.dumps(golden_values(program)))
             number, growth_bytes = USUAL_NUMBER, GROWTH_BYTES
+        provenance = self.provenance
+        if held_out := self._held_out():
+            provenance = {**provenance, "action_error": _planned_error(len(held_out))}
         return FileContents(
             captured=self.captured,
             tensors=self.tensors,
             fixed=self._fixed(),
-            provenance=self.provenance,
+            provenance=provenance,
             scored=self.data is not None,  # so that all recipes have one budget
             float_type=self.recipe.float_type,
             golden_bytes=golden_bytes,
@@ -551,15 +570,20 @@ class _Job:
         errors, progress = dict(encoder.errors), self.clock.progress
         contents.write(path, ready.sizes, types, encodings, errors, values, progress)
 
+    def _held_out(self) -> Frames | None:
+        """Returns the frames that nothing is fitted to; None where there are none."""
+        return None if self.data is None or not len(self.data.held_out) else self.data.held_out
+
     def _action_error(self, path: Path) -> ActionError | None:
-        if self.data is None or not len(self.data.held_out):
+        frames = self._held_out()
+        if frames is None:
             return None
         return measure_action_error(
             runtime_act(path),
             self.loaded,
-            self.data.held_out,
+            frames,
             seed=self.seed,
-            reference=self._reference_chunks(self.data.held_out),
+            reference=self._reference_chunks(frames),
         )
 
     def _reference_chunks(self, frames: Frames) -> np.ndarray:

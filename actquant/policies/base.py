@@ -103,6 +103,8 @@ class LoadedPolicy:
     """Of the folder, or `organisation/name` on the hub."""
     revision: str | None = None
     """The hub's commit."""
+    license: str | None = None
+    """As the checkpoint's model card declares it."""
     renamed_vectors: Mapping[str, str] = field(default_factory=dict)
     """Name of a state or an action in the observation -> the policy's, as its own preprocessor
     renames them (cameras are named in `interface` as they are observed)."""

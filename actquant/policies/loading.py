@@ -14,7 +14,7 @@ from actquant.common.machine import total_memory
 from actquant.policies.adapter import how_to_merge, is_adapter
 from actquant.policies.base import LoadedPolicy, PolicyFamily
 from actquant.policies.registry import find_family, policy_type, supported_policies
-from actquant.weights.hub import checkpoint_files, find_checkpoint
+from actquant.weights.hub import checkpoint_files, declared_license, find_checkpoint
 
 
 def load_policy(
@@ -52,6 +52,7 @@ def load_policy(
     except CheckpointError as error:
         raise _explained(error, source.folder) from error
     loaded.name, loaded.revision = source.name, source.revision
+    loaded.license = declared_license(source.folder)
     for remark in loaded.remarks:
         logging.getLogger(__name__).warning("%s: %s", source.name, remark)
     _place_weights(loaded, streamed)

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from actquant_runtime.hub import find_model
+
 from actquant.common.errors import ActquantError
 
 KEY_VARIABLE = "ACTQUANT_API_KEY"
@@ -92,12 +94,14 @@ def is_loopback(host: str) -> bool:
 def named_models(given: Sequence[str]) -> dict[str, Path]:
     """Returns name -> file of NAME=FILE and FILE, whose name is the file's without its ending.
 
-    Raises ServeError for names that are there twice or do not fit in an address.
+    FILE may be a name on the Hugging Face hub (see `actquant_runtime.hub.find_model`), which is
+    downloaded. Raises ServeError for names that are there twice or do not fit in an address,
+    HubError if the hub does not give a file.
     """
     models: dict[str, Path] = {}
     for each in given:
         name, separator, file = each.partition("=")
-        path = Path(file if separator else each)
+        path = Path(find_model(file if separator else each))
         name = name if separator else path.stem
         if not name or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
             raise ServeError(f"{name!r} is no name for a model; give one as NAME={path}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from actquant_runtime.hub import HubError, HubName, parse_hub_name, told_by_hub
+
 from actquant.common.errors import CheckpointError
 
-REPOSITORY = re.compile(r"(?P<id>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
+CARD = "README.md"
+"""Of a repository; it says the checkpoint's licence."""
 WANTED = ("*.json", "*.safetensors", "*.pt", "*.model", "*.txt", "*.jinja")
 UNWANTED = ("training_state/*", "checkpoints/*", "runs/*")
 """What repositories keep of training; no policy is loaded from it."""
@@ -49,45 +52,50 @@ def find_checkpoint(reference: str | Path) -> Checkpoint:
     folder = Path(reference)
     if folder.is_dir():
         return Checkpoint(folder, folder.resolve().name)
-    match = REPOSITORY.fullmatch(str(reference))
-    if match is None:
+    name = parse_hub_name(reference)
+    if name is None or name.file is not None:
         raise CheckpointError(
             f"{reference} is no folder, and no repository of the hub (organisation/name, "
             "organisation/name@revision)"
         )
-    snapshot = _fetch(match["id"], match["revision"])
-    return Checkpoint(snapshot, match["id"], snapshot.name)
+    try:
+        with told_by_hub(name):
+            snapshot = _fetch(name)
+    except HubError as error:
+        raise CheckpointError(str(error)) from error
+    return Checkpoint(snapshot, name.repository, snapshot.name)
 
 
-def _fetch(repository: str, revision: str | None) -> Path:
+def declared_license(folder: Path) -> str | None:
+    """Returns the licence that a checkpoint's model card names in its front matter; None for none,
+    or where it cannot be read."""
+    from huggingface_hub import ModelCard
+    from yaml import YAMLError
+
+    try:
+        text = (folder / CARD).read_text(encoding="utf-8")
+        found = ModelCard(text, ignore_metadata_errors=True).data.get("license")
+    except (OSError, ValueError, TypeError, YAMLError):
+        return None
+    return found if isinstance(found, str) and found else None
+
+
+def _fetch(name: HubName) -> Path:
+    """Returns the snapshot of a repository, from the cache alone where the hub cannot be asked."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    named = repository if revision is None else f"{repository}@{revision}"
-
-    def snapshot(local_files_only: bool) -> Path:
+    def snapshot(wanted: Sequence[str], *, local_files_only: bool) -> Path:
         folder = snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=list(WANTED),
+            name.repository,
+            revision=name.revision,
+            allow_patterns=list(wanted),
             ignore_patterns=list(UNWANTED),
             local_files_only=local_files_only,
         )
         return Path(folder)
 
     try:
-        try:
-            return snapshot(local_files_only=False)
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-            return snapshot(local_files_only=True)
-    except LocalEntryNotFoundError as error:
-        raise CheckpointError(
-            f"{named} is no folder here, not in the hub's cache, and the hub cannot be reached"
-        ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise CheckpointError(f"{named} cannot be fetched from the hub: {error}") from error
+        return snapshot((*WANTED, CARD), local_files_only=False)
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        return snapshot(WANTED, local_files_only=True)

@@ -84,6 +84,8 @@ def test_the_file_is_within_the_budget_and_says_what_it_is(made):
         t.name: t.type for t in report.tensors
     }
     provenance = model.metadata.provenance
+    error = provenance["action_error"]
+    assert error["n"] == 4 and error["mean"] == pytest.approx(report.held_out.to_reference, 1e-5)
     assert provenance["recipe"] == "paper" and len(provenance["dataset_sha256"]) == 64
     assert CompressionReport.model_validate_json(report.model_dump_json()) == report
     assert json.loads(report.model_dump_json())["held_out"]["n_frames"] == 4
@@ -94,7 +96,9 @@ def test_its_json_is_the_documented_one(made):
     report, _ = made
     about = read_model(report.path).metadata
     documented = format_page.json_keys(0)
-    assert set(about.provenance) == set(documented) - {"checkpoint_revision", "renames"}
+    assert set(about.provenance) == set(documented) - {
+        *("checkpoint_revision", "checkpoint_license", "renames")
+    }
     assert set(about.provenance["settings"]) <= set(format_page.names(documented["settings"]))
     assert all(set(entry) == set(format_page.json_keys(1)) for entry in about.allocation.values())
     assert all(set(case) == set(format_page.json_keys(2)) for case in about.golden)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import format_page
@@ -92,11 +93,15 @@ def test_rtn_meets_its_budget_exactly_and_reports_every_error(checkpoint, tmp_pa
 
 
 def test_its_provenance_is_the_documented_one(checkpoint, tmp_path):
-    compress(checkpoint, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10, verify="none")
-    found = set(read_model(tmp_path / "m.gguf").metadata.provenance)
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    (copy / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A policy\n")
+    compress(copy, tmp_path / "m.gguf", recipe="f16", control_rate_hz=10, verify="none")
+    about = read_model(tmp_path / "m.gguf").metadata.provenance
+    assert about["checkpoint_license"] == "apache-2.0"
+    found = set(about)
     documented = set(format_page.json_keys(0))
     with_data = {"dataset", "dataset_sha256", "calibration_episodes", "held_out_episodes"}
-    with_data |= {"renames"}
+    with_data |= {"renames", "action_error"}
     assert found == documented - with_data - {"checkpoint_revision"}
 
 
@@ -193,9 +198,9 @@ def test_a_repository_of_the_hub_is_found_in_its_cache(checkpoint, tmp_path, mon
     assert metadata.name == "tiny-policy"
     assert metadata.provenance["checkpoint"] == "some/tiny-policy"
     assert metadata.provenance["checkpoint_revision"] == commit
-    with pytest.raises(CheckpointError, match="some/other is no folder here, not in"):
+    with pytest.raises(CheckpointError, match="some/other is nothing here, not in"):
         load_policy("some/other")
-    with pytest.raises(CheckpointError, match="some/tiny-policy@v2 is no folder here"):
+    with pytest.raises(CheckpointError, match="some/tiny-policy@v2 is nothing here"):
         load_policy("some/tiny-policy@v2")
     with pytest.raises(CheckpointError, match="is no folder, and no repository"):
         load_policy("nothing/at/all")

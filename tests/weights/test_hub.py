@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer, serving
 
+from actquant.weights.hub import declared_license
+
 REPOSITORY = "some/tiny-policy"
 MAIN, TAGGED = "1" * 40, "2" * 40
 READ = {
@@ -19,9 +21,9 @@ READ = {
     "merges.txt": b"a b",
     "chat_template.jinja": b"{{ x }}",
     "vlm/config.json": b'{"a": 1}',
+    "README.md": b"# About",
 }
 LEFT = {
-    "README.md": b"about",
     "optimizer.bin": b"moments",
     "policy.gguf": b"GGUF",
     "training_state/optimizer.safetensors": b"moments",
@@ -91,18 +93,16 @@ def test_what_was_downloaded_is_not_fetched_again_and_serves_without_the_hub(hub
     assert find(REPOSITORY, url, tmp_path) == first
 
 
-def test_a_repository_that_is_not_there_is_told_as_the_hub_tells_it(hub, tmp_path):
+def test_a_repository_that_is_not_there_is_told(hub, tmp_path):
     error = find("some/other-policy", hub.url, tmp_path)["error"]
-    assert error.startswith("some/other-policy cannot be fetched from the hub: 404")
-    assert "Repository Not Found" in error
+    assert error.startswith("there is no repository some/other-policy on the hub, or ")
     asked = [request for request in hub.requests if "other-policy" in request]
     assert asked == ["GET /api/models/some/other-policy/revision/main"]
 
 
-def test_a_revision_that_is_not_there_is_told_as_the_hub_tells_it(hub, tmp_path):
+def test_a_revision_that_is_not_there_is_told(hub, tmp_path):
     error = find(f"{REPOSITORY}@v3", hub.url, tmp_path)["error"]
-    assert error.startswith(f"{REPOSITORY}@v3 cannot be fetched from the hub: 404")
-    assert "Revision Not Found" in error
+    assert error == f"{REPOSITORY} has no revision v3"
 
 
 def test_a_hub_that_cannot_be_reached_is_said_to_be_so(hub, tmp_path):
@@ -111,5 +111,22 @@ def test_a_hub_that_cannot_be_reached_is_said_to_be_so(hub, tmp_path):
     hub.server_close()
     error = find(REPOSITORY, url, tmp_path)["error"]
     assert error == (
-        f"{REPOSITORY} is no folder here, not in the hub's cache, and the hub cannot be reached"
+        f"{REPOSITORY} is nothing here, not in the hub's cache, and the hub cannot be reached"
     )
+
+
+@pytest.mark.parametrize(
+    ("card", "license"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# A policy\n", "apache-2.0"),
+        ("# A policy\n", None),
+        ("---\nlicense: [mit, gpl]\n---\n", None),
+        ("---\nlicense: [\n---\n", None),
+        ("---\n- license\n---\n", None),
+        (None, None),
+    ],
+)
+def test_the_licence_is_what_the_card_declares(card, license, tmp_path):
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    assert declared_license(tmp_path) == license

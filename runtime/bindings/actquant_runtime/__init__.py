@@ -2,6 +2,7 @@
 
 from actquant_runtime._core import ArgumentError, ModelFileError, check_header, checksum
 from actquant_runtime.golden import golden_inputs, golden_observation
+from actquant_runtime.hub import HubError
 from actquant_runtime.previous import PreviousChunk
 from actquant_runtime.quantization import (
     build_info,
@@ -15,6 +16,7 @@ from actquant_runtime.window import ObservationWindow
 
 __all__ = [
     "ArgumentError",
+    "HubError",
     "ModelFileError",
     "ObservationWindow",
     "PreviousChunk",

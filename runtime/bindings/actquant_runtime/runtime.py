@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from actquant_runtime import _core
+from actquant_runtime.hub import find_model
 from actquant_runtime.previous import PreviousChunk
 
 STATE_KEY = "observation.state"
@@ -26,8 +27,13 @@ class Runtime:
     """Runs one policy on the CPU. Safe to use from several threads; calls run one by one."""
 
     def __init__(self, path: str | Path, threads: int = 0):
-        """threads = 0: as many as a model of this size has work for."""
-        self._session = _core.Session(str(path), threads)
+        """path: a file, or `organisation/name[@revision][:FILE.gguf]` of the Hugging Face hub (see
+        `hub.find_model`). threads = 0: as many as a model of this size has work for.
+
+        Raises ModelFileError if the file is none of ours or damaged, HubError, which is one, if the
+        hub does not give it.
+        """
+        self._session = _core.Session(str(find_model(path)), threads)
         self._description = self._read_description()
 
     def describe(self) -> dict[str, Any]:

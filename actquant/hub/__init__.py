@@ -1,0 +1,1 @@
+"""Policy files to the Hugging Face hub, with a model card made from them, and back."""
