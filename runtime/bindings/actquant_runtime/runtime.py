@@ -171,13 +171,13 @@ class Runtime:
         return task
 
     def _checked_noise(self, noise: ArrayLike) -> NDArray[np.float32]:
-        values = np.ascontiguousarray(noise, np.float32)
+        values = _array("noise", noise, np.float32)
         if values.shape != self.noise_shape:
             raise _core.ArgumentError(f"noise is {values.shape}, expected {self.noise_shape}")
         return values
 
     def _native(self, previous: PreviousChunk) -> _core.PreviousChunk:
-        actions = np.ascontiguousarray(previous.actions, np.float32)
+        actions = _array("the previous actions", previous.actions, np.float32)
         size = len(self._description["action"]["names"])
         if actions.ndim != 2 or actions.shape[1] != size:
             raise _core.ArgumentError(
@@ -201,7 +201,7 @@ class Runtime:
             raise _core.ArgumentError(
                 f"the observation lacks '{STATE_KEY}'; expected {self._expected_keys()}"
             )
-        state = np.ascontiguousarray(observation[STATE_KEY], np.float32)
+        state = _array(STATE_KEY, observation[STATE_KEY], np.float32)
         expected = (size,) if steps == 1 else (steps, size)
         if state.shape != expected:
             raise _core.ArgumentError(f"{STATE_KEY} is {state.shape}, expected {expected}")
@@ -227,7 +227,7 @@ class Runtime:
         steps = self._description["observation_steps"]
         if camera not in observation:
             return [None] * steps
-        images = np.asarray(observation[camera])
+        images = _array(camera, observation[camera])
         layout = "[height, width, 3]" if steps == 1 else f"[{steps}, height, width, 3]"
         if steps == 1:
             images = images[None]
@@ -238,6 +238,13 @@ class Runtime:
                 f"{layout}"
             )
         return [np.ascontiguousarray(image) for image in images]
+
+
+def _array(name: str, value: Any, dtype: Any = None) -> NDArray[Any]:
+    try:
+        return np.ascontiguousarray(value, dtype)
+    except (TypeError, ValueError) as error:  # of rows of different lengths, or no numbers
+        raise _core.ArgumentError(f"{name} is no array of numbers: {error}") from error
 
 
 def _cut(prompt: Mapping[str, Any], lost: int, observation: Mapping[str, Any]) -> str:
