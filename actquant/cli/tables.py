@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from actquant.compression.report import CompressionReport
     from actquant.evaluation.bench import BenchReport, Profile, StageCost
     from actquant.evaluation.compare import Comparison, PairedDifference
-    from actquant.evaluation.evaluate import EvaluationResult, Rate
     from actquant.evaluation.inspection import Inspection
+    from actquant.evaluation.result import EvaluationResult, Rate
     from actquant.fidelity.distance import Distance
     from actquant.fidelity.self_test import Verification
     from actquant.sweep.sweep import SweepReport

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from actquant.evaluation.evaluate import (
+from actquant.evaluation.result import (
     EpisodeRecord,
     EvaluationResult,
     Provenance,

@@ -6,7 +6,7 @@ import pytest
 
 from actquant.common.errors import EvaluationError
 from actquant.evaluation.compare import compare
-from actquant.evaluation.evaluate import EpisodeRecord, EvaluationResult, Provenance, rate
+from actquant.evaluation.result import EpisodeRecord, EvaluationResult, Provenance, rate
 
 
 def write_result(path: Path, successes: list[bool], **changes: object) -> Path:
