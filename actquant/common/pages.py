@@ -26,9 +26,11 @@ h2 { font-size: 1.15em; margin: 2em 0 .4em }
 .wide { overflow-x: auto; margin: .8em 0 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 td, th { padding: .3em .7em; border-bottom: 1px solid var(--line); text-align: right;
-  vertical-align: top }
-th { font-weight: 600; white-space: nowrap }
+  vertical-align: top; white-space: nowrap }
+th { font-weight: 600; vertical-align: bottom }
+th, td.text { white-space: normal }
 td:first-child, th:first-child, td.text, th.text { text-align: left }
+td:first-child, th:first-child { position: sticky; left: 0; background: var(--paper) }
 .note { color: var(--faint); max-width: 50em } .anywhere { overflow-wrap: anywhere }
 svg { max-width: 100%; height: auto } svg text { fill: currentColor }
 td.bad { background: var(--bad) } td.good { background: var(--good) }

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from actquant.common.files import atomic_path, write_text
@@ -142,7 +141,13 @@ def _scaled(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Returns a picture with even sides of at most `side` pixels."""
     height, width = picture.shape[:2]
     scale = min(1.0, side / max(height, width))
-    wanted = tuple(max(2, round(scale * length) // 2 * 2) for length in (width, height))
+    wanted = (_even(scale * width), _even(scale * height))
     if wanted == (width, height):
         return picture
+    from PIL import Image
+
     return np.asarray(Image.fromarray(picture).resize(wanted, Image.Resampling.BOX))
+
+
+def _even(length: float) -> int:
+    return max(2, round(length) // 2 * 2)

@@ -27,8 +27,8 @@ Action error: root mean square distance to the f32 policy's chunks on held-out f
 deviations of each action, ± one standard error. Success with 95 % intervals (Wilson). p: McNemar's
 exact test on the same starts, against f16 and against the best other recipe of the same budget.</p>
 <h2>Size against success and error</h2>{{ front }}
-<div class="wide"><table><tr><th>file<th>MB<th>whole-file bpw<th>action error<th>n<th>success<th>95 %<th>against f16
-<th>against the best other</tr>
+<div class="wide"><table><tr><th>file<th>MB<th>whole-file bpw<th>action error<th>n<th>success
+<th>95 %<th>against f16<th>against the best other</tr>
 {% for row in rows %}<tr><td>{{ row.name }}{% if row.refused %}<td colspan="8"
 style="text-align:left">{{ row.refused }}{% else %}<td>{{ row.size }}<td>{{ row.bpw }}
 <td>{{ row.error }}<td>{{ row.error_n }}<td>{{ row.success }}<td>{{ row.interval }}
