@@ -262,6 +262,7 @@ class _Worker:
         return Recording(
             task=episode.task,
             start=episode.start,
+            instruction=film.instruction,
             success=episode.success,
             failure=episode.failure,
             model_sha256=self.about.model_sha256,

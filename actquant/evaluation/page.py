@@ -67,7 +67,8 @@ differences to {{ first }} by Newcombe{% endif %}.</p>
 <thead><tr><th>task</th>{% for each in key %}<th>{{ each.name }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in rates %}<tr><td>{{ row.name }}</td>
-{% for cell in row.cells %}<td>{{ cell.rate }}<br><span class="faint">{{ cell.interval }}</span></td>
+{% for cell in row.cells %}
+<td>{{ cell.rate }}<br><span class="faint">{{ cell.interval }}</span></td>
 {% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
@@ -86,7 +87,8 @@ differences to {{ first }} by Newcombe{% endif %}.</p>
 {% endfor %}
 </tbody></table></div>
 <p class="note">Points: {{ table.name }} minus {{ first }}. p: McNemar's exact test. A difference
-counts as shown where p &lt; 0.05; each row is tested on its own. Tells from: the difference that so
+counts as shown where p &lt; 0.05, which with few pairs asks for more than an interval without 0;
+each row is tested on its own. Tells from: the difference that so
 many pairs would show in four of five comparisons, if the two differ on as many starts as here.
 Would tell: pairs that would show so a difference as large as the one found.</p>{% endif %}
 {% endfor %}
@@ -113,7 +115,9 @@ what each chunk took.</p>
 <video controls muted loop playsinline preload="metadata" aria-label="{{ clip.label }}"
 src="data:video/mp4;base64,{{ clip.data }}"></video>
 <figcaption><span class="dot" style="background:{{ clip.colour }}"></span><span
-class="tag">{{ clip.title }}</span>, {{ clip.name }}<br>{{ clip.text }}</figcaption>
+class="tag">{{ clip.title }}</span>, {{ clip.name }}<br>
+{% if clip.instruction %}“{{ clip.instruction }}”<br>{% endif %}
+{{ clip.text }}</figcaption>
 {{ clip.plot }}
 </figure>
 {% endfor %}
@@ -507,6 +511,7 @@ def _clip(number: int, clip: Clip, name: str) -> dict[str, Any]:
         "name": name,
         "colour": _colour(clip.number),
         "label": f"{name}, {episode.task}, start {episode.start}: {end}",
+        "instruction": about.instruction,
         "text": f"{told}: {episode.failure}" if episode.failure else told,
         "data": base64.b64encode(clip.video).decode(),
         "plot": _strips(clip, f"clip{number}"),

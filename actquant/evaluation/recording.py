@@ -31,6 +31,7 @@ class Recording(BaseModel):
 
     task: str
     start: int
+    instruction: str
     success: bool
     failure: str
     model_sha256: str
@@ -54,9 +55,11 @@ class Recording(BaseModel):
 class Film:
     """What is seen and done in one episode.
 
-    frames: uint8 [H, W, 3], the first one before any action, no side longer than 256.
+    frames: uint8 [H, W, 3], the first one before any action, no side longer than 256; instruction:
+    what the environment asks for.
     """
 
+    instruction: str = ""
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     actions: list[NDArray[np.float32]] = field(default_factory=list)
 

@@ -20,6 +20,8 @@ from actquant.environments.base import Environment, Step, Suite
 from actquant.evaluation.recording import Film
 
 STATE = "observation.state"
+NOT_FINITE = "the policy gave a non-finite action"
+"""How the runtime's error begins for a policy that gives NaN or an infinity."""
 
 
 @dataclass
@@ -102,18 +104,20 @@ class _Answers:
         observation = self.show(window.observation)
         noise = self.noise(len(self.latencies_ms))
         begin = time.perf_counter()
-        chunk = self.policy.act(observation, noise=noise)
-        self.latencies_ms.append((time.perf_counter() - begin) * 1e3)
-        if not np.isfinite(chunk).all():
-            raise _NotFiniteError(self._what_is_wrong(np.asarray(chunk)))
+        try:
+            chunk = self.policy.act(observation, noise=noise)
+        except RuntimeError as error:
+            if not str(error).startswith(NOT_FINITE):
+                raise
+            raise _NotFiniteError(f"{error} of chunk {len(self.latencies_ms)}") from error
+        taken_ms = (time.perf_counter() - begin) * 1e3
+        if not np.isfinite(chunk).all():  # the runtime says so itself; PyTorch does not
+            step, element = np.argwhere(~np.isfinite(chunk))[0]
+            name = self.policy.describe().action_names[element]
+            number = len(self.latencies_ms)
+            raise _NotFiniteError(f"{NOT_FINITE}: step {step}, {name} of chunk {number}")
+        self.latencies_ms.append(taken_ms)
         return chunk
-
-    def _what_is_wrong(self, chunk: NDArray[np.float32]) -> str:
-        step, element = np.argwhere(~np.isfinite(chunk))[0]
-        kind = "NaN" if np.isnan(chunk[step, element]) else "an infinity"
-        name = self.policy.describe().action_names[element]
-        number = len(self.latencies_ms) - 1
-        return f"the policy gave {kind} for {name} in action {step} of chunk {number}"
 
 
 @contextmanager
@@ -234,6 +238,8 @@ def run_episode(
     with _simulating(f"environment of {task}"):
         environment = suite.environment(task)
     world = _SimulatedWorld(environment, start, about.observation_steps, on_step, film)
+    if film is not None:
+        film.instruction = str(world.shown.get("task", ""))
     check_shown(about, world.shown, named)
     executed = min(steps_per_chunk or about.steps_per_chunk, about.chunk_length)
     with ChunkScheduler(answers, mode="sync", steps_per_chunk=executed) as scheduler:
