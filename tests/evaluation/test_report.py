@@ -68,7 +68,8 @@ def test_the_page_shows_what_the_results_say(results, tmp_path):
     assert cells.count("cannot tell") == 3
     assert "step 2: FloatingPointError: the solver of reach <diverged>" in cells
     captions = texts(tree, "figcaption")
-    assert any(c.startswith("lift, start 2, b “lift <it>” failure after 6 steps") for c in captions)
+    (lift,) = [caption for caption in captions if caption.startswith("lift, start 2, b")]
+    assert "“lift <it>”" in lift and "failure after 6 steps, 0.6 s" in lift
     assert any(
         "Whether it differs from a cannot be told: +0.0 points" in x for x in texts(tree, "li")
     )
