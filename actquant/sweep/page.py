@@ -30,7 +30,7 @@ exact test on the same starts, against f16 and against the best other recipe of 
 <div class="wide"><table><tr><th>file<th>MB<th>whole-file bpw<th>action error<th>n<th>success
 <th>95 %<th>against f16<th>against the best other</tr>
 {% for row in rows %}<tr><td>{{ row.name }}{% if row.refused %}<td colspan="8"
-style="text-align:left">{{ row.refused }}{% else %}<td>{{ row.size }}<td>{{ row.bpw }}
+class="text">{{ row.refused }}{% else %}<td>{{ row.size }}<td>{{ row.bpw }}
 <td>{{ row.error }}<td>{{ row.error_n }}<td>{{ row.success }}<td>{{ row.interval }}
 <td class="{{ row.reference_class }}">{{ row.reference }}
 <td class="{{ row.other_class }}">{{ row.other }}{% endif %}</tr>
