@@ -89,9 +89,9 @@ differences to {{ first }} by Newcombe{% endif %}.</p>
 {% endif %}
 {% endfor %}
 {% if difference_figure %}
-<p class="note">Points: the result minus {{ first }}. p: McNemar's exact test. A difference counts as
-shown where p &lt; 0.05, which with few pairs asks for more than an interval without 0; each row is
-tested on its own. Tells from: the difference that so many pairs would show in four of five
+<p class="note">Points: the result minus {{ first }}. p: McNemar's exact test. A difference counts
+as shown where p &lt; 0.05, which with few pairs asks for more than an interval without 0; each row
+is tested on its own. Tells from: the difference that so many pairs would show in four of five
 comparisons, if the two differ on as many starts as here. Would tell: pairs that would show so a
 difference as large as the one found.</p>
 {% endif %}
