@@ -180,7 +180,7 @@ def _wrong_options() -> list[Call]:
             ("--detect inf", "above 0"),
             ("--detect 120", "between 0% and 100%"),
             ("--detect 3 --success 101", "--success"),
-            ("--detect 3 --success nan", "between 0% and 100%"),
+            ("--detect 3 --success nan", "--success"),
             ("--detect 3 --power 2", "the power must be"),
             ("--detect 3 --discordance nan", "no finite number"),
             ("--detect 3 --discordance -5", "cannot be"),
