@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from actquant.compression.cache import CacheReport
     from actquant.compression.report import CompressionReport
     from actquant.evaluation.bench import BenchReport, Profile, StageCost
-    from actquant.evaluation.compare import Comparison, PairedDifference
-    from actquant.evaluation.evaluate import EvaluationResult, Rate
+    from actquant.evaluation.compare import Comparison, JudgedDifference
     from actquant.evaluation.inspection import Inspection
+    from actquant.evaluation.plan import Plan
+    from actquant.evaluation.report import ReportSummary
+    from actquant.evaluation.result import EvaluationResult, Rate
     from actquant.fidelity.distance import Distance
     from actquant.fidelity.self_test import Verification
     from actquant.hub.pull import PullReport
@@ -218,6 +220,18 @@ def evaluation(result: "EvaluationResult") -> list[Any]:
             f"{latency.p99:.1f}, max {latency.max:.1f} ms (n {latency.n}, {about.threads_per_job} "
             f"thread(s), {about.jobs} job(s) beside each other)"
         )
+    for episode in result.episodes:
+        if episode.failure:
+            parts.append(_warned(f"{episode.task}, start {episode.start}", episode.failure))
+    for missing in result.not_counted:
+        parts.append(
+            _warned(
+                f"not counted: {missing.task}, start {missing.start}",
+                f"the simulator failed {missing.attempts} times: {missing.error}",
+            )
+        )
+    if result.not_counted:
+        parts.append("The same command tries these again, and no others.")
     return parts
 
 
@@ -225,24 +239,64 @@ def comparison(result: "Comparison") -> list[Any]:
     shown = table(
         f"A = {result.a}\nB = {result.b}",
         *("task", ">pairs", ">both", ">only A", ">only B", ">neither"),
-        *(">A − B", ">95 %", ">McNemar p"),
+        *(">A − B", ">95 %", ">McNemar p", "verdict", ">would tell"),
     )
 
-    def row(name: str, pair: "PairedDifference") -> None:
+    def row(name: str, pair: "JudgedDifference") -> None:
         counts = (pair.n, pair.both, pair.only_a, pair.only_b, pair.neither)
         shown.add_row(
             name,
             *map(str, counts),
             percent(pair.difference),
             interval(pair.difference95),
-            f"{pair.mcnemar_p:.3g}",
+            f"{pair.mcnemar_p:.2g}",
+            pair.verdict,
+            "" if pair.pairs_needed is None else f"{pair.pairs_needed:,}",
         )
 
     for name, pair in result.tasks.items():
         row(name, pair)
     shown.add_section()
     row("all", result.overall)
-    return [shown]
+    least = result.overall.tells_from
+    told = "no difference" if least is None else f"differences from {100 * least:.1f} points on"
+    return [
+        shown,
+        f"{result.overall.n} pairs tell {told} (p < 0.05, power 80 %, if the two differ on as many "
+        "starts as here); would tell: so many pairs a difference as large as the one found.",
+    ]
+
+
+def plan(result: "Plan") -> list[Any]:
+    difference = f"{100 * result.difference:g} points"
+    shown = table(
+        f"To show that success is {difference} lower than {100 * result.success:g} %",
+        *("episodes at hand, of each model", ">power", ">smallest difference"),
+    )
+    parts: list[Any] = []
+    for name, design in (("same starts", result.paired), ("other starts", result.unpaired)):
+        if design is None:
+            continue
+        parts.append(
+            f"{name}: {design.episodes:,} episodes of each model (power {result.power:g}, "
+            f"p < {result.significance:g})"
+        )
+        for found in design.at_hand:
+            least = found.smallest_difference
+            shown.add_row(
+                f"{found.n:,}, {name}",
+                percent(found.power),
+                "none" if least is None else f"{100 * least:.1f} points",
+            )
+    why = ", as if the two had nothing in common" if result.discordance_is_assumed else ""
+    parts.append(f"On {percent(result.discordance)} of the starts one alone succeeds{why}.")
+    return [shown, *parts] if result.paired.at_hand else parts
+
+
+def report(summary: "ReportSummary") -> list[Any]:
+    parts: list[Any] = [_warned("not compared", why) for why in summary.not_paired]
+    held = f"{summary.videos} of {summary.recordings} recordings"
+    return [*parts, f"page: {summary.page}, {megabytes(summary.bytes)}, {held}"]
 
 
 def measurement(result: "BenchReport") -> list[Any]:

@@ -68,6 +68,10 @@ class EvaluationError(ActquantError):
     """An evaluation asks for what does not exist, or its results cannot be compared."""
 
 
+class SimulatorError(EvaluationError):
+    """A simulator failed: nothing can be said of the policy."""
+
+
 class SchedulingError(ActquantError):
     """Chunks of actions are asked for in a way that the policy does not support."""
 

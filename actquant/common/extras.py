@@ -28,10 +28,14 @@ EXTRAS = (
         "compressing a checkpoint, running one in PyTorch",
         (
             *("torch", "lerobot", "transformers", "safetensors", "tokenizers"),
-            *("datasets", "accelerate", "diffusers", "jinja2", "matplotlib", "peft"),
+            *("datasets", "accelerate", "diffusers", "peft"),
         ),
     ),
-    Extra("'actquant[sim]'", "pictures and statistics of a simulation", ("imageio", "scipy")),
+    Extra(
+        "'actquant[sim]'",
+        "pictures, films and reports of a simulation",
+        ("imageio", "scipy", "av", "jinja2", "markupsafe", "matplotlib"),
+    ),
     Extra(
         "'actquant[serve]'",
         "serving policies",

@@ -156,8 +156,16 @@ def _has_in_its_head(text: bytes) -> Callable[[Path], bool]:
     return is_ours
 
 
+def _is_recording(path: Path) -> bool:
+    """Looks at what lies beside a video, or at that itself."""
+    beside = path.with_suffix(".json")
+    return beside.is_file() and _is_json_with("actions", "latencies_ms")(beside)
+
+
 MODEL = Product("GGUF of actquant's", _is_model)
 EVALUATION = Product("result of `actquant eval`", _is_json_with("episodes", "provenance"))
+RECORDING = Product("recording of `actquant eval`", _is_recording)
+REPORT = Product("page of `actquant report`", _has_in_its_head(b"<title>Evaluation of "))
 MADE = Product("note of `actquant sweep`", _is_json_with("made_from", "report"))
 SWEEP = Product("report of `actquant sweep`", _is_json_with("checkpoint", "rows", "page"))
 PAGE = Product("page of `actquant sweep`", _has_in_its_head(b"<title>Sweep of "))

@@ -48,10 +48,12 @@ class Environment(Protocol):
 class Suite(Protocol):
     """The tasks of one kind of world.
 
-    tasks: their names, in the order in which results list them.
+    tasks: their names, in the order in which results list them; distribution: the Python package
+    whose version results name.
     """
 
     tasks: tuple[str, ...]
+    distribution: str
 
     def environment(self, task: str) -> Environment:
         """Returns the task's environment, made once. Raises EvaluationError for an unknown task."""

@@ -42,6 +42,8 @@ class UR3eEnvironment:
 class UR3eSuite:
     """The six tabletop tasks."""
 
+    distribution = "lerobot_env_ur3e"
+
     def __init__(self) -> None:
         try:
             from lerobot_env_ur3e import TASK_NAMES, UR3eEnv

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import platform
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,114 +13,38 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
-
 from actquant import __version__
 from actquant.common.clock import iso_date
-from actquant.common.errors import EvaluationError
+from actquant.common.errors import EvaluationError, SimulatorError
 from actquant.common.files import write_text
 from actquant.common.interrupts import look_again
 from actquant.common.locks import sole_writer
 from actquant.common.machine import usable_cores
-from actquant.common.paths import require_file
 from actquant.common.renames import Renames
-from actquant.common.statistics import wilson95
-from actquant.control.policy import Policy, model_sha256, open_policy
+from actquant.control.policy import Policy, PolicyDescription, model_sha256, open_policy
 from actquant.environments.base import Suite, open_suite, require_task
 from actquant.evaluation.partial import SUFFIX, PartialResult
+from actquant.evaluation.recording import Film, Recording, Videos
+from actquant.evaluation.result import (
+    SCHEMA_VERSION,
+    Conventions,
+    EpisodeRecord,
+    EvaluationResult,
+    ModelFacts,
+    Provenance,
+    UncountedEpisode,
+    latency,
+    rate,
+    versions,
+)
 from actquant.evaluation.rollout import Ablation, Episode, run_episode
 from actquant.evaluation.starts import parse_starts
+from actquant.format.model_file import read_model
 
-SCHEMA_VERSION = 1
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Rate(_Record):
-    """Successes of n episodes."""
-
-    n: int
-    successes: int
-    success_rate: float
-    wilson95: tuple[float, float]
-    mean_steps: float
-    mean_steps_of_successes: float | None
-
-
-class EpisodeRecord(_Record):
-    task: str
-    start: int
-    success: bool
-    steps: int
-
-
-class Latency(_Record):
-    """Observation in, action chunk out; measured beside the simulation, in ms."""
-
-    p50: float
-    p95: float
-    p99: float
-    max: float
-    n: int
-
-
-class Provenance(_Record):
-    schema_version: int = SCHEMA_VERSION
-    actquant_version: str
-    model: str
-    model_sha256: str
-    env: str
-    starts: str
-    seed: int
-    steps_per_chunk: int
-    grey_camera: str | None
-    renames: dict[str, str] = Field(default_factory=dict)
-    wrong_instruction: bool = Field(
-        validation_alias=AliasChoices("wrong_instruction", "wrong_colour")
-    )
-    jobs: int
-    threads_per_job: int
-    machine: str
-    date: str
-
-
-class EvaluationResult(_Record):
-    tasks: dict[str, Rate]
-    overall: Rate
-    latency_ms: Latency | None
-    episodes: list[EpisodeRecord]
-    provenance: Provenance
-
-    @classmethod
-    def load(cls, path: Path) -> "EvaluationResult":
-        """Raises EvaluationError if the file is missing or is no evaluation result."""
-        path = require_file(path, "a result of `actquant eval`", EvaluationError)
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise EvaluationError(
-                f"{path} is no evaluation result: {where}{': ' if where else ''}{first['msg']}"
-            ) from error
-
-
-def rate(episodes: Sequence[EpisodeRecord]) -> Rate:
-    """Success rate of at least one episode."""
-    successes = [episode for episode in episodes if episode.success]
-    return Rate(
-        n=len(episodes),
-        successes=len(successes),
-        success_rate=len(successes) / len(episodes),
-        wilson95=wilson95(len(successes), len(episodes)),
-        mean_steps=float(np.mean([episode.steps for episode in episodes])),
-        mean_steps_of_successes=(
-            float(np.mean([episode.steps for episode in successes])) if successes else None
-        ),
-    )
+ATTEMPTS = 3
+"""How often an episode is tried that the simulator does not bring to its end."""
+UNKNOWN_RATE_HZ = 10.0
+"""How fast videos play where a checkpoint does not say."""
 
 
 def evaluate(
@@ -134,50 +59,68 @@ def evaluate(
     ablation: Ablation | None = None,
     renames: Renames | None = None,
     jobs: int = 0,
+    videos: Path | None = None,
+    all_videos: bool = False,
+    force: bool = False,
     on_episode: Callable[[Episode, int, int], None] | None = None,
 ) -> EvaluationResult:
     """Runs every task from every start and writes `out` (whole, at the end).
 
     Episodes are kept beside `out` in a `.partial.jsonl` as they finish: the same call again goes
-    on where it was stopped. renames: names in the environment -> the policy's. `on_episode` gets
-    each episode with the counts done and to do.
+    on where it was stopped. An episode whose simulator fails is tried ATTEMPTS times, then listed
+    and not counted; the same call again tries those alone. renames: names in the environment -> the
+    policy's. videos: folder for recordings of failures (`all_videos`: of all episodes), over others
+    than ours only with `force`. `on_episode` gets each episode with the counts done and to do.
     Raises EvaluationError for an unknown environment, task or range, more steps than a chunk has,
-    and, before the first action, where the environment has not what the policy is to be shown;
-    BusyError if another process writes `out`, OutputError if it cannot be written.
+    where no episode counts, and, before the first action, where the environment has not what the
+    policy is to be shown; BusyError if another process writes `out`, OutputError if it cannot be
+    written, and what `Videos.check` raises.
     """
     wanted_starts, suite = parse_starts(starts), open_suite(env)
     names = list(dict.fromkeys(tasks)) or list(suite.tasks)
     for name in names:
         require_task(env, suite.tasks, name)
     wanted = [(name, start) for start in wanted_starts for name in names]
+    kept = None
+    if videos is not None:
+        place = out or Path(videos) / "result.json"
+        kept = Videos(Path(videos), place.stem, place.parent, all_videos)
+        kept.check(wanted, force=force)
     with nullcontext() if out is None else sole_writer(out):
         shown = (ablation or Ablation(), renames or {})
-        about = _provenance(model, env, starts, seed, steps_per_chunk, shown, jobs)
+        about = _provenance(model, (env, suite, names), starts, seed, steps_per_chunk, shown, jobs)
         partial = PartialResult(_partial_path(out, about), about.date)
         about = about.model_copy(update={"date": partial.began})
         missing = [pair for pair in wanted if pair not in partial.episodes]
-        for episode in _run_all(missing, about):
+        not_counted: dict[tuple[str, int], UncountedEpisode] = {}
+        for episode in _run_all(missing, about, kept):
             look_again()
+            if isinstance(episode, UncountedEpisode):
+                not_counted[episode.task, episode.start] = episode
+                continue
             partial.add(episode)
             if on_episode:
                 on_episode(episode, len(partial.episodes), len(wanted))
-        result = _summarise([partial.episodes[pair] for pair in wanted], names, about)
+        found = [partial.episodes[pair] for pair in wanted if pair in partial.episodes]
+        failed = [not_counted[pair] for pair in wanted if pair in not_counted]
+        result = _summarise(found, failed, names, about)
         if out is not None:
             write_text(out, result.model_dump_json(indent=1))
-            partial.discard()
+            if not failed:
+                partial.discard()
         return result
 
 
 def _provenance(
     model: Path,
-    env: str,
+    world: tuple[str, Suite, list[str]],
     starts: str,
     seed: int,
     steps_per_chunk: int | None,
     shown: tuple[Ablation, Renames],
     jobs: int,
 ) -> Provenance:
-    ablation, renames = shown
+    (ablation, renames), (env, suite, tasks) = shown, world
     sha256, policy = model_sha256(model), open_policy(model, threads=1).describe()
     if steps_per_chunk is not None and not 1 <= steps_per_chunk <= policy.chunk_length:
         raise EvaluationError(
@@ -186,20 +129,54 @@ def _provenance(
         )
     cores = usable_cores()
     return Provenance(
+        schema_version=SCHEMA_VERSION,
         actquant_version=__version__,
         model=str(model),
         model_sha256=sha256,
+        model_facts=_facts(Path(model), policy.name),
         env=env,
+        tasks=tasks,
         starts=starts,
         seed=seed,
         steps_per_chunk=steps_per_chunk or policy.steps_per_chunk,
         grey_camera=ablation.grey_camera,
         renames=dict(renames),
         wrong_instruction=ablation.wrong_instruction,
+        conventions=_conventions(policy),
         jobs=jobs or cores,
         threads_per_job=max(1, cores // (jobs or cores)),
         machine=f"{platform.machine()}, {cores} cores, {platform.system()}",
+        versions=versions(suite.distribution),
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         date=iso_date(),
+    )
+
+
+def _facts(model: Path, name: str) -> ModelFacts:
+    if model.is_dir():
+        size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
+        return ModelFacts(
+            name=name, bytes=size, whole_file_bpw=None, quantized_tensor_bpw=None, recipe=""
+        )
+    file = read_model(model)
+    return ModelFacts(
+        name=name,
+        bytes=model.stat().st_size,
+        whole_file_bpw=file.bits_per_weight,
+        quantized_tensor_bpw=file.quantized_bits_per_weight,
+        recipe=str(file.metadata.provenance.get("recipe", "")),
+    )
+
+
+def _conventions(policy: PolicyDescription) -> Conventions:
+    return Conventions(
+        control_rate_hz=policy.control_rate_hz,
+        observation_steps=policy.observation_steps,
+        chunk_length=policy.chunk_length,
+        cameras=list(policy.cameras),
+        state_names=list(policy.state_names),
+        action_names=list(policy.action_names),
+        noise_shape=list(policy.noise_shape),
     )
 
 
@@ -208,23 +185,31 @@ def _partial_path(out: Path | None, provenance: Provenance) -> Path | None:
     over."""
     if out is None:
         return None
-    volatile = {"date", "machine", "jobs", "threads_per_job", "starts", "model"}
+    volatile = {"date", "machine", "jobs", "threads_per_job", "tasks", "starts", "model", "command"}
     key = json.dumps(provenance.model_dump(exclude=volatile), sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     return out.with_name(f"{out.name}.{digest}{SUFFIX}")
 
 
 def _summarise(
-    episodes: list[Episode], names: list[str], provenance: Provenance
+    episodes: list[Episode],
+    not_counted: list[UncountedEpisode],
+    names: list[str],
+    provenance: Provenance,
 ) -> EvaluationResult:
+    if not episodes:
+        raise EvaluationError(
+            f"the simulator failed in each of {len(not_counted)} episodes; the first: "
+            f"{not_counted[0].error}"
+        )
     records = [EpisodeRecord(**_without_latencies(episode)) for episode in episodes]
-    latencies = np.concatenate([episode.latencies_ms for episode in episodes])
-    p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
+    by_task = {name: [record for record in records if record.task == name] for name in names}
     return EvaluationResult(
-        tasks={name: rate([r for r in records if r.task == name]) for name in names},
+        tasks={name: rate(of_task) for name, of_task in by_task.items() if of_task},
         overall=rate(records),
-        latency_ms=Latency(p50=p50, p95=p95, p99=p99, max=latencies.max(), n=len(latencies)),
+        latency_ms=latency([ms for episode in episodes for ms in episode.latencies_ms]),
         episodes=records,
+        not_counted=not_counted,
         provenance=provenance,
     )
 
@@ -235,49 +220,90 @@ def _without_latencies(episode: Episode) -> dict[str, Any]:
     return values
 
 
-_worker: tuple[Policy, Suite] | None = None
+class _Worker:
+    """Runs episodes in this process."""
+
+    def __init__(self, about: Provenance, videos: Videos | None) -> None:
+        self.about, self.videos = about, videos
+        self.policy: Policy = open_policy(Path(about.model), threads=about.threads_per_job)
+        self.suite = open_suite(about.env)
+
+    def run(self, task: str, start: int) -> Episode | UncountedEpisode:
+        """Runs one episode, in a new environment again where the simulator failed."""
+        errors: list[str] = []
+        while len(errors) < ATTEMPTS:
+            try:
+                return self._run(task, start)
+            except SimulatorError as error:
+                errors.append(str(error))
+                self.suite = open_suite(self.about.env)
+        told = "; then ".join(dict.fromkeys(errors))
+        return UncountedEpisode(task=task, start=start, attempts=len(errors), error=told)
+
+    def _run(self, task: str, start: int) -> Episode:
+        about, film = self.about, Film() if self.videos is not None else None
+        episode = run_episode(
+            self.suite,
+            self.policy,
+            task,
+            start,
+            seed=about.seed,
+            steps_per_chunk=about.steps_per_chunk,
+            ablation=Ablation(about.grey_camera, about.wrong_instruction),
+            renames=about.renames,
+            film=film,
+        )
+        if self.videos is not None and film is not None and self.videos.wants(episode):
+            episode.recording = self.videos.keep(film, self._recording(episode, film))
+        return episode
+
+    def _recording(self, episode: Episode, film: Film) -> Recording:
+        policy = self.policy.describe()
+        return Recording(
+            task=episode.task,
+            start=episode.start,
+            instruction=film.instruction,
+            success=episode.success,
+            failure=episode.failure,
+            model_sha256=self.about.model_sha256,
+            seed=self.about.seed,
+            control_rate_hz=policy.control_rate_hz or UNKNOWN_RATE_HZ,
+            steps_per_chunk=self.about.steps_per_chunk,
+            action_names=list(policy.action_names),
+            actions=[[round(float(x), 5) for x in action] for action in film.actions],
+            latencies_ms=[round(ms, 3) for ms in episode.latencies_ms],
+        )
 
 
-def _start_worker(model: Path, env: str, threads: int) -> None:
+_worker: _Worker | None = None
+
+
+def _start_worker(about: Provenance, videos: Videos | None) -> None:
     global _worker
-    _worker = (open_policy(model, threads=threads), open_suite(env))
+    _worker = _Worker(about, videos)
 
 
-def _run_one(
-    task: str, start: int, seed: int, steps: int, shown: tuple[Ablation, Renames]
-) -> Episode:
+def _run_one(task: str, start: int) -> Episode | UncountedEpisode:
     assert _worker is not None
-    policy, suite = _worker
-    ablation, renames = shown
-    return run_episode(
-        suite,
-        policy,
-        task,
-        start,
-        seed=seed,
-        steps_per_chunk=steps,
-        ablation=ablation,
-        renames=renames,
-    )
+    return _worker.run(task, start)
 
 
-def _run_all(pairs: list[tuple[str, int]], about: Provenance) -> Iterator[Episode]:
-    model, threads, jobs = Path(about.model), about.threads_per_job, about.jobs
-    shown = (Ablation(about.grey_camera, about.wrong_instruction), about.renames)
-    arguments = (about.seed, about.steps_per_chunk, shown)
+def _run_all(
+    pairs: list[tuple[str, int]], about: Provenance, videos: Videos | None
+) -> Iterator[Episode | UncountedEpisode]:
     if not pairs:
         return
-    if jobs == 1:
-        _start_worker(model, about.env, threads)
+    if about.jobs == 1:
+        worker = _Worker(about, videos)
         for pair in pairs:
-            yield _run_one(*pair, *arguments)
+            yield worker.run(*pair)
         return
     # Spawned, not forked: a rendering context and ggml's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        min(jobs, len(pairs)), context, _start_worker, (model, about.env, threads)
+        min(about.jobs, len(pairs)), context, _start_worker, (about, videos)
     ) as pool:
-        futures = [pool.submit(_run_one, *pair, *arguments) for pair in pairs]
+        futures = [pool.submit(_run_one, *pair) for pair in pairs]
         try:
             for future in as_completed(futures):
                 yield future.result()

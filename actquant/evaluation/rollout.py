@@ -1,14 +1,15 @@
 """One closed-loop episode: a policy in a simulated world, from a numbered start."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actquant.common.errors import EvaluationError
+from actquant.common.errors import ActquantError, EvaluationError, SimulatorError, brief
 from actquant.common.renames import Renames, camera_mismatch, rename_keys, wrong_renames
 from actquant.control.chunk_scheduler import ChunkScheduler, Tick
 from actquant.control.loop import run_loop
@@ -16,19 +17,31 @@ from actquant.control.noise import chunk_noise
 from actquant.control.policy import Policy, PolicyDescription
 from actquant.control.window import Observation, ObservationWindow
 from actquant.environments.base import Environment, Step, Suite
+from actquant.evaluation.recording import Film
 
 STATE = "observation.state"
+NOT_FINITE = "the policy gave a non-finite action"
+"""How the runtime's error begins for a policy that gives NaN or an infinity."""
 
 
 @dataclass
 class Episode:
-    """What one closed-loop episode gave. `latencies_ms` holds one entry a chunk."""
+    """What one closed-loop episode gave.
+
+    latencies_ms: one a chunk; failure, recording: as in `result.EpisodeRecord`.
+    """
 
     task: str
     start: int
     success: bool
     steps: int
     latencies_ms: list[float] = field(default_factory=list)
+    failure: str = ""
+    recording: str = ""
+
+
+class _NotFiniteError(Exception):
+    """A policy gave numbers that no robot can execute."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +104,37 @@ class _Answers:
         observation = self.show(window.observation)
         noise = self.noise(len(self.latencies_ms))
         begin = time.perf_counter()
-        chunk = self.policy.act(observation, noise=noise)
-        self.latencies_ms.append((time.perf_counter() - begin) * 1e3)
+        try:
+            chunk = self.policy.act(observation, noise=noise)
+        except RuntimeError as error:
+            if not str(error).startswith(NOT_FINITE):
+                raise
+            raise _NotFiniteError(f"{error} of chunk {len(self.latencies_ms)}") from error
+        taken_ms = (time.perf_counter() - begin) * 1e3
+        if not np.isfinite(chunk).all():  # the runtime says so itself; PyTorch does not
+            step, element = np.argwhere(~np.isfinite(chunk))[0]
+            name = self.policy.describe().action_names[element]
+            number = len(self.latencies_ms)
+            raise _NotFiniteError(f"{NOT_FINITE}: step {step}, {name} of chunk {number}")
+        self.latencies_ms.append(taken_ms)
         return chunk
+
+
+@contextmanager
+def _simulating(doing: str) -> Iterator[None]:
+    """Takes what is raised inside for the simulator's failure, but for our own errors."""
+    try:
+        yield
+    except (ActquantError, MemoryError):
+        raise
+    except Exception as error:
+        raise SimulatorError(f"{doing}: {type(error).__name__}: {brief(error)}") from error
 
 
 class _SimulatedWorld:
     """An environment from a numbered start: time passes only when an action is executed.
 
-    What is raised is nobody's ending but the evaluation's.
+    What is raised is nobody's ending but the evaluation's, unless the policy gave no numbers.
     """
 
     def __init__(
@@ -108,14 +143,17 @@ class _SimulatedWorld:
         start: int,
         observation_steps: int,
         on_step: Callable[[Environment], None] | None,
+        film: Film | None,
     ) -> None:
-        self._environment, self._on_step = environment, on_step
+        self._environment, self._on_step, self._film = environment, on_step, film
         self._observation_steps = observation_steps
         self._window = ObservationWindow(observation_steps)
-        self.shown = environment.reset(start)
-        self._window.append(self.shown)
+        with _simulating(f"reset to start {start}"):
+            self.shown = environment.reset(start)
+        self._take(self.shown)
         self._last: Step | None = None
         self.steps = 0
+        self.failure = ""
         self._show()
 
     def next_tick(self) -> Step | None:
@@ -130,22 +168,38 @@ class _SimulatedWorld:
     def execute(self, tick: Tick) -> None:
         # Only what the policy will be asked about is looked at.
         look = len(tick.upcoming) < self._observation_steps
-        self._last = self._environment.step(tick.action, look=look)
+        with _simulating(f"step {self.steps}"):
+            self._last = self._environment.step(tick.action, look=look)
         if self._last.observation is not None:
-            self._window.append(self._last.observation)
+            self._take(self._last.observation)
         self.steps += 1
+        if self._film is not None:
+            self._film.actions.append(tick.action)
         self._show()
 
     def wait_for_policy(self) -> None:
         raise AssertionError("a synchronous policy always has an action")
 
     def policy_failed(self, error: Exception) -> Step:
-        raise error
+        if not isinstance(error, _NotFiniteError):
+            raise error
+        self.failure = str(error)
+        return Step(None, done=True, success=False)
 
     def failed(self, error: Exception) -> None:
         raise error
 
+    def _take(self, observation: Observation) -> None:
+        """Raises SimulatorError for numbers that a policy could make nothing of."""
+        for key, value in observation.items():
+            if not isinstance(value, str) and not np.isfinite(value).all():
+                raise SimulatorError(f"{key} is not finite")
+        self._window.append(observation)
+
     def _show(self) -> None:
+        if self._film is not None:
+            with _simulating("picture"):
+                self._film.see(self._environment.render())
         if self._on_step:
             self._on_step(self._environment)
 
@@ -161,15 +215,19 @@ def run_episode(
     ablation: Ablation | None = None,
     renames: Renames | None = None,
     on_step: Callable[[Environment], None] | None = None,
+    film: Film | None = None,
 ) -> Episode:
-    """Runs the policy from start `start` until the environment says that it is over.
+    """Runs the policy from start `start` until the environment says that it is over, or the policy
+    gives NaN or an infinity, which is a failure.
 
     The noise of each chunk follows from (seed, task, start, chunk) alone. steps_per_chunk: actions
     executed of each chunk, by default the policy's. renames: names in the environment -> the
-    policy's. on_step: gets the environment after the reset and after every step.
+    policy's. on_step: gets the environment after the reset and after every step; film: gets what
+    is seen and done.
 
     Raises EvaluationError for an unknown task or camera, and for an environment that does not show
-    what the policy is to be shown.
+    what the policy is to be shown; SimulatorError, saying where, for whatever else the environment
+    raises, and for observations that are not finite.
     """
     about, take, named = policy.describe(), ablation or Ablation(), renames or {}
     answers = _Answers(
@@ -177,9 +235,15 @@ def run_episode(
         lambda observation: take.apply(rename_keys(observation, named), suite),
         lambda chunk: chunk_noise(about.noise_shape, seed, task, start, chunk),
     )
-    world = _SimulatedWorld(suite.environment(task), start, about.observation_steps, on_step)
+    with _simulating(f"environment of {task}"):
+        environment = suite.environment(task)
+    world = _SimulatedWorld(environment, start, about.observation_steps, on_step, film)
+    if film is not None:
+        film.instruction = str(world.shown.get("task", ""))
     check_shown(about, world.shown, named)
     executed = min(steps_per_chunk or about.steps_per_chunk, about.chunk_length)
     with ChunkScheduler(answers, mode="sync", steps_per_chunk=executed) as scheduler:
         last = run_loop(world, scheduler)
-    return Episode(task, start, last.success, world.steps, answers.latencies_ms)
+    return Episode(
+        task, start, last.success, world.steps, answers.latencies_ms, failure=world.failure
+    )

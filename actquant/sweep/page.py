@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
 from actquant.common.files import write_text
+from actquant.common.pages import new_figure, render, svg
 from actquant.format.tensor_types import get_format
 
 if TYPE_CHECKING:
@@ -20,15 +17,9 @@ if TYPE_CHECKING:
 MEASURING = "actquant"
 """The recipe whose score of a tensor is what it does to the actions."""
 TEMPLATE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Sweep of {{ report.checkpoint }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 70em; padding: 0 1em }
-table { border-collapse: collapse; margin: 1em 0 }
-td, th { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right }
-td:first-child, th:first-child { text-align: left }
-.note { color: #555 } svg { max-width: 100%; height: auto }
-td.bad { background: #fbe3e3 } td.good { background: #e4f4e4 }
-</style>
+<html lang="en"><head><meta charset="utf-8"><title>Sweep of {{ report.checkpoint }}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>{{ style }}</style></head><body>
 <h1>Sweep of {{ report.checkpoint }}</h1>
 <p class="note">{{ report.date }}{% if report.machine %}, {{ report.machine }}{% endif %}; dataset
 {{ report.dataset }}{% if report.env %}; {{ report.env }}, starts {{ report.starts }}{% endif %}.
@@ -36,38 +27,38 @@ Action error: root mean square distance to the f32 policy's chunks on held-out f
 deviations of each action, ± one standard error. Success with 95 % intervals (Wilson). p: McNemar's
 exact test on the same starts, against f16 and against the best other recipe of the same budget.</p>
 <h2>Size against success and error</h2>{{ front }}
-<table><tr><th>file<th>MB<th>whole-file bpw<th>action error<th>n<th>success<th>95 %<th>against f16
-<th>against the best other</tr>
+<div class="wide"><table><tr><th>file<th>MB<th>whole-file bpw<th>action error<th>n<th>success
+<th>95 %<th>against f16<th>against the best other</tr>
 {% for row in rows %}<tr><td>{{ row.name }}{% if row.refused %}<td colspan="8"
-style="text-align:left">{{ row.refused }}{% else %}<td>{{ row.size }}<td>{{ row.bpw }}
+class="text">{{ row.refused }}{% else %}<td>{{ row.size }}<td>{{ row.bpw }}
 <td>{{ row.error }}<td>{{ row.error_n }}<td>{{ row.success }}<td>{{ row.interval }}
 <td class="{{ row.reference_class }}">{{ row.reference }}
 <td class="{{ row.other_class }}">{{ row.other }}{% endif %}</tr>
-{% endfor %}</table>
+{% endfor %}</table></div>
 {% if tasks %}<h2>Where each file loses</h2>
-<table><tr><th>file{% for task in tasks %}<th>{{ task }}{% endfor %}</tr>
+<div class="wide"><table><tr><th>file{% for task in tasks %}<th>{{ task }}{% endfor %}</tr>
 {% for row in by_task %}<tr><td>{{ row.name }}{% for cell in row.cells %}
 <td class="{{ cell.style }}">{{ cell.text }}{% endfor %}</tr>
-{% endfor %}</table>{% endif %}
+{% endfor %}</table></div>{% endif %}
 {% if layers %}<h2>Bits of each layer against its measured sensitivity</h2>
 <p class="note">Sensitivity: the mean squared action error, predicted to first order, if the layer's
 tensors had their coarsest type.</p>{{ layers }}{% endif %}
-</html>
+</body></html>
 """
 
 
 def write_page(report: SweepReport, made: Mapping[str, CompressionReport], path: Path) -> None:
     """Writes the page; made: each file's own report, by its name."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
     rows = [row for row in report.rows if not row.refused]
     tasks = list(dict.fromkeys(task for row in rows for task in row.success_by_task))
-    html = environment.from_string(TEMPLATE).render(
+    html = render(
+        TEMPLATE,
         report=report,
         rows=[_shown(row) for row in report.rows],
-        front=Markup(_front(rows)),  # noqa: S704  our own figure
+        front=_front(rows),
         tasks=tasks,
         by_task=[_by_task(row, rows, tasks) for row in rows if row.n],
-        layers=Markup(_layers(rows, made)),  # noqa: S704
+        layers=_layers(rows, made),
     )
     write_text(path, html)
 
@@ -122,23 +113,11 @@ def _by_task(row: SweepRow, rows: Sequence[SweepRow], tasks: Sequence[str]) -> d
     return {"name": row.name, "cells": cells}
 
 
-def _figure(columns: int) -> Any:
-    from matplotlib.figure import Figure  # without pyplot: no display, no global state
-
-    figure = Figure(figsize=(5.5 * columns, 4.2), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
-
-
-def _front(rows: Sequence[SweepRow]) -> str:
+def _front(rows: Sequence[SweepRow]) -> Any:
     """Success and action error against the size of the file, a line a recipe."""
     evaluated = any(row.n for row in rows)
-    figure, axes = _figure(2 if evaluated else 1)
+    columns = 2 if evaluated else 1
+    figure, (axes,) = new_figure(5.5 * columns, 4.2, columns=columns)
     for recipe in dict.fromkeys(row.recipe for row in rows):
         own = sorted((row for row in rows if row.recipe == recipe), key=lambda r: r.file_bytes)
         sizes = [row.file_bytes / 1e6 for row in own]
@@ -154,20 +133,20 @@ def _front(rows: Sequence[SweepRow]) -> str:
             places = [row.file_bytes / 1e6 for row in played]
             axes[0].errorbar(places, rates, (below, above), marker="o", capsize=2, label=recipe)
     axes[-1].set(xlabel="file, MB", ylabel="action error", xscale="log", yscale="log")
-    axes[-1].legend()
+    axes[-1].legend(frameon=False)
     if evaluated:
         axes[0].set(xlabel="file, MB", ylabel="success, %", xscale="log")
     for axis in axes:
         axis.grid(alpha=0.3)
-    return _svg(figure)
+    return svg(figure, "front", "success and action error of each file against its size")
 
 
-def _layers(rows: Sequence[SweepRow], made: Mapping[str, CompressionReport]) -> str:
+def _layers(rows: Sequence[SweepRow], made: Mapping[str, CompressionReport]) -> Any:
     """Bits of each layer against its sensitivity, for the files whose recipe measured it."""
     measured = [row for row in rows if row.recipe == MEASURING]
     if not measured:
         return ""
-    figure, (axis,) = _figure(1)
+    figure, ((axis,),) = new_figure(5.5, 4.2)
     for row in measured:
         bits: dict[str, float] = {}
         weights: dict[str, int] = {}
@@ -190,5 +169,5 @@ def _layers(rows: Sequence[SweepRow], made: Mapping[str, CompressionReport]) -> 
                 axis.annotate(key, (scores[key], bits[key] / weights[key]), fontsize=7)
     axis.set(xlabel="sensitivity", ylabel="bits per weight", xscale="log")
     axis.grid(alpha=0.3)
-    axis.legend()
-    return _svg(figure)
+    axis.legend(frameon=False)
+    return svg(figure, "layers", "bits of each layer against its measured sensitivity")

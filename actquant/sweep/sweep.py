@@ -23,8 +23,9 @@ from actquant.common.locks import sole_user
 from actquant.compression.pipeline import compress
 from actquant.compression.report import CompressionReport
 from actquant.control.policy import model_sha256
-from actquant.evaluation.compare import PairedDifference, compare
-from actquant.evaluation.evaluate import EvaluationResult, evaluate
+from actquant.evaluation.compare import PairedDifference, overall_difference
+from actquant.evaluation.evaluate import evaluate
+from actquant.evaluation.result import EvaluationResult
 from actquant.policies import LoadedPolicy
 from actquant.recipes.settings import CompressionSettings
 from actquant.sweep.request import REFERENCE, SweepRequest, Trial
@@ -236,9 +237,9 @@ class Sweep(SweepRequest):
         found = []
         for row in rows:
             against = {
-                other.name: compare(
+                other.name: overall_difference(
                     self.out / f"{row.name}.json", self.out / f"{other.name}.json"
-                ).overall
+                )
                 for other in _comparable(row, rows)
             }
             found.append(row.model_copy(update={"against": against}))

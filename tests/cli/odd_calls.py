@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from actquant.evaluation.evaluate import (
+from actquant.evaluation.result import (
     EpisodeRecord,
     EvaluationResult,
     Provenance,
@@ -174,6 +174,24 @@ def _wrong_options() -> list[Call]:
             ("--start -1", "--start"),
             ("--image-size 0", "--image-size"),
         ]),
+        *((f"plan {words}", told) for words, told in [
+            ("", "--detect"),
+            ("--detect 0", "above 0"),
+            ("--detect inf", "above 0"),
+            ("--detect 120", "between 0% and 100%"),
+            ("--detect 3 --success 101", "--success"),
+            ("--detect 3 --success nan", "--success"),
+            ("--detect 3 --power 2", "the power must be"),
+            ("--detect 3 --discordance nan", "no finite number"),
+            ("--detect 3 --discordance -5", "cannot be"),
+            ("--detect 3 --have -1", "whole numbers"),
+        ]),
+        *((f"report {words}", told) for words, told in [
+            ("", "Missing argument"),
+            ("{result} --most-videos -1", "--most-videos"),
+            ("{result} --most-video-mb nan", "--most-video-mb"),
+            ("{result} --out {free} --compression {missing}", "there is nothing at"),
+        ]),
         ("cache --clear --remove abc", "--remove"),
     ]  # fmt: skip
     return [Call(words, 2, told) for words, told in options]
@@ -204,6 +222,9 @@ def _wrong_inputs() -> list[Call]:
         Call("compare {result} {empty}", 1, "is no evaluation result"),
         Call("compare {result} {model}", 1, "is no evaluation result"),
         Call("compare {result} {note}", 1, "is no evaluation result: tasks: Field required"),
+        Call("report {missing}", 2, "there is nothing at"),
+        Call("report {result} {text} --out {free}", 1, "is no evaluation result"),
+        Call("report {result} --out {free} --compression {text}", 1, "is not what"),
         Call("inspect {text}", 1),
         Call("inspect {empty}", 1),
         Call("inspect {cut}", 1),
@@ -269,6 +290,10 @@ def _wrong_outputs() -> list[Call]:
         Call("eval {checkpoint} --out {checkpoint}/result.json", 2, "lies in what is read"),
         Call("eval {model} --out {other_model}", 2, "say --force"),
         Call("eval {model} --out {note}", 2, "say --force"),
+        Call(f"{EVAL} --out {{free}} --videos {{text}}", 2, "is a file"),
+        Call("report {result} --out {result}", 2, "is what is read"),
+        Call("report {result} --out {text}", 2, "say --force"),
+        Call("report {result} --out {folder}", 2, "is a folder"),
         Call("sweep {checkpoint} --dataset {dataset} --out {checkpoint}", 2, "is what is read"),
         Call("sweep {checkpoint} --dataset {dataset} --out {dataset}/x", 2, "lies in what is"),
         Call("sweep {checkpoint} --dataset {dataset} --out {text}", 2, "is a file"),

@@ -81,10 +81,13 @@ def test_commands_on_a_file_need_no_extra(command, file, tmp_path):
         assert json.loads(done.stdout)
 
 
-def test_compare_and_doctor_need_no_extra(results, tmp_path):
-    done = run(tmp_path, "compare", *map(str, results), "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)
+def test_compare_plan_and_doctor_need_no_extra(results, tmp_path):
+    for words in (["compare", *map(str, results)], ["plan", "--detect", "3"]):
+        done = run(tmp_path, *words, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)
+    done = run(tmp_path, "report", *map(str, results))
+    assert done.returncode == 1 and "pip install 'actquant[sim]'" in done.stderr
     done = run(tmp_path, "doctor", "--json")
     assert "Traceback" not in done.stderr
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from actquant.common.errors import EvaluationError
-from actquant.evaluation.compare import compare
-from actquant.evaluation.evaluate import EpisodeRecord, EvaluationResult, Provenance, rate
+from actquant.evaluation.compare import compare, judge, paired_difference
+from actquant.evaluation.plan import paired_episodes, paired_power
+from actquant.evaluation.result import EpisodeRecord, EvaluationResult, Provenance, rate
 
 
 def write_result(path: Path, successes: list[bool], **changes: object) -> Path:
@@ -60,3 +61,30 @@ def test_names_a_file_that_is_no_result(tmp_path: Path) -> None:
         compare(a, tmp_path / "b.json")
     with pytest.raises(EvaluationError, match="there is nothing at"):
         compare(a, tmp_path / "c.json")
+
+
+def pairs(both: int, only_a: int, only_b: int, neither: int):
+    a = [True] * (both + only_a) + [False] * (only_b + neither)
+    b = [True] * both + [False] * only_a + [True] * only_b + [False] * neither
+    return judge(paired_difference(a, b))
+
+
+def test_what_so_many_starts_cannot_tell_comes_with_how_many_would() -> None:
+    pair = pairs(280, 12, 5, 3)
+    assert pair.verdict == "cannot tell" and pair.mcnemar_p > 0.05
+    assert pair.pairs_needed == paired_episodes(7 / 300, 17 / 300) > 300
+    assert pair.tells_from is not None
+    assert pair.tells_from > 7 / 300 and paired_power(300, pair.tells_from, 17 / 300) >= 0.8
+
+
+def test_what_is_shown_needs_no_more() -> None:
+    assert pairs(280, 15, 2, 3).verdict == "A is better"
+    worse = pairs(280, 2, 15, 3)
+    assert (worse.verdict, worse.pairs_needed) == ("B is better", None)
+
+
+def test_no_difference_needs_no_number_and_few_pairs_tell_nothing() -> None:
+    alike = pairs(90, 4, 4, 2)
+    assert (alike.verdict, alike.pairs_needed) == ("cannot tell", None)
+    few = pairs(2, 2, 0, 0)
+    assert (few.verdict, few.tells_from) == ("cannot tell", None) and few.pairs_needed is not None

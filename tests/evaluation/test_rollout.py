@@ -84,13 +84,18 @@ class Watcher:
             supports_guidance=False,
         )
 
+    worst = 0.0
+
     def act(self, observation, *, noise=None, previous=None) -> np.ndarray:
         state = np.asarray(observation["observation.state"])[..., 0]
         images = observation["observation.images.wrist"]
         assert np.array_equal(images[..., 0, 0, 0], state)
         self.seen.append(np.atleast_1d(state).tolist())
         self.noise.append(noise)
-        return np.zeros((self.steps_per_chunk, 1), np.float32)
+        chunk = np.zeros((self.steps_per_chunk, 1), np.float32)
+        if len(self.seen) == 3:
+            chunk[1] = self.worst
+        return chunk
 
 
 @pytest.mark.parametrize(
@@ -115,3 +120,12 @@ def test_more_steps_than_a_chunk_has_are_no_more_than_the_chunk() -> None:
     watcher = Watcher(1, 4)
     run_episode(Clock(10), watcher, "watch", 0, steps_per_chunk=9)
     assert watcher.seen == [[0], [4], [8]]
+
+
+@pytest.mark.parametrize("worst", [np.nan, -np.inf])
+def test_a_policy_in_python_that_gives_no_numbers_fails_by_name(worst: float) -> None:
+    watcher = Watcher(1, 4)
+    watcher.worst = worst
+    episode = run_episode(Clock(100), watcher, "watch", 0)
+    told = "the policy gave a non-finite action: step 1, nothing of chunk 2"
+    assert (episode.success, episode.failure, episode.steps) == (False, told, 8)

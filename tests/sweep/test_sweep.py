@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import html5lib
 import pytest
 from rich.progress import Progress
 from tiny_policies import build_tiny_smolvla
@@ -130,6 +131,7 @@ def test_other_settings_make_the_files_anew(sweep, report, monkeypatch):
 def test_the_page_has_every_file_and_two_figures(sweep, report):
     page = (sweep.out / "sweep.html").read_text()
     assert all(f"<td>{row.name}<td" in page for row in report.rows if not row.refused)
+    html5lib.HTMLParser(strict=True).parse(page)
     assert page.count("<svg") == 2 and not re.search(r'(src|href)="http', page)
     assert SweepReport.model_validate_json((sweep.out / "sweep.json").read_text()).rows
 
