@@ -106,9 +106,9 @@ def test_compare_and_doctor_need_no_extra(results, tmp_path):
                 *("--camera", "scene=zmq:127.0.0.9:5555:scene"),
                 *("--camera", "wrist=zmq:127.0.0.9:5555:wrist"),
             ],
-            "'lerobot_robot_ur[lerobot]'",
+            "lerobot_robot_ur",
         ),
-        (["salvage", "set"], "'actquant[compress]'"),
+        (["salvage", "set"], "'actquant[record]'"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
