@@ -48,12 +48,12 @@ class Session:
 
     def __init__(self, settings: DeploySettings, operator: Operator) -> None:
         self.settings, self.operator = settings, operator
-        if settings.record is not None:
-            require_lerobot()
         self.policy = TimedPolicy(settings.model, settings.threads)
         self.robot: Robot = make_robot(settings, self.policy)
         self.recorder = Recorder(settings.record) if settings.record else None
         _demand_steps(settings, self.policy)
+        if self.recorder is not None:
+            require_lerobot()
         self._scheduler = ChunkScheduler(
             self.policy.act,
             mode=settings.mode,
