@@ -56,7 +56,8 @@ def deploy(
         list[str] | None,
         typer.Option(
             help="NAME=KIND:WHERE, for each of the policy's cameras: zmq:HOST:PORT:CAMERA, "
-            "opencv:/dev/video0?width=640&height=480&fps=30, realsense:SERIAL."
+            "opencv:/dev/video0?width=640&height=480&fps=30, realsense:SERIAL; with "
+            "?first_picture_s=30, seconds that it may take to begin."
         ),
     ] = None,
     mode: Annotated[

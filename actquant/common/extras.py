@@ -43,20 +43,36 @@ EXTRAS = (
     ),
     Extra("'actquant[hub]'", "policies on the Hugging Face hub", ("huggingface_hub",)),
     Extra("'actquant[rerun]'", "recordings for rerun", ("rerun",)),
+    Extra("'actquant[record]'", "recording what an arm does", ()),  # of LeRobot, as for compressing
     Extra(
         "lerobot_env_ur3e " + _CLONE.format("sim_envs"),
         "evaluation in simulation",
         ("lerobot_env_ur3e", "mujoco", "mink", "gymnasium"),
     ),
     Extra(
-        "'lerobot_robot_ur[lerobot]' " + _CLONE.format("robot"),
+        "lerobot_robot_ur " + _CLONE.format("robot"),
         "driving an arm",
         ("lerobot_robot_ur", "rtde_control", "rtde_receive", "ruckig"),
     ),
     Extra(
+        "'lerobot_robot_ur[zmq]' " + _CLONE.format("robot"),
+        "cameras over ZeroMQ",
+        ("zmq",),
+    ),
+    Extra(
+        "'lerobot_robot_ur[opencv]' " + _CLONE.format("robot"),
+        "cameras of this computer",
+        ("cv2",),
+    ),
+    Extra(
+        "'lerobot_robot_ur[realsense]' " + _CLONE.format("robot"),
+        "RealSense cameras",
+        ("pyrealsense2",),
+    ),
+    Extra(
         "'lerobot_robot_ur[sim]' " + _CLONE.format("robot"),
         "the simulated controller",
-        ("ur_fake_controller", "zmq"),
+        ("ur_fake_controller",),
     ),
     Extra("ur_motion " + _CLONE.format("motion"), "Cartesian control", ("ur_motion",)),
 )

@@ -1,33 +1,48 @@
-"""`NAME=KIND:WHERE` on the command line to LeRobot's camera configurations."""
+"""`NAME=KIND:WHERE` on the command line: which cameras a robot shall have."""
 
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from actquant.common.errors import DeployError
 
 PREFIX = "observation.images."
-EXAMPLES = (
-    "zmq:HOST:PORT:CAMERA",
-    "opencv:/dev/video0",
-    "realsense:SERIAL",
-)
-_SIZES = ("width", "height", "fps")
-_MESSAGE_TIMEOUT_MS = 2000
+EXAMPLES = {
+    "zmq": "zmq:HOST:PORT:CAMERA",
+    "opencv": "opencv:/dev/video0",
+    "realsense": "realsense:SERIAL",
+}
+_FORMS = {"zmq": re.compile(r"[^:]+:\d+:.+")}
+_SETTINGS = ("width", "height", "fps", "first_picture_s")
 
 
-def parse_cameras(specs: Sequence[str]) -> dict[str, Any]:
-    """Returns LeRobot's CameraConfig by the policy's name for each camera.
+@dataclass(frozen=True)
+class CameraSpec:
+    """A camera as it was asked for.
 
-    A spec is `NAME=KIND:WHERE`, with `?width=640&height=480&fps=30` after it where the camera has a
-    choice. NAME is the policy's (`observation.images.scene`) or what follows `observation.images.`
-    (`scene`).
+    Attributes:
+        kind: one of EXAMPLES.
+        address: what follows `KIND:`.
+        settings: those of `width`, `height` (pixels), `fps` and `first_picture_s` (s, for which
+            its first picture is waited) that were given.
+    """
+
+    kind: str
+    address: str
+    settings: dict[str, int] = field(default_factory=dict)
+
+
+def parse_cameras(specs: Sequence[str]) -> dict[str, CameraSpec]:
+    """Returns the camera of each of the policy's names.
+
+    A spec is `NAME=KIND:WHERE`, with `?width=640&height=480&fps=30&first_picture_s=30` or some of
+    these after it. NAME is the policy's (`observation.images.scene`) or what follows
+    `observation.images.` (`scene`).
 
     Raises DeployError naming every spec that is wrong.
     """
-    cameras: dict[str, Any] = {}
+    cameras: dict[str, CameraSpec] = {}
     wrong = []
     for spec in specs:
         name, separator, where = spec.partition("=")
@@ -40,81 +55,24 @@ def parse_cameras(specs: Sequence[str]) -> dict[str, Any]:
             cameras[full] = _camera(where)
         except ValueError as error:
             wrong.append(f"--camera {spec}: {error}")
-        except ImportError as error:
-            raise DeployError(f"cameras need LeRobot, which is not installed ({error})") from error
     if wrong:
-        kinds = ", ".join(EXAMPLES)
+        kinds = ", ".join(EXAMPLES.values())
         raise DeployError("\n".join([*wrong, f"KIND:WHERE is one of {kinds}"]))
     return cameras
 
 
-def _camera(where: str) -> Any:
+def _camera(where: str) -> CameraSpec:
     place, _, query = where.partition("?")
     kind, _, address = place.partition(":")
-    if kind not in _KINDS:
+    if kind not in EXAMPLES:
         raise ValueError(f"there is no kind '{kind}'")
     if not address:
         raise ValueError(f"'{where}' does not say which camera")
-    sizes: dict[str, Any] = {}
+    if kind in _FORMS and not _FORMS[kind].fullmatch(address):
+        raise ValueError(f"'{place}' is not {EXAMPLES[kind]}")
+    settings: dict[str, int] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in _SIZES or not value.isdigit():
-            raise ValueError(f"'{key}={value}': wanted {', '.join(_SIZES)} as whole numbers")
-        sizes[key] = int(value)
-    return _KINDS[kind](address, sizes)
-
-
-def wrong_name(camera: Any) -> str:
-    """Returns what is wrong with the name by which a ZMQ camera asks.
-
-    Empty if nothing is wrong, or if it cannot be told.
-
-    LeRobot's ZMQCamera takes the first picture of a message that has none of its name.
-    """
-    from lerobot.cameras.zmq import ZMQCamera
-
-    if not isinstance(camera, ZMQCamera):
-        return ""
-    import zmq
-
-    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt_string(zmq.SUBSCRIBE, "")
-        socket.connect(f"tcp://{camera.server_address}:{camera.port}")
-        if not socket.poll(_MESSAGE_TIMEOUT_MS):
-            return ""
-        sent = list(json.loads(socket.recv_string()).get("images", {}))
-    if camera.camera_name in sent:
-        return ""
-    return (
-        f"{camera.server_address}:{camera.port} sends no '{camera.camera_name}' but "
-        f"{', '.join(sent)}"
-    )
-
-
-def _zmq(address: str, sizes: dict[str, Any]) -> Any:
-    from lerobot.cameras.zmq import ZMQCameraConfig
-
-    host, port, camera = (address.split(":") + ["", ""])[:3]
-    if not (host and port.isdigit() and camera):
-        raise ValueError(f"'{address}' is not HOST:PORT:CAMERA")
-    return ZMQCameraConfig(server_address=host, port=int(port), camera_name=camera, **sizes)
-
-
-def _opencv(address: str, sizes: dict[str, Any]) -> Any:
-    from lerobot.cameras.opencv import OpenCVCameraConfig
-
-    place = int(address) if address.isdigit() else Path(address)
-    return OpenCVCameraConfig(index_or_path=place, **sizes)
-
-
-def _realsense(address: str, sizes: dict[str, Any]) -> Any:
-    from lerobot.cameras.realsense import RealSenseCameraConfig
-
-    return RealSenseCameraConfig(serial_number_or_name=address, **sizes)
-
-
-_KINDS: dict[str, Callable[[str, dict[str, Any]], Any]] = {
-    "zmq": _zmq,
-    "opencv": _opencv,
-    "realsense": _realsense,
-}
+        if key not in _SETTINGS or not value.isdecimal():
+            raise ValueError(f"'{key}={value}': wanted {', '.join(_SETTINGS)} as whole numbers")
+        settings[key] = int(value)
+    return CameraSpec(kind, address, settings)

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 
 from actquant.common.errors import DeployError, RobotError
 from actquant.control.window import ObservationWindow
-from actquant.deploy.cameras import wrong_name
 from actquant.deploy.policy import Seen, TimedPolicy
 from actquant.deploy.recording import Recorder, header_of
 from actquant.deploy.robot import LONGEST_THOUGHT_S, Robot, missing_cameras
@@ -85,8 +84,6 @@ def _camera_rows(
         rows.append(Row(what=name, value=f"{size}, {age}", verdict=verdict))
         if float(np.ptp(seen.raw[name])) == 0:
             rows.append(Row(what=name, value="one colour all over: covered?", verdict=ERROR))
-        if problem := wrong_name(camera):
-            rows.append(Row(what=name, value=problem, verdict=ERROR))
     for first, second in combinations(robot.port.cameras, 2):
         if np.array_equal(seen.raw[first], seen.raw[second]):
             both = f"the same picture as {second}: is one named wrongly?"

@@ -117,6 +117,7 @@ class Recorder:
 
         Raises RecordingError if that fails, with the dataset put back and the journal kept.
         """
+        require_lerobot()
         header, frames = read(journal)
         wrong = self.differences(header)
         if wrong:
@@ -203,6 +204,17 @@ class Recorder:
     def _forget_note(self) -> None:
         (self.journals / _NOTE).unlink(missing_ok=True)
         shutil.rmtree(self.journals / _META, ignore_errors=True)
+
+
+def require_lerobot() -> None:
+    """Raises RecordingError saying what to install where LeRobot's datasets cannot be imported."""
+    try:
+        import lerobot.datasets.lerobot_dataset  # noqa: F401
+    except ImportError as error:
+        raise RecordingError(
+            f"episodes are recorded by LeRobot, which is not installed ({error}): "
+            "pip install 'actquant[record]'"
+        ) from error
 
 
 def header_of(

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from actquant.common.errors import DeployError
 from actquant.common.renames import likeness
 from actquant.deploy.adapters import make_port
-from actquant.deploy.cameras import parse_cameras
+from actquant.deploy.cameras import CameraSpec, parse_cameras
 from actquant.deploy.policy import Seen, TimedPolicy
 from actquant.deploy.port import RobotPort
+from actquant.deploy.resizing import resized
 from actquant.deploy.settings import DeploySettings
 from actquant.deploy.stopping import StopRequest
 
@@ -78,11 +79,7 @@ class Robot:
         height, width = self._policy.image_size
         if not self._resize or picture.shape[:2] == (height, width):
             return picture
-        import cv2
-
-        shrinks = height <= picture.shape[0] and width <= picture.shape[1]
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(picture, (width, height), interpolation=how), np.uint8)
+        return resized(picture, height, width)
 
     def send(
         self, action: NDArray[np.float32], upcoming: NDArray[np.float32]
@@ -117,7 +114,7 @@ def make_robot(settings: DeploySettings, policy: TimedPolicy) -> Robot:
     Raises DeployError listing everything that policy and robot lack of each other, or that the
     driver is not installed.
     """
-    cameras: dict[str, Any] = {}
+    cameras: dict[str, CameraSpec] = {}
     port: RobotPort | None = None
     wrong: list[str] = []
     try:

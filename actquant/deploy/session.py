@@ -29,7 +29,7 @@ from actquant.deploy.journal import Journal
 from actquant.deploy.operator import Operator
 from actquant.deploy.policy import Noise, Seen, TimedPolicy
 from actquant.deploy.preflight import Preflight, examine
-from actquant.deploy.recording import Recorder, header_of
+from actquant.deploy.recording import Recorder, header_of, require_lerobot
 from actquant.deploy.report import DeploymentReport, Ending, EpisodeReport
 from actquant.deploy.rerun_log import RerunLog
 from actquant.deploy.robot import Robot, make_robot
@@ -42,8 +42,8 @@ RECOVER = "recover"
 class Session:
     """A policy on a connected robot; a context manager that connects and disconnects.
 
-    Raises DeployError from its constructor for what does not fit, and on entering if the robot
-    cannot be reached.
+    Raises DeployError from its constructor for what does not fit, RecordingError where there is
+    nothing to record with, and DeployError on entering if the robot cannot be reached.
     """
 
     def __init__(self, settings: DeploySettings, operator: Operator) -> None:
@@ -52,6 +52,8 @@ class Session:
         self.robot: Robot = make_robot(settings, self.policy)
         self.recorder = Recorder(settings.record) if settings.record else None
         _demand_steps(settings, self.policy)
+        if self.recorder is not None:
+            require_lerobot()
         self._scheduler = ChunkScheduler(
             self.policy.act,
             mode=settings.mode,

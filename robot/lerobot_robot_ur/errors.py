@@ -25,7 +25,7 @@ class ConfigError(RobotError):
 
 
 class ConnectionFailed(RobotError):
-    """The controller, the gripper or one of their services cannot be reached or refuses."""
+    """The controller, the gripper, a camera or a service of theirs cannot be reached or refuses."""
 
 
 class StaleState(RobotError):

@@ -1,7 +1,7 @@
 """The arm with its cameras: observations and actions by name, without LeRobot.
 
-`lerobot_plugin` makes LeRobot's robots of it. Cameras are LeRobot's, or anything else with their
-methods.
+`lerobot_plugin` makes LeRobot's robots of it. Cameras are those of `cameras`, LeRobot's, or
+anything else with their methods.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arm import Arm
-from .errors import ConfigError, Refused, StaleState
+from .errors import ConfigError, ConnectionFailed, Refused, StaleState
 from .gripper import STROKES_M
 from .layout import (
     GRIPPER_OPENING,
@@ -46,7 +46,7 @@ _MAX_LEAD = 3  # control periods by which tool motions may be sent ahead of thei
 
 
 class Camera(Protocol):
-    """What is used of `lerobot.cameras.Camera`."""
+    """What is used of a camera; `lerobot.cameras.Camera` has it too."""
 
     width: int | None
     height: int | None
@@ -136,10 +136,17 @@ class ArmWithCameras:
         return self._connected
 
     def connect(self) -> None:
-        """Opens the cameras, then the arm; where one fails, closes what was open."""
+        """Opens the cameras, then the arm; where one fails, closes what was open.
+
+        Raises:
+            ConnectionFailed: naming the camera, or as `Arm.connect`.
+        """
         with ExitStack() as stack:
-            for camera in self.cameras.values():
-                camera.connect()
+            for name, camera in self.cameras.items():
+                try:
+                    camera.connect()
+                except (ConnectionError, RuntimeError, TimeoutError, ConnectionFailed) as error:
+                    raise ConnectionFailed(f"camera '{name}': {error}") from error
                 stack.callback(close_camera, camera)
             self.arm.connect()
             stack.callback(self.arm.disconnect)

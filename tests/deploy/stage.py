@@ -50,7 +50,7 @@ def patient_settings(model: Path, log: Path, **changes: Any) -> DeploySettings:
         "robot": "ur3e",
         "ip": HOST,
         "task": "pick up the cube",
-        "cameras": CAMERAS[:1],  # each takes a second to open
+        "cameras": CAMERAS[:1],
         "log": log,
         "activate_gripper": True,
         "seed": 0,

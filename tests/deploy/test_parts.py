@@ -8,15 +8,17 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import typer
 
 from actquant.cli.output import told_plainly
 from actquant.common.errors import DeployError, RecordingError
-from actquant.deploy.cameras import parse_cameras
+from actquant.deploy.cameras import CameraSpec, parse_cameras
 from actquant.deploy.events import EventLog, read_events
 from actquant.deploy.latency import MotionWatch, Percentiles
+from actquant.deploy.resizing import resized
 from actquant.deploy.smoothness import jerk
 from actquant.deploy.stopping import StopRequest, interruptible, keys, signals
 
@@ -186,8 +188,23 @@ def test_camera_specs() -> None:
     )
     assert list(cameras) == ["observation.images.scene", "observation.image"]
     scene, other = cameras.values()
-    assert (scene.server_address, scene.port, scene.camera_name) == ("127.0.0.2", 5555, "scene")
-    assert (other.index_or_path, other.width, other.fps) == (Path("/dev/video2"), 640, 30)
+    assert scene == CameraSpec("zmq", "127.0.0.2:5555:scene")
+    assert other == CameraSpec("opencv", "/dev/video2", {"width": 640, "fps": 30})
+    (patient,) = parse_cameras(["scene=realsense:0123?first_picture_s=40"]).values()
+    assert patient == CameraSpec("realsense", "0123", {"first_picture_s": 40})
+
+
+@pytest.mark.parametrize("size", [(96, 96), (224, 224), (37, 41), (480, 320)])
+def test_pictures_shrink_as_by_opencv(size: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8)
+    expected = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
+    np.testing.assert_allclose(resized(picture, *size).astype(int), expected, atol=1)
+
+
+def test_pictures_grow_as_by_opencv() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+    expected = cv2.resize(picture, (200, 96), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(resized(picture, 96, 200).astype(int), expected, atol=1)
 
 
 def test_every_wrong_camera_spec_is_named() -> None:

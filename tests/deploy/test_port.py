@@ -116,15 +116,6 @@ def test_the_drivers_errors_become_ours(
     assert isinstance(caught.value, ActquantError)
 
 
-def test_what_a_camera_raises_is_a_robot_error(port: URPort, monkeypatch: Any) -> None:
-    def fail() -> None:
-        raise ConnectionError("no picture")
-
-    monkeypatch.setattr(port.driver, "connect", fail)
-    with pytest.raises(RobotError, match="ConnectionError: no picture"):
-        port.connect()
-
-
 def test_an_unknown_robot_is_told_which_there_are() -> None:
     settings: Any = type("Settings", (), {"robot": "ur9"})
     policy: Any = Policy()

@@ -138,6 +138,14 @@ def test_everything_that_does_not_fit_is_said_at_once(settings: Make) -> None:
     assert "--limit haste; there are position_low_rad" in text
 
 
+def test_a_camera_that_is_not_sent_is_named_with_its_address(settings: Make) -> None:
+    with pytest.raises(DeployError) as caught:
+        deploy(settings(cameras=[f"{CAMERAS[0]}s?first_picture_s=10"]), Answers())
+    said = str(caught.value)
+    assert "camera 'observation.images.scene': " in said and f"of {HOST}:5555" in said
+    assert "it sends no 'scenes' but 'scene', 'wrist'" in said
+
+
 def test_refusals_in_a_row_end_the_episode(settings: Make, controller: FakeController) -> None:
     before = joints(controller)
     limits = {"tool_speed_m_s": 1e-4}
@@ -157,7 +165,8 @@ def test_frozen_cameras_hold_the_arm_and_end_the_episode(
     report = deploy(settings(max_seconds=30, max_refusals=3), Answers())
     thread.join()
     assert report.exit_code == ExitCode.REFUSALS
-    assert "latest frame is too old" in report.episodes[0].ending.detail
+    said = report.episodes[0].ending.detail
+    assert "camera 'observation.images.scene'" in said and "picture is too old" in said
     assert "hold" in kinds(report)
 
 

@@ -36,6 +36,8 @@ def run_without(without: list[str], code: str) -> subprocess.CompletedProcess[st
     [
         ("lerobot_robot_ur.servo_process", ["torch", "lerobot", *SIMULATION]),
         ("lerobot_robot_ur.robot", ["torch", "lerobot", "rtde_control", *SIMULATION]),
+        ("lerobot_robot_ur.cameras.zmq_camera", ["torch", "lerobot", "cv2", *SIMULATION]),
+        ("lerobot_robot_ur.cameras.opencv_camera", ["torch", "lerobot", "zmq", *SIMULATION]),
         ("lerobot_robot_ur.tool_motion", ["torch", "lerobot", "rtde_control", *SIMULATION]),
         ("ur_fake_controller", ["torch", "lerobot", "rtde_control"]),
         ("ur_motion.control", ["torch", "lerobot", "lerobot_robot_ur", *SIMULATION]),

@@ -112,6 +112,14 @@ def test_seed_fixes_the_noise(runtime):
     np.testing.assert_array_equal(runtime.act(seen, seed=3), runtime.act(seen, seed=3))
     assert np.abs(runtime.act(seen, seed=3) - runtime.act(seen, seed=4)).max() > 1e-3
     assert np.abs(runtime.act(seen) - runtime.act(seen)).max() > 1e-6
+    given = runtime.act(seen, noise=noise(5))
+    np.testing.assert_array_equal(runtime.act(seen, noise=noise(5), seed=3), given)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_is_none(runtime, seed):
+    with pytest.raises(ArgumentError, match=f"seed is {seed}, expected 0 to"):
+        runtime.act(observation(), seed=seed)
 
 
 def test_result_does_not_depend_on_threads_or_history(policy, runtime):

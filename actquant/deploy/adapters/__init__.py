@@ -5,9 +5,9 @@ An adapter is a module with `make_port(settings, policy, cameras) -> RobotPort`.
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
 
 from actquant.common.errors import DeployError
+from actquant.deploy.cameras import CameraSpec
 from actquant.deploy.policy import TimedPolicy
 from actquant.deploy.port import RobotPort
 from actquant.deploy.settings import DeploySettings
@@ -18,11 +18,11 @@ ROBOTS = dict.fromkeys(_UR, "ur")
 
 
 def make_port(
-    settings: DeploySettings, policy: TimedPolicy, cameras: Mapping[str, Any]
+    settings: DeploySettings, policy: TimedPolicy, cameras: Mapping[str, CameraSpec]
 ) -> RobotPort:
     """Makes the port to the robot of `settings`, not connected.
 
-    `cameras`: LeRobot's configurations by the policy's names.
+    `cameras`: by the policy's names.
 
     Raises DeployError listing everything that policy and robot lack of each other, that there is no
     such robot, or that its driver is not installed.

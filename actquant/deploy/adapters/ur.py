@@ -17,11 +17,13 @@ from actquant.common.errors import (
 )
 from actquant.common.extras import explain_missing
 from actquant.deploy.adapters.ur_facts import controller_facts, limit_facts
+from actquant.deploy.cameras import CameraSpec
 from actquant.deploy.policy import TimedPolicy
 from actquant.deploy.port import Array, Fact, RobotEvent, RobotState
 from actquant.deploy.settings import DeploySettings
 
 if TYPE_CHECKING:
+    from lerobot_robot_ur.cameras import GrabbingCamera
     from lerobot_robot_ur.config import ArmConfig
     from lerobot_robot_ur.robot import ArmWithCameras
 
@@ -32,11 +34,10 @@ that is later than its limits say."""
 
 
 def make_port(
-    settings: DeploySettings, policy: TimedPolicy, cameras: Mapping[str, Any]
+    settings: DeploySettings, policy: TimedPolicy, cameras: Mapping[str, CameraSpec]
 ) -> "URPort":
     """Makes the port; see `adapters.make_port`."""
     try:
-        from lerobot.cameras import make_cameras_from_configs
         from lerobot_robot_ur.arm import Arm
         from lerobot_robot_ur.errors import ConfigError
         from lerobot_robot_ur.layout import MEASURED, lerobot_names, optional_names
@@ -50,15 +51,13 @@ def make_port(
     layout = _collect(wrong, "", find_layout, policy)
     measured = (*MEASURED, *optional_names())
     _collect(wrong, "the policy's state: ", lerobot_names, policy.state_names, measured)
+    made = {
+        name: _collect(wrong, f"--camera {name}: ", _camera, spec) for name, spec in cameras.items()
+    }
     if config is None or layout is None or wrong:
         raise DeployError("\n".join(wrong))
     try:
-        driver = ArmWithCameras(
-            Arm(config),
-            make_cameras_from_configs(dict(cameras)),
-            layout=layout,
-            control_rate_hz=policy.rate_hz,
-        )
+        driver = ArmWithCameras(Arm(config), made, layout=layout, control_rate_hz=policy.rate_hz)
         port = URPort(driver, policy)
     except ConfigError as error:
         raise DeployError(str(error)) from error
@@ -80,6 +79,15 @@ def _collect(wrong: list[str], prefix: str, make: Any, *arguments: Any) -> Any:
     except (DeployError, ConfigError) as error:
         wrong.append(f"{prefix}{error}")
         return None
+
+
+def _camera(spec: CameraSpec) -> "GrabbingCamera":
+    from lerobot_robot_ur.cameras import make_camera
+
+    try:
+        return make_camera(spec.kind, spec.address, **spec.settings)
+    except ImportError as error:
+        raise DeployError(explain_missing(error)) from error
 
 
 def _arm_config(settings: DeploySettings, policy: TimedPolicy) -> "ArmConfig":
@@ -186,10 +194,7 @@ class URPort:
 
     @_translated()
     def connect(self) -> None:
-        try:
-            self.driver.connect()
-        except (ConnectionError, RuntimeError) as error:  # a camera's own
-            raise RobotError(f"{type(error).__name__}: {error}") from error
+        self.driver.connect()
 
     @_translated()
     def bring_back(self) -> None:

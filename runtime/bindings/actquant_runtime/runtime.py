@@ -16,6 +16,7 @@ from actquant_runtime.previous import PreviousChunk
 STATE_KEY = "observation.state"
 TASK_KEY = "task"
 IMAGE_PREFIX = "observation.image"
+_SEEDS = 2**64
 _NUMPY_DTYPES = {"f32": np.float32, "i64": np.int64, "b8": np.bool_}
 
 
@@ -53,12 +54,15 @@ class Runtime:
         seed: int | None = None,
         previous: PreviousChunk | None = None,
     ) -> NDArray[np.float32]:
-        """Actions [chunk_length, action dimension] in the robot's units.
+        """Samples a chunk from `noise`, else from noise drawn from `seed`, else from random noise.
+
+        Returns actions [chunk_length, action dimension] in the robot's units. The same noise, or
+        the same seed, gives the same actions; a policy that does not sample needs neither.
 
         `observation`: each camera's uint8 image [H, W, 3], "observation.state" [S] and "task", as
         far as the policy takes them. For a policy with T > 1 observation steps, images are
-        [T, H, W, 3] and the state is [T, S], oldest step first. `noise` (of `noise_shape`) is what
-        the policy samples from; without it, it is drawn from `seed`, or at random.
+        [T, H, W, 3] and the state is [T, S], oldest step first. `noise`: of `noise_shape`. `seed`:
+        0 … 2⁶⁴ − 1, the same noise on every machine.
 
         With `previous`, the chunk is guided to begin as the one before goes on (real-time
         chunking), which a policy with "supports_guidance" in `describe` takes.
@@ -72,7 +76,7 @@ class Runtime:
             self._state_of(observation),
             self._task_of(observation),
             None if noise is None else self._checked_noise(noise),
-            seed,
+            None if seed is None else _checked_seed(seed),
             **guidance,
         )
         if lost := self.lost_tokens:
@@ -252,3 +256,9 @@ def _cut(prompt: Mapping[str, Any], lost: int, observation: Mapping[str, Any]) -
         f"the policy takes {prompt['max_length']} tokens, {lost} fewer than the prompt of the task "
         f"{observation[TASK_KEY]!r} has: it does not see the end"
     )
+
+
+def _checked_seed(seed: int) -> int:
+    if not 0 <= seed < _SEEDS:
+        raise _core.ArgumentError(f"seed is {seed}, expected 0 to {_SEEDS - 1}")
+    return int(seed)
