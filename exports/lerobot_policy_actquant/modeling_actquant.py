@@ -64,7 +64,8 @@ class CompressedPolicy(PreTrainedPolicy):
             config = PreTrainedConfig.from_pretrained(
                 pretrained_name_or_path, revision=revision, **hub_options
             )
-        if not isinstance(config, cls.config_class):
+        wanted: type[CompressedConfig] = cls.config_class  # pyright: ignore[reportAssignmentType]
+        if not isinstance(config, wanted):
             raise ValueError(f"{pretrained_name_or_path} holds a policy of type '{config.type}'")
         config.pretrained_path = Path(pretrained_name_or_path)
         cls._download(config, revision=revision, **hub_options)
