@@ -427,12 +427,6 @@ def report(
         typer.Argument(help="Results of `actquant eval`; the others are compared with the first."),
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    compression: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="What `compress --json` printed, for a file's action error; may be repeated."
-        ),
-    ] = None,
     most_videos: Annotated[
         int, typer.Option(min=0, max=1000, help="Films on the page, failures first.")
     ] = MOST_VIDEOS,
@@ -445,18 +439,14 @@ def report(
     """Write a page of one or several evaluations: one HTML file that loads nothing."""
     with told_plainly(as_json, after_a_stop=""):
         with asked():
-            read = [*results, *(compression or [])]
             for path in results:
                 require_file(path, "a result of `actquant eval`")
-            for path in compression or []:
-                require_file(path, "what `compress --json` printed")
-            check_output(out, REPORT, read, force=force)
+            check_output(out, REPORT, results, force=force)
         from actquant.evaluation.report import write_report
 
         summary = write_report(
             results,
             out,
-            compressions=compression or [],
             most_videos=most_videos,
             most_video_bytes=int(most_video_mb * 1e6),
         )

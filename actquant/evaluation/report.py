@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from actquant.common.errors import EvaluationError
 from actquant.common.files import write_text
-from actquant.common.paths import require_file
 from actquant.evaluation.compare import Comparison, compare_results
 from actquant.evaluation.recording import LARGEST_VIDEO_BYTES, Recording
 from actquant.evaluation.result import EpisodeRecord, EvaluationResult
@@ -66,21 +64,17 @@ def write_report(
     paths: Sequence[Path],
     out: Path,
     *,
-    compressions: Sequence[Path] = (),
     most_videos: int = MOST_VIDEOS,
     most_video_bytes: int = MOST_VIDEO_BYTES,
 ) -> ReportSummary:
     """Writes the page of some results; the first is what the others are compared with.
 
-    compressions: what `compress --json` printed, for the action errors of the files; notes of a
-    sweep beside a result are found without.
-    Raises EvaluationError for what is no result, or no report of a compression, and
-    ModuleNotFoundError where pages cannot be drawn.
+    Raises EvaluationError for what is no result, and ModuleNotFoundError where pages cannot be
+    drawn.
     """
     from actquant.evaluation.page import draw
 
     results = [EvaluationResult.load(path) for path in paths]
-    errors = [_Compressed.load(path) for path in compressions]
     names = _names(paths)
     shown = []
     for name, path, result in zip(names, paths, results, strict=True):
@@ -90,8 +84,7 @@ def write_report(
                 comparison = compare_results(result, results[0], name, names[0])
             except EvaluationError as error:
                 why = str(error)
-        error = _action_error(result, [*errors, *_note_beside(path, result)])
-        shown.append(Shown(name, path, result, error, comparison, why))
+        shown.append(Shown(name, path, result, _action_error(result), comparison, why))
     kept = _recorded(shown)
     clips = _clips(shown, kept, most_videos, most_video_bytes)
     write_text(out, draw(shown, clips, len(kept)))
@@ -118,50 +111,10 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-class _HeldOut(BaseModel):
-    to_reference: float
-    to_reference_standard_error: float
-    n_frames: int
-
-
-class _Compressed(BaseModel):
-    """What a page needs of a compression's report."""
-
-    path: str
-    file_bytes: int
-    held_out: _HeldOut | None
-
-    @classmethod
-    def load(cls, path: Path) -> _Compressed:
-        path = require_file(path, "what `compress --json` printed", EvaluationError)
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise EvaluationError(f"{path} is not what `compress --json` printed") from error
-
-
-def _note_beside(path: Path, result: EvaluationResult) -> list[_Compressed]:
-    """Returns what `actquant sweep` noted of the file that was evaluated, if it did."""
-    try:
-        note = json.loads(path.with_suffix(".made.json").read_bytes())
-        if note["model_sha256"] != result.provenance.model_sha256:
-            return []
-        return [_Compressed.model_validate(note["report"])]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _action_error(result: EvaluationResult, compressed: Sequence[_Compressed]) -> str:
-    facts, model = result.provenance.model_facts, Path(result.provenance.model).name
-    for each in compressed:
-        same_size = facts is None or facts.bytes == each.file_bytes
-        if Path(each.path).name == model and same_size and each.held_out is not None:
-            error = each.held_out
-            return (
-                f"{error.to_reference:.4f} ± {error.to_reference_standard_error:.4f} "
-                f"(n {error.n_frames})"
-            )
-    return ""
+def _action_error(result: EvaluationResult) -> str:
+    facts = result.provenance.model_facts
+    error = None if facts is None else facts.action_error
+    return "" if error is None else f"{error.mean:.4f} ± {error.standard_error:.4f} (n {error.n})"
 
 
 def _recorded(shown: Sequence[Shown]) -> list[tuple[int, EpisodeRecord]]:

@@ -77,14 +77,27 @@ class Latency(_Record):
     percentiles: list[float] = []
 
 
+class FileError(_Record):
+    """How far a file's chunks are from the f32 PyTorch policy's on n held-out frames
+    (docs/format.md, `action_error`)."""
+
+    mean: float
+    standard_error: float
+    n: int
+
+
 class ModelFacts(_Record):
-    """What was evaluated. The bits and the recipe of a checkpoint folder are not known."""
+    """What was evaluated. The bits and the recipe of a checkpoint folder are not known.
+
+    action_error: what the file says of itself.
+    """
 
     name: str
     bytes: int
     whole_file_bpw: float | None
     quantized_tensor_bpw: float | None
     recipe: str
+    action_error: FileError | None = None
 
 
 class Conventions(_Record):

@@ -190,7 +190,6 @@ def _wrong_options() -> list[Call]:
             ("", "Missing argument"),
             ("{result} --most-videos -1", "--most-videos"),
             ("{result} --most-video-mb nan", "--most-video-mb"),
-            ("{result} --out {free} --compression {missing}", "there is nothing at"),
         ]),
         ("cache --clear --remove abc", "--remove"),
     ]  # fmt: skip
@@ -224,7 +223,6 @@ def _wrong_inputs() -> list[Call]:
         Call("compare {result} {note}", 1, "is no evaluation result: tasks: Field required"),
         Call("report {missing}", 2, "there is nothing at"),
         Call("report {result} {text} --out {free}", 1, "is no evaluation result"),
-        Call("report {result} --out {free} --compression {text}", 1, "is not what"),
         Call("inspect {text}", 1),
         Call("inspect {empty}", 1),
         Call("inspect {cut}", 1),

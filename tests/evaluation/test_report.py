@@ -14,7 +14,7 @@ from actquant.cli import app
 from actquant.environments import base
 from actquant.evaluation.evaluate import evaluate
 from actquant.evaluation.report import write_report
-from actquant.evaluation.result import EvaluationResult, UncountedEpisode
+from actquant.evaluation.result import EvaluationResult, FileError, UncountedEpisode
 
 HTML = "{http://www.w3.org/1999/xhtml}"
 ODD = "<b onload=x()>&\"'$x^{ \x07"
@@ -132,22 +132,16 @@ def test_a_recording_of_something_else_is_not_shown(results, tmp_path):
     assert write_report([other], tmp_path / "page.html").videos == 0
 
 
-def test_action_errors_are_taken_from_reports_of_compressions(results, tmp_path):
-    held_out = {"to_reference": 0.1487, "to_reference_standard_error": 0.01, "n_frames": 64}
-    size = (results[0].parent / "policy.gguf").stat().st_size
-    made = {"path": "elsewhere/policy.gguf", "file_bytes": size, "held_out": held_out}
-    (tmp_path / "made.json").write_text(json.dumps(made))
-    write_report(results, tmp_path / "page.html", compressions=[tmp_path / "made.json"])
-    assert "0.1487 ± 0.0100 (n 64)" in texts(parsed(tmp_path / "page.html"), "td")
-    # The sweep's note beside a result counts where it is of the same file.
-    copy = tmp_path / "copy.json"
-    copy.write_bytes(results[0].read_bytes())
-    sha = EvaluationResult.load(copy).provenance.model_sha256
-    for hash_, known in ((sha, True), ("0" * 64, False)):
-        note = {"made_from": "", "model_sha256": hash_, "report": made}
-        (tmp_path / "copy.made.json").write_text(json.dumps(note))
-        write_report([copy], tmp_path / "page.html")
-        assert ("0.1487" in (tmp_path / "page.html").read_text()) == known
+def test_the_action_error_is_the_files_own(results, tmp_path):
+    page = tmp_path / "page.html"
+    result = EvaluationResult.load(results[0])
+    facts = result.provenance.model_facts
+    assert facts is not None and facts.action_error is None  # made without a dataset
+    facts.action_error = FileError(mean=0.1487, standard_error=0.01, n=64)
+    known = tmp_path / "known.json"
+    known.write_text(result.model_dump_json())
+    write_report([known, results[1]], page)
+    assert "0.1487 ± 0.0100 (n 64)" in texts(parsed(page), "td")
 
 
 def test_the_command_and_its_refusals(results, tmp_path):
