@@ -414,7 +414,7 @@ def _facts(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
                 "noise from": conventions.noise,
                 "scheduling": conventions.scheduling,
             }
-        versions = {"actquant": of.actquant_version} | of.versions
+        versions = dict(actquant=of.actquant_version) | of.versions
         facts |= {f"version of {name}": version for name, version in versions.items()}
         all_facts.append(facts | {"machine": of.machine, "date": of.date})
     names = dict.fromkeys(name for facts in all_facts for name in facts)

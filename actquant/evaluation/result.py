@@ -201,7 +201,7 @@ def latency(values_ms: Sequence[float]) -> Latency | None:
 def versions(*distributions: str) -> dict[str, str]:
     """Returns the versions of Python, actquant, and of those of DISTRIBUTIONS and of
     `distributions` that are installed."""
-    found = {"python": sys.version.split()[0], "actquant": __version__}
+    found = dict(python=sys.version.split()[0], actquant=__version__)
     for name in (*distributions, *DISTRIBUTIONS):
         try:
             found[name] = metadata.version(name)
