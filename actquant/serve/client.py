@@ -15,10 +15,16 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.sync.client import ClientConnection, connect
 
 from actquant.common.errors import ActquantError
-from actquant.serve.messages import pack, unpack
+from actquant.serve.messages import MessageError, pack, unpack
 from actquant.serve.session import OPTIONS, STATE, TASK
 
 MOST_ANSWER_BYTES = 64 << 20
+GREETING = (
+    "inputs", "cameras", "optional_cameras", "image_size", "state_names", "action_names",
+    "observation_steps", "chunk_length", "steps_per_chunk", "control_rate_hz", "noise_shape",
+    "supports_guidance",
+)  # fmt: skip
+"""What is needed of the server's first message."""
 
 
 class RemoteError(ActquantError):
@@ -125,10 +131,16 @@ class RemoteRuntime:
         except (InvalidHandshake, OSError) as error:
             raise RemoteError(f"no policy at {self.url}: {_reason(error)}") from error
         try:
-            return connection, unpack(self._received(connection))
+            greeting = self._unpacked(self._received(connection))
+            if missing := [key for key in GREETING if key not in greeting]:
+                raise RemoteError(
+                    f"{self.url} is no `actquant serve` of this version: it does not say "
+                    f"{', '.join(missing)}"
+                )
         except RemoteError:
             connection.close()
             raise
+        return connection, greeting
 
     def _ask(self, message: bytes) -> NDArray[np.float32]:
         with self._lock:
@@ -138,12 +150,22 @@ class RemoteRuntime:
                 before = self._greeting
                 self._connection, now = self._connect()
                 if now != before:
+                    self._connection.close()
                     raise RemoteError(f"{self.url} serves another policy now") from None
                 try:
                     answer = self._answer(message)
                 except ConnectionClosed as error:
                     raise RemoteError(f"{self.url} closed the connection: {error}") from error
-        return np.array(unpack(answer)["actions"])
+        actions = self._unpacked(answer).get("actions")
+        if not isinstance(actions, np.ndarray):
+            raise RemoteError(f"{self.url} gave an answer without actions")
+        return np.array(actions, np.float32)
+
+    def _unpacked(self, data: bytes) -> dict[str, Any]:
+        try:
+            return unpack(data)
+        except MessageError as error:
+            raise RemoteError(f"{self.url} gave {error}") from error
 
     def _answer(self, message: bytes) -> bytes:
         self._connection.send(message)

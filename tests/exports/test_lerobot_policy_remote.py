@@ -4,6 +4,7 @@ import importlib.util
 import json
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +21,30 @@ from lerobot.policies.factory import get_policy_class  # noqa: E402
 from lerobot.policies.rtc.configuration_rtc import RTCConfig  # noqa: E402
 from lerobot.utils.import_utils import register_third_party_plugins  # noqa: E402
 from served import SCENE, WRIST, observation, running, two_step_programs  # noqa: E402
+from websockets.sync.server import serve  # noqa: E402
 
 from policy_files import write_policy  # noqa: E402  # isort: skip
 
 from actquant.serve.client import RemoteError  # noqa: E402
+from actquant.serve.messages import pack  # noqa: E402
 from actquant.serve.settings import ServeSettings  # noqa: E402
+
+GREETING = pack(
+    {
+        "inputs": [SCENE, WRIST, "observation.state", "task"],
+        "cameras": [SCENE, WRIST],
+        "optional_cameras": 0,
+        "image_size": [4, 4],
+        "state_names": ["a", "b", "c"],
+        "action_names": ["x", "y"],
+        "observation_steps": 1,
+        "chunk_length": 3,
+        "steps_per_chunk": 2,
+        "control_rate_hz": 10.0,
+        "noise_shape": [3, 4],
+        "supports_guidance": False,
+    }
+)
 
 register_third_party_plugins()
 ActquantConfig = PreTrainedConfig.get_choice_class("actquant")
@@ -73,8 +93,8 @@ def noise(policy):
 
 
 def remote(server, **changes):
-    url = f"ws://127.0.0.1:{server.port}"
-    return ActquantRemotePolicy(ActquantRemoteConfig(**({"url": url} | changes)))
+    address = {} if server is None else {"url": f"ws://127.0.0.1:{server.port}"}
+    return ActquantRemotePolicy(ActquantRemoteConfig(**(address | changes)))
 
 
 def test_a_served_policy_answers_as_its_file_does(policy, server, batch, noise):
@@ -121,6 +141,10 @@ def test_a_server_that_comes_back_is_asked_again(policy, model, batch, noise):
         assert torch.equal(served.predict_action_chunk(batch, noise=noise), want)
     with pytest.raises(RemoteError, match=f"no policy at ws://127.0.0.1:{port}"):
         served.predict_action_chunk(batch, noise=noise)
+    with running(ServeSettings({"other": model}, port=port)):
+        for _ in range(2):
+            with pytest.raises(RemoteError, match="serves another policy now"):
+                served.predict_action_chunk(batch, noise=noise)
 
 
 def test_servers_that_cannot_be_used(model, server, batch, tmp_path, monkeypatch):
@@ -145,6 +169,31 @@ def test_servers_that_cannot_be_used(model, server, batch, tmp_path, monkeypatch
     wrong = batch | {"observation.state": batch["observation.state"] * float("nan")}
     with pytest.raises(RemoteError, match=r"observation\.state\[0\] is nan"):
         remote(server).predict_action_chunk(wrong)
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ([pack({"server": "another"})], "is no `actquant serve` .* does not say inputs, cameras,"),
+        ([b"\xc1"], "gave no msgpack message"),
+        (["closed today"], "closed today"),
+        ([GREETING, pack({"chunk": 1})], "gave an answer without actions"),
+    ],
+)
+def test_a_server_that_is_something_else(says, told, batch):
+    def say(connection):
+        for message in says:
+            connection.send(message)
+
+    with serve(say, "127.0.0.1", 0) as other, ThreadPoolExecutor(1) as thread:
+        thread.submit(other.serve_forever)
+        try:
+            with pytest.raises(RemoteError, match=told):
+                remote(None, url=f"ws://127.0.0.1:{other.socket.getsockname()[1]}").select_action(
+                    batch
+                )
+        finally:
+            other.shutdown()
 
 
 def test_a_server_that_is_silent_is_given_up():
