@@ -182,8 +182,11 @@ def test_servers_that_cannot_be_used(model, server, batch, tmp_path, monkeypatch
 )
 def test_a_server_that_is_something_else(says, told, batch):
     def say(connection):
-        for message in says:
-            connection.send(message)
+        greeting, *answers = says
+        connection.send(greeting)
+        for answer in answers:
+            connection.recv()
+            connection.send(answer)
 
     with serve(say, "127.0.0.1", 0) as other, ThreadPoolExecutor(1) as thread:
         thread.submit(other.serve_forever)
