@@ -53,7 +53,6 @@ from actquant.compression.programs import capture_into
 from actquant.compression.proof import SCRATCH, Proof, golden_values
 from actquant.compression.report import CompressionReport
 from actquant.compression.request import (
-    VERIFY,
     Goal,
     check_places,
     check_request,
@@ -69,6 +68,8 @@ from actquant.fidelity.action_error import (
 )
 from actquant.fidelity.distance import Distance
 from actquant.fidelity.parity import ParityReport
+from actquant.format.golden import VERIFY
+from actquant.format.stored_error import StoredActionError
 from actquant.policies import LoadedPolicy, QuantizableTensor, load_policy
 from actquant.recipes import DEFAULT_RECIPE, Recipe
 from actquant.recipes.settings import CompressionSettings
@@ -284,20 +285,6 @@ def _distance(report: ParityReport | None) -> Distance | None:
     return None if report is None else report.distance
 
 
-def _brief_error(error: ActionError) -> dict[str, Any]:
-    """Returns what the file says of its action error."""
-    return {
-        "mean": float(f"{error.to_reference:.6g}"),
-        "standard_error": float(f"{error.to_reference_standard_error:.6g}"),
-        "n": error.n_frames,
-    }
-
-
-def _planned_error(n: int) -> dict[str, Any]:
-    """Returns one that is as long in JSON as any."""
-    return {"mean": LONGEST_NUMBER, "standard_error": LONGEST_NUMBER, "n": n}
-
-
 @dataclass(frozen=True)
 class _Ready:
     """What a file is written from."""
@@ -381,7 +368,7 @@ class _Job:
                 file = proof.prove_file(temporary)
             with self.clock("held-out error"):
                 held_out = self._action_error(temporary)
-            found = {} if held_out is None else {"action_error": _brief_error(held_out)}
+            found = {} if held_out is None else {"action_error": held_out.stored().model_dump()}
             types, errors = allocation.types, encoder.errors
             golden = golden_values(file)
             reports = ready.contents.finish(temporary, sizes, types, errors, golden, found)
@@ -416,7 +403,10 @@ class _Job:
             number, growth_bytes = USUAL_NUMBER, GROWTH_BYTES
         provenance = self.provenance
         if held_out := self._held_out():
-            provenance = {**provenance, "action_error": _planned_error(len(held_out))}
+            longest = StoredActionError(
+                mean=LONGEST_NUMBER, standard_error=LONGEST_NUMBER, n=len(held_out)
+            )
+            provenance = {**provenance, "action_error": longest.model_dump()}
         return FileContents(
             captured=self.captured,
             tensors=self.tensors,

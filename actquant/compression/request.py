@@ -9,11 +9,9 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from actquant.common.errors import BudgetError, DatasetError, ParityError
 from actquant.common.outputs import MODEL, check_folder, check_output
 from actquant.common.paths import require_folder
+from actquant.format.golden import VERIFY
 from actquant.recipes import RECIPES, Recipe, find_recipe
 
-VERIFY = {"none": 0, "quick": 2, "full": 16}
-"""How many golden inputs prove a file. Their prompts differ in length, and the second has a masked
-camera where the policy allows it. By default `full` with a dataset, `quick` without."""
 DEFAULT_BPW = 3.0
 
 

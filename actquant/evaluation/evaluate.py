@@ -5,15 +5,13 @@ import json
 import multiprocessing
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from actquant import __version__
 from actquant.common.clock import iso_date
@@ -32,7 +30,6 @@ from actquant.evaluation.result import (
     Conventions,
     EpisodeRecord,
     EvaluationResult,
-    FileError,
     ModelFacts,
     Provenance,
     UncountedEpisode,
@@ -43,6 +40,7 @@ from actquant.evaluation.result import (
 from actquant.evaluation.rollout import Ablation, Episode, run_episode
 from actquant.evaluation.starts import parse_starts
 from actquant.format.model_file import read_model
+from actquant.format.stored_error import StoredActionError
 
 ATTEMPTS = 3
 """How often an episode is tried that the simulator does not bring to its end."""
@@ -168,15 +166,8 @@ def _facts(model: Path, name: str) -> ModelFacts:
         whole_file_bpw=file.bits_per_weight,
         quantized_tensor_bpw=file.quantized_bits_per_weight,
         recipe=str(file.metadata.provenance.get("recipe", "")),
-        action_error=_own_error(file.metadata.provenance),
+        action_error=StoredActionError.of(file.metadata.provenance),
     )
-
-
-def _own_error(provenance: Mapping[str, Any]) -> FileError | None:
-    try:
-        return FileError.model_validate(provenance.get("action_error"))
-    except ValidationError:  # it has none, or says it in a form that is not ours
-        return None
 
 
 def _conventions(policy: PolicyDescription) -> Conventions:

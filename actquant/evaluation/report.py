@@ -114,7 +114,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _action_error(result: EvaluationResult) -> str:
     facts = result.provenance.model_facts
     error = None if facts is None else facts.action_error
-    return "" if error is None else f"{error.mean:.4f} ± {error.standard_error:.4f} (n {error.n})"
+    return "" if error is None else f"{error} (n {error.n})"
 
 
 def _recorded(shown: Sequence[Shown]) -> list[tuple[int, EpisodeRecord]]:

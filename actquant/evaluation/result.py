@@ -16,6 +16,7 @@ from actquant import __version__
 from actquant.common.errors import EvaluationError
 from actquant.common.paths import require_file
 from actquant.common.statistics import wilson95
+from actquant.format.stored_error import StoredActionError
 
 SCHEMA_VERSION = 2
 DISTRIBUTIONS = ("numpy", "mujoco", "gymnasium", "lerobot", "torch")
@@ -77,15 +78,6 @@ class Latency(_Record):
     percentiles: list[float] = []
 
 
-class FileError(_Record):
-    """How far a file's chunks are from the f32 PyTorch policy's on n held-out frames
-    (docs/format.md, `action_error`)."""
-
-    mean: float
-    standard_error: float
-    n: int
-
-
 class ModelFacts(_Record):
     """What was evaluated. The bits and the recipe of a checkpoint folder are not known.
 
@@ -97,7 +89,7 @@ class ModelFacts(_Record):
     whole_file_bpw: float | None
     quantized_tensor_bpw: float | None
     recipe: str
-    action_error: FileError | None = None
+    action_error: StoredActionError | None = None
 
 
 class Conventions(_Record):

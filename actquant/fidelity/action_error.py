@@ -11,6 +11,7 @@ from actquant.calibration.frames import Frames, Sample, calibrate
 from actquant.calibration.losses import draw_noise
 from actquant.common.errors import CalibrationError
 from actquant.fidelity.distance import action_scale, chunk_distances
+from actquant.format.stored_error import StoredActionError
 from actquant.policies.base import LoadedPolicy, Observation
 
 Act = Callable[[Observation, np.ndarray], np.ndarray]
@@ -37,6 +38,14 @@ class ActionError(BaseModel):
     l1_to_truth: float
     reference_l1_to_truth: float
     n_frames: int
+
+    def stored(self) -> StoredActionError:
+        """Returns what a file says of it."""
+        return StoredActionError(
+            mean=float(f"{self.to_reference:.6g}"),
+            standard_error=float(f"{self.to_reference_standard_error:.6g}"),
+            n=self.n_frames,
+        )
 
 
 def reference_chunks(loaded: LoadedPolicy, frames: Sequence[Sample], seed: int) -> np.ndarray:

@@ -11,6 +11,10 @@ import numpy as np
 
 from actquant.format.schema import PolicyInterface
 
+VERIFY = {"none": 0, "quick": 2, "full": 16}
+"""How many golden inputs prove a file. Their prompts differ in length, and the second has a masked
+camera where the policy allows it. By default `full` with a dataset, `quick` without."""
+
 
 @dataclass(frozen=True)
 class GoldenInput:

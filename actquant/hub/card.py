@@ -12,16 +12,16 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
 from actquant.common.tables import interval, megabytes, percent, printable
-from actquant.evaluation.evaluate import EvaluationResult
 from actquant.evaluation.inspection import Inspection
+from actquant.evaluation.result import EvaluationResult
 from actquant.fidelity.self_test import Verification
+from actquant.format.golden import VERIFY
+from actquant.format.stored_error import StoredActionError
 
 LIBRARY = "actquant"
 BEGIN = "<!-- actquant push: {} (the next push of this file replaces what stands up to its end) -->"
 END = "<!-- actquant push: end of {} -->"
 UNKNOWN = "unknown"
-_PROOFS = {"full": 16, "quick": 2}
-"""Observations that a conversion was compared with PyTorch on (docs/architecture.md)."""
 
 
 @dataclass(frozen=True)
@@ -219,19 +219,19 @@ def _recipe(about: Mapping[str, Any]) -> str:
 
 
 def _action_error(about: Mapping[str, Any]) -> str:
-    error = about.get("action_error")
-    if not error:
+    error = StoredActionError.of(about)
+    if error is None:
         return "not measured: it takes episodes that the policy was not calibrated on"
     return (
-        f"{error['mean']:.4f} ± {error['standard_error']:.4f} on {error['n']} held-out frames: "
+        f"{error} on {error.n} held-out frames: "
         "rms distance to the f32 PyTorch policy's chunks, in standard deviations of each action"
     )
 
 
 def _proof(facts: CardFacts) -> str:
-    count = _PROOFS.get(str(facts.inspection.provenance.get("verified")))
+    count = VERIFY.get(str(facts.inspection.provenance.get("verified")))
     proof = "unknown how far when it was made"
-    if count is not None:
+    if count:
         proof = f"compared with PyTorch when it was made, on {count} observations new to it"
     distances = [
         f"{check.name}: mean {check.distance.mean:.2g}, worst {check.distance.worst:.2g} "

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from actquant.common.errors import EvaluationError, UsageError
 from actquant.common.files import write_text
 from actquant.control.policy import model_sha256
-from actquant.evaluation.evaluate import EvaluationResult
 from actquant.evaluation.inspection import inspect_model
+from actquant.evaluation.result import EvaluationResult
 from actquant.fidelity.self_test import verify
 from actquant.format.model_file import read_model
 from actquant.hub.card import CardFacts, make_card

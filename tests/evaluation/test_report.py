@@ -14,7 +14,8 @@ from actquant.cli import app
 from actquant.environments import base
 from actquant.evaluation.evaluate import evaluate
 from actquant.evaluation.report import write_report
-from actquant.evaluation.result import EvaluationResult, FileError, UncountedEpisode
+from actquant.evaluation.result import EvaluationResult, UncountedEpisode
+from actquant.format.stored_error import StoredActionError
 
 HTML = "{http://www.w3.org/1999/xhtml}"
 ODD = "<b onload=x()>&\"'$x^{ \x07"
@@ -137,7 +138,7 @@ def test_the_action_error_is_the_files_own(results, tmp_path):
     result = EvaluationResult.load(results[0])
     facts = result.provenance.model_facts
     assert facts is not None and facts.action_error is None  # made without a dataset
-    facts.action_error = FileError(mean=0.1487, standard_error=0.01, n=64)
+    facts.action_error = StoredActionError(mean=0.1487, standard_error=0.01, n=64)
     known = tmp_path / "known.json"
     known.write_text(result.model_dump_json())
     write_report([known, results[1]], page)
