@@ -164,8 +164,7 @@ one run; <code>actquant bench</code> measures a file alone.</p>
 {% endfor %}
 </tbody></table></div>
 <p class="note">Action error: root mean square distance to the f32 policy's chunks on held-out
-frames, in standard deviations of each action, ± one standard error, where the compression's report
-was there.</p>
+frames, in standard deviations of each action, ± one standard error, as the file says of itself.</p>
 <h2>To repeat it</h2>
 <div class="wide"><table>
 <thead><tr><th>what</th>{% for each in key %}<th class="text">{{ each.name }}</th>{% endfor %}

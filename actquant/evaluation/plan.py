@@ -118,10 +118,12 @@ def plan(
             smallest_difference=_least(lambda d: show(n, d), power, success),
         )
 
-    unpaired = Design(
-        episodes=unpaired_episodes(success, worse, power=power, significance=significance),
-        at_hand=[judge(show_unpaired, n) for n in at_hand],
-    )
+    unpaired = None
+    if not paired_alone:
+        unpaired = Design(
+            episodes=unpaired_episodes(success, worse, power=power, significance=significance),
+            at_hand=[judge(show_unpaired, n) for n in at_hand],
+        )
     paired = Design(
         episodes=paired_episodes(difference, discordance, power=power, significance=significance),
         at_hand=[judge(show_paired, n) for n in at_hand],
@@ -134,7 +136,7 @@ def plan(
         discordance=discordance,
         discordance_is_assumed=assumed,
         paired=paired,
-        unpaired=None if paired_alone else unpaired,
+        unpaired=unpaired,
     )
 
 
