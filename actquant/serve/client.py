@@ -17,6 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 from actquant.common.errors import ActquantError
 from actquant.serve.messages import MessageError, pack, unpack
 from actquant.serve.session import OPTIONS, STATE, TASK
+from actquant.serve.settings import key_of_environment
 
 MOST_ANSWER_BYTES = 64 << 20
 GREETING = (
@@ -38,10 +39,12 @@ class RemoteRuntime:
     two calls is connected to again without a difference.
 
     url: ws://HOST:PORT or wss://HOST:PORT, and /NAME for one of several policies; api_key: where
-    the server wants one; timeout_s: how long connecting and one chunk may take; certificate: of the
-    authority of a server with TLS (PEM), where the system does not know it.
+    the server wants one, by default what $ACTQUANT_API_KEY has; timeout_s: how long connecting and
+    one chunk may take; certificate: of the authority of a server with TLS (PEM), where the system
+    does not know it.
 
-    Raises RemoteError if it cannot be reached or lets nobody in.
+    Raises RemoteError if it cannot be reached or lets nobody in, ServeError for a key that cannot
+    be sent.
     """
 
     def __init__(
@@ -53,7 +56,8 @@ class RemoteRuntime:
         certificate: Path | None = None,
     ) -> None:
         self.url, self._timeout_s = url, timeout_s
-        self._headers = {} if api_key is None else {"Authorization": f"Api-Key {api_key}"}
+        key = key_of_environment() if api_key is None else api_key
+        self._headers = {} if key is None else {"Authorization": f"Api-Key {key}"}
         self._tls = None
         if url.startswith("wss:"):
             try:
@@ -146,7 +150,7 @@ class RemoteRuntime:
         with self._lock:
             try:
                 answer = self._answer(message)
-            except ConnectionClosed:  # since the last answer; what was not begun is asked again
+            except ConnectionClosed:  # nothing but the message decides what it is answered
                 before = self._greeting
                 self._connection, now = self._connect()
                 if now != before:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from actquant_runtime import ObservationWindow, PreviousChunk
@@ -36,11 +36,11 @@ class Options(BaseModel):
     chunk is guided to begin as the rest goes on (real-time chunking)."""
     delay: int = Field(default=0, ge=0)
     """How many of that rest will have been executed when the new chunk is there."""
-    execution_horizon: int = Field(default=10, ge=1)
+    execution_horizon: int = Field(default=PreviousChunk.execution_horizon, ge=1)
     previous: np.ndarray | None = None
     """The rest itself, [n, A], of whatever chunk; instead of `executed`."""
-    max_guidance: float = 10.0
-    schedule: Literal["linear", "zeros", "ones", "exp"] = "linear"
+    max_guidance: float = PreviousChunk.max_guidance
+    schedule: str = PreviousChunk.schedule
 
 
 class Names:

@@ -75,6 +75,16 @@ class CompressedPolicy(PreTrainedPolicy):
     def _download(cls, config: Any, **hub_options: Any) -> None:
         """Gets what `config` names from the hub, where it is a repository there."""
 
+    def _save_config(self, folder: Path, **changes: Any) -> None:
+        """Writes `config.json`, with `changes`, and the processors."""
+        config = copy.copy(self.config)
+        changes |= {"pretrained_path": None, "pretrained_revision": None}
+        for name, value in changes.items():
+            setattr(config, name, value)
+        config._save_pretrained(folder)
+        for pipeline in make_actquant_pre_post_processors(config):
+            pipeline.save_pretrained(folder)
+
     def reset(self) -> None:
         self._queue: deque[Tensor] = deque()
         self._window = ObservationWindow(self._steps)
@@ -252,11 +262,7 @@ class ActquantPolicy(CompressedPolicy):
         target = save_directory / self._file.name
         if not (target.exists() and target.samefile(self._file)):
             shutil.copyfile(self._file, target)
-        config = copy.copy(self.config)
-        config.model, config.pretrained_path, config.pretrained_revision = target.name, None, None
-        config._save_pretrained(save_directory)
-        for pipeline in make_actquant_pre_post_processors(config):
-            pipeline.save_pretrained(save_directory)
+        self._save_config(save_directory, model=target.name)
 
 
 def _without_padding(actions: Tensor) -> Tensor:

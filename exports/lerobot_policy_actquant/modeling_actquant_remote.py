@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import os
 from pathlib import Path
 
 from torch import Tensor
@@ -12,9 +10,6 @@ from actquant.serve.client import RemoteRuntime
 
 from .configuration_actquant_remote import ActquantRemoteConfig
 from .modeling_actquant import CompressedPolicy
-from .processor_actquant import make_actquant_pre_post_processors
-
-KEY = "ACTQUANT_API_KEY"
 
 
 class ActquantRemotePolicy(CompressedPolicy):
@@ -34,7 +29,6 @@ class ActquantRemotePolicy(CompressedPolicy):
             raise ValueError("no server is named; set --policy.url=ws://HOST:PORT")
         return RemoteRuntime(
             config.url,
-            api_key=os.environ.get(KEY),
             timeout_s=config.timeout_s,
             certificate=Path(config.tls_certificate) if config.tls_certificate else None,
         )
@@ -43,8 +37,4 @@ class ActquantRemotePolicy(CompressedPolicy):
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
     ) -> None:
         """Writes `config.json` and the processors; the policy stays where it is."""
-        config = copy.copy(self.config)
-        config.pretrained_path, config.pretrained_revision = None, None
-        config._save_pretrained(save_directory)
-        for pipeline in make_actquant_pre_post_processors(config):
-            pipeline.save_pretrained(save_directory)
+        self._save_config(save_directory)
