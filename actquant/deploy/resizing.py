@@ -1,4 +1,7 @@
-"""Pictures in another size, as OpenCV's INTER_AREA and INTER_LINEAR make them, without OpenCV."""
+"""Pictures in another size, as OpenCV's INTER_AREA and INTER_LINEAR make them, without OpenCV.
+
+Pillow's box filter is not the same: it counts a pixel wholly or not at all.
+"""
 
 import numpy as np
 from numpy.typing import NDArray

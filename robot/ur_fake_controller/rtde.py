@@ -23,8 +23,6 @@ _HEADER = struct.Struct(">HB")
 _REQUEST_VERSION, _CONTROLLER_VERSION = 86, 118
 _SETUP_OUTPUTS, _SETUP_INPUTS = 79, 73
 _START, _PAUSE, _DATA = 83, 80, 85
-
-
 _LARGEST_PACKET, _MOST_RECIPES = 0xFFFF, 0xFF  # what their fields can hold
 
 
@@ -49,7 +47,7 @@ class OutputRecipe:
 
     def pack(self, values: dict[str, Values]) -> bytes:
         flat = chain.from_iterable(map(values.__getitem__, self._names))
-        return self._struct.pack(self._struct.size, _DATA, self._number, *flat)
+        return self._struct.pack(self.size, _DATA, self._number, *flat)
 
 
 class InputRecipe:
