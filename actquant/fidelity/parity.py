@@ -22,6 +22,7 @@ __all__ = [
     "ReferenceRunner",
     "Runner",
     "check_parity",
+    "chunks_of",
     "golden_observations",
     "measure_parity",
     "runtime",
@@ -95,6 +96,13 @@ def check_parity(
     return report
 
 
+def chunks_of(runner: Runner, inputs: Sequence[GoldenInput]) -> np.ndarray:
+    """Returns the chunks [n, H, A] on golden inputs, whose prompts may be long on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptCutWarning)
+        return np.stack([runner.act(x.observation, noise=x.noise) for x in inputs])
+
+
 def measure_parity(
     model_path: str | Path,
     loaded: LoadedPolicy,
@@ -111,9 +119,7 @@ def measure_parity(
     """
     runner = runner or runtime(model_path)
     inputs = golden_observations(loaded, prompts, n)
-    with warnings.catch_warnings():  # of prompts that are long on purpose
-        warnings.simplefilter("ignore", PromptCutWarning)
-        actions = np.stack([runner.act(x.observation, noise=x.noise) for x in inputs])
+    actions = chunks_of(runner, inputs)
     if reference is None:
         reference = reference_actions(loaded, prompts, n)
     try:

@@ -64,7 +64,7 @@ def verify(path: Path, against: Path | None = None) -> Verification:
 
 
 def _against(path: Path, checkpoint: Path) -> VerificationCheck:
-    from actquant.fidelity.parity import F32_THRESHOLD, PROMPTS, runtime
+    from actquant.fidelity.parity import F32_THRESHOLD, PROMPTS, chunks_of, runtime
     from actquant.format.golden import golden_inputs
     from actquant.policies import load_policy
 
@@ -72,13 +72,13 @@ def _against(path: Path, checkpoint: Path) -> VerificationCheck:
     loaded = load_policy(checkpoint, control_rate_hz=model.metadata.interface.control_rate_hz)
     runner = runtime(path)
     inputs = golden_inputs(loaded.interface, PROMPTS, n=16, first_seed=1_000)
-    actual = [runner.act(x.observation, noise=x.noise) for x in inputs]
+    actual = chunks_of(runner, inputs)
     expected = [loaded.family.act(loaded, dict(x.observation), x.noise) for x in inputs]
     single = all(tensor.type in ("F32", "I64", "I8") for tensor in model.tensors.values())
     return VerificationCheck(
         name=f"fresh inputs against {checkpoint.name}",
         distance=measure_distance(
-            np.stack(actual),
+            actual,
             np.stack(expected),
             action_scale(loaded.interface),
             limit=F32_THRESHOLD if single else None,
