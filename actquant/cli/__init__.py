@@ -1,6 +1,9 @@
 """The `actquant` command."""
 
-from actquant.cli import hub, policy, robot, serve
+from actquant.cli import policy  # its commands stand first in the help
+
+# isort: split
+from actquant.cli import evaluation, hub, robot, serve
 from actquant.cli.output import app
 
-__all__ = ["app", "hub", "policy", "robot", "serve"]
+__all__ = ["app", "evaluation", "hub", "policy", "robot", "serve"]

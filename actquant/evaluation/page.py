@@ -7,22 +7,23 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from actquant.common.clock import iso_date
-from actquant.common.pages import COLOURS, new_figure, render, svg
-from actquant.common.tables import printable
+from actquant.common.pages import render
 from actquant.evaluation.compare import JudgedDifference
+from actquant.evaluation.figures import (
+    WIDTH,
+    action_strips,
+    colour_of,
+    difference_figure,
+    latency_figure,
+    success_figure,
+)
 
 if TYPE_CHECKING:
     from actquant.evaluation.report import Clip, Shown
     from actquant.evaluation.result import EvaluationResult, Rate
 
 MOST_STARTS_LISTED = 30
-MOST_STRIPS = 16
-"""Actions that are plotted of an episode."""
-_WIDTH = 4.4
-"""Of a figure in inches: that of a phone."""
 TEMPLATE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>Evaluation of {{ names }}</title>
@@ -188,15 +189,15 @@ def draw(shown: Sequence[Shown], clips: Sequence[Clip], recordings: int) -> str:
     results = [each.result for each in shown]
     return render(
         TEMPLATE,
-        width=f"{_WIDTH}in",
+        width=f"{WIDTH}in",
         names=", ".join(each.name for each in shown),
         first=shown[0].name,
         about=_about(results),
         date=iso_date(),
-        key=[{"name": each.name, "colour": _colour(i)} for i, each in enumerate(shown)],
+        key=[{"name": each.name, "colour": colour_of(i)} for i, each in enumerate(shown)],
         verdicts=[_in_short(each, shown[0].name) for each in shown],
-        success_figure=_success_figure(results, tasks),
-        difference_figure=_difference_figure(shown, tasks) if compared else None,
+        success_figure=success_figure(results, tasks),
+        difference_figure=difference_figure(shown, tasks) if compared else None,
         rates=_rows(shown, tasks, _rate),
         differences=[_difference_table(each) for each in shown[1:]],
         failures=_rows(shown, tasks, _failed_starts) if any(map(_failures, results)) else [],
@@ -209,7 +210,7 @@ def draw(shown: Sequence[Shown], clips: Sequence[Clip], recordings: int) -> str:
             for episode in each.result.not_counted
         ],
         latencies=[_latency(each) for each in shown if each.result.latency_ms],
-        latency_figure=_latency_figure(results),
+        latency_figure=latency_figure(results),
         models=[_model(each) for each in shown],
         facts=_facts(results),
         commands=[
@@ -218,10 +219,6 @@ def draw(shown: Sequence[Shown], clips: Sequence[Clip], recordings: int) -> str:
             if each.result.provenance.command
         ],
     )
-
-
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
 
 
 def _about(results: Sequence[EvaluationResult]) -> str:
@@ -421,88 +418,6 @@ def _facts(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
     return [row for row in rows if any(row["cells"])]
 
 
-def _plain_ticks(axis: Any, names: Sequence[str]) -> None:
-    """Names the rows of a plot, the first on top; what looks like mathematics is none."""
-    axis.set_yticks(range(len(names)), [printable(n) for n in names], parse_math=False)
-    axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.grid(axis="x", alpha=0.3)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-
-
-def _places(row: int, number: int, count: int) -> float:
-    """Returns the height at which a result stands in a row."""
-    return row + (number - (count - 1) / 2) * min(0.8 / count, 0.22)
-
-
-def _height(rows: int, results: int) -> float:
-    return 0.8 + rows * max(0.3, 0.17 * results)
-
-
-def _success_figure(results: Sequence[EvaluationResult], tasks: Sequence[str]) -> Any:
-    names = [*tasks, "all"] if len(tasks) > 1 else list(tasks)
-    figure, ((axis,),) = new_figure(_WIDTH, _height(len(names), len(results)))
-    for number, result in enumerate(results):
-        for row, name in enumerate(names):
-            rate = result.tasks.get(name) if row < len(tasks) else result.overall
-            if rate is not None:
-                _whisker(axis, rate.success_rate, rate.wilson95, row, number, len(results))
-    _plain_ticks(axis, names)
-    axis.set(xlabel="success, %")
-    axis.set_xlim(right=101)
-    return svg(figure, "success", "success of each task with 95 % intervals")
-
-
-def _difference_figure(shown: Sequence[Shown], tasks: Sequence[str]) -> Any:
-    names = [*tasks, "all"] if len(tasks) > 1 else list(tasks)
-    figure, ((axis,),) = new_figure(_WIDTH, _height(len(names), len(shown)))
-    for number, each in enumerate(shown):
-        if each.comparison is None:
-            continue
-        for row, name in enumerate(names):
-            overall = each.comparison.overall
-            pair = each.comparison.tasks.get(name) if row < len(tasks) else overall
-            if pair is not None:
-                _whisker(axis, pair.difference, pair.difference95, row, number, len(shown))
-    axis.axvline(0, color="black", linewidth=0.8)
-    _plain_ticks(axis, names)
-    axis.set(xlabel="difference of success to the first result, points")
-    return svg(figure, "difference", "paired differences to the first result with 95 % intervals")
-
-
-def _whisker(
-    axis: Any, value: float, bounds: tuple[float, float], row: int, number: int, count: int
-) -> None:
-    below, above = (max(0.0, 100 * abs(value - bound)) for bound in bounds)
-    axis.errorbar(
-        100 * value,
-        _places(row, number, count),
-        xerr=([below], [above]),
-        fmt="o",
-        markersize=4,
-        color=_colour(number),
-    )
-
-
-def _latency_figure(results: Sequence[EvaluationResult]) -> Any:
-    drawn = [
-        (number, result.latency_ms.percentiles)
-        for number, result in enumerate(results)
-        if result.latency_ms is not None and result.latency_ms.percentiles
-    ]
-    if not drawn:
-        return ""
-    figure, ((axis,),) = new_figure(_WIDTH, 2.6)
-    for number, percentiles in drawn:
-        shares = np.linspace(0, 100, len(percentiles))
-        axis.plot(percentiles, shares, color=_colour(number), linewidth=1.6)
-    axis.set(xlabel="latency of a chunk, ms", ylabel="chunks within it, %", xscale="log")
-    axis.xaxis.set_major_formatter(lambda ms, _: f"{ms:g}")
-    axis.xaxis.set_minor_formatter(lambda ms, _: f"{ms:g}" if f"{ms:.0e}"[0] in "25" else "")
-    axis.grid(alpha=0.3, which="both")
-    return svg(figure, "latency", "distribution of latencies")
-
-
 def _clip(number: int, clip: Clip, name: str) -> dict[str, Any]:
     episode, about = clip.episode, clip.about
     seconds = len(about.actions) / about.control_rate_hz
@@ -511,49 +426,10 @@ def _clip(number: int, clip: Clip, name: str) -> dict[str, Any]:
     return {
         "title": f"{episode.task}, start {episode.start}",
         "name": name,
-        "colour": _colour(clip.number),
+        "colour": colour_of(clip.number),
         "label": f"{name}, {episode.task}, start {episode.start}: {end}",
         "instruction": about.instruction,
         "text": f"{told}: {episode.failure}" if episode.failure else told,
         "data": base64.b64encode(clip.video).decode(),
-        "plot": _strips(clip, f"clip{number}"),
+        "plot": action_strips(clip, f"clip{number}"),
     }
-
-
-def _strips(clip: Clip, name: str) -> Any:
-    """The actions executed, one below the other, and each chunk's latency when it was asked for."""
-    about, colour = clip.about, _colour(clip.number)
-    period = 1 / about.control_rate_hz
-    actions = np.array(about.actions, np.float64).reshape(len(about.actions), -1)
-    names = [printable(name) for name in about.action_names[: actions.shape[1]][:MOST_STRIPS]]
-    rows = len(names) + 1
-    figure, axes = new_figure(3.4, 0.45 + 0.27 * rows, rows=rows, sharex=True)
-    figure.get_layout_engine().set(h_pad=0.01, hspace=0)
-    for (axis,), column, label in zip(axes, actions.T, names, strict=False):
-        times = np.arange(len(column) + 1) * period
-        axis.stairs(column, times, color=colour, baseline=None, linewidth=1)
-        _strip(axis, label, f"{column.min():.2g} … {column.max():.2g}".replace("-", "−"))
-    (axis,) = axes[-1]
-    asked = np.arange(len(about.latencies_ms)) * about.steps_per_chunk * period
-    axis.bar(
-        *(asked, about.latencies_ms, about.steps_per_chunk * period * 0.8),
-        align="edge",
-        color=colour,
-    )
-    most = max(about.latencies_ms, default=0.0)
-    axis.set_ylim(bottom=0)
-    _strip(axis, "latency", f"to {most:.0f} ms")
-    axis.tick_params(bottom=True, labelbottom=True, labelsize=8)
-    axis.set_xlabel("s", fontsize=8)
-    return svg(figure, name, "actions and latencies of the episode")
-
-
-def _strip(axis: Any, label: str, spread: str) -> None:
-    axis.set_yticks([])
-    axis.tick_params(bottom=False)
-    axis.margins(x=0, y=0.12)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
-    text = {"transform": axis.transAxes, "va": "center", "fontsize": 8, "parse_math": False}
-    axis.text(-0.02, 0.5, label, ha="right", **text)
-    axis.text(1.02, 0.5, spread, ha="left", **text)
