@@ -10,27 +10,31 @@ import contextlib
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .calibration import Calibration
 from .channel import ChannelClosed
 from .config import ArmConfig
 from .dashboard import ControllerInfo, bring_back, check_controller
 from .errors import ConnectionFailed, Refused, RobotError, StaleState, Stopped
 from .gripper import GripperThread, make_gripper
 from .guard import Guard, joint_positions
+from .kinematics import calibration_offset_m
 from .messages import REFUSED, Free, Halt, Hold, Move
 from .models import MODELS
 from .monitor import Event, EventQueue, Monitor
 from .path import check_path, slow_path
+from .primary import read_calibration
 from .servo_process import ServoProcess
 from .shared import Jitter, Phase, ServoState
 from .stops import BY_THE_ROBOT, REDUCED, StopKind
 
 Array = NDArray[np.float64]
 
+_FARTHEST_CALIBRATION_M = 15e-3  # of the flange; a UR3's is 29 mm from a UR3e's
 _THERE_RAD = 5e-3  # from the goal: what gravity and friction may leave
 _NO_JITTER = Jitter(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
 
@@ -75,12 +79,14 @@ class Arm:
         config, limits: as given; the limits are scaled by the configured speed.
         guard: the checks that every target passes, here and once more in the servo process.
         controller: what the controller says of itself; None before `connect`.
+        calibration: the arm's own lengths, from the configuration or, at `connect`, from the
+            controller; None where published ones are used.
     """
 
     def __init__(self, config: ArmConfig):
         self.config = config
         self.model, self.limits = MODELS[config.model], config.effective_limits
-        self.guard = Guard(self.model, self.limits, config.tcp, config.gripper, config.extra_shapes)
+        self._take_calibration(config.calibration)
         self.controller: ControllerInfo | None = None
         self._process: ServoProcess | None = None
         self._gripper: GripperThread | None = None
@@ -127,8 +133,9 @@ class Arm:
         self.note("disconnected", self.config.ip)
 
     def _start(self) -> None:
+        self._calibrate()
         gripper = make_gripper(self.config.gripper, self.config.gripper_ip or self.config.ip)
-        self._process = process = ServoProcess(self.config)
+        self._process = process = ServoProcess(replace(self.config, calibration=self.calibration))
         self._monitor.start(process)
         self.note("connected", f"{self.config.ip}: {self.controller}")
         self.note("realtime", "; ".join(process.notes))
@@ -139,6 +146,41 @@ class Arm:
             except BaseException:
                 self._leave("the gripper did not start")
                 raise
+
+    def _calibrate(self) -> None:
+        """Asks the controller for the arm's own lengths, where the configuration has none.
+
+        Raises:
+            ConnectionFailed: they are another model's.
+        """
+        if self.config.calibration is None:
+            try:
+                self._take_calibration(read_calibration(self.config.ip))
+            except ConnectionFailed as error:
+                self._take_calibration(None)
+                self.note("calibration", f"{error}; published lengths are used")
+        if self.calibration is not None:
+            offset = self.calibration_offset_m
+            if offset > _FARTHEST_CALIBRATION_M:
+                raise ConnectionFailed(
+                    f"{self.config.ip}: the arm's calibration has the flange up to "
+                    f"{1e3 * offset:.1f} mm from where the lengths of a {self.model.name} have it "
+                    f"(allowed {1e3 * _FARTHEST_CALIBRATION_M:g} mm): is it another model?"
+                )
+
+    def _take_calibration(self, calibration: Calibration | None) -> None:
+        config, self.calibration = self.config, calibration
+        self.guard = Guard(
+            self.model, self.limits, config.tcp, config.gripper, config.extra_shapes, calibration
+        )
+
+    @property
+    def calibration_offset_m(self) -> float:
+        """How far the arm's own lengths have the flange from where published ones have it, at
+        most (m)."""
+        if self.calibration is None:
+            return 0.0
+        return calibration_offset_m(self.model, self.calibration)
 
     def _leave(self, reason: str) -> None:
         """Ends the servo process, after a controlled stop, and the gripper's thread."""

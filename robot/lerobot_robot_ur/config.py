@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from .calibration import Calibration
 from .errors import ConfigError
 from .gripper import KINDS
 from .kinematics import extra_capsules
@@ -28,6 +29,7 @@ class ArmConfig:
         extra_shapes: what is mounted on links, as cameras and cables are: by the link's name in
             `kinematics.LINKS` rows of a capsule or a box (`kinematics.extra_capsules`).
         gripper_ip: of OnRobot's Compute Box; by default the controller's.
+        calibration: the arm's own lengths; by default the controller is asked for them.
         limits: by default those of the model.
         speed: 0 to 1, by which the limits of motion are scaled.
         servo_lookahead_s, servo_gain: of servoJ; the arm lags by about the lookahead.
@@ -47,6 +49,7 @@ class ArmConfig:
     gripper: str = "robotiq_2f85"
     gripper_ip: str | None = None
     extra_shapes: dict[str, list[list[float]]] = field(default_factory=dict)
+    calibration: Calibration | None = None
     limits: Limits | None = None
     speed: float = 1.0
     servo_lookahead_s: float = 0.1

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from ur_motion.arms import JOINT_NAMES
 
+from .calibration import Calibration
 from .clearances import Clearances
 from .errors import ConfigError, Refused
 from .kinematics import DEFAULT_TCP, Kinematics
@@ -35,6 +36,7 @@ class Guard:
         tcp: pose [6] of the tool point in the flange frame (m, rad).
         gripper: a name in `kinematics.GRIPPERS`.
         extra: what else is mounted on the arm; see `kinematics.extra_capsules`.
+        calibration: the arm's own lengths; by default the published ones.
 
     Raises:
         ConfigError: `tcp`, `gripper` or `extra` is no good, or the limits are another arm's.
@@ -47,11 +49,12 @@ class Guard:
         tcp: ArrayLike = DEFAULT_TCP,
         gripper: str = "robotiq_2f85",
         extra: Mapping[str, Sequence[Sequence[float]]] | None = None,
+        calibration: Calibration | None = None,
     ):
         if limits.model != model.name:
             raise ConfigError(f"the arm is {model.name!r}, the limits are for {limits.model!r}")
         self.limits = limits
-        self.kinematics = Kinematics(model, tcp, gripper, extra)
+        self.kinematics = Kinematics(model, tcp, gripper, extra, calibration)
         self._clearances = Clearances(self.kinematics, limits)
         self._velocity = np.array(limits.velocity_rad_s)
 

@@ -17,6 +17,7 @@ from ur_motion import rotations
 from ur_motion.arms import DH_ALPHA
 from ur_motion.control import TOOL_POINT
 
+from .calibration import Calibration
 from .errors import ConfigError
 from .models import RobotModel
 from .shapes import shape_of
@@ -178,6 +179,7 @@ class Kinematics:
         tcp: pose [6] of the tool point in the flange frame: m, and a rotation vector in rad.
         gripper: a name in GRIPPERS.
         extra: what else is mounted on it; see `extra_capsules`.
+        calibration: its own lengths; by default the published ones.
 
     Attributes:
         link: index into LINKS of each capsule, int [C].
@@ -192,6 +194,7 @@ class Kinematics:
     def __init__(
         self, model: RobotModel, tcp: ArrayLike = DEFAULT_TCP, gripper: str = "robotiq_2f85",
         extra: Mapping[str, Sequence[Sequence[float]]] | None = None,
+        calibration: Calibration | None = None,
     ):  # fmt: skip
         pose = np.asarray(tcp, np.float64)
         problems = []
@@ -204,6 +207,9 @@ class Kinematics:
         self._tcp = np.eye(4)
         self._tcp[:3, :3], self._tcp[:3, 3] = rotations.exp(pose[3:]), pose[:3]
         self._joints = _joint_transforms(model)
+        if calibration is not None:
+            self._joints, to_flange = calibration.transforms(self._joints)
+            self._tcp = to_flange @ self._tcp
         shapes = _arm_capsules(model)
         shape = GRIPPERS[gripper]
         shapes["gripper"] = [] if shape is None else shape.capsules()
@@ -233,8 +239,8 @@ class Kinematics:
         """Returns frames [..., 7, 4, 4] of the base and the six links (m) at joints [..., 6] (rad).
 
         The frame of link i has its origin on the axis of joint i and z along that axis, and
-        turns with it; the last is the flange. It follows the DH frame of the joint before by
-        d along z and the joint's angle about z.
+        turns with it; the last is the flange, but for what a calibration has between the two. It
+        follows the DH frame of the joint before by d along z and the joint's angle about z.
         """
         q = np.asarray(joints, np.float64)
         c, s = np.cos(q)[..., None], np.sin(q)[..., None]
@@ -282,6 +288,14 @@ class Kinematics:
     def capsule_ends(self, frames: Array) -> Array:
         """Returns both ends [..., C, 3, 2] (m, base frame) of all capsules, from `frames`."""
         return frames[..., self._frame, :3, :] @ self._ends
+
+
+def calibration_offset_m(model: RobotModel, calibration: Calibration) -> float:
+    """Returns how far (m) the flange is from where published lengths have it, at most over some
+    hundred joint positions."""
+    joints = np.random.default_rng(0).uniform(-np.pi, np.pi, (500, 6))
+    own, published = (Kinematics(model, np.zeros(6), "none", None, c) for c in (calibration, None))
+    return float(np.linalg.norm(own.tool(joints)[0] - published.tool(joints)[0], axis=-1).max())
 
 
 def _joint_transforms(model: RobotModel) -> Array:

@@ -159,7 +159,9 @@ def main() -> None:
     try:
         link = Link(config.ip, period, config.servo_lookahead_s, config.servo_gain)
         link.set_up(config.tcp, config.payload_kg, config.payload_cog_m)
-        guard = Guard(model, limits, config.tcp, config.gripper, config.extra_shapes)
+        guard = Guard(
+            model, limits, config.tcp, config.gripper, config.extra_shapes, config.calibration
+        )
         link.check_tool(guard.kinematics)
         loop = ServoLoop(link, limits, guard, period, channel, shared, config.watchdog_s)
         link.set_watchdog(config.watchdog_s)  # last: from now on cycles must not be long in coming

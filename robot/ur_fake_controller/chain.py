@@ -8,10 +8,13 @@ A pose is what UR calls one: position [3] (m) and rotation vector [3] (rad) in t
 
 from __future__ import annotations
 
+from typing import Any
+
 import mujoco
 import numpy as np
 from lerobot_env_ur3e.arm import BODIES
 from lerobot_env_ur3e.scene import kinematics_xml
+from lerobot_robot_ur.calibration import Calibration, published
 from lerobot_robot_ur.models import RobotModel
 from numpy.typing import ArrayLike, NDArray
 from ur_motion import rotations
@@ -49,17 +52,43 @@ def inverse(of: Frame) -> Frame:
 
 
 class Chain:
-    """Forward and inverse kinematics of one arm with its tool centre point."""
+    """Forward and inverse kinematics of one arm with its tool centre point.
+
+    Attributes:
+        calibration: its parameters; those of the simulated world stay the published ones.
+    """
 
     def __init__(self, robot: RobotModel, tcp: ArrayLike):
         self.model = mujoco.MjModel.from_xml_string(kinematics_xml())
         fit(self.model, robot)
+        self.calibration = published(robot)
         self._data = mujoco.MjData(self.model)
         self._flange = int(self.model.site("flange").id)
         self._body = int(self.model.body("wrist_3_link").id)
         self._limits = np.asarray(robot.position_limits)
         self._jacobian = np.empty((6, 6))
         self.set_tcp(tcp)
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Gives the arm lengths and angles of its own."""
+        self.calibration = own = calibration
+        before = (0.0, 0.0)
+        for body, theta, a, d, alpha in zip(
+            BODIES, own.theta, own.a, own.d, own.alpha, strict=True
+        ):
+            self._place(self.model.body(body), *before, theta, d)
+            before = (a, alpha)
+        self._place(self.model.site("flange"), *before, 0.0, 0.0)
+
+    @staticmethod
+    def _place(part: Any, a: float, alpha: float, theta: float, d: float) -> None:
+        """Puts a body or site where Denavit and Hartenberg have it after the joint before."""
+        about_x, about_z = np.zeros(4), np.zeros(4)
+        mujoco.mju_axisAngle2Quat(about_x, np.array([1.0, 0.0, 0.0]), alpha)
+        mujoco.mju_axisAngle2Quat(about_z, np.array([0.0, 0.0, 1.0]), theta)
+        mujoco.mju_mulQuat(part.quat, about_x, about_z)
+        mujoco.mju_rotVecQuat(part.pos, np.array([0.0, 0.0, d]), about_x)
+        part.pos[0] += a
 
     def set_tcp(self, tcp: ArrayLike) -> None:
         """Sets the pose [6] of the tool centre point in the flange frame."""

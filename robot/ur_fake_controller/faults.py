@@ -12,12 +12,15 @@ from collections.abc import Callable
 from socket import socket
 from typing import TYPE_CHECKING, Any
 
+from lerobot_robot_ur.calibration import Calibration, published
+
 from .net import Connection, LineConnection, Loop, Service
 
 if TYPE_CHECKING:
     from .server import ControllerServer
 
 PORT = 30099
+Six = list[float]
 
 
 class FaultHooks:
@@ -74,6 +77,13 @@ class FaultHooks:
     def move_tool(self, metres: float) -> None:
         self._controller.tool_offset[0] = metres
 
+    def calibrate(self, theta: Six, a: Six, d: Six, alpha: Six) -> None:
+        calibration = Calibration(tuple(theta), tuple(a), tuple(d), tuple(alpha))
+        self._controller.chain.calibrate(calibration)
+
+    def send_primary(self, data: str) -> None:
+        self._controller.primary.garbage = bytes.fromhex(data)
+
     def set_payload(self, kilograms: float) -> None:
         self._controller.program.payload = kilograms
 
@@ -124,6 +134,8 @@ class FaultHooks:
         arm.slider = arm.limiter = arm.hidden = 1.0
         controller.claimed_scaling = controller.claimed_joint = None
         controller.tool_offset[:] = 0.0
+        controller.chain.calibrate(published(controller.model))
+        controller.primary.garbage = None
         controller.program.other, controller.program.stop_delay = None, 0.0
         controller.rtde.version = controller.model.version
         for service in controller.services.values():

@@ -189,4 +189,10 @@ class Service:
             sock, _address = self._listener.accept()
         except OSError:
             return
-        self.connections.append(self._accept(self._loop, sock, self.connections.remove))
+        connection = self._accept(self._loop, sock, self._forget)
+        if connection.is_open:  # what greets may find it closed already
+            self.connections.append(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        with contextlib.suppress(ValueError):
+            self.connections.remove(connection)

@@ -14,8 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from lerobot_robot_ur.calibration import Calibration
 
 CONTROL_PORT = 30099
 _START_TIMEOUT = 120.0  # s; importing MuJoCo alone can take many on a busy machine
@@ -41,7 +44,7 @@ class Faults:
         self._request("drop", service="rtde", abort=abort)
 
     def drop(self, service: str, abort: bool = False) -> None:
-        """Closes all connections of rtde, dashboard, script or gripper."""
+        """Closes all connections of rtde, primary, dashboard, script or gripper."""
         self._request("drop", service=service, abort=abort)
 
     def delay(self, seconds: float) -> None:
@@ -57,7 +60,7 @@ class Faults:
         self._request("slow", factor=factor)
 
     def refuse(self, *names: str) -> None:
-        """Refuses new connections of rtde, dashboard, script or gripper, or remote_control."""
+        """Refuses new connections of a service (see `drop`), or remote_control."""
         self._request("refuse", names=list(names))
 
     def set_slider(self, fraction: float) -> None:
@@ -83,6 +86,14 @@ class Faults:
     def move_tool(self, metres: float) -> None:
         """Tells the tool's pose as of an arm that was calibrated otherwise."""
         self._request("move_tool", metres=metres)
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Gives the arm lengths of its own, in all that the controller computes and tells."""
+        self._request("calibrate", **asdict(calibration))
+
+    def send_primary(self, data: bytes) -> None:
+        """Sends these bytes, and nothing else, to each client of the primary interface."""
+        self._request("send_primary", data=data.hex())
 
     def set_payload(self, kilograms: float) -> None:
         """Sets the payload's mass, as another client may."""

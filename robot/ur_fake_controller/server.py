@@ -22,6 +22,7 @@ from .gripper import Gripper, GripperServer
 from .motions import MotionFault, ProgramError
 from .net import Loop
 from .pacing import Pacer
+from .primary import PrimaryServer
 from .registers import ControlProgram, RuntimeState
 from .rtde import RtdeServer
 from .safety import Safety, SafetyMode
@@ -70,8 +71,8 @@ class ControllerServer:
         self._running = True
         self._time, self._next_check = 0.0, 0.0
         self._strained = 0.0
-        self._chain = Chain(self.model, settings.tcp)
-        self.world = ArmWorld(self.model, self._chain, settings.task, settings.start)
+        self.chain = Chain(self.model, settings.tcp)
+        self.world = ArmWorld(self.model, self.chain, settings.task, settings.start)
         self.arm = Arm(self.model, self.world.q)
         self.safety = Safety(settings.unlock_delay, self._on_halt, self._on_power_loss)
         self.gripper = Gripper(self.world)
@@ -94,10 +95,12 @@ class ControllerServer:
             inputs(),
             self._on_input,
         )
-        self.program = ControlProgram(self.rtde, self.arm, self._chain, self.world, self.safety)
+        self.program = ControlProgram(self.rtde, self.arm, self.chain, self.world, self.safety)
         self.dashboard = DashboardServer(loop, host, self)
+        self.primary = PrimaryServer(loop, host, model.version, self.chain)
         self.services = {
             "rtde": self.rtde.service,
+            "primary": self.primary.service,
             "dashboard": self.dashboard.service,
             "script": ScriptServer(loop, host, self._on_script).service,
             "gripper": GripperServer(loop, host, self.gripper).service,
@@ -147,7 +150,7 @@ class ControllerServer:
             "joints": self.world.q.tolist(),
             "target_joints": self.arm.q.tolist(),
             "speeds": self.world.qd.tolist(),
-            "tcp_pose": pose(self._chain.tool(self.world.q)).tolist(),
+            "tcp_pose": pose(self.chain.tool(self.world.q)).tolist(),
             "tool_force": self.world.tool_force().tolist(),
             "robot_mode": self.safety.robot_mode.name,
             "safety_mode": self.safety.mode.name,
@@ -219,8 +222,8 @@ class ControllerServer:
     def _publish(self) -> None:
         """Writes the present state into the output variables."""
         arm, world, safety, values = self.arm, self.world, self.safety, self.rtde.values
-        tool, jacobian = self._chain.jacobian(world.q)
-        target_tool, target_jacobian = self._chain.jacobian(arm.q)
+        tool, jacobian = self.chain.jacobian(world.q)
+        target_tool, target_jacobian = self.chain.jacobian(arm.q)
         playing = self._is_playing
         vectors: dict[str, Array] = {
             "actual_q": world.q,
@@ -255,7 +258,7 @@ class ControllerServer:
         if self.claimed_joint is not None:
             values["actual_q"] = (self.claimed_joint, *values["actual_q"][1:])
         if self.model.is_e_series:
-            values["tcp_offset"] = tuple(self._chain.tcp.tolist())
+            values["tcp_offset"] = tuple(self.chain.tcp.tolist())
             values["ft_raw_wrench"] = values["actual_TCP_force"]
 
     def _on_input(self, written: dict[str, Values]) -> None:

@@ -26,6 +26,7 @@ def controller_facts(arm: "Arm") -> list[Fact]:
         Fact("controller", f"{info.model} at {config.ip}, serial {info.serial}"),
         Fact("PolyScope", version),
         Fact("arm", f"{config.model}, servo at {arm.model.rate_hz:g} Hz"),
+        _lengths_fact(arm),
         Fact("tool centre point", f"{tcp} (m, rad)"),
         Fact("payload", f"{config.payload_kg:g} kg at {centre} m"),
         Fact("state", f"{1e3 * (time.monotonic() - state.time_s):.1f} ms old"),
@@ -38,6 +39,13 @@ def controller_facts(arm: "Arm") -> list[Fact]:
     if opening is not None:
         facts.append(Fact(f"gripper {config.gripper}", f"{1e3 * opening:.1f} mm open"))
     return facts
+
+
+def _lengths_fact(arm: "Arm") -> Fact:
+    if arm.calibration is None:
+        return Fact("lengths", "as published; the controller gave none of this arm", is_usual=False)
+    offset = 1e3 * arm.calibration_offset_m
+    return Fact("lengths", f"this arm's own, the flange at most {offset:.1f} mm from as published")
 
 
 def _slider_fact(slider: float) -> Fact:
