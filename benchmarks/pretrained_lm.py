@@ -293,7 +293,8 @@ def main() -> None:
     count, training = arguments.windows, len(calibration) - VALIDATION
     evaluated = some(held_out, 0, count)
     settings = CompressionSettings(
-        tuning=TuningSettings(minutes=arguments.tune_minutes, batch_size=8, at_once=2)
+        # 60 steps of 4 windows: their 2 sqrt(p) are 6 GB, and as many again while they are saved.
+        tuning=TuningSettings(minutes=arguments.tune_minutes, batch_size=4, at_once=2)
     )
     interface: Any = SimpleNamespace(noise_shape=(1,))
     trial = Trial(

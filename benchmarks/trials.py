@@ -3,14 +3,16 @@
     python benchmarks/trials.py --bpw 2.5 --out trials
 
 The reference policy is compressed without tuning. Its matrices are then encoded anew, in the same
-types, by each method under trial, and PyTorch runs the policy with the decoded weights (what a run
-before has found in the folder is kept):
+types, by each method under trial, and PyTorch runs the policy with the decoded weights; what may be
+tuned as well is a recipe of its own, and the native runtime runs its file (what a run before has
+found in the folder is kept):
 
 - forward: layers in forward order, second moments of the inputs that the layers before them give
   once they are quantized;
 - forward-fitted: the same, and each weight first fitted to the outputs for the f32 policy's inputs;
 - guided: second moments weighed by the squared gradient of the outputs (GuidedQuant,
-  arXiv:2505.07004), one matrix for each of four groups of rows;
+  arXiv:2505.07004), one matrix for each of four groups of rows; guided-tuned: and tuned, beside
+  tuned: the whole recipe;
 - mean-shift: biases take up the mean of what the outputs lost;
 - rotated: the residual streams of language model and expert in a random Hadamard basis (QuaRot,
   arXiv:2404.00456), folded into the weights; types are chosen anew;
@@ -48,13 +50,17 @@ from actquant.calibration.statistics import Statistics, collect
 from actquant.calibration.work_folder import WorkFolder
 from actquant.capture.policy import quantizable
 from actquant.compression.pipeline import compress
+from actquant.compression.report import CompressionReport
+from actquant.encoders.blocks import Encoded
 from actquant.encoders.feedback import DAMPING, action_error, encode_with_feedback
 from actquant.fidelity.action_error import ActionError, measure_action_error, reference_chunks
+from actquant.format.encoding import EncodedTensor
 from actquant.format.tensor_types import tensor_bytes
 from actquant.policies import LoadedPolicy, QuantizableTensor
-from actquant.recipes import RECIPES
+from actquant.recipes import RECIPES, Recipe
 from actquant.recipes.actquant import ACTQUANT, curvature
 from actquant.recipes.settings import CompressionSettings
+from actquant.tuning.settings import TuningSettings
 
 REFERENCE = Path(__file__).resolve().parents[1] / "exports" / "reference"
 UNTUNED = replace(ACTQUANT, name="untuned", tuned=False)
@@ -234,23 +240,6 @@ class Trials:
             handle.remove()
         return {name: torch.cat(parts) for name, parts in seen.items()}
 
-    def guided(self) -> Weights:
-        """Encodes each group of rows by its own guided second moments."""
-        kind = {GuidedMoments.name: GuidedMoments}
-        with mock.patch.dict(ACCUMULATORS, kind):
-            statistics = self._collect(self.linear, {"linear": [GuidedMoments.name]})
-        found = dict(self.recipe)
-        for tensor in self.linear:
-            moments = statistics.of(tensor.name, GuidedMoments.name)["moments"]
-            groups = np.array_split(self.weight(tensor.name), ROW_GROUPS)
-            parts = [
-                self.encode(tensor.name, group, [own])
-                for group, own in zip(groups, moments, strict=True)
-                if len(group)
-            ]
-            found[tensor.name] = np.concatenate(parts)
-        return found
-
     def mean_shift(self) -> Weights:
         """Adds to each bias the mean of (W - W') x."""
         biased = [
@@ -372,19 +361,67 @@ def load(held_out: int) -> tuple[LoadedPolicy, CalibrationData]:
     return loaded, calibrate(loaded, dataset, n_held_out=held_out)
 
 
-def types_in_file(loaded: LoadedPolicy, bpw: float, out: Path) -> dict[str, str]:
-    """Returns the types that the recipe without tuning chooses, by tensor; its work lies in out."""
-    with mock.patch.dict(RECIPES, {UNTUNED.name: UNTUNED}):
-        report = compress(
+def encode_guided(
+    name: str, weight: np.ndarray, type_name: str, statistics: Statistics | None
+) -> Encoded:
+    """Encodes each group of rows by its own guided second moments, what is no linear layer as the
+    recipe does."""
+    assert statistics is not None
+    if not statistics.holds(name, GuidedMoments.name):
+        return ACTQUANT.encode(name, weight, type_name, statistics)
+    moments = statistics.of(name, GuidedMoments.name)["moments"]
+    jacobian = curvature(name, statistics).jacobian
+    groups = zip(
+        np.array_split(weight, ROW_GROUPS),
+        moments,
+        np.array_split(jacobian, ROW_GROUPS),
+        strict=True,
+    )
+    parts = [
+        encode_with_feedback(name, group, type_name, [own], part).tensor.data
+        for group, own, part in groups
+        if len(group)
+    ]
+    tensor = EncodedTensor(type_name, np.concatenate(parts), weight.shape)
+    decoded = actquant_runtime.dequantize(tensor.data, type_name, weight.shape[1])
+    lost, whole = (action_error(weight, w, jacobian) for w in (decoded, np.zeros_like(weight)))
+    return Encoded(tensor, lost / whole if whole else 0.0, guided=bool(jacobian.any()))
+
+
+GUIDED = replace(
+    ACTQUANT,
+    name="guided-tuned",
+    matrices={
+        **ACTQUANT.matrices,
+        "linear": (*ACTQUANT.matrices["linear"], GuidedMoments.name),
+    },
+    encode=encode_guided,
+)
+
+
+def make_file(
+    loaded: LoadedPolicy, recipe: Recipe, bpw: float, out: Path, held_out: int
+) -> CompressionReport:
+    """Compresses a policy by a recipe of this file; its work lies in `out`."""
+    with (
+        mock.patch.dict(RECIPES, {recipe.name: recipe}),
+        mock.patch.dict(ACCUMULATORS, {GuidedMoments.name: GuidedMoments}),
+    ):
+        return compress(
             loaded.folder,
-            out / f"untuned-{bpw:g}.gguf",
-            recipe=UNTUNED.name,
+            out / f"{recipe.name}-{bpw:g}.gguf",
+            recipe=recipe.name,
             dataset=REFERENCE / "calibration",
             bpw=bpw,
             work=out / "work",
-            settings=CompressionSettings(n_held_out=8),
+            settings=CompressionSettings(n_held_out=held_out, tuning=TuningSettings(minutes=60)),
             loaded=loaded,
         )
+
+
+def types_in_file(loaded: LoadedPolicy, bpw: float, out: Path) -> dict[str, str]:
+    """Returns the types that the recipe without tuning chooses, by tensor."""
+    report = make_file(loaded, UNTUNED, bpw, out, held_out=8)
     return {tensor.name: tensor.type for tensor in report.tensors}
 
 
@@ -412,11 +449,19 @@ def main() -> None:
     loaded, data = load(arguments.held_out)
     types = types_in_file(loaded, arguments.bpw, arguments.out)
     trials = Trials(loaded, data, types, WorkFolder(arguments.out / "statistics"))
+
+    def error_of(recipe: Recipe) -> ActionError:
+        report = make_file(loaded, recipe, arguments.bpw, arguments.out, arguments.held_out)
+        assert report.held_out is not None
+        return report.held_out
+
     methods: dict[str, Callable[[], ActionError | dict[str, Any]]] = {
         "recipe": lambda: trials.error(trials.recipe),
         "forward": lambda: trials.error(trials.forward_order(fitted=False)),
         "forward-fitted": lambda: trials.error(trials.forward_order(fitted=True)),
-        "guided": lambda: trials.error(trials.guided()),
+        "guided": lambda: error_of(replace(GUIDED, name="guided", tuned=False)),
+        "guided-tuned": lambda: error_of(GUIDED),
+        "tuned": lambda: error_of(replace(ACTQUANT, name="tuned")),
         "mean-shift": lambda: trials.error(trials.mean_shift()),
         "rotated": lambda: rotated_error(arguments.bpw, arguments.held_out, arguments.out),
         "low-rank": trials.low_rank,
