@@ -156,7 +156,7 @@ def one_fault(
     arm.recover("benchmark")
     sway = Sway(arm)
     try:
-        wait_until_fast(fake)
+        wait_until_fast(fake, sway)
         began = time.monotonic()
         cause(arm, sway)
         taken = time_to_standstill(fake, began)
@@ -201,9 +201,16 @@ def speed(fake: FakeController) -> float:
     return float(np.abs(fake.state()["speeds"]).max())
 
 
-def wait_until_fast(fake: FakeController) -> None:
+def wait_until_fast(fake: FakeController, sway: Sway | None = None) -> None:
+    """Raises the error that has ended the motion, where there is one."""
+
+    def is_fast() -> bool:
+        if sway is not None and sway.error is not None:
+            raise sway.error
+        return speed(fake) > FAST_RAD_S
+
     time.sleep(CYCLE_S / 2)  # the first turn begins at rest
-    wait_for(lambda: speed(fake) > FAST_RAD_S, "motion")
+    wait_for(is_fast, "motion")
 
 
 def time_to_standstill(fake: FakeController, began: float) -> float:
