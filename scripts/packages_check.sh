@@ -25,7 +25,7 @@ inside() {
     mkdir -p "$root/proc" "$root/dev" "$root/tmp"
     mount --rbind /dev "$root/dev"
     mount -t proc proc "$root/proc"
-    exec chroot "$root" /usr/bin/env -i HOME=/tmp LANG=C.UTF-8 PATH=/opt/actquant/bin:/usr/bin:/bin \
+    exec chroot "$root" /usr/bin/env -i HOME=/tmp LANG=C.UTF-8 PATH=/opt/actquant/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         PYTHONPATH=/opt/actquant "$@"
 }
 
@@ -42,7 +42,7 @@ install_wheel() {
     for glibc in 41 40 39 38 37 36 35 34 31 28 27 24 17; do
         platforms+=(--platform "manylinux_2_${glibc}_$processor")
     done
-    "$here/../.venv/bin/python" -m pip install --quiet --no-compile --target "$root/opt/actquant" \
+    "$here/../.venv/bin/python" -m pip install --quiet --no-compile --no-warn-conflicts --target "$root/opt/actquant" \
         --only-binary :all: --python-version "$PYTHON" "${platforms[@]}" \
         --platform "manylinux2014_$processor" "$wheel[serve]"
     # The commands that pip writes call this machine's Python.

