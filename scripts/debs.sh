@@ -6,6 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-dist}
+command -v dpkg-shlibdeps >/dev/null ||
+    { echo "dpkg-shlibdeps is missing. Install it: apt-get install dpkg-dev" >&2; exit 1; }
 mkdir -p "$out"
 rm -f "$out"/libactquant_*.deb "$out"/actquant-tools_*.deb
 out=$(cd "$out" && pwd)
@@ -22,7 +24,14 @@ for processor in "${processors[@]}"; do
     fi
     cmake -S . -B "$built" "${options[@]}" >/dev/null
     cmake --build "$built" --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}"
-    cpack --config "$built/CPackConfig.cmake" -B "$out"
+    packing=()
+    if [ "$processor" != "$(uname -m)" ]; then
+        # dpkg-shlibdeps would name the cross compiler's packages. The sources and the versions of the
+        # compilers are the same: so are the symbols that they need.
+        needed=$(dpkg-deb --field "$out"/actquant-tools_*_amd64.deb Depends)
+        packing=(-D CPACK_DEBIAN_PACKAGE_SHLIBDEPS=OFF -D "CPACK_DEBIAN_PACKAGE_DEPENDS=$needed")
+    fi
+    cpack --config "$built/CPackConfig.cmake" -B "$out" "${packing[@]}"
     rm -rf "$out/_CPack_Packages"
 done
 ls -l "$out"/*.deb
