@@ -89,7 +89,7 @@ check_sdist() {
     ggml=$(echo "$here"/../build/*/*/cmake/ggml-source/*/vendor/llama.cpp/ggml)
     ggml=${GGML_SOURCE_DIR:-${ggml%% *}}
     # Without its own build environment: that would be fetched.
-    unshare --net env PIP_NO_INDEX=1 "$here/../.venv/bin/python" -m pip wheel --quiet --no-deps \
+    unshare --net env PIP_NO_INDEX=1 "$here/../.venv/bin/python" -m pip wheel --quiet --no-cache-dir --no-deps \
         --no-build-isolation --wheel-dir "$work/offline" "-Ccmake.define.GGML_SOURCE_DIR=$ggml" \
         "$packages"/actquant-*.tar.gz
     ls "$work/offline"

@@ -22,15 +22,16 @@ processors=("$(uname -m)")
 [ "${processors[0]}" != x86_64 ] || processors+=(aarch64)
 for processor in "${processors[@]}"; do
     built=build/wheels/$processor
-    settings=("-Cbuild-dir=$built/cmake")
+    settings=("-Cbuild-dir=$built/cmake") variables=()
     [ -z "${GGML_SOURCE_DIR:-}" ] || settings+=("-Ccmake.define.GGML_SOURCE_DIR=$GGML_SOURCE_DIR")
     if [ "$processor" != "$(uname -m)" ]; then
         # Of Python only the headers are used, of the limited API alone: they are the same on both.
-        export _PYTHON_HOST_PLATFORM=linux-$processor
+        variables+=("_PYTHON_HOST_PLATFORM=linux-$processor")
         settings+=("-Ccmake.define.CMAKE_TOOLCHAIN_FILE=$PWD/runtime/cmake/$processor-linux-gnu.cmake")
     fi
     rm -rf "$built/raw"
-    "$python" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$built/raw" "${settings[@]}" .
+    env "${variables[@]}" "$python" -m pip wheel --quiet --no-deps --no-build-isolation \
+        --wheel-dir "$built/raw" "${settings[@]}" .
     "$python" -m auditwheel repair --wheel-dir "$out" "$built/raw"/*.whl
 done
 ls -l "$out"/actquant-*

@@ -24,7 +24,8 @@ set(CPACK_COMPONENT_ACTQUANT_RUNTIME_DESCRIPTION
 
 # Policy: each package has the file copyright, here with what is compiled in.
 if(ACTQUANT_BUILD_LIBRARY AND NOT SKBUILD)
-    install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION share/doc/libactquant RENAME copyright COMPONENT actquant_c)
+    install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION share/doc/libactquant
+        RENAME copyright COMPONENT actquant_c)
 endif()
 if(ACTQUANT_BUILD_TOOLS AND NOT SKBUILD)
     install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION share/doc/actquant-tools
