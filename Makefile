@@ -3,6 +3,9 @@
 # make test    the test suite
 # make fuzz    the runtime's fuzzers, SECONDS=60 each, and a table of what they did (needs clang)
 # make bench   a chunk of a SmolVLA of real size beside PyTorch and, if it is installed, OpenVINO
+# make wheels  dist/: the source archive and wheels for x86-64 and 64-bit Arm
+# make deb     dist/: libactquant and the tools as packages of Debian's, for both
+# make wheels-check  both, and tries all of it in bare roots, Arm under QEMU (root; slow)
 # make sbom    dist/sbom.json, what is installed and what the runtime is compiled from (CycloneDX)
 # make lint    ruff, pyright, clang-format
 SHELL := bash
@@ -18,9 +21,9 @@ export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test fuzz bench sbom lint format clean
+.PHONY: help setup demo test fuzz bench wheels deb wheels-check sbom lint format clean
 help:
-	@sed -n 's/^# //p' Makefile | head -7
+	@sed -n 's/^# //p' Makefile | head -10
 
 setup: $(STAMP)
 
@@ -73,6 +76,21 @@ bench: $(STAMP)
 	test -d $(BENCH)/smolvla || $(BIN)/python benchmarks/build_policy.py smolvla $(BENCH)/smolvla --dtype bf16
 	test -f $(BENCH)/smolvla.gguf || $(BIN)/actquant compress $(BENCH)/smolvla --recipe rtn --bpw 3 --control-rate-hz 10 --verify none --out $(BENCH)/smolvla.gguf
 	$(BIN)/python benchmarks/side_by_side.py $(BENCH)/smolvla $(BENCH)/smolvla.gguf --json $(BENCH)/speed.json --plot $(BENCH)/speed.png --log $(BENCH)/log
+
+wheels: $(STAMP)
+	scripts/system_packages.sh --for-tests
+	$(BIN)/python -m pip install --quiet --no-compile --group wheels
+	scripts/wheels.sh dist
+
+deb: $(STAMP)
+	scripts/system_packages.sh --for-tests
+	scripts/debs.sh dist
+
+CHECKED := build/packages/policy.gguf
+wheels-check: wheels deb
+	mkdir -p $(dir $(CHECKED))
+	test -f $(CHECKED) || $(BIN)/actquant compress exports/reference/checkpoint --recipe rtn --bpw 3 --control-rate-hz 10 --out $(CHECKED)
+	scripts/packages_check.sh $(CHECKED) dist
 
 sbom: $(STAMP)
 	$(BIN)/python scripts/sbom.py dist/sbom.json

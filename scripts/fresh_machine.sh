@@ -6,6 +6,7 @@
 # The host's settings for the network apply inside: proxies, mirrors, certificates, pip's
 # configuration. MIRROR=URL names another mirror of the distribution, WORK=DIR where the root is made.
 set -euo pipefail
+source "$(dirname "$0")/bare_root.sh"
 
 inside() { # ROOT TARGET...: in a mount namespace of its own, which takes its mounts with it
     local root=$1 passed failed=0 target started
@@ -64,20 +65,11 @@ copy_network_settings() { # ROOT
     done < <(pip_files)
 }
 
-host_mirror() {
-    local path
-    for path in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do
-        [ ! -f "$path" ] || sed -n 's/^URIs: *//p; s/^deb [^h]*\(http[^ ]*\).*/\1/p' "$path"
-    done | sed -n 1p
-}
-
 main() {
-    local suite=${1:-} repository mirror
+    local suite=${1:-} repository
     [ -n "$suite" ] || { sed -n '2,7s/^# *//p' "$0" >&2; exit 2; }
     shift
-    [ "$(id -u)" -eq 0 ] || { echo "This needs root: it makes a root file system." >&2; exit 1; }
-    command -v mmdebstrap >/dev/null ||
-        { echo "mmdebstrap is missing. Install it: apt-get install mmdebstrap" >&2; exit 1; }
+    need_mmdebstrap
     repository=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
     [ -z "$(git -C "$repository" status --porcelain)" ] ||
         echo "Changes that are not committed are not tried." >&2
@@ -85,11 +77,8 @@ main() {
     trap clean_up EXIT
     trap 'exit 130' INT TERM HUP
 
-    mirror=${MIRROR:-$(host_mirror)}
     echo "Making a minimal root of $suite"
-    apt-config dump Acquire | grep -E '^Acquire::(https?|Check|Retries)' | grep -v '""' >"$work/apt.conf" || true
-    mmdebstrap --quiet --variant=minbase --include=ca-certificates,make,git \
-        --aptopt="$work/apt.conf" "$suite" "$work/root" ${mirror:+"$mirror"}
+    make_root "$suite" "$work/root" --variant=minbase --include=ca-certificates,make,git
     copy_network_settings "$work/root"
     git clone --quiet --no-local "$repository" "$work/root/root/actquant"
 

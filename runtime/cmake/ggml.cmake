@@ -89,20 +89,27 @@ if(NOT GGML_SOURCE_DIR)
         file(TOUCH "${stamp}")
     endif()
     set(ggml_dir "${extract_dir}/llama_cpp_python-${sdist_version}/vendor/llama.cpp/ggml")
-    set(ACTQUANT_GGML_LICENSE "${ggml_dir}/../LICENSE")
-    set(ACTQUANT_JSON_LICENSE "${ggml_dir}/../licenses/LICENSE-jsonhpp")
-    set(ACTQUANT_XXHASH_LICENSE "${ggml_dir}/../vendor/hash/xxhash/LICENSE")
 else()
     set(ggml_dir "${GGML_SOURCE_DIR}")
-    set(ACTQUANT_GGML_LICENSE "")
 endif()
 
 get_filename_component(ACTQUANT_VENDOR_DIR "${ggml_dir}/../vendor" ABSOLUTE)
-foreach(header IN ITEMS nlohmann/json.hpp stb/stb_image.h hash/xxhash/xxhash.h)
-    if(NOT EXISTS "${ACTQUANT_VENDOR_DIR}/${header}")
-        message(FATAL_ERROR "${ACTQUANT_VENDOR_DIR} has no ${header}. GGML_SOURCE_DIR must be the "
-            "folder ggml of a llama.cpp source tree, with llama.cpp's folder vendor beside it.")
+foreach(file IN ITEMS vendor/nlohmann/json.hpp vendor/stb/stb_image.h vendor/hash/xxhash/xxhash.h
+        vendor/hash/xxhash/LICENSE LICENSE licenses/LICENSE-jsonhpp)
+    if(NOT EXISTS "${ggml_dir}/../${file}")
+        message(FATAL_ERROR "${ggml_dir}/.. has no ${file}. GGML_SOURCE_DIR must be the "
+            "folder ggml of a llama.cpp source tree, with llama.cpp's folders vendor and licenses "
+            "and its file LICENSE beside it.")
     endif()
+endforeach()
+
+# What is compiled in wants its licence beside it. stb_image is in the public domain.
+set(ACTQUANT_LICENSES "${CMAKE_BINARY_DIR}/licenses")
+foreach(license IN ITEMS ggml:LICENSE json:licenses/LICENSE-jsonhpp xxhash:vendor/hash/xxhash/LICENSE)
+    string(REPLACE ":" ";" license "${license}")
+    list(GET license 0 name)
+    list(GET license 1 path)
+    configure_file("${ggml_dir}/../${path}" "${ACTQUANT_LICENSES}/LICENSE.${name}" COPYONLY)
 endforeach()
 
 set(BUILD_SHARED_LIBS OFF)

@@ -38,7 +38,10 @@ typedef struct aq_session aq_session;
 /* UTF-8: what is wrong, for the last call that failed in this thread; valid until the next such. */
 AQ_API const char* aq_last_error(void);
 
-/* threads = 0: as many as a model of this size has work for. */
+/*
+ * threads = 0: as many as a model of this size has work for. AQ_ERROR_INTERNAL on a processor that
+ * lacks instructions which this library was built for; aq_last_error names them.
+ */
 AQ_API aq_status aq_open(const char* path, int threads, aq_session** session);
 AQ_API void aq_close(aq_session* session);
 

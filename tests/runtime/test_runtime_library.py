@@ -102,7 +102,7 @@ def test_nothing_but_the_interface_is_exported(library):
 
 def test_the_licences_of_what_is_inside_come_with_it(installed):
     names = {path.name for path in (installed / "share/licenses/actquant").iterdir()}
-    assert names == {"LICENSE.ggml", "LICENSE.json"}
+    assert names == {"LICENSE.ggml", "LICENSE.json", "LICENSE.xxhash"}
 
 
 def test_the_library_needs_nothing_of_the_build_folder(library):

@@ -47,14 +47,19 @@ void check_cpu() {
     require("AVX", ggml_cpu_has_avx(), __builtin_cpu_supports("avx"));
     require("AVX2", ggml_cpu_has_avx2(), __builtin_cpu_supports("avx2"));
     require("FMA", ggml_cpu_has_fma(), __builtin_cpu_supports("fma"));
+    require("F16C", ggml_cpu_has_f16c(), __builtin_cpu_supports("f16c"));
     require("BMI2", ggml_cpu_has_bmi2(), __builtin_cpu_supports("bmi2"));
-    require("AVX512F", ggml_cpu_has_avx512(), __builtin_cpu_supports("avx512f"));
+    require("AVX512", ggml_cpu_has_avx512(),
+            __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"));
     require("AVX512_VBMI", ggml_cpu_has_avx512_vbmi(), __builtin_cpu_supports("avx512vbmi"));
     require("AVX512_VNNI", ggml_cpu_has_avx512_vnni(), __builtin_cpu_supports("avx512vnni"));
+    require("AVX512_BF16", ggml_cpu_has_avx512_bf16(), __builtin_cpu_supports("avx512bf16"));
     if (!missing.empty()) {
         throw Error("this build needs CPU instructions that this machine lacks:" + missing +
-                    ". Install actquant from source on this machine, or build it with "
-                    "-DGGML_NATIVE=OFF.");
+                    ". Build actquant on this machine from source" +
+                    (ACTQUANT_NATIVE ? ", or for any with AVX2 by -DGGML_NATIVE=OFF."
+                                     : " (packages are built for processors with AVX2)."));
     }
 #endif
 }

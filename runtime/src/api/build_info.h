@@ -8,7 +8,7 @@ namespace actquant {
 std::string build_info();
 
 // Throws Error when this CPU lacks instructions that ggml was compiled for. Must be called before
-// anything of ggml runs.
+// anything else of ggml runs: by the Python module when it is loaded, by aq_open.
 void check_cpu();
 
 } // namespace actquant

@@ -1,5 +1,6 @@
 #include "actquant.h"
 
+#include "api/build_info.h"
 #include "api/session.h"
 #include "common/error.h"
 #include "common/limits.h"
@@ -122,6 +123,7 @@ aq_status aq_open(const char* path, int threads, aq_session** session) {
             throw actquant::ArgumentError("aq_open: path and session must not be NULL");
         }
         *session = nullptr;
+        actquant::check_cpu();
         *session = new aq_session(path, threads);
     });
 }
