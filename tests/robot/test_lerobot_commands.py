@@ -264,8 +264,7 @@ def test_rollout_of_a_compressed_policy(fake, policy_arguments, monkeypatch):
 
 
 def test_rollout_records_a_compressed_policy(fake, model, tmp_path):
-    """The command itself, in a process of its own: what `lerobot-record` did of a policy before
-    LeRobot 0.6."""
+    """The command itself, in a process of its own; `lerobot-record` takes no policy."""
     fake.reset(start=2)
     done = subprocess.run(
         [
