@@ -1,6 +1,7 @@
 """`--help` shows all that the code says of an option, and long lists of options in groups."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from typer.core import TyperOption
@@ -9,7 +10,8 @@ from typer.testing import CliRunner
 
 from actquant.cli import app
 
-COMMANDS = get_command(app).commands
+GROUP: Any = get_command(app)
+COMMANDS = GROUP.commands
 MOST_IN_A_GROUP = 10
 
 

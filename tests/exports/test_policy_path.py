@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from actquant.policies import load_policy  # noqa: E402
 
 # Nothing of the package is imported before LeRobot's discovery.
 register_third_party_plugins()
-lerobot_api = importlib.import_module("lerobot_policy_actquant.lerobot_api")
+lerobot_api: Any = importlib.import_module("lerobot_policy_actquant.lerobot_api")
 
 STATE, CHUNK = 13, 6
 
@@ -46,7 +47,7 @@ def model(checkpoint) -> Path:
     )
 
 
-def load(path: Path | str, *overrides: str) -> PreTrainedConfig:
+def load(path: Path | str, *overrides: str) -> Any:
     """What LeRobot's commands do of `--policy.path`."""
     config = PreTrainedConfig.from_pretrained(path, cli_overrides=list(overrides))
     config.pretrained_path = Path(path)
@@ -84,10 +85,10 @@ def test_the_policy_is_the_files(where, model, tmp_path, monkeypatch):
     shutil.copy(model, tmp_path)
     path = {"file": model, "folder": tmp_path, "~": "~/tiny.gguf"}[where]
     config = load(path, "--n_action_steps=3")
-    policy = get_policy_class(config.type).from_pretrained(path, config=config)
+    policy: Any = get_policy_class(config.type).from_pretrained(path, config=config)
     assert policy.config.n_action_steps == 3
     direct = get_policy_class("actquant").from_pretrained(model)
-    batch = {key: torch.rand(1, 3, 48, 48) for key in CAMERAS}
+    batch: dict[str, Any] = {key: torch.rand(1, 3, 48, 48) for key in CAMERAS}
     batch |= {"observation.state": torch.randn(1, STATE), "task": ["pick up the cube"]}
     noise = torch.randn(1, CHUNK, 8)
     want = direct.predict_action_chunk(batch, noise=noise)

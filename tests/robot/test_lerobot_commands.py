@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -279,7 +280,7 @@ def test_rollout_records_a_compressed_policy(fake, model, tmp_path):
         capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
-    dataset = LeRobotDataset("test/rollout_arm", root=tmp_path / "data")
+    dataset: Any = LeRobotDataset("test/rollout_arm", root=tmp_path / "data")
     actions = np.stack([frame["action"].numpy() for frame in dataset])
     assert dataset.num_episodes == 1 and len(actions) >= 3
     assert actions.shape[1] == len(TOOL_MOTION) and actions.std() > 0
