@@ -69,7 +69,7 @@ def push(
 @app.command()
 def pull(
     name: Annotated[
-        str, typer.Argument(help="organisation/name[@revision][:FILE.gguf] on the hub.")
+        str, typer.Argument(help="organisation/name\\[@revision]\\[:FILE.gguf] on the hub.")
     ],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     file: Annotated[

@@ -28,7 +28,12 @@ def positive(value: float | None) -> float | None:
     return value
 
 
-HUB_NAME = "organisation/name[@revision][:FILE.gguf] of the Hugging Face hub"
+EFFORT, PLACES = "How much work", "Where work is kept"
+"""Groups of options in --help."""
+
+HUB_NAME = r"organisation/name\[@revision]\[:FILE.gguf] of the Hugging Face hub"
+"""With rich's markup for brackets, which --help would take for styles."""
+
 Model = Annotated[str, typer.Argument(help=f"A GGUF, or {HUB_NAME}.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Force = Annotated[
@@ -37,7 +42,10 @@ Force = Annotated[
 ]
 Cache = Annotated[
     Path | None,
-    typer.Option(help="Folder of the cache; default $ACTQUANT_CACHE, or the user's cache folder."),
+    typer.Option(
+        help="Folder of the cache; default $ACTQUANT_CACHE, or the user's cache folder.",
+        rich_help_panel=PLACES,
+    ),
 ]
 Rename = Annotated[
     list[str] | None,
@@ -51,11 +59,19 @@ Seed = Annotated[
     int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of splits, noise and sampling.")
 ]
 Starts = Annotated[str, typer.Option(help="Numbered starts of every task, e.g. 0:50.")]
-HeldOut = Annotated[int, typer.Option(min=1, help="Frames of other episodes for the action error.")]
+HeldOut = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Frames of other episodes for the action error.", rich_help_panel=EFFORT
+    ),
+]
 TuneMinutes = Annotated[
     float,
     typer.Option(
-        min=0, callback=finite, help="Time for tuning block scales and norms; 0 for none."
+        min=0,
+        callback=finite,
+        help="Time for tuning block scales and norms; 0 for none.",
+        rich_help_panel=EFFORT,
     ),
 ]
 Threads = Annotated[

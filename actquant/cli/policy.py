@@ -8,6 +8,8 @@ import typer
 from actquant.cli import tables
 from actquant.cli.command_line import asked
 from actquant.cli.options import (
+    EFFORT,
+    PLACES,
     Cache,
     Force,
     HeldOut,
@@ -41,6 +43,9 @@ from actquant.recipes import DEFAULT_RECIPE, RECIPES, find_recipe
 from actquant.recipes.settings import CompressionSettings
 from actquant.tuning.settings import TuningSettings
 
+BUDGET, UNSAID = "Budget: one of", "What the checkpoint does not say"
+"""Groups of options in --help; EFFORT and PLACES are shared."""
+
 RECIPE_HELP = "; ".join(
     f"{recipe.name}: {recipe.summary}" + (" (needs a dataset)" if recipe.needs_dataset else "")
     for recipe in RECIPES.values()
@@ -52,7 +57,7 @@ def compress(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="Checkpoint folder, or organisation/name[@revision] on the Hugging Face hub."
+            help="Checkpoint folder, or organisation/name\\[@revision] on the Hugging Face hub."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The GGUF to write.")],
@@ -63,17 +68,22 @@ def compress(
     bpw: Annotated[
         float | None,
         typer.Option(
-            help="Budget: bits per weight of the whole file. Default 3 where no budget is given."
+            help="Bits per weight of the whole file. Default 3 where no budget is given.",
+            rich_help_panel=BUDGET,
         ),
     ] = None,
     target_size: Annotated[
-        str, typer.Option(help="Budget: size of the file at most, e.g. 900MB or 1.5GiB.")
+        str,
+        typer.Option(
+            help="Size of the file at most, e.g. 900MB or 1.5GiB.", rich_help_panel=BUDGET
+        ),
     ] = "",
     max_action_error: Annotated[
         float | None,
         typer.Option(
-            help="Budget: the smallest file whose actions are this close to PyTorch's, in standard "
-            "deviations of the actions."
+            help="The smallest file whose actions are this close to PyTorch's, in standard "
+            "deviations of the actions.",
+            rich_help_panel=BUDGET,
         ),
     ] = None,
     recipe: Annotated[
@@ -90,31 +100,48 @@ def compress(
     control_rate_hz: Annotated[
         float | None,
         typer.Option(
-            callback=positive, help="Without a dataset, where the checkpoint does not say."
+            callback=positive,
+            help="Without a dataset, where the checkpoint does not say.",
+            rich_help_panel=UNSAID,
         ),
     ] = None,
     state_names: Annotated[
-        str, typer.Option(help="Without a dataset: names of the state, with commas.")
+        str,
+        typer.Option(
+            help="Without a dataset: names of the state, with commas.", rich_help_panel=UNSAID
+        ),
     ] = "",
     action_names: Annotated[
         str,
-        typer.Option(help="Without a dataset: names of the action, with commas."),
+        typer.Option(
+            help="Without a dataset: names of the action, with commas.", rich_help_panel=UNSAID
+        ),
     ] = "",
     option: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE for what a policy family leaves open; may be repeated."),
+        typer.Option(
+            help="KEY=VALUE for what a policy family leaves open; may be repeated.",
+            rich_help_panel=UNSAID,
+        ),
     ] = None,
     rename: Rename = None,
     work: Annotated[
         Path | None,
-        typer.Option(help="Folder for resumable work; default an entry of the cache."),
+        typer.Option(
+            help="Folder for resumable work; default an entry of the cache.", rich_help_panel=PLACES
+        ),
     ] = None,
     cache: Cache = None,
     frames: Annotated[
-        int, typer.Option(min=1, help="Frames of the dataset that statistics are collected from.")
+        int,
+        typer.Option(
+            min=1,
+            help="Frames of the dataset that statistics are collected from.",
+            rich_help_panel=EFFORT,
+        ),
     ] = CompressionSettings.n_frames,
     draws: Annotated[
-        int, typer.Option(min=1, help="Draws of noise for each of them.")
+        int, typer.Option(min=1, help="Draws of noise for each of them.", rich_help_panel=EFFORT)
     ] = CompressionSettings.draws,
     held_out: HeldOut = CompressionSettings.n_held_out,
     tune_minutes: TuneMinutes = TuningSettings.minutes,

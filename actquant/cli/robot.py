@@ -21,6 +21,10 @@ from actquant.cli.output import app, console, show, told_plainly
 from actquant.common.paths import require_folder
 from actquant.evaluation.starts import LAST_START
 
+ROBOT, MOTION = "The robot, its cameras and its task", "How it moves"
+PERMISSION, KEPT = "What it may do", "What is kept"
+"""Groups of options of `deploy --help`."""
+
 
 @app.command(name="robot-sim")
 def robot_sim(
@@ -47,38 +51,68 @@ def robot_sim(
 @app.command()
 def deploy(
     model: Model,
-    ip: Annotated[str, typer.Option(help="Address of the robot's controller.")],
-    task: Annotated[str, typer.Option(help="What the robot shall do, in the policy's words.")],
+    ip: Annotated[
+        str, typer.Option(help="Address of the robot's controller.", rich_help_panel=ROBOT)
+    ],
+    task: Annotated[
+        str,
+        typer.Option(help="What the robot shall do, in the policy's words.", rich_help_panel=ROBOT),
+    ],
     robot: Annotated[
-        str, typer.Option(help="ur3e, ur5e, ur10e, ur16e, ur20, ur30, ur3, ur5, ur10.")
+        str,
+        typer.Option(
+            help="ur3e, ur5e, ur10e, ur16e, ur20, ur30, ur3, ur5, ur10.", rich_help_panel=ROBOT
+        ),
     ] = "ur3e",
     camera: Annotated[
         list[str] | None,
         typer.Option(
             help="NAME=KIND:WHERE, for each of the policy's cameras: zmq:HOST:PORT:CAMERA, "
             "opencv:/dev/video0?width=640&height=480&fps=30, realsense:SERIAL; with "
-            "?first_picture_s=30, seconds that it may take to begin."
+            "?first_picture_s=30, seconds that it may take to begin.",
+            rich_help_panel=ROBOT,
         ),
     ] = None,
     mode: Annotated[
-        str, typer.Option(help="sync, async (queue), or rtc (real-time chunking).")
+        str,
+        typer.Option(
+            help="sync, async (queue), or rtc (real-time chunking).", rich_help_panel=MOTION
+        ),
     ] = "sync",
     steps_per_chunk: StepsPerChunk = None,
     execution_horizon: Annotated[
         int,
-        typer.Option(min=1, help="rtc: actions of the old chunk, at most, that guide the new one."),
+        typer.Option(
+            min=1,
+            help="rtc: actions of the old chunk, at most, that guide the new one.",
+            rich_help_panel=MOTION,
+        ),
     ] = 10,
     speed: Annotated[
         float,
-        typer.Option(callback=positive, max=1, help="Fraction of full speed, above 0 up to 1."),
+        typer.Option(
+            callback=positive,
+            max=1,
+            help="Fraction of full speed, above 0 up to 1.",
+            rich_help_panel=MOTION,
+        ),
     ] = 0.25,
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes, one after another.")] = 1,
+    episodes: Annotated[
+        int, typer.Option(min=1, help="Episodes, one after another.", rich_help_panel=MOTION)
+    ] = 1,
     max_seconds: Annotated[
         float,
-        typer.Option(callback=positive, help="Length of an episode, as it would be at full speed."),
+        typer.Option(
+            callback=positive,
+            help="Length of an episode, as it would be at full speed.",
+            rich_help_panel=MOTION,
+        ),
     ] = 60.0,
     max_refusals: Annotated[
-        int, typer.Option(min=1, help="Actions refused in a row that end an episode.")
+        int,
+        typer.Option(
+            min=1, help="Actions refused in a row that end an episode.", rich_help_panel=MOTION
+        ),
     ] = 10,
     settle: Annotated[
         float,
@@ -86,37 +120,62 @@ def deploy(
             min=0,
             callback=finite,
             help="Seconds that sync waits at most, before it looks, for the arm; 0: none.",
+            rich_help_panel=MOTION,
         ),
     ] = 1.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Everything but motion.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before moving.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Everything but motion.", rich_help_panel=PERMISSION)
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask before moving.", rich_help_panel=PERMISSION)
+    ] = False,
     activate_gripper: Annotated[
         bool,
-        typer.Option("--activate-gripper", help="The gripper may open and close to become active."),
+        typer.Option(
+            "--activate-gripper",
+            help="The gripper may open and close to become active.",
+            rich_help_panel=PERMISSION,
+        ),
     ] = False,
     allow_unusual_state: Annotated[
         bool,
         typer.Option(
-            "--allow-unusual-state", help="Go on though the state is far from the training data."
+            "--allow-unusual-state",
+            help="Go on though the state is far from the training data.",
+            rich_help_panel=PERMISSION,
         ),
     ] = False,
     resize: Annotated[
-        bool, typer.Option("--resize", help="Shrink pictures to the size of the training data.")
+        bool,
+        typer.Option(
+            "--resize",
+            help="Shrink pictures to the size of the training data.",
+            rich_help_panel=ROBOT,
+        ),
     ] = False,
     record: Annotated[
-        Path | None, typer.Option(help="LeRobotDataset folder to make or to append to.")
+        Path | None,
+        typer.Option(help="LeRobotDataset folder to make or to append to.", rich_help_panel=KEPT),
     ] = None,
-    rerun: Annotated[Path | None, typer.Option(help="Write a rerun recording, FILE.rrd.")] = None,
-    log: Annotated[Path, typer.Option(help="Folder of event logs and reports.")] = Path(
-        "deploy-log"
-    ),
+    rerun: Annotated[
+        Path | None, typer.Option(help="Write a rerun recording, FILE.rrd.", rich_help_panel=KEPT)
+    ] = None,
+    log: Annotated[
+        Path, typer.Option(help="Folder of event logs and reports.", rich_help_panel=KEPT)
+    ] = Path("deploy-log"),
     limit: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=VALUE in place of a default limit, e.g. tool_speed_m_s=0.25."),
+        typer.Option(
+            help="NAME=VALUE in place of a default limit, e.g. tool_speed_m_s=0.25.",
+            rich_help_panel=ROBOT,
+        ),
     ] = None,
     arm: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=VALUE of the arm's set-up, e.g. payload_kg=1.2, gripper=rg2."),
+        typer.Option(
+            help="NAME=VALUE of the arm's set-up, e.g. payload_kg=1.2, gripper=rg2.",
+            rich_help_panel=ROBOT,
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the policy's noise.")

@@ -10,6 +10,9 @@ from actquant.cli.options import HUB_NAME, Rename, Threads, positive, renames
 from actquant.cli.output import app, told_plainly
 from actquant.common.paths import require_file
 
+CLIENTS, LOAD = "Who may connect", "How much at a time"
+"""Groups of options in --help."""
+
 
 @app.command()
 def serve(
@@ -20,25 +23,47 @@ def serve(
         ),
     ],
     host: Annotated[
-        str, typer.Option(help="Address to listen on; other machines need a key.")
+        str,
+        typer.Option(
+            help="Address to listen on; other machines need a key.", rich_help_panel=CLIENTS
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
+    port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help="Port; 0: any that is free.", rich_help_panel=CLIENTS),
+    ] = 8000,
     tls_certificate: Annotated[
-        Path | None, typer.Option(help="Certificate chain (PEM): the server speaks TLS.")
+        Path | None,
+        typer.Option(
+            help="Certificate chain (PEM): the server speaks TLS.", rich_help_panel=CLIENTS
+        ),
     ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key (PEM).")] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The certificate's key (PEM).", rich_help_panel=CLIENTS)
+    ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Let other machines connect without a key.")
+        bool,
+        typer.Option(
+            "--insecure", help="Let other machines connect without a key.", rich_help_panel=CLIENTS
+        ),
     ] = False,
     queue: Annotated[
-        int, typer.Option(min=1, help="Requests that may wait or run for a model.")
+        int,
+        typer.Option(
+            min=1, help="Requests that may wait or run for a model.", rich_help_panel=LOAD
+        ),
     ] = 16,
     deadline: Annotated[
-        float, typer.Option(callback=positive, help="Seconds that a request may wait.")
+        float,
+        typer.Option(
+            callback=positive, help="Seconds that a request may wait.", rich_help_panel=LOAD
+        ),
     ] = 5.0,
-    max_clients: Annotated[int, typer.Option(min=1, help="Clients at a time.")] = 64,
+    max_clients: Annotated[
+        int, typer.Option(min=1, help="Clients at a time.", rich_help_panel=LOAD)
+    ] = 64,
     max_message_mb: Annotated[
-        float, typer.Option(callback=positive, help="Longest message, in MB.")
+        float, typer.Option(callback=positive, help="Longest message, in MB.", rich_help_panel=LOAD)
     ] = 64.0,
     rename: Rename = None,
     threads: Threads = 0,

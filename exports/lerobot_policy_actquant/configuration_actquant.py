@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
-from lerobot.policies.rtc.configuration_rtc import RTCConfig
-from lerobot.utils.constants import ACTION, OBS_STATE
+from .lerobot_api import (
+    ACTION,
+    OBS_STATE,
+    FeatureType,
+    PolicyFeature,
+    PreTrainedConfig,
+    RTCConfig,
+)
 
 NOT_TRAINABLE = (
     "a policy compressed by actquant cannot be trained; train the LeRobot policy that it was made "

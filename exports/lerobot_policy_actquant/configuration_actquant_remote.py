@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lerobot.configs import PreTrainedConfig
-
 from .configuration_actquant import CompressedConfig
+from .lerobot_api import PreTrainedConfig
 
 
 @PreTrainedConfig.register_subclass("actquant_remote")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections import deque
 from collections.abc import Mapping
@@ -12,14 +11,11 @@ from typing import Any, Self
 import torch
 from actquant_runtime import ObservationWindow, PreviousChunk, Runtime
 from huggingface_hub import hf_hub_download
-from lerobot.configs import PreTrainedConfig
-from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.policies.rtc.configuration_rtc import RTCConfig
-from lerobot.utils.constants import OBS_IMAGE, OBS_STATE
 from torch import Tensor
 
 from .configuration_actquant import NOT_TRAINABLE, ActquantConfig, CompressedConfig
-from .processor_actquant import make_actquant_pre_post_processors
+from .folders import CONFIG, save, temporary_folder
+from .lerobot_api import OBS_IMAGE, OBS_STATE, PreTrainedConfig, PreTrainedPolicy, RTCConfig
 
 TASK = "task"
 
@@ -51,39 +47,39 @@ class CompressedPolicy(PreTrainedPolicy):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_name_or_path: str | Path,
+        pretrained_name_or_path: str | Path | None,
         *,
         config: PreTrainedConfig | None = None,
         revision: str | None = None,
         **hub_options: Any,
     ) -> Self:
-        """Loads a folder or Hub repository with a `config.json`, and what that names."""
+        """Loads a folder or Hub repository with a `config.json`, and what that names; or a GGUF
+        (see `find_gguf`); or, without a path, what `config` names, as lerobot-rollout asks for it
+        with `--policy.type`.
+
+        LeRobot then reads the processors from `config.pretrained_path`.
+        """
         for unused in ("strict", "dataset_stats", "dataset_meta"):
             hub_options.pop(unused, None)
         if config is None:
+            if pretrained_name_or_path is None:
+                raise ValueError("neither a path nor a configuration is given")
             config = PreTrainedConfig.from_pretrained(
                 pretrained_name_or_path, revision=revision, **hub_options
             )
         wanted: type[CompressedConfig] = cls.config_class  # pyright: ignore[reportAssignmentType]
         if not isinstance(config, wanted):
             raise ValueError(f"{pretrained_name_or_path} holds a policy of type '{config.type}'")
-        config.pretrained_path = Path(pretrained_name_or_path)
-        cls._download(config, revision=revision, **hub_options)
+        path = pretrained_name_or_path
+        config.pretrained_path = None if path is None else Path(path)
+        if not cls._is_saved(config, revision=revision, **hub_options):
+            config.pretrained_path = temporary_folder(config)
         return cls(config)
 
     @classmethod
-    def _download(cls, config: Any, **hub_options: Any) -> None:
-        """Gets what `config` names from the hub, where it is a repository there."""
-
-    def _save_config(self, folder: Path, **changes: Any) -> None:
-        """Writes `config.json`, with `changes`, and the processors."""
-        config = copy.copy(self.config)
-        changes |= {"pretrained_path": None, "pretrained_revision": None}
-        for name, value in changes.items():
-            setattr(config, name, value)
-        config._save_pretrained(folder)
-        for pipeline in make_actquant_pre_post_processors(config):
-            pipeline.save_pretrained(folder)
+    def _is_saved(cls, config: Any, **hub_options: Any) -> bool:
+        """Returns whether there is a `config.json` at its path; gets what it names from the hub."""
+        return config.pretrained_path is not None
 
     def reset(self) -> None:
         self._queue: deque[Tensor] = deque()
@@ -249,11 +245,16 @@ class ActquantPolicy(CompressedPolicy):
             )
 
     @classmethod
-    def _download(cls, config: ActquantConfig, **hub_options: Any) -> None:
-        assert config.pretrained_path is not None
-        if config.model and not Path(config.pretrained_path).is_dir():
-            repository = str(config.pretrained_path)
-            config.model = hf_hub_download(repository, config.model, **hub_options)
+    def _is_saved(cls, config: ActquantConfig, **hub_options: Any) -> bool:
+        path = config.pretrained_path
+        if path is not None and (path / CONFIG).is_file():
+            return True
+        if path is None or path.is_dir() or Path(config.model).is_absolute():
+            config.model = str(config.model_file())
+            return False
+        if config.model:
+            config.model = hf_hub_download(str(path), config.model, **hub_options)
+        return True
 
     def _save_pretrained(
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
@@ -262,7 +263,7 @@ class ActquantPolicy(CompressedPolicy):
         target = save_directory / self._file.name
         if not (target.exists() and target.samefile(self._file)):
             shutil.copyfile(self._file, target)
-        self._save_config(save_directory, model=target.name)
+        save(self.config, save_directory, model=target.name)
 
 
 def _without_padding(actions: Tensor) -> Tensor:

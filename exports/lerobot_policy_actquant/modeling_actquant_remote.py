@@ -9,6 +9,7 @@ from torch import Tensor
 from actquant.serve.client import RemoteRuntime
 
 from .configuration_actquant_remote import ActquantRemoteConfig
+from .folders import save
 from .modeling_actquant import CompressedPolicy
 
 
@@ -37,4 +38,4 @@ class ActquantRemotePolicy(CompressedPolicy):
         self, save_directory: Path, state_dict: dict[str, Tensor] | None = None
     ) -> None:
         """Writes `config.json` and the processors; the policy stays where it is."""
-        self._save_config(save_directory)
+        save(self.config, save_directory)

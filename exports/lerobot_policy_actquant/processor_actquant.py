@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from lerobot.lerobot_types import PolicyAction
-from lerobot.processor import (
+from .configuration_actquant import CompressedConfig
+from .lerobot_api import (
     AddBatchDimensionProcessorStep,
     DeviceProcessorStep,
+    PolicyAction,
     PolicyProcessorPipeline,
     RenameObservationsProcessorStep,
+    make_policy_processor_pipelines,
 )
-from lerobot.processor.factory import make_policy_processor_pipelines
-
-from .configuration_actquant import CompressedConfig
 
 
 def make_actquant_pre_post_processors(

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,11 @@ from waiting import wait_for_pictures  # noqa: E402
 
 from actquant.capture.policy import convert_f32  # noqa: E402
 from actquant.policies import load_policy  # noqa: E402
+from actquant.serve.settings import ServeSettings  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
+
+from served import running  # noqa: E402
 
 HOST = "127.0.0.70"
 SIZE = 48
@@ -196,21 +202,35 @@ def gentle(checkpoint: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory) -> Path:
-    """A compressed policy as LeRobot loads one, with the layout of the ur3e environment."""
+def model(tmp_path_factory) -> Path:
+    """A compressed policy with the layout of the ur3e environment."""
     folder = tmp_path_factory.mktemp("policy")
     checkpoint = build_tiny_smolvla(
         folder / "tiny", state_dim=len(MEASURED), max_state_dim=16, n_action_steps=4
     )
     gentle(checkpoint)
-    model = convert_f32(load_policy(checkpoint, control_rate_hz=10), folder / "tiny.gguf")
-    register_third_party_plugins()
-    config = PreTrainedConfig.get_choice_class("actquant")(model=str(model))
-    get_policy_class("actquant")(config).save_pretrained(folder / "policy")
-    return folder / "policy"
+    return convert_f32(load_policy(checkpoint, control_rate_hz=10), folder / "tiny.gguf")
 
 
-def test_rollout_of_a_compressed_policy(fake, policy_folder, monkeypatch):
+@pytest.fixture
+def policy_arguments(request, model, tmp_path):
+    """What names the policy to LeRobot, in each of the ways in which it can be."""
+    if request.param == "file":
+        yield [f"--policy.path={model}"]
+    elif request.param == "folder":
+        register_third_party_plugins()
+        config = PreTrainedConfig.get_choice_class("actquant")(model=str(model))
+        get_policy_class("actquant")(config).save_pretrained(tmp_path / "policy")
+        yield [f"--policy.path={tmp_path / 'policy'}"]
+    elif request.param == "type":
+        yield ["--policy.type=actquant", f"--policy.model={model}"]
+    else:
+        with running(ServeSettings({"tiny": model}, port=0)) as server:
+            yield ["--policy.type=actquant_remote", f"--policy.url=ws://127.0.0.1:{server.port}"]
+
+
+@pytest.mark.parametrize("policy_arguments", ["file", "folder", "type", "served"], indirect=True)
+def test_rollout_of_a_compressed_policy(fake, policy_arguments, monkeypatch):
     """The policy sees the arm's 13 values, its actions move the arm, and LeRobot takes it back."""
     fake.reset(start=2)
     before = fake.state()["joints"]
@@ -230,7 +250,7 @@ def test_rollout_of_a_compressed_policy(fake, policy_folder, monkeypatch):
     monkeypatch.setattr(UR3e, "send_action", send_action)
     arguments = [
         *robot_arguments(),
-        f"--policy.path={policy_folder}",
+        *policy_arguments,
         *("--task=pick up the red cube", "--fps=10", "--duration=1.5", "--device=cpu"),
     ]
     run_here(lerobot_rollout.main, arguments, monkeypatch)
@@ -242,3 +262,25 @@ def test_rollout_of_a_compressed_policy(fake, policy_folder, monkeypatch):
     assert np.abs(np.array(reached) - before).max() > 0.1
     # LeRobot ends by sending the positions that it began with, and does not wait for the last.
     np.testing.assert_allclose(fake.state()["joints"], before, atol=0.03)
+
+
+def test_rollout_records_a_compressed_policy(fake, model, tmp_path):
+    """The command itself, in a process of its own; `lerobot-record` takes no policy."""
+    fake.reset(start=2)
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("lerobot-rollout"),
+            *robot_arguments(),
+            *(f"--policy.path={model}", "--strategy.type=episodic", "--fps=10"),
+            *("--dataset.repo_id=test/rollout_arm", f"--dataset.root={tmp_path / 'data'}"),
+            *("--dataset.single_task=pick up the red cube", "--dataset.fps=10"),
+            *("--dataset.video=false", "--dataset.num_episodes=1", "--dataset.episode_time_s=2.5"),
+            *("--dataset.reset_time_s=0", "--dataset.push_to_hub=false", "--play_sounds=false"),
+        ],
+        capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-6000:]
+    dataset: Any = LeRobotDataset("test/rollout_arm", root=tmp_path / "data")
+    actions = np.stack([frame["action"].numpy() for frame in dataset])
+    assert dataset.num_episodes == 1 and len(actions) >= 3
+    assert actions.shape[1] == len(TOOL_MOTION) and actions.std() > 0
