@@ -91,18 +91,22 @@ class LiberoProcess:
                 for key, shape in told.get("pictures", {}).items()
             }
         except (EOFError, OSError) as error:
-            code = self._process.wait()
-            raise SimulatorError(
-                f"LIBERO's process has ended with {code}: {self._last_words()}"
-            ) from error
+            raise SimulatorError(f"LIBERO's process has {self._end()}") from error
         if "error" in told:
             raise SimulatorError(told["error"])
         return {**told, "pictures": pictures}
 
-    def _last_words(self) -> str:
+    def _end(self) -> str:
+        """Tells how the process ended, and its last words."""
+        if self._said.closed:
+            return "been ended"
+        try:
+            code = self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            return "hung up"
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").strip().splitlines()
-        return lines[-1][:2000] if lines else "it said nothing"
+        return f"ended with {code}: {lines[-1][:2000] if lines else 'it said nothing'}"
 
     def close(self) -> None:
         """Ends the process, whatever it is doing."""

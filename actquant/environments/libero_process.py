@@ -154,7 +154,7 @@ class World:
         180 degrees, and a state of 8 numbers."""
         from lerobot.envs.utils import preprocess_observation
 
-        found = self._processor.observation(preprocess_observation(seen))
+        found = self._processor.observation(preprocess_observation(batch_of_one(seen)))
         taken = {}
         for key, value in found.items():
             if key.startswith("observation.images."):
@@ -166,6 +166,24 @@ class World:
         camera = next(iter(CAMERAS)).removesuffix("_image")
         seen = self.simulation.sim.render(width=PIXELS, height=PIXELS, camera_name=camera)
         return seen[::-1, ::-1]
+
+
+def batch_of_one(seen: Any) -> Any:
+    """Returns an observation as a vector environment of one has it."""
+    if isinstance(seen, dict):
+        return {key: batch_of_one(value) for key, value in seen.items()}
+    return np.asarray(seen)[None]
+
+
+def reset_or_raise(control: Any) -> Any:
+    """Does what hf-libero's `ControlEnv.reset` does, which tries again for ever whatever is raised,
+    where only a placement by chance was impossible."""
+    impossible = import_module("robosuite.utils.errors").RandomizationError
+    while True:
+        try:
+            return control.env.reset()
+        except impossible:
+            continue
 
 
 class Session:
@@ -180,6 +198,7 @@ class Session:
     @property
     def benchmark(self) -> Any:
         if self._benchmark is None:
+            import_module("libero.libero.envs.env_wrapper").ControlEnv.reset = reset_or_raise
             made = import_module("libero.libero.benchmark").get_benchmark_dict()
             self._benchmark = made[self.suite]()
         return self._benchmark

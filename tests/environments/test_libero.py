@@ -29,13 +29,14 @@ sys.path.append(sys.argv[1])  # behind hf-libero, whose name libero.py has too
 import libero_process
 libero_process.configure()
 libero_process.find_assets(sys.argv[2] or None)
+from gymnasium.vector import SyncVectorEnv
 from lerobot.envs.libero import LiberoEnv, _get_suite
 from lerobot.envs.utils import preprocess_observation
 from lerobot.processor.env_processor import LiberoProcessorStep
-env = LiberoEnv(
+env = SyncVectorEnv([lambda: LiberoEnv(
     _get_suite("libero_object"), 0, "libero_object", obs_type="pixels_agent_pos", episode_index=3
-)
-seen, _ = env.reset(seed=1003)
+)])
+seen, _ = env.reset(seed=[1003])
 def show(name):
     found = LiberoProcessorStep().observation(preprocess_observation(seen))
     pictures = {key: value[0].permute(1, 2, 0).numpy() for key, value in found.items()
@@ -43,7 +44,7 @@ def show(name):
     np.savez(sys.argv[3] + name, state=found["observation.state"][0].numpy(), **pictures)
 show("0")
 for _ in range(5):
-    seen, *_ = env.step(np.array([0.4, 0, -0.3, 0, 0, 0.2, 1], np.float32))
+    seen, *_ = env.step(np.array([[0.4, 0, -0.3, 0, 0, 0.2, 1]], np.float32))
 show("5")
 """
 
