@@ -42,7 +42,8 @@ def eval_(
     seed: Seed = 0,
     steps_per_chunk: StepsPerChunk = None,
     jobs: Annotated[
-        int, typer.Option(min=0, max=MOST_THREADS, help="Processes; 0 takes every core.")
+        int,
+        typer.Option(min=0, max=MOST_THREADS, help="Processes; 0: every core, if memory allows."),
     ] = 0,
     grey_camera: Annotated[
         str | None,

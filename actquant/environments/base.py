@@ -53,7 +53,7 @@ class SuiteFacts:
     are not of this Python; marks: what nobody may overlook who reads a number from it. starts: how
     many there are, None for no end; published_starts: those of the protocol that published numbers
     follow, empty if there are none. one_task_at_a_time: whether another task's environment costs
-    much to make.
+    much to make; memory_bytes: what a process that simulates the suite takes, 0 if it is little.
     """
 
     conventions: dict[str, str] = field(default_factory=dict)
@@ -62,6 +62,7 @@ class SuiteFacts:
     starts: int | None = None
     published_starts: str = ""
     one_task_at_a_time: bool = False
+    memory_bytes: int = 0
 
 
 class Suite(Protocol):

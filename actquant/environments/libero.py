@@ -29,6 +29,8 @@ way)."""
 STAND_INS = ROOT.parent / "shared" / "libero" / "assets"
 """Assets that are taken where they are, and no others are named."""
 STAND_IN_VISUALS = "stand-in visuals"
+MEMORY_BYTES = 2_200_000_000
+"""Of the process with one environment, measured."""
 LONGEST_ANSWER_S = 600.0
 LONGEST_DOWNLOAD_S = 7200.0
 SETTINGS = {"MUJOCO_GL": "egl", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -198,6 +200,7 @@ def _facts(told: dict[str, Any]) -> SuiteFacts:
         marks=() if told["genuine"] else (STAND_IN_VISUALS,),
         starts=told["starts"],
         one_task_at_a_time=True,
+        memory_bytes=MEMORY_BYTES,
         published_starts="0:50",
     )
 

@@ -19,7 +19,7 @@ from actquant.common.errors import EvaluationError, SimulatorError
 from actquant.common.files import write_text
 from actquant.common.interrupts import look_again
 from actquant.common.locks import sole_writer
-from actquant.common.machine import usable_cores
+from actquant.common.machine import total_memory, usable_cores
 from actquant.common.renames import Renames
 from actquant.control.policy import Policy, PolicyDescription, model_sha256, open_policy
 from actquant.environments.base import Suite, open_suite, require_task
@@ -172,6 +172,7 @@ def _provenance(
             "actions"
         )
     cores = usable_cores()
+    jobs = jobs or _most_jobs(cores, suite.about.memory_bytes)
     return Provenance(
         schema_version=SCHEMA_VERSION,
         actquant_version=__version__,
@@ -187,8 +188,8 @@ def _provenance(
         renames=dict(renames),
         wrong_instruction=ablation.wrong_instruction,
         conventions=_conventions(policy),
-        jobs=jobs or cores,
-        threads_per_job=max(1, cores // (jobs or cores)),
+        jobs=jobs,
+        threads_per_job=max(1, cores // jobs),
         machine=f"{platform.machine()}, {cores} cores, {platform.system()}",
         environment=dict(suite.about.conventions),
         marks=list(suite.about.marks),
@@ -196,6 +197,11 @@ def _provenance(
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         date=iso_date(),
     )
+
+
+def _most_jobs(cores: int, each_bytes: int) -> int:
+    """Returns how many processes run beside each other: a core each, as far as memory goes."""
+    return min(cores, max(1, total_memory() // each_bytes)) if each_bytes else cores
 
 
 def _facts(model: Path, name: str) -> ModelFacts:

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 from actquant.capture.policy import convert_f32
 from actquant.cli import app, tables
 from actquant.common.errors import EvaluationError
+from actquant.common.machine import total_memory
 from actquant.environments import base
 from actquant.evaluation.compare import compare
-from actquant.evaluation.evaluate import evaluate
+from actquant.evaluation.evaluate import _most_jobs, evaluate
 from actquant.evaluation.report import write_report
 from actquant.evaluation.result import EvaluationResult
 from actquant.hub.push import push
@@ -148,3 +149,9 @@ def test_what_is_not_comparable_is_refused(model, tmp_path, env, words, told):
 def test_what_is_comparable_says_so(model, tmp_path):
     run(model, tmp_path / "r.json", "PublishedSuite", comparable=True)
     assert EvaluationResult.load(tmp_path / "r.json").provenance.comparable
+
+
+def test_processes_are_as_many_as_cores_and_memory_allow():
+    assert _most_jobs(4, 0) == 4 and _most_jobs(4, 1) == 4
+    assert _most_jobs(64, total_memory() // 3) == 3
+    assert _most_jobs(64, 2 * total_memory()) == 1
