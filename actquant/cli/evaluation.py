@@ -43,7 +43,7 @@ def eval_(
     steps_per_chunk: StepsPerChunk = None,
     jobs: Annotated[
         int,
-        typer.Option(min=0, max=MOST_THREADS, help="Processes; 0: every core, if memory allows."),
+        typer.Option(min=0, max=MOST_THREADS, help="Processes; 0: as cores and memory allow."),
     ] = 0,
     grey_camera: Annotated[
         str | None,
