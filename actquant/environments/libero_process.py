@@ -92,20 +92,37 @@ def digest(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+class Cameras:
+    """Those of the process, which draw nothing while nobody looks.
+
+    robosuite's own way, to disable an observable, also begins its period anew: a picture would then
+    be taken at the beginning of a step, not near its end as LIBERO's are.
+    """
+
+    looking = True
+
+    @classmethod
+    def mount(cls) -> None:
+        """Stands between the simulation and its renderer."""
+        simulation = import_module("robosuite.utils.binding_utils").MjSim
+        draw = simulation.render
+
+        def render(sim: Any, width: int, height: int, **how: Any) -> Any:
+            if not cls.looking:
+                return np.zeros((height, width, 3), np.uint8)
+            return draw(sim, width, height, **how)
+
+        simulation.render = render
+
+
 class World:
-    """One task: lerobot's `LiberoEnv`, whose cameras see only when somebody looks."""
+    """One task: lerobot's `LiberoEnv`, with pictures only where somebody looks."""
 
     def __init__(self, benchmark: Any, suite: str, number: int) -> None:
         from lerobot.envs.libero import LiberoEnv
         from lerobot.processor.env_processor import LiberoProcessorStep
 
-        class PatientEnv(LiberoEnv):
-            """Takes observations that lack the pictures of cameras that are off."""
-
-            def _format_raw_obs(self, raw_obs: Any) -> Any:
-                return super()._format_raw_obs({**dict.fromkeys(self.camera_name), **raw_obs})
-
-        self.env: Any = PatientEnv(
+        self.env: Any = LiberoEnv(
             benchmark,
             number,
             suite,
@@ -127,24 +144,20 @@ class World:
         self.env._ensure_env()
         return self.env._env.env
 
-    def open_eyes(self, look: bool) -> None:
-        for camera in CAMERAS:
-            self.simulation.modify_observable(camera, "enabled", look)
-
     def reset(self, start: int, *, look: bool = True) -> dict[str, Any]:
         """Places the fixtures by the start's seed, then everything else as initial state `start`
         has it, and waits; returns LeRobot's raw observation."""
-        self.open_eyes(False)
+        Cameras.looking = False
         self.env.init_state_id = start
         self.env.reset(seed=FIRST_SEED + start)
         self.steps = 0
-        self.open_eyes(look)
+        Cameras.looking = look
         seen, *_ = self.env.step(np.array(NO_MOTION, np.float32))
         return seen
 
     def step(self, action: Any, *, look: bool = True) -> tuple[dict[str, Any], bool, bool]:
         """Returns the raw observation, whether the episode is over, and whether it succeeded."""
-        self.open_eyes(look)
+        Cameras.looking = look
         seen, _, done, _, info = self.env.step(np.asarray(action, np.float32))
         self.steps += 1
         return seen, bool(done) or self.steps >= self.limit, bool(info["is_success"])
@@ -163,6 +176,7 @@ class World:
 
     def picture(self) -> Any:
         """Returns the scene as it is now, as a policy would see it."""
+        Cameras.looking = True
         camera = next(iter(CAMERAS)).removesuffix("_image")
         seen = self.simulation.sim.render(width=PIXELS, height=PIXELS, camera_name=camera)
         return seen[::-1, ::-1]
@@ -199,6 +213,7 @@ class Session:
     def benchmark(self) -> Any:
         if self._benchmark is None:
             import_module("libero.libero.envs.env_wrapper").ControlEnv.reset = reset_or_raise
+            Cameras.mount()
             made = import_module("libero.libero.benchmark").get_benchmark_dict()
             self._benchmark = made[self.suite]()
         return self._benchmark
