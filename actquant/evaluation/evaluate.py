@@ -99,7 +99,7 @@ def evaluate(
     with nullcontext() if out is None else sole_writer(out):
         about = _provenance(model, (env, suite, names), starts, seed, steps_per_chunk, shown, jobs)
         partial = PartialResult(_partial_path(out, about), about.date)
-        about = about.model_copy(update={"date": partial.began, "comparable": comparable})
+        about = about.model_copy(update={"date": partial.began})
         missing = [pair for pair in wanted if pair not in partial.episodes]
         not_counted: dict[tuple[str, int], UncountedEpisode] = {}
         for episode in _run_all(missing, about, kept):
@@ -112,6 +112,7 @@ def evaluate(
                 on_episode(episode, len(partial.episodes), len(wanted))
         found = [partial.episodes[pair] for pair in wanted if pair in partial.episodes]
         failed = [not_counted[pair] for pair in wanted if pair in not_counted]
+        about = about.model_copy(update={"comparable": comparable and not failed})
         result = _summarise(found, failed, names, about)
         if out is not None:
             write_text(out, result.model_dump_json(indent=1))

@@ -114,8 +114,8 @@ class Provenance(_Record):
     """How the result came about. What has a default was not noted in schema version 1.
 
     environment: conventions of the simulation. marks: what nobody may overlook who reads a number
-    from the result, e.g. "stand-in visuals". comparable: whether everything was done by the
-    protocol that published numbers of the environment follow.
+    from the result, e.g. "stand-in visuals". comparable: whether everything was done, every
+    episode counted, by the protocol that published numbers of the environment follow.
     """
 
     schema_version: int = 1
