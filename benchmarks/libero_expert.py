@@ -618,6 +618,8 @@ def main() -> None:
         for start in starts:
             episodes.append({"task": task, **play(session.world, start, recorder)})
             print(json.dumps(episodes[-1]), flush=True)
+    if session.world is not None:
+        session.world.env.close()
     if recorder is not None:
         recorder.close()
     won = sum(episode["success"] for episode in episodes)
