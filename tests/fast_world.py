@@ -3,10 +3,12 @@ start's number, so that a test knows what must come out."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from tiny_policies import CAMERAS
 
-from actquant.environments.base import Step
+from actquant.environments.base import Step, SuiteFacts
 
 STEPS = 6
 FAILING = {("reach", 1), ("reach", 2), ("lift", 2)}
@@ -53,7 +55,9 @@ class FastWorld:
 class FastSuite:
     tasks: tuple[str, ...] = ("reach", "lift")
     distribution = "numpy"
+    about = SuiteFacts()
     opened = 0
+    closed = 0
 
     def __init__(self) -> None:
         FastSuite.opened += 1
@@ -63,3 +67,25 @@ class FastSuite:
 
     def mislead(self, instruction: str) -> str:
         return instruction
+
+    def close(self) -> None:
+        FastSuite.closed += 1
+
+
+class MarkedSuite(FastSuite):
+    """One with stand-ins for pictures, four starts, and published numbers."""
+
+    about = SuiteFacts(
+        conventions={"most steps": str(STEPS)},
+        versions={"mujoco": "0.0.1"},
+        marks=("stand-in visuals",),
+        starts=4,
+        published_starts="0:4",
+        one_task_at_a_time=True,
+    )
+
+
+class PublishedSuite(MarkedSuite):
+    """The same with the pictures that published numbers are of."""
+
+    about = replace(MarkedSuite.about, marks=())

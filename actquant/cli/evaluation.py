@@ -26,7 +26,7 @@ from actquant.cli.output import app, progress_bars, show, told_plainly
 from actquant.common.errors import UsageError
 from actquant.common.outputs import EVALUATION, REPORT, check_folder, check_output
 from actquant.common.paths import require_file
-from actquant.environments.base import require_suite
+from actquant.environments.base import SUITES, require_suite
 from actquant.evaluation.plan import POWER, SIGNIFICANCE
 from actquant.evaluation.report import MOST_VIDEO_BYTES, MOST_VIDEOS
 from actquant.evaluation.starts import parse_starts
@@ -36,13 +36,14 @@ from actquant.evaluation.starts import parse_starts
 def eval_(
     model: Annotated[str, typer.Argument(help=f"A GGUF, a checkpoint folder, or {HUB_NAME}.")],
     out: Annotated[Path, typer.Option(help="Where the JSON result goes.")],
-    env: Annotated[str, typer.Option(help="Environment family.")] = "ur3e",
+    env: Annotated[str, typer.Option(help=f"One of {', '.join(SUITES)}.")] = "ur3e",
     tasks: Annotated[str, typer.Option(help="Comma-separated task names; default all.")] = "",
     starts: Starts = "0:50",
     seed: Seed = 0,
     steps_per_chunk: StepsPerChunk = None,
     jobs: Annotated[
-        int, typer.Option(min=0, max=MOST_THREADS, help="Processes; 0 takes every core.")
+        int,
+        typer.Option(min=0, max=MOST_THREADS, help="Processes; 0: as cores and memory allow."),
     ] = 0,
     grey_camera: Annotated[
         str | None,
@@ -61,6 +62,14 @@ def eval_(
     ] = None,
     all_videos: Annotated[
         bool, typer.Option("--all-videos", help="Film successes too, with --videos.")
+    ] = False,
+    comparable: Annotated[
+        bool,
+        typer.Option(
+            "--comparable",
+            help="Refuse what published numbers were not found with: of LIBERO, other than all "
+            "tasks and --starts 0:50, or stand-in visuals.",
+        ),
     ] = False,
     force: Force = False,
     as_json: Json = False,
@@ -98,6 +107,7 @@ def eval_(
                 jobs=jobs,
                 videos=videos,
                 all_videos=all_videos,
+                comparable=comparable,
                 force=force,
                 on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
             )

@@ -1,11 +1,20 @@
 """What the commands print for people."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from actquant.common.tables import interval, megabytes, percent, plain, table
+from actquant.common.tables import (
+    NOT_COMPARABLE,
+    interval,
+    marked,
+    megabytes,
+    percent,
+    plain,
+    table,
+)
 
 if TYPE_CHECKING:
     from actquant.cli.demo import DemoReport
@@ -195,7 +204,7 @@ def verification(report: "Verification") -> list[Any]:
 def evaluation(result: "EvaluationResult") -> list[Any]:
     about = result.provenance
     shown = table(
-        f"{about.model} in {about.env}, starts {about.starts}",
+        f"{about.model} in {about.place}, starts {about.starts}",
         *("task", ">n", ">success", ">95 % (Wilson)", ">mean steps"),
     )
 
@@ -212,7 +221,9 @@ def evaluation(result: "EvaluationResult") -> list[Any]:
         row(name, rate)
     shown.add_section()
     row("all", result.overall)
-    parts: list[Any] = [shown]
+    parts: list[Any] = [shown, *_marks(about.marks)]
+    if about.comparable:
+        parts.append("By the protocol of published numbers (--comparable).")
     if result.latency_ms:
         latency = result.latency_ms
         parts.append(
@@ -235,9 +246,13 @@ def evaluation(result: "EvaluationResult") -> list[Any]:
     return parts
 
 
+def _marks(marks: Sequence[str]) -> list[Text]:
+    return [_warned(mark, f"{NOT_COMPARABLE}.") for mark in marks]
+
+
 def comparison(result: "Comparison") -> list[Any]:
     shown = table(
-        f"A = {result.a}\nB = {result.b}",
+        "\n".join([f"A = {result.a}", f"B = {result.b}", *result.marks]),
         *("task", ">pairs", ">both", ">only A", ">only B", ">neither"),
         *(">A − B", ">95 %", ">McNemar p", "verdict", ">would tell"),
     )
@@ -262,6 +277,7 @@ def comparison(result: "Comparison") -> list[Any]:
     told = "no difference" if least is None else f"differences from {100 * least:.1f} points on"
     return [
         shown,
+        *_marks(result.marks),
         f"{result.overall.n} pairs tell {told} (p < 0.05, power 80 %, if the two differ on as many "
         "starts as here); would tell: so many pairs a difference as large as the one found.",
     ]
@@ -294,7 +310,8 @@ def plan(result: "Plan") -> list[Any]:
 
 
 def report(summary: "ReportSummary") -> list[Any]:
-    parts: list[Any] = [_warned("not compared", why) for why in summary.not_paired]
+    parts: list[Any] = [*_marks(summary.marks)]
+    parts += [_warned("not compared", why) for why in summary.not_paired]
     held = f"{summary.videos} of {summary.recordings} recordings"
     return [*parts, f"page: {summary.page}, {megabytes(summary.bytes)}, {held}"]
 
@@ -365,7 +382,8 @@ def pull(report: "PullReport") -> list[Any]:
 
 def sweep(report: "SweepReport") -> list[Any]:
     shown = table(
-        f"{report.checkpoint}, {report.env or 'no environment'} {report.starts}",
+        f"{report.checkpoint}, {marked(report.env or 'no environment', report.marks)} "
+        f"{report.starts}",
         *("file", ">size", ">whole-file bpw", ">action error", ">success", ">95 % (Wilson)"),
         *(">against f16",),
     )
@@ -388,7 +406,7 @@ def sweep(report: "SweepReport") -> list[Any]:
             if reference is None
             else f"{100 * reference.difference:+.1f} points, p {reference.mcnemar_p:.2g}",
         )
-    return [shown, *refused, f"page: {report.page}"]
+    return [shown, *_marks(report.marks), *refused, f"page: {report.page}"]
 
 
 def demo(report: "DemoReport") -> list[Any]:

@@ -1,9 +1,13 @@
 """Tables for people, and how texts and numbers stand in them."""
 
+from collections.abc import Sequence
+
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+NOT_COMPARABLE = "no number here may be set beside a published one"
+"""What the marks of a result come to."""
 _SPELLED = {
     code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
 }
@@ -48,3 +52,8 @@ def interval(bounds: tuple[float, float]) -> str:
 
 def megabytes(count: float) -> str:
     return f"{count / 1e6:.2f} MB"
+
+
+def marked(env: str, marks: Sequence[str]) -> str:
+    """Returns an environment's name with the marks of what was found in it."""
+    return f"{env} ({', '.join(marks)})" if marks else env

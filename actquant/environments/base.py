@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Protocol
 
@@ -45,6 +45,26 @@ class Environment(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class SuiteFacts:
+    """What results say of a suite beside its name.
+
+    conventions: what a success depends on and no option changes; versions: of distributions that
+    are not of this Python; marks: what nobody may overlook who reads a number from it. starts: how
+    many there are, None for no end; published_starts: those of the protocol that published numbers
+    follow, empty if there are none. one_task_at_a_time: whether another task's environment costs
+    much to make; memory_bytes: what a process that simulates the suite takes, 0 if it is little.
+    """
+
+    conventions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    marks: tuple[str, ...] = ()
+    starts: int | None = None
+    published_starts: str = ""
+    one_task_at_a_time: bool = False
+    memory_bytes: int = 0
+
+
 class Suite(Protocol):
     """The tasks of one kind of world.
 
@@ -54,6 +74,7 @@ class Suite(Protocol):
 
     tasks: tuple[str, ...]
     distribution: str
+    about: SuiteFacts
 
     def environment(self, task: str) -> Environment:
         """Returns the task's environment, made once. Raises EvaluationError for an unknown task."""
@@ -66,9 +87,19 @@ class Suite(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Ends what the suite started; no environment of it is of use after that."""
+        ...
 
-SUITES = {"ur3e": "actquant.environments.ur3e:UR3eSuite"}
-"""Name -> module and class, imported when it is asked for."""
+
+SUITES = {
+    "ur3e": "actquant.environments.ur3e:UR3eSuite",
+    "libero_spatial": "actquant.environments.libero:libero_spatial",
+    "libero_object": "actquant.environments.libero:libero_object",
+    "libero_goal": "actquant.environments.libero:libero_goal",
+    "libero_10": "actquant.environments.libero:libero_10",
+}
+"""Name -> module and what makes the suite, imported when it is asked for."""
 
 
 def open_suite(name: str) -> Suite:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from actquant.common.errors import EvaluationError
 from actquant.common.extras import explain_missing
 from actquant.control.window import Observation
-from actquant.environments.base import Step, require_task
+from actquant.environments.base import Step, SuiteFacts, require_task
 
 COLOURS: tuple[str, ...] = ("red", "green", "blue")
 
@@ -43,6 +43,7 @@ class UR3eSuite:
     """The six tabletop tasks."""
 
     distribution = "lerobot_env_ur3e"
+    about = SuiteFacts()
 
     def __init__(self) -> None:
         try:
@@ -66,6 +67,9 @@ class UR3eSuite:
         """Replaces every colour word by the next of COLOURS; without one nothing is changed."""
         following = dict(zip(COLOURS, (*COLOURS[1:], COLOURS[0]), strict=True))
         return " ".join(following.get(word, word) for word in instruction.split())
+
+    def close(self) -> None:
+        """Does nothing: the simulator runs in this process."""
 
 
 def as_policy_observation(observation: dict[str, Any], instruction: str) -> Observation:

@@ -42,10 +42,13 @@ class JudgedDifference(PairedDifference):
 
 
 class Comparison(BaseModel):
+    """marks: those of both results."""
+
     model_config = ConfigDict(extra="forbid")
 
     a: str
     b: str
+    marks: list[str] = []
     tasks: dict[str, JudgedDifference]
     overall: JudgedDifference
 
@@ -93,8 +96,9 @@ def pair_up(a: EvaluationResult, b: EvaluationResult, a_name: str, b_name: str) 
     Raises EvaluationError if the two were not run in the same environment under the same
     conditions, or share no start.
     """
-    for key in ("env", "seed", "grey_camera", "wrong_instruction"):
-        left, right = getattr(a.provenance, key), getattr(b.provenance, key)
+    conditions = [_conditions(result) for result in (a, b)]
+    for key in dict.fromkeys(key for each in conditions for key in each):
+        left, right = (each.get(key) for each in conditions)
         if left != right:
             raise EvaluationError(
                 f"these evaluations cannot be paired: {key} is {left!r} in {a_name} "
@@ -106,6 +110,12 @@ def pair_up(a: EvaluationResult, b: EvaluationResult, a_name: str, b_name: str) 
     if not pairs:
         raise EvaluationError(f"{a_name} and {b_name} share no task and start")
     return pairs
+
+
+def _conditions(result: EvaluationResult) -> dict[str, object]:
+    of = result.provenance
+    keys = ("env", "marks", "seed", "grey_camera", "wrong_instruction")
+    return {key: getattr(of, key) for key in keys} | dict(of.environment)
 
 
 def difference_of(pairs: Pairs, task: str | None = None) -> PairedDifference:
@@ -137,6 +147,7 @@ def compare_results(
     return Comparison(
         a=a_name,
         b=b_name,
+        marks=a.provenance.marks,
         tasks={
             task: judge(difference_of(pairs, task)) for task in dict.fromkeys(t for t, _ in pairs)
         },

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from actquant.common.errors import EvaluationError, SimulatorError
 from actquant.common.files import write_text
 from actquant.common.interrupts import look_again
 from actquant.common.locks import sole_writer
-from actquant.common.machine import usable_cores
+from actquant.common.machine import total_memory, usable_cores
 from actquant.common.renames import Renames
 from actquant.control.policy import Policy, PolicyDescription, model_sha256, open_policy
 from actquant.environments.base import Suite, open_suite, require_task
@@ -62,6 +62,7 @@ def evaluate(
     jobs: int = 0,
     videos: Path | None = None,
     all_videos: bool = False,
+    comparable: bool = False,
     force: bool = False,
     on_episode: Callable[[Episode, int, int], None] | None = None,
 ) -> EvaluationResult:
@@ -71,24 +72,31 @@ def evaluate(
     on where it was stopped. An episode whose simulator fails is tried ATTEMPTS times, then listed
     and not counted; the same call again tries those alone. renames: names in the environment -> the
     policy's. videos: folder for recordings of failures (`all_videos`: of all episodes), over others
-    than ours only with `force`. `on_episode` gets each episode with the counts done and to do.
-    Raises EvaluationError for an unknown environment, task or range, more steps than a chunk has,
-    where no episode counts, and, before the first action, where the environment has not what the
-    policy is to be shown; BusyError if another process writes `out`, OutputError if it cannot be
-    written, and what `Videos.check` raises.
+    than ours only with `force`. comparable: whether nothing may be done otherwise than by the
+    protocol that published numbers of the environment follow. `on_episode` gets each episode with
+    the counts done and to do.
+    Raises EvaluationError for an unknown environment, task or range, starts that the environment
+    does not have, what is not `comparable`, more steps than a chunk has, where no episode counts,
+    and, before the first action, where the environment has not what the policy is to be shown;
+    BusyError if another process writes `out`, OutputError if it cannot be written, and what
+    `Videos.check` raises.
     """
-    wanted_starts, suite = parse_starts(starts), open_suite(env)
-    names = list(dict.fromkeys(tasks)) or list(suite.tasks)
-    for name in names:
-        require_task(env, suite.tasks, name)
-    wanted = [(name, start) for start in wanted_starts for name in names]
+    wanted_starts = parse_starts(starts)
+    shown = (ablation or Ablation(), renames or {})
+    with closing(open_suite(env)) as suite:
+        names = list(dict.fromkeys(tasks)) or list(suite.tasks)
+        for name in names:
+            require_task(env, suite.tasks, name)
+        _require_starts(env, suite, wanted_starts)
+        if comparable:
+            _require_protocol(env, suite, names, wanted_starts, shown[0])
+    wanted = _in_order(names, wanted_starts, suite)
     kept = None
     if videos is not None:
         place = out or Path(videos) / "result.json"
         kept = Videos(Path(videos), place.stem, place.parent, all_videos)
         kept.check(wanted, force=force)
     with nullcontext() if out is None else sole_writer(out):
-        shown = (ablation or Ablation(), renames or {})
         about = _provenance(model, (env, suite, names), starts, seed, steps_per_chunk, shown, jobs)
         partial = PartialResult(_partial_path(out, about), about.date)
         about = about.model_copy(update={"date": partial.began})
@@ -104,12 +112,48 @@ def evaluate(
                 on_episode(episode, len(partial.episodes), len(wanted))
         found = [partial.episodes[pair] for pair in wanted if pair in partial.episodes]
         failed = [not_counted[pair] for pair in wanted if pair in not_counted]
+        about = about.model_copy(update={"comparable": comparable and not failed})
         result = _summarise(found, failed, names, about)
         if out is not None:
             write_text(out, result.model_dump_json(indent=1))
             if not failed:
                 partial.discard()
         return result
+
+
+def _require_starts(env: str, suite: Suite, starts: Sequence[int]) -> None:
+    count = suite.about.starts
+    if count is not None and max(starts) >= count:
+        raise EvaluationError(
+            f"--starts: {env} has the starts 0 to {count - 1}, and {max(starts)} is asked for"
+        )
+
+
+def _require_protocol(
+    env: str, suite: Suite, tasks: Sequence[str], starts: Sequence[int], ablation: Ablation
+) -> None:
+    """Raises EvaluationError for what published numbers were not found with."""
+    about = suite.about
+    if not about.published_starts:
+        raise EvaluationError(f"--comparable: there are no published numbers of {env}")
+    if about.marks:
+        raise EvaluationError(
+            f"--comparable: no number found with {', '.join(about.marks)} may be set beside a "
+            "published one; take the benchmark's own assets"
+        )
+    if sorted(tasks) != sorted(suite.tasks):
+        raise EvaluationError(f"--comparable takes all {len(suite.tasks)} tasks; omit --tasks")
+    if sorted(starts) != parse_starts(about.published_starts):
+        raise EvaluationError(f"--comparable takes --starts {about.published_starts}")
+    if ablation != Ablation():
+        raise EvaluationError("--comparable takes nothing from the policy; omit the ablation")
+
+
+def _in_order(tasks: list[str], starts: list[int], suite: Suite) -> list[tuple[str, int]]:
+    """Returns the episodes, tasks in turns unless a change of the task costs much."""
+    if suite.about.one_task_at_a_time:
+        return [(task, start) for task in tasks for start in starts]
+    return [(task, start) for start in starts for task in tasks]
 
 
 def _provenance(
@@ -129,6 +173,7 @@ def _provenance(
             "actions"
         )
     cores = usable_cores()
+    jobs = jobs or _most_jobs(cores, suite.about.memory_bytes)
     return Provenance(
         schema_version=SCHEMA_VERSION,
         actquant_version=__version__,
@@ -144,13 +189,20 @@ def _provenance(
         renames=dict(renames),
         wrong_instruction=ablation.wrong_instruction,
         conventions=_conventions(policy),
-        jobs=jobs or cores,
-        threads_per_job=max(1, cores // (jobs or cores)),
+        jobs=jobs,
+        threads_per_job=max(1, cores // jobs),
         machine=f"{platform.machine()}, {cores} cores, {platform.system()}",
-        versions=versions(suite.distribution),
+        environment=dict(suite.about.conventions),
+        marks=list(suite.about.marks),
+        versions=versions(suite.distribution) | suite.about.versions,
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         date=iso_date(),
     )
+
+
+def _most_jobs(cores: int, each_bytes: int) -> int:
+    """Returns how many processes run beside each other: a core each, as far as memory goes."""
+    return min(cores, max(1, total_memory() // each_bytes)) if each_bytes else cores
 
 
 def _facts(model: Path, name: str) -> ModelFacts:
@@ -238,6 +290,7 @@ class _Worker:
                 return self._run(task, start)
             except SimulatorError as error:
                 errors.append(str(error))
+                self.suite.close()
                 self.suite = open_suite(self.about.env)
         told = "; then ".join(dict.fromkeys(errors))
         return UncountedEpisode(task=task, start=start, attempts=len(errors), error=told)
@@ -297,8 +350,11 @@ def _run_all(
         return
     if about.jobs == 1:
         worker = _Worker(about, videos)
-        for pair in pairs:
-            yield worker.run(*pair)
+        try:
+            for pair in pairs:
+                yield worker.run(*pair)
+        finally:
+            worker.suite.close()
         return
     # Spawned, not forked: a rendering context and ggml's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")

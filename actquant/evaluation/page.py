@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from actquant.common.clock import iso_date
 from actquant.common.pages import render
+from actquant.common.tables import NOT_COMPARABLE
 from actquant.evaluation.compare import JudgedDifference
 from actquant.evaluation.figures import (
     WIDTH,
@@ -18,6 +19,7 @@ from actquant.evaluation.figures import (
     latency_figure,
     success_figure,
 )
+from actquant.evaluation.result import marks_of
 
 if TYPE_CHECKING:
     from actquant.evaluation.report import Clip, Shown
@@ -47,6 +49,8 @@ TEMPLATE = """<!doctype html>
 <body>
 <h1>Evaluation of {{ names }}</h1>
 <p class="note">{{ about }}. Page of {{ date }}.</p>
+{% if marks %}<p class="tag">{{ marks }}</p>
+{% endif %}
 <ul class="key">
 {% for each in key %}
 <li class="anywhere"><span class="dot" style="background:{{ each.colour }}"></span>
@@ -193,6 +197,7 @@ def draw(shown: Sequence[Shown], clips: Sequence[Clip], recordings: int) -> str:
         names=", ".join(each.name for each in shown),
         first=shown[0].name,
         about=_about(results),
+        marks=_marks(results),
         date=iso_date(),
         key=[{"name": each.name, "colour": colour_of(i)} for i, each in enumerate(shown)],
         verdicts=[_in_short(each, shown[0].name) for each in shown],
@@ -221,9 +226,14 @@ def draw(shown: Sequence[Shown], clips: Sequence[Clip], recordings: int) -> str:
     )
 
 
+def _marks(results: Sequence[EvaluationResult]) -> str:
+    marks = marks_of(results)
+    return f"{', '.join(marks).capitalize()}: {NOT_COMPARABLE}." if marks else ""
+
+
 def _about(results: Sequence[EvaluationResult]) -> str:
     worlds = dict.fromkeys(
-        f"{r.provenance.env}, {len(r.tasks)} {_of('task', len(r.tasks))}, starts "
+        f"{r.provenance.place}, {len(r.tasks)} {_of('task', len(r.tasks))}, starts "
         f"{r.provenance.starts}, seed {r.provenance.seed}"
         for r in results
     )
@@ -392,7 +402,8 @@ def _facts(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
     for result in results:
         of, conventions = result.provenance, result.provenance.conventions
         facts = {
-            "environment": of.env,
+            "environment": of.place,
+            "by the protocol of published numbers": "yes" if of.comparable else "",
             "starts": of.starts,
             "seed": str(of.seed),
             "actions executed of a chunk": str(of.steps_per_chunk),
@@ -410,6 +421,7 @@ def _facts(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
                 "noise from": conventions.noise,
                 "scheduling": conventions.scheduling,
             }
+        facts |= {f"environment's {name}": text for name, text in of.environment.items()}
         versions = dict(actquant=of.actquant_version) | of.versions
         facts |= {f"version of {name}": version for name, version in versions.items()}
         all_facts.append(facts | {"machine": of.machine, "date": of.date})

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from actquant.common.errors import EvaluationError
 from actquant.common.files import write_text
+from actquant.common.tables import marked
 from actquant.evaluation.compare import Comparison, compare_results
 from actquant.evaluation.recording import LARGEST_VIDEO_BYTES, Recording
-from actquant.evaluation.result import EpisodeRecord, EvaluationResult
+from actquant.evaluation.result import EpisodeRecord, EvaluationResult, marks_of
 
 MOST_VIDEOS = 24
 MOST_VIDEO_BYTES = 6_000_000
@@ -21,7 +22,8 @@ MOST_VIDEO_BYTES = 6_000_000
 
 class ReportSummary(BaseModel):
     """page: where it is; videos: how many of the `recordings` that the results have it holds;
-    comparisons: of each further result with the first, None where `not_paired` says why not."""
+    comparisons: of each further result with the first, None where `not_paired` says why not;
+    marks: those of all results."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,14 +34,15 @@ class ReportSummary(BaseModel):
     not_paired: list[str]
     videos: int
     recordings: int
+    marks: list[str]
 
 
 @dataclass(frozen=True)
 class Shown:
     """One result of the page.
 
-    action_error: text, empty if unknown; comparison: with the first result, None for that and where
-    `not_paired` says why there is none.
+    name: of its file, with its marks; action_error: text, empty if unknown; comparison: with the
+    first result, None for that and where `not_paired` says why there is none.
     """
 
     name: str
@@ -75,7 +78,10 @@ def write_report(
     from actquant.evaluation.page import draw
 
     results = [EvaluationResult.load(path) for path in paths]
-    names = _names(paths)
+    names = [
+        marked(name, result.provenance.marks)
+        for name, result in zip(_names(paths), results, strict=True)
+    ]
     shown = []
     for name, path, result in zip(names, paths, results, strict=True):
         comparison, why = None, ""
@@ -96,6 +102,7 @@ def write_report(
         not_paired=[each.not_paired for each in shown if each.not_paired],
         videos=len(clips),
         recordings=len(kept),
+        marks=marks_of(results),
     )
 
 

@@ -5,7 +5,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from actquant import __version__
 from actquant.common.errors import EvaluationError
 from actquant.common.paths import require_file
 from actquant.common.statistics import wilson95
+from actquant.common.tables import marked
 from actquant.format.stored_error import StoredActionError
 
 SCHEMA_VERSION = 2
@@ -110,7 +111,12 @@ class Conventions(_Record):
 
 
 class Provenance(_Record):
-    """How the result came about. What has a default was not noted in schema version 1."""
+    """How the result came about. What has a default was not noted in schema version 1.
+
+    environment: conventions of the simulation. marks: what nobody may overlook who reads a number
+    from the result, e.g. "stand-in visuals". comparable: whether everything was done, every
+    episode counted, by the protocol that published numbers of the environment follow.
+    """
 
     schema_version: int = 1
     actquant_version: str
@@ -128,12 +134,20 @@ class Provenance(_Record):
         validation_alias=AliasChoices("wrong_instruction", "wrong_colour")
     )
     conventions: Conventions | None = None
+    environment: dict[str, str] = Field(default_factory=dict)
+    marks: list[str] = []
+    comparable: bool = False
     jobs: int
     threads_per_job: int
     machine: str
     versions: dict[str, str] = Field(default_factory=dict)
     command: list[str] = []
     date: str
+
+    @property
+    def place(self) -> str:
+        """The environment's name as every table shows it, with the marks."""
+        return marked(self.env, self.marks)
 
 
 class EvaluationResult(_Record):
@@ -158,6 +172,11 @@ class EvaluationResult(_Record):
             raise EvaluationError(
                 f"{path} is no evaluation result: {where}{': ' if where else ''}{first['msg']}"
             ) from error
+
+
+def marks_of(results: Iterable[EvaluationResult]) -> list[str]:
+    """Returns the marks of all results."""
+    return list(dict.fromkeys(mark for each in results for mark in each.provenance.marks))
 
 
 def rate(episodes: Sequence[EpisodeRecord]) -> Rate:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from actquant.common.errors import EvaluationError, UsageError
 from actquant.common.files import write_text
+from actquant.common.tables import NOT_COMPARABLE
 from actquant.control.policy import model_sha256
 from actquant.evaluation.inspection import inspect_model
 from actquant.evaluation.result import EvaluationResult
@@ -133,6 +134,11 @@ def _result(path: Path, model: Path, sha256: str) -> EvaluationResult:
         raise EvaluationError(
             f"{path} is of an ablation (grey camera or wrong instruction), which says nothing of "
             "the policy's success; evaluate it without"
+        )
+    if about.marks:
+        raise EvaluationError(
+            f"{path} was found with {', '.join(about.marks)}: {NOT_COMPARABLE}, and the hub would "
+            "do so"
         )
     return result
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from actquant.common.files import write_text
 from actquant.common.pages import new_figure, render, svg
+from actquant.common.tables import marked
 from actquant.format.tensor_types import get_format
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ TEMPLATE = """<!doctype html>
 <style>{{ style }}</style></head><body>
 <h1>Sweep of {{ report.checkpoint }}</h1>
 <p class="note">{{ report.date }}{% if report.machine %}, {{ report.machine }}{% endif %}; dataset
-{{ report.dataset }}{% if report.env %}; {{ report.env }}, starts {{ report.starts }}{% endif %}.
+{{ report.dataset }}{% if report.env %}; {{ env }}, starts {{ report.starts }}{% endif %}.
 Action error: root mean square distance to the f32 policy's chunks on held-out frames, in standard
 deviations of each action, ± one standard error. Success with 95 % intervals (Wilson). p: McNemar's
 exact test on the same starts, against f16 and against the best other recipe of the same budget.</p>
 <h2>Size against success and error</h2>{{ front }}
-<div class="wide"><table><tr><th>file<th>MB<th>whole-file bpw<th>action error<th>n<th>success
+<div class="wide"><table><tr><th>file<th>MB<th>whole-file bpw<th>action error<th>n<th>{{ success }}
 <th>95 %<th>against f16<th>against the best other</tr>
 {% for row in rows %}<tr><td>{{ row.name }}{% if row.refused %}<td colspan="8"
 class="text">{{ row.refused }}{% else %}<td>{{ row.size }}<td>{{ row.bpw }}
@@ -35,7 +36,7 @@ class="text">{{ row.refused }}{% else %}<td>{{ row.size }}<td>{{ row.bpw }}
 <td class="{{ row.reference_class }}">{{ row.reference }}
 <td class="{{ row.other_class }}">{{ row.other }}{% endif %}</tr>
 {% endfor %}</table></div>
-{% if tasks %}<h2>Where each file loses</h2>
+{% if tasks %}<h2>Where each file loses: {{ success }}</h2>
 <div class="wide"><table><tr><th>file{% for task in tasks %}<th>{{ task }}{% endfor %}</tr>
 {% for row in by_task %}<tr><td>{{ row.name }}{% for cell in row.cells %}
 <td class="{{ cell.style }}">{{ cell.text }}{% endfor %}</tr>
@@ -54,6 +55,8 @@ def write_page(report: SweepReport, made: Mapping[str, CompressionReport], path:
     html = render(
         TEMPLATE,
         report=report,
+        env=marked(report.env or "", report.marks),
+        success=marked("success", report.marks),
         rows=[_shown(row) for row in report.rows],
         front=_front(rows),
         tasks=tasks,

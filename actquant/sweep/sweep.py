@@ -65,6 +65,7 @@ class SweepReport(BaseModel):
     checkpoint: str
     dataset: str
     env: str | None
+    marks: list[str] = []
     starts: str
     date: str
     machine: str
@@ -108,13 +109,15 @@ class Sweep(SweepRequest):
 
     def _report(self, rows: list[SweepRow]) -> SweepReport:
         first = next((row for row in rows if row.n), None)
-        machine = ""
+        machine, marks = "", []
         if first is not None:
-            machine = EvaluationResult.load(self.out / f"{first.name}.json").provenance.machine
+            about = EvaluationResult.load(self.out / f"{first.name}.json").provenance
+            machine, marks = about.machine, about.marks
         return SweepReport(
             checkpoint=str(self.checkpoint),
             dataset=str(self.dataset),
             env=self.env,
+            marks=marks,
             starts=self.starts if self.env else "",
             date=iso_date(),
             machine=machine,
