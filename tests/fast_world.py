@@ -52,6 +52,7 @@ class FastWorld:
 
 class FastSuite:
     tasks: tuple[str, ...] = ("reach", "lift")
+    cameras = tuple(CAMERAS)
     distribution = "numpy"
     opened = 0
 

@@ -20,9 +20,9 @@ from actquant.common.files import write_text
 from actquant.common.interrupts import look_again
 from actquant.common.locks import sole_writer
 from actquant.common.machine import usable_cores
-from actquant.common.renames import Renames
+from actquant.common.renames import Renames, rename_keys
 from actquant.control.policy import Policy, PolicyDescription, model_sha256, open_policy
-from actquant.environments.base import Suite, open_suite, require_task
+from actquant.environments.base import Suite, open_suite, require_camera, require_task
 from actquant.evaluation.partial import SUFFIX, PartialResult
 from actquant.evaluation.recording import Film, Recording, Videos
 from actquant.evaluation.result import (
@@ -72,15 +72,19 @@ def evaluate(
     and not counted; the same call again tries those alone. renames: names in the environment -> the
     policy's. videos: folder for recordings of failures (`all_videos`: of all episodes), over others
     than ours only with `force`. `on_episode` gets each episode with the counts done and to do.
-    Raises EvaluationError for an unknown environment, task or range, more steps than a chunk has,
-    where no episode counts, and, before the first action, where the environment has not what the
-    policy is to be shown; BusyError if another process writes `out`, OutputError if it cannot be
-    written, and what `Videos.check` raises.
+    Raises EvaluationError for an unknown environment, task, camera or range, more steps than a
+    chunk has, where no episode counts, and, before the first action, where the environment has not
+    what the policy is to be shown; BusyError if another process writes `out`, OutputError if it
+    cannot be written, and what `Videos.check` raises.
     """
     wanted_starts, suite = parse_starts(starts), open_suite(env)
     names = list(dict.fromkeys(tasks)) or list(suite.tasks)
     for name in names:
         require_task(env, suite.tasks, name)
+    ablation, renames = ablation or Ablation(), renames or {}
+    if ablation.grey_camera is not None:
+        cameras = rename_keys(dict.fromkeys(suite.cameras), renames)
+        require_camera(env, cameras, ablation.grey_camera)
     wanted = [(name, start) for start in wanted_starts for name in names]
     kept = None
     if videos is not None:
@@ -88,7 +92,7 @@ def evaluate(
         kept = Videos(Path(videos), place.stem, place.parent, all_videos)
         kept.check(wanted, force=force)
     with nullcontext() if out is None else sole_writer(out):
-        shown = (ablation or Ablation(), renames or {})
+        shown = (ablation, renames)
         about = _provenance(model, (env, suite, names), starts, seed, steps_per_chunk, shown, jobs)
         partial = PartialResult(_partial_path(out, about), about.date)
         about = about.model_copy(update={"date": partial.began})
