@@ -2,23 +2,30 @@
 
     python benchmarks/soak.py act MODEL.gguf --minutes 480 --json soak.json --plot soak.png
     python benchmarks/soak.py deploy MODEL.gguf --minutes 480 --json soak.json --plot soak.png
+    python benchmarks/soak.py serve MODEL.gguf --minutes 480 --json soak.json --plot soak.png
 
 `act` opens a file once and asks for chunks; `deploy` lets it drive the fake controller, episode
-after episode. The program that is watched runs as a process of its own. Exit code 1 if memory
-grew by more than 2 % and 2 MB, or files or threads by one, between the second tenth of the time
-and the last.
+after episode; `serve` answers CLIENTS clients, each of which connects anew after SESSION chunks;
+one session in ten ends in the middle of a message. The program that is watched runs as a process of
+its own. Exit code 1 if memory grew by more than 2 % and 2 MB, or files or threads by one, between
+the second tenth of the time and the last, or if a client was given an error.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +34,7 @@ import psutil
 SAMPLES = 400
 HOST = "127.0.0.83"
 TASK = "pick up the blue cube"
+CLIENTS, SESSION = 4, 100
 PATIENT = ("max_state_age_s=1.5", "max_camera_age_s=1.5", "stop_after_s=5")
 """Of a simulated arm beside other work: what is looked for is growth."""
 
@@ -61,6 +69,71 @@ def deploy_command(model: Path, log: Path) -> list[str]:
     ]
 
 
+def serve_command(model: Path) -> list[str]:
+    return [sys.executable, "-m", "actquant.cli", "serve", f"model={model}", "--port", "0"]
+
+
+class Clients:
+    """Clients of a server whose address stands in `log`, in threads of their own; `latencies_s` of
+    their chunks, in the order in which they came."""
+
+    def __init__(self, model: Path, log: Path, period_s: float) -> None:
+        from actquant_runtime import Runtime, golden_observation
+
+        self._seen, self._noise = golden_observation(Runtime(model).describe(), seed=1)
+        self._log, self._period_s = log, period_s
+        self.latencies_s: list[float] = []
+        self.failures: list[str] = []
+        self._is_over = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        self._is_over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        from actquant.serve.client import RemoteRuntime
+
+        while not (found := re.search(r"ws://\S+", self._log.read_text())):
+            if self._is_over.wait(0.1):
+                return
+        sessions = 0
+        while not self._is_over.is_set():
+            try:
+                remote = RemoteRuntime(found[0])
+                for _ in range(SESSION):
+                    if not self._is_over.is_set():
+                        self._ask(remote)
+                sessions += 1
+                if sessions % 10 == 0:
+                    vanish(found[0])
+                remote.close()
+            except Exception as error:  # what the server should never give
+                self.failures.append(f"{type(error).__name__}: {error}")
+                self._is_over.wait(1.0)
+
+    def _ask(self, remote: Any) -> None:
+        begin = time.perf_counter()
+        remote.act(self._seen, noise=self._noise)
+        seconds = time.perf_counter() - begin
+        self.latencies_s.append(seconds)
+        self._is_over.wait(max(0.0, self._period_s - seconds))
+
+
+def vanish(address: str) -> None:
+    """Begins a message to a server, and is gone without a word."""
+    from websockets.sync.client import connect
+
+    client = connect(address, compression=None).__enter__()
+    client.recv()
+    client.socket.sendall(b"\x82\xfe\xff\xff" + bytes(1000))  # a frame of 65535 bytes
+    with contextlib.suppress(OSError):
+        client.socket.shutdown(socket.SHUT_RDWR)
+
+
 def sample(process: psutil.Process, begin: float) -> dict[str, float]:
     """Returns what a process and its children hold now."""
     family = [process, *process.children(recursive=True)]
@@ -79,7 +152,9 @@ def drift(samples: list[dict[str, float]], key: str) -> tuple[float, float]:
     return statistics.median(s[key] for s in early), statistics.median(s[key] for s in late)
 
 
-def watch(command: list[str], minutes: float, log: Path) -> list[dict[str, float]]:
+def watch(
+    command: list[str], minutes: float, log: Path, before_end: Callable[[], None]
+) -> list[dict[str, float]]:
     """Runs a program for so long and samples it; raises SystemExit if it ends by itself."""
     samples = []
     begin = time.monotonic()
@@ -93,6 +168,7 @@ def watch(command: list[str], minutes: float, log: Path) -> list[dict[str, float
                     raise SystemExit(f"ended by itself after {passed:.0f} s:\n{tail}")
                 samples.append(sample(psutil.Process(program.pid), begin))
         finally:
+            before_end()
             program.send_signal(signal.SIGTERM)
             try:
                 program.wait(30)
@@ -140,18 +216,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["act", "deploy"])
+    parser.add_argument("what", choices=["act", "deploy", "serve"])
     parser.add_argument("model", type=Path)
     parser.add_argument("--minutes", type=float, default=480)
-    parser.add_argument("--period-s", type=float, default=0.0, help="act: of one chunk; 0: none")
+    parser.add_argument(
+        "--period-s", type=float, default=0.0, help="act, serve: of one chunk; 0: none"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    controller = None
+    controller = clients = None
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "output"
         if arguments.what == "act":
             command = act_command(arguments.model, arguments.period_s)
+        elif arguments.what == "serve":
+            command = serve_command(arguments.model)
+            log.touch()
+            clients = Clients(arguments.model, log, arguments.period_s)
         else:
             command = deploy_command(arguments.model, Path(folder) / "log")
             simulate = ["-m", "actquant.cli", "robot-sim", "--host", HOST, "--task", "pick_cube"]
@@ -161,18 +243,22 @@ def main() -> None:
                 )
             time.sleep(20)
         try:
-            samples = watch(command, arguments.minutes, log)
+            leave = (lambda: None) if clients is None else clients.close
+            samples = watch(command, arguments.minutes, log, leave)
         finally:
             if controller is not None:
                 controller.terminate()
                 controller.wait()
-        lines = log.read_text().splitlines() if arguments.what == "act" else []
+        latencies_s = [] if clients is None else clients.latencies_s
+        if arguments.what == "act":
+            latencies_s = [float(line) for line in log.read_text().splitlines()]
     result = {
         "what": arguments.what,
         "model": arguments.model.name,
         "minutes": arguments.minutes,
-        "chunks": len(lines),
-        **judge(samples, [float(line) for line in lines]),
+        "chunks": len(latencies_s),
+        "failures": [] if clients is None else clients.failures,
+        **judge(samples, latencies_s),
         "samples": samples,
     }
     if arguments.json:
@@ -180,7 +266,7 @@ def main() -> None:
     if arguments.plot:
         draw(samples, arguments.plot)
     print(json.dumps({key: value for key, value in result.items() if key != "samples"}, indent=1))
-    raise SystemExit(1 if result["grew"] else 0)
+    raise SystemExit(1 if result["grew"] or result["failures"] else 0)
 
 
 if __name__ == "__main__":

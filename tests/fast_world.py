@@ -54,6 +54,7 @@ class FastWorld:
 
 class FastSuite:
     tasks: tuple[str, ...] = ("reach", "lift")
+    cameras = tuple(CAMERAS)
     distribution = "numpy"
     about = SuiteFacts()
     opened = 0

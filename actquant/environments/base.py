@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Protocol
@@ -68,11 +69,12 @@ class SuiteFacts:
 class Suite(Protocol):
     """The tasks of one kind of world.
 
-    tasks: their names, in the order in which results list them; distribution: the Python package
-    whose version results name.
+    tasks: their names, in the order in which results list them; cameras: keys of the pictures in
+    every observation; distribution: the Python package whose version results name.
     """
 
     tasks: tuple[str, ...]
+    cameras: tuple[str, ...]
     distribution: str
     about: SuiteFacts
 
@@ -122,3 +124,9 @@ def require_task(suite: str, tasks: tuple[str, ...], task: str) -> None:
     """Raises EvaluationError, listing the tasks, for one that the suite does not have."""
     if task not in tasks:
         raise EvaluationError(f"environment '{suite}' has no task '{task}'; it has {list(tasks)}")
+
+
+def require_camera(suite: str, cameras: Iterable[str], camera: str) -> None:
+    """Raises EvaluationError, listing the cameras, for one that observations do not have."""
+    if camera not in (known := list(cameras)):
+        raise EvaluationError(f"environment '{suite}' has no camera '{camera}'; it has {known}")

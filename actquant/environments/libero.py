@@ -148,6 +148,7 @@ class LiberoEnvironment:
 class LiberoSuite:
     """The ten tasks of a suite, in the benchmark's order."""
 
+    cameras = ("observation.images.image", "observation.images.image2")
     distribution = "hf-libero"
 
     def __init__(self, name: str) -> None:

@@ -12,6 +12,7 @@ from actquant.common.extras import explain_missing
 from actquant.control.window import Observation
 from actquant.environments.base import Step, SuiteFacts, require_task
 
+PICTURES = "observation.images."
 COLOURS: tuple[str, ...] = ("red", "green", "blue")
 
 
@@ -48,11 +49,13 @@ class UR3eSuite:
     def __init__(self) -> None:
         try:
             from lerobot_env_ur3e import TASK_NAMES, UR3eEnv
+            from lerobot_env_ur3e.simulator import CAMERAS
         except ImportError as error:
             raise EvaluationError(
                 f"the UR3e simulator is not installed: {explain_missing(error)}"
             ) from error
         self.tasks: tuple[str, ...] = TASK_NAMES
+        self.cameras = tuple(f"{PICTURES}{camera}" for camera in CAMERAS)
         self._make = UR3eEnv
         self._environments: dict[str, UR3eEnvironment] = {}
 
@@ -75,6 +78,6 @@ class UR3eSuite:
 def as_policy_observation(observation: dict[str, Any], instruction: str) -> Observation:
     """Puts a Gymnasium observation under LeRobot's keys, as policies take it."""
     raw: Observation = {
-        f"observation.images.{camera}": image for camera, image in observation["pixels"].items()
+        f"{PICTURES}{camera}": image for camera, image in observation["pixels"].items()
     }
     return raw | {"observation.state": observation["agent_pos"], "task": instruction}

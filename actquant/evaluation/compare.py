@@ -1,7 +1,7 @@
 """Two evaluations on the same starts: the paired difference, McNemar's test, and what it tells."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -112,7 +112,7 @@ def pair_up(a: EvaluationResult, b: EvaluationResult, a_name: str, b_name: str) 
     return pairs
 
 
-def _conditions(result: EvaluationResult) -> dict[str, object]:
+def _conditions(result: EvaluationResult) -> dict[str, Any]:
     of = result.provenance
     keys = ("env", "marks", "seed", "grey_camera", "wrong_instruction")
     return {key: getattr(of, key) for key in keys} | dict(of.environment)

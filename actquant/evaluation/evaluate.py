@@ -20,9 +20,9 @@ from actquant.common.files import write_text
 from actquant.common.interrupts import look_again
 from actquant.common.locks import sole_writer
 from actquant.common.machine import total_memory, usable_cores
-from actquant.common.renames import Renames
+from actquant.common.renames import Renames, rename_keys
 from actquant.control.policy import Policy, PolicyDescription, model_sha256, open_policy
-from actquant.environments.base import Suite, open_suite, require_task
+from actquant.environments.base import Suite, open_suite, require_camera, require_task
 from actquant.evaluation.partial import SUFFIX, PartialResult
 from actquant.evaluation.recording import Film, Recording, Videos
 from actquant.evaluation.result import (
@@ -75,21 +75,24 @@ def evaluate(
     than ours only with `force`. comparable: whether nothing may be done otherwise than by the
     protocol that published numbers of the environment follow. `on_episode` gets each episode with
     the counts done and to do.
-    Raises EvaluationError for an unknown environment, task or range, starts that the environment
-    does not have, what is not `comparable`, more steps than a chunk has, where no episode counts,
-    and, before the first action, where the environment has not what the policy is to be shown;
-    BusyError if another process writes `out`, OutputError if it cannot be written, and what
-    `Videos.check` raises.
+    Raises EvaluationError for an unknown environment, task, camera or range, starts that the
+    environment does not have, what is not `comparable`, more steps than a chunk has, where no
+    episode counts, and, before the first action, where the environment has not what the policy is
+    to be shown; BusyError if another process writes `out`, OutputError if it cannot be written, and
+    what `Videos.check` raises.
     """
     wanted_starts = parse_starts(starts)
-    shown = (ablation or Ablation(), renames or {})
+    shown = ablation, renames = (ablation or Ablation(), renames or {})
     with closing(open_suite(env)) as suite:
         names = list(dict.fromkeys(tasks)) or list(suite.tasks)
         for name in names:
             require_task(env, suite.tasks, name)
+        if ablation.grey_camera is not None:
+            cameras = rename_keys(dict.fromkeys(suite.cameras), renames)
+            require_camera(env, cameras, ablation.grey_camera)
         _require_starts(env, suite, wanted_starts)
         if comparable:
-            _require_protocol(env, suite, names, wanted_starts, shown[0])
+            _require_protocol(env, suite, names, wanted_starts, ablation)
     wanted = _in_order(names, wanted_starts, suite)
     kept = None
     if videos is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import socket
 import ssl
+import struct
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +23,8 @@ from actquant.serve.session import OPTIONS, STATE, TASK
 from actquant.serve.settings import key_of_environment
 
 MOST_ANSWER_BYTES = 64 << 20
+FAREWELL_S = 1.0
+"""How long a server may take to say good-bye."""
 GREETING = (
     "inputs", "cameras", "optional_cameras", "image_size", "state_names", "action_names",
     "observation_steps", "chunk_length", "steps_per_chunk", "control_rate_hz", "noise_shape",
@@ -127,6 +132,7 @@ class RemoteRuntime:
                 ssl=self._tls,
                 additional_headers=self._headers,
                 open_timeout=self._timeout_s,
+                close_timeout=FAREWELL_S,
                 compression=None,
                 max_size=MOST_ANSWER_BYTES,
             ).__enter__()  # websockets warns of connections outside `with`; `close` ends this one
@@ -134,6 +140,7 @@ class RemoteRuntime:
             raise RemoteError(f"{self.url!r} is no address such as ws://HOST:PORT") from error
         except (InvalidHandshake, OSError) as error:
             raise RemoteError(f"no policy at {self.url}: {_reason(error)}") from error
+        _limit_sending(connection.socket, self._timeout_s)
         try:
             greeting = self._unpacked(self._received(connection))
             if missing := [key for key in GREETING if key not in greeting]:
@@ -184,6 +191,14 @@ class RemoteRuntime:
         if isinstance(answer, str):
             raise RemoteError(f"{self.url}: {answer}")
         return answer
+
+
+def _limit_sending(connection: socket.socket, seconds: float) -> None:
+    """Has sending fail where nothing is taken for that long, as behind a cable that was pulled;
+    otherwise it takes the system's quarter of an hour."""
+    microseconds, whole = math.modf(seconds)
+    limit = struct.pack("ll", int(whole), int(1e6 * microseconds))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def _reason(error: Exception) -> str:

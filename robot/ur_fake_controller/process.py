@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -201,6 +202,7 @@ class FakeController:
         self._closing = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
 
     def __enter__(self) -> FakeController:
         self.start()
@@ -280,12 +282,13 @@ class FakeController:
         self.request("reset", task=task, start=start)
 
     def request(self, action: str, **arguments: Any) -> Any:
-        """Returns the answer of the controller's control port."""
+        """Returns the answer of the controller's control port; for any thread."""
         if self._socket is None:
             raise ControllerError("the fake controller is not running")
         try:
-            self._socket.sendall(json.dumps({"do": action, "with": arguments}).encode() + b"\n")
-            line = self._lines.readline()
+            with self._lock:
+                self._socket.sendall(json.dumps({"do": action, "with": arguments}).encode() + b"\n")
+                line = self._lines.readline()
         except OSError:
             line = b""
         if not line:

@@ -1,6 +1,6 @@
 """Builds the fuzzers with clang, runs each for a while on its corpus, and prints a table.
 
-run.py [--seconds N] [--build DIR] [TARGET ...]
+run.py [--seconds N] [--build DIR] [--optional] [TARGET ...]
 
 What crashes, hangs or takes too much memory is kept in regressions/TARGET, where tests replay it;
 the exit code is then 1.
@@ -53,11 +53,8 @@ def find_clang() -> tuple[str, str] | None:
     return None
 
 
-def build(folder: Path, targets: tuple[str, ...]) -> None:
+def build(folder: Path, targets: tuple[str, ...], clang: tuple[str, str]) -> None:
     """ggml's own undefined behaviour is not looked for: it is compiled with ASan alone."""
-    clang = find_clang()
-    if clang is None:
-        sys.exit("no clang that links fuzzers; scripts/system_packages.sh --for-fuzz installs it")
     options = {
         "CMAKE_C_COMPILER": clang[0],
         "CMAKE_CXX_COMPILER": clang[1],
@@ -131,18 +128,30 @@ def run(folder: Path, target: str, seconds: int, keep: Path = HERE / "regression
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", default=TARGETS, metavar="TARGET")
-    parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--seconds", type=int, default=60, help="of all targets together")
     parser.add_argument("--build", type=Path, default=ROOT / "build/fuzz")
+    parser.add_argument(
+        "--optional", action="store_true", help="do nothing where no clang links fuzzers"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.targets) - set(TARGETS):
         parser.error(f"there is no target {', '.join(unknown)}; there are {', '.join(TARGETS)}")
-    build(arguments.build, tuple(arguments.targets))
-    outcomes = [run(arguments.build, target, arguments.seconds) for target in arguments.targets]
+    clang = find_clang()
+    if clang is None:
+        reason = "no clang links fuzzers here; scripts/system_packages.sh --for-fuzz installs one"
+        if arguments.optional:
+            print(f"fuzzing is left out: {reason}")
+            return
+        sys.exit(reason)
+    build(arguments.build, tuple(arguments.targets), clang)
+    seconds = max(1, arguments.seconds // len(arguments.targets))
+    outcomes = [run(arguments.build, target, seconds) for target in arguments.targets]
     print(f"{'target':10} {'executions':>11} {'edges':>15} {'inputs':>7} {'peak':>9}")
     for o in outcomes:
         edges = f"{o.edges} of {o.of_edges}"
         note = "  CRASHED, kept in runtime/fuzz/regressions" if o.crashed else ""
         print(f"{o.target:10} {o.executions:11,} {edges:>15} {o.corpus:7} {o.peak_mb:6} MB{note}")
+    print(f"{'together':10} {sum(o.executions for o in outcomes):11,}")
     sys.exit(any(o.crashed for o in outcomes))
 
 

@@ -238,6 +238,7 @@ def _wrong_inputs() -> list[Call]:
         Call("eval {text} --out {free} --starts 0:1", 1),
         Call("eval {folder} --out {free} --starts 0:1", 1),
         Call(f"{EVAL} --out {{free}} --tasks juggle", 1, "no task 'juggle'"),
+        Call("eval {text} --out {free} --grey-camera wrist", 1, "has no camera 'wrist'"),
         Call(f"{EVAL} --out {{free}} --steps-per-chunk 100000", 1, "chunks have"),
         Call("compress {missing} --recipe rtn --out {free}", 1),
         Call("compress {text} --recipe rtn --out {free}", 1),

@@ -20,13 +20,13 @@ def test_misleading_names_another_object(suite) -> None:
 def test_a_start_looks_the_same_each_time_and_a_step_shows_what_is_asked_for(suite) -> None:
     environment = suite.environment(suite.tasks[0])
     assert environment is suite.environment(suite.tasks[0])
+    assert suite.cameras == ("observation.images.scene", "observation.images.wrist")
     first, again = environment.reset(7), environment.reset(7)
     assert (
         first.keys()
         == again.keys()
         == {
-            "observation.images.scene",
-            "observation.images.wrist",
+            *suite.cameras,
             "observation.state",
             "task",
         }

@@ -21,6 +21,7 @@ from actquant.evaluation.compare import compare
 from actquant.evaluation.evaluate import evaluate
 from actquant.evaluation.recording import LARGEST_VIDEO_BYTES, Recording, write_video
 from actquant.evaluation.result import EvaluationResult, schema
+from actquant.evaluation.rollout import Ablation
 from actquant.format.checksums import seal
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "result.schema.json"
@@ -196,3 +197,12 @@ def test_a_film_of_noise_is_made_small(tmp_path):
     write_video(tmp_path / "noise.mp4", list(noise), 10)
     assert (tmp_path / "noise.mp4").stat().st_size <= LARGEST_VIDEO_BYTES
     assert len(frames_of(tmp_path / "noise.mp4")) == 30
+
+
+def test_a_camera_to_grey_out_is_named_as_the_policy_does(tmp_path):
+    """Before the policy is opened: there is none."""
+    scene = FastSuite.cameras[0]
+    renames = {scene: "observation.images.front"}
+    for named, wrong in (({}, "observation.images.front"), (renames, scene)):
+        with pytest.raises(EvaluationError, match=f"has no camera '{wrong}'; it has"):
+            evaluate(tmp_path / "none.gguf", env="fast", renames=named, ablation=Ablation(wrong))
