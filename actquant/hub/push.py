@@ -109,16 +109,17 @@ def push(
 
 def _facts(model: Path, target: HubName, results: Sequence[Path]) -> CardFacts:
     """Returns what the card says; refuses what must not be uploaded."""
+    sha256 = model_sha256(model)
+    shown = [_result(path, model, sha256) for path in results]
     verification = verify(model)  # opens it, which looks at all checksums
     verification.raise_if_failed()
-    sha256 = model_sha256(model)
     return CardFacts(
         name=target,
         sha256=sha256,
         observation_steps=read_model(model).metadata.interface.observation_steps,
         inspection=inspect_model(model),
         verification=verification,
-        results=[_result(path, model, sha256) for path in results],
+        results=shown,
     )
 
 

@@ -91,6 +91,7 @@ def test_a_page_of_two_worlds_marks_the_one(model, tmp_path):
 
 def test_a_sweep_has_the_mark(tmp_path):
     row = SweepRow(name="f16", recipe="f16", bpw_budget=None, seed=0, file_bytes=9, action_error=1)
+    row.action_error_standard_error = 0.1
     row.n, row.successes, row.success_by_task = 4, 2, {"reach": (2, 4)}
     report = SweepReport(
         checkpoint="c", dataset="d", env="libero_goal", marks=[MARK], starts="0:4", date="",
