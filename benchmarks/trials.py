@@ -72,20 +72,21 @@ Weights = dict[str, np.ndarray]
 
 class GuidedMoments(Accumulator):
     """Mean over samples of sum s x x' over tokens, s the mean square of the gradient of the outputs
-    of a group of rows: [ROW_GROUPS, columns, columns]."""
+    of a group of rows: [groups, columns, columns]."""
 
     name = "guided_moments"
+    groups = ROW_GROUPS
     needs_gradients = True
     needs_draws = True
     objective = ACTIONS
 
     def __init__(self, tensor: str, rows: int, columns: int) -> None:
         super().__init__(tensor, rows, columns)
-        self._sum = torch.zeros(ROW_GROUPS, columns, columns, dtype=torch.float64)
+        self._sum = torch.zeros(self.groups, columns, columns, dtype=torch.float64)
 
     @classmethod
     def state_bytes(cls, rows: int, columns: int, frames: int) -> int:
-        return 8 * ROW_GROUPS * columns * columns
+        return 8 * cls.groups * columns * columns
 
     def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
         """Does nothing: all is known with the gradients."""
@@ -93,7 +94,7 @@ class GuidedMoments(Accumulator):
     def backward(self, x: Tensor, dz: Tensor) -> None:
         tokens = x.reshape(-1, x.shape[-1]).double()
         squares = dz.reshape(-1, dz.shape[-1]).double().square()
-        for total, group in zip(self._sum, squares.tensor_split(ROW_GROUPS, dim=1), strict=True):
+        for total, group in zip(self._sum, squares.tensor_split(self.groups, dim=1), strict=True):
             total.addmm_((tokens * group.mean(dim=1, keepdim=True)).T, tokens)
 
     def end_batch(self) -> None:
