@@ -93,9 +93,7 @@ def ended(report: DeploymentReport) -> tuple[str, str]:
     [
         {"delay_s": 0.01},
         {"delay_s": 0.05},
-        {"delay_s": 0.01, "jitter_s": 0.01},
         {"delay_s": 0.05, "jitter_s": 0.05},
-        {"jitter_s": 0.2},
         {"loss": 0.01},
     ],
     ids=str,
