@@ -8,6 +8,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,8 @@ class RemoteRuntime:
         except RemoteError:
             connection.close()
             raise
+        except ConnectionClosed as error:
+            raise RemoteError(f"{self.url} hung up without a word: {error}") from error
         return connection, greeting
 
     def _ask(self, message: bytes) -> NDArray[np.float32]:
@@ -198,7 +201,8 @@ def _limit_sending(connection: socket.socket, seconds: float) -> None:
     otherwise it takes the system's quarter of an hour."""
     microseconds, whole = math.modf(seconds)
     limit = struct.pack("ll", int(whole), int(1e6 * microseconds))
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    with suppress(OSError):  # of a server that has hung up, its last word is still to be read
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def _reason(error: Exception) -> str:

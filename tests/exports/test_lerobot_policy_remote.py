@@ -177,15 +177,15 @@ def test_servers_that_cannot_be_used(model, server, batch, tmp_path, monkeypatch
         ([pack({"server": "another"})], "is no `actquant serve` .* does not say inputs, cameras,"),
         ([b"\xc1"], "gave no msgpack message"),
         (["closed today"], "closed today"),
+        ([], "hung up without a word"),
         ([GREETING, pack({"chunk": 1})], "gave an answer without actions"),
     ],
 )
 def test_a_server_that_is_something_else(says, told, batch):
     def say(connection):
-        greeting, *answers = says
-        connection.send(greeting)
-        for answer in answers:
-            connection.recv()
+        for i, answer in enumerate(says):
+            if i > 0:
+                connection.recv()
             connection.send(answer)
 
     with serve(say, "127.0.0.1", 0) as other, ThreadPoolExecutor(1) as thread:
