@@ -81,6 +81,8 @@ class Arm:
         controller: what the controller says of itself; None before `connect`.
         calibration: the arm's own lengths, from the configuration or, at `connect`, from the
             controller; None where published ones are used.
+        calibration_offset_m: how far they have the flange from where published ones have it, at
+            most (m).
     """
 
     def __init__(self, config: ArmConfig):
@@ -159,28 +161,22 @@ class Arm:
             except ConnectionFailed as error:
                 self._take_calibration(None)
                 self.note("calibration", f"{error}; published lengths are used")
-        if self.calibration is not None:
-            offset = self.calibration_offset_m
-            if offset > _FARTHEST_CALIBRATION_M:
-                raise ConnectionFailed(
-                    f"{self.config.ip}: the arm's calibration has the flange up to "
-                    f"{1e3 * offset:.1f} mm from where the lengths of a {self.model.name} have it "
-                    f"(allowed {1e3 * _FARTHEST_CALIBRATION_M:g} mm): is it another model?"
-                )
+        if self.calibration_offset_m > _FARTHEST_CALIBRATION_M:
+            raise ConnectionFailed(
+                f"{self.config.ip}: the arm's calibration has the flange up to "
+                f"{1e3 * self.calibration_offset_m:.1f} mm from where the lengths of a "
+                f"{self.model.name} have it (allowed {1e3 * _FARTHEST_CALIBRATION_M:g} mm): is it "
+                "another model?"
+            )
 
     def _take_calibration(self, calibration: Calibration | None) -> None:
         config, self.calibration = self.config, calibration
         self.guard = Guard(
             self.model, self.limits, config.tcp, config.gripper, config.extra_shapes, calibration
         )
-
-    @property
-    def calibration_offset_m(self) -> float:
-        """How far the arm's own lengths have the flange from where published ones have it, at
-        most (m)."""
-        if self.calibration is None:
-            return 0.0
-        return calibration_offset_m(self.model, self.calibration)
+        self.calibration_offset_m = 0.0
+        if calibration is not None:
+            self.calibration_offset_m = calibration_offset_m(self.model, calibration)
 
     def _leave(self, reason: str) -> None:
         """Ends the servo process, after a controlled stop, and the gripper's thread."""

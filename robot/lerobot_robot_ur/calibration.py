@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from ur_motion.arms import DH_ALPHA
 
 from .errors import ConfigError
-
-if TYPE_CHECKING:
-    from .models import RobotModel
+from .models import RobotModel
 
 Array = NDArray[np.float64]
 SixNumbers = tuple[float, ...]
@@ -43,38 +41,43 @@ class Calibration:
             if len(values) != 6 or not all(map(math.isfinite, values)):
                 raise ConfigError([f"calibration: {name} is {values}; it has 6 finite numbers"])
 
-    def transforms(self, published: Array) -> tuple[Array, Array]:
+    def steps(self) -> tuple[Array, Array]:
         """Returns [6, 4, 4] from each link's frame to the next at angle zero, and [4, 4] from the
         last one, on the axis of joint 6, to the flange.
 
-        published: the first of these with published lengths; frames come to lie where it has them.
+        The frame of link i lies on the axis of joint i, behind that joint's d and theta.
         """
-        before, chain, rows = np.eye(4), [], list(zip(*astuple(self), strict=True))
-        place = expected = np.eye(4)
-        moved = np.eye(4)  # of the frame before
-        for i, (theta, a, d, alpha) in enumerate(rows):
-            step = before @ _screw("z", theta, d)
+        before, found = np.eye(4), []
+        for theta, a, d, alpha in zip(*astuple(self), strict=True):
+            found.append(before @ _screw("z", theta, d))
             before = _screw("x", alpha, a)
-            place, expected = place @ step, expected @ published[i]
+        return np.stack(found), before
+
+    def steps_near(self, nominal: Array) -> tuple[Array, Array]:
+        """Returns `steps` with each frame moved along its axis, and turned about it, to where the
+        steps [6, 4, 4] of other lengths have it; the last frame stays."""
+        steps, to_flange = self.steps()
+        place = expected = moved = np.eye(4)
+        for i, step in enumerate(steps.copy()):
+            place, expected = place @ step, expected @ nominal[i]
             move = np.eye(4)
             if i < 5:
                 off = np.linalg.solve(place, expected)
                 move = _screw("z", math.atan2(off[1, 0], off[0, 0]), off[2, 3])
-            chain.append(np.linalg.solve(moved, step @ move))
+            steps[i] = np.linalg.solve(moved, step @ move)
             moved = move
-        return np.stack(chain), before
+        return steps, to_flange
 
 
 def published(model: RobotModel) -> Calibration:
     """Returns the parameters that all arms of a model have before they are calibrated."""
-    from ur_motion.arms import DH_ALPHA
-
     return Calibration((0.0,) * 6, model.arm.dh_a, model.arm.dh_d, DH_ALPHA)
 
 
 def _screw(axis: str, angle: float, distance: float) -> Array:
     """Returns [4, 4]: a turn about an axis (rad) and a motion along it (m)."""
-    c, s = math.cos(angle), math.sin(angle)
+    # Without the rounding error that pi / 2 brings.
+    c, s = round(math.cos(angle), 15), round(math.sin(angle), 15)
     if axis == "x":
         return np.array(
             [[1, 0, 0, distance], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]], np.float64

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from ur_motion import rotations
-from ur_motion.arms import DH_ALPHA
 from ur_motion.control import TOOL_POINT
 
-from .calibration import Calibration
+from .calibration import Calibration, published
 from .errors import ConfigError
 from .models import RobotModel
 from .shapes import shape_of
@@ -206,10 +205,10 @@ class Kinematics:
             raise ConfigError(problems)
         self._tcp = np.eye(4)
         self._tcp[:3, :3], self._tcp[:3, 3] = rotations.exp(pose[3:]), pose[:3]
-        self._joints = _joint_transforms(model)
+        self._joints, to_flange = published(model).steps()
         if calibration is not None:
-            self._joints, to_flange = calibration.transforms(self._joints)
-            self._tcp = to_flange @ self._tcp
+            self._joints, to_flange = calibration.steps_near(self._joints)
+        self._tcp = to_flange @ self._tcp
         shapes = _arm_capsules(model)
         shape = GRIPPERS[gripper]
         shapes["gripper"] = [] if shape is None else shape.capsules()
@@ -294,25 +293,5 @@ def calibration_offset_m(model: RobotModel, calibration: Calibration) -> float:
     """Returns how far (m) the flange is from where published lengths have it, at most over some
     hundred joint positions."""
     joints = np.random.default_rng(0).uniform(-np.pi, np.pi, (500, 6))
-    own, published = (Kinematics(model, np.zeros(6), "none", None, c) for c in (calibration, None))
-    return float(np.linalg.norm(own.tool(joints)[0] - published.tool(joints)[0], axis=-1).max())
-
-
-def _joint_transforms(model: RobotModel) -> Array:
-    """Returns [6, 4, 4]: from the frame of a link to that of the next one at angle zero."""
-    a, d, alpha = (0.0, *model.arm.dh_a[:5]), model.arm.dh_d, (0.0, *DH_ALPHA[:5])
-    transforms = np.zeros((6, 4, 4))
-    for i in range(6):
-        c, s = _exact_cosine_sine(alpha[i])
-        transforms[i] = [
-            [1, 0, 0, a[i]],
-            [0, c, -s, -s * d[i]],
-            [0, s, c, c * d[i]],
-            [0, 0, 0, 1],
-        ]
-    return transforms
-
-
-def _exact_cosine_sine(angle: float) -> tuple[float, float]:
-    """Returns both without the rounding error that pi / 2 brings."""
-    return float(np.round(np.cos(angle), 15)), float(np.round(np.sin(angle), 15))
+    own, nominal = (Kinematics(model, np.zeros(6), "none", None, c) for c in (calibration, None))
+    return float(np.linalg.norm(own.tool(joints)[0] - nominal.tool(joints)[0], axis=-1).max())
