@@ -82,14 +82,14 @@ def find_assets(given: str | None) -> tuple[Path, bool]:
 
 
 def digest(folder: Path) -> str:
-    """Returns the SHA-256 of the names and sizes of a folder's files."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [
-        f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n"
-        for path in files
-        if ".cache" not in path.relative_to(folder).parts
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    """Returns the SHA-256 of the names and contents of a folder's files."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder)
+        if ".cache" not in name.parts:
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            found.update(f"{name.as_posix()} {content}\n".encode())
+    return found.hexdigest()
 
 
 class Cameras:

@@ -104,13 +104,16 @@ def test_assets_that_are_not_there_are_named(tmp_path, monkeypatch):
     assert libero.assets_folder() is None
 
 
-def test_the_digest_of_assets_is_of_their_names_and_sizes(tmp_path):
+def test_the_digest_of_assets_is_of_their_names_and_contents(tmp_path):
     (tmp_path / "a.xml").write_text("1234")
     before = libero_process.digest(tmp_path)
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "of_the_hub").write_text("metadata")
     assert libero_process.digest(tmp_path) == before
     (tmp_path / "b.xml").write_text("5")
+    assert libero_process.digest(tmp_path) != before
+    (tmp_path / "b.xml").unlink()
+    (tmp_path / "a.xml").write_text("1235")
     assert libero_process.digest(tmp_path) != before
 
 
