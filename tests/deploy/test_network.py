@@ -72,6 +72,19 @@ def when_moving(controller: FakeController, action: Callable[[], object]) -> thr
     return thread
 
 
+def deploy_with(
+    settings: DeploySettings,
+    operator: Answers,
+    controller: FakeController,
+    fault: Callable[[], object],
+) -> DeploymentReport:
+    """Deploys, and causes the fault as soon as the arm has moved."""
+    thread = when_moving(controller, fault)
+    report = deploy(settings, operator)
+    thread.join()
+    return report
+
+
 def wait_for(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -133,9 +146,7 @@ def test_a_cable_that_is_out_for_a_moment_stops_nothing(
         time.sleep(0.1)
         network.plug()
 
-    thread = when_moving(controller, blink)
-    report = deploy(far(max_seconds=3.0, limits=PATIENT), Answers())
-    thread.join()
+    report = deploy_with(far(max_seconds=3.0, limits=PATIENT), Answers(), controller, blink)
     assert ended(report)[0] == "time limit", ended(report)
 
 
@@ -152,9 +163,7 @@ def test_a_cable_that_is_out_for_longer_stops_the_arm_and_a_word_recovers_it(
             return super().ask(question)
 
     operator = PluggingIn("recover")
-    thread = when_moving(controller, network.pull)
-    report = deploy(far(episodes=2, max_seconds=20.0), operator)
-    thread.join()
+    report = deploy_with(far(episodes=2, max_seconds=20.0), operator, controller, network.pull)
     kind, detail = ended(report)
     assert kind == "stopped" and "stale_state" in detail
     assert report.exit_code == ExitCode.ROBOT_STOPPED and len(operator.asked) == 1
@@ -166,9 +175,7 @@ def test_a_reset_connection_stops_the_arm_and_a_word_recovers_it(
     far: Make, network: Relay, controller: FakeController
 ) -> None:
     operator = Answers("recover")
-    thread = when_moving(controller, network.reset)
-    report = deploy(far(episodes=2, max_seconds=20.0), operator)
-    thread.join()
+    report = deploy_with(far(episodes=2, max_seconds=20.0), operator, controller, network.reset)
     kind, detail = ended(report)
     assert kind == "stopped" and "link_lost" in detail
     assert len(report.episodes) == 2, operator.told
@@ -179,9 +186,7 @@ def test_nobody_recovers_an_arm_that_is_out_of_reach(
     far: Make, network: Relay, controller: FakeController
 ) -> None:
     operator = Answers("recover")
-    thread = when_moving(controller, network.pull)
-    report = deploy(far(episodes=2, max_seconds=20.0), operator)
-    thread.join()
+    report = deploy_with(far(episodes=2, max_seconds=20.0), operator, controller, network.pull)
     assert len(report.episodes) == 1 and report.exit_code == ExitCode.ROBOT_STOPPED
     told = str([getattr(what, "plain", what) for what in operator.told])
     assert "It cannot be recovered from here" in told and FAR in told
@@ -206,10 +211,10 @@ def test_without_pictures_for_a_while_the_arm_holds_and_goes_on(
         cable.plug()
 
     stood: list[np.ndarray] = []
-    thread = when_moving(controller, blink)
     limits = {"max_camera_age_s": 1.0}
-    report = deploy(far(max_seconds=12.0, max_refusals=10_000, limits=limits), Answers())
-    thread.join()
+    report = deploy_with(
+        far(max_seconds=12.0, max_refusals=10_000, limits=limits), Answers(), controller, blink
+    )
     assert ended(report)[0] == "time limit", ended(report)
     assert report.episodes[0].refusals["stale"] >= 1
     assert np.abs(np.array(controller.state()["joints"]) - stood[0]).max() > MOVED_RAD
@@ -218,7 +223,5 @@ def test_without_pictures_for_a_while_the_arm_holds_and_goes_on(
 def test_a_camera_s_connection_is_made_anew(
     far: Make, cable: Relay, controller: FakeController
 ) -> None:
-    thread = when_moving(controller, cable.reset)
-    report = deploy(far(max_seconds=6.0), Answers())
-    thread.join()
+    report = deploy_with(far(max_seconds=6.0), Answers(), controller, cable.reset)
     assert ended(report)[0] == "time limit", ended(report)

@@ -3,7 +3,6 @@
 import socket
 import struct
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import astuple, replace
 
@@ -20,9 +19,8 @@ from lerobot_robot_ur.primary import PORT, read_calibration
 from streaming import config
 from ur_fake_controller import FakeController
 from ur_motion import rotations
-from waiting import bring_back
 
-HOST, GARBAGE_HOST = "127.0.0.64", "127.0.0.65"
+HOST, GARBAGE_HOST = "127.0.0.66", "127.0.0.67"
 
 # A real UR10e: docs.ros.org, ur_calibration, "Calibration correction algorithm".
 UR10E = Calibration(
@@ -130,19 +128,9 @@ def test_what_is_no_calibration_is_refused():
         replace(own, theta=(float("nan"), *own.theta[1:]))
 
 
-@pytest.fixture(scope="module")
-def controller() -> Iterator[FakeController]:
-    with FakeController(HOST, unlock_delay=0.1) as running:
-        yield running
-
-
 @pytest.fixture
-def fake(controller: FakeController) -> Iterator[FakeController]:
-    controller.faults.clear()
-    bring_back(HOST)
-    controller.reset()
-    yield controller
-    controller.faults.clear()
+def fake(renewed: FakeController) -> FakeController:
+    return renewed
 
 
 def notes(arm: Arm) -> list[str]:

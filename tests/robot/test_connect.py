@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,42 +10,17 @@ from lerobot_robot_ur import dashboard
 from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.errors import ConnectionFailed, Stopped
 from lerobot_robot_ur.stops import classify
-from streaming import config, speed, wait_for_motion, wait_for_rest
-from sway import Sway
+from streaming import config, speed, wait_for_rest
 from ur_fake_controller import FakeController
-from waiting import bring_back, wait_until
+from waiting import wait_until
 
 HOST = "127.0.0.61"
 NORMAL, ON, PLAYING = 1 << 0, 1 << 0, 2
 
 
-@pytest.fixture(scope="module")
-def controller() -> Iterator[FakeController]:
-    with FakeController(HOST, unlock_delay=0.1) as running:
-        yield running
-
-
 @pytest.fixture
-def fake(controller: FakeController) -> Iterator[FakeController]:
-    controller.faults.clear()
-    bring_back(HOST)
-    controller.reset()
-    yield controller
-    controller.faults.clear()
-
-
-@pytest.fixture
-def arm(fake: FakeController) -> Iterator[Arm]:
-    with Arm(config(fake.host)) as connected:
-        yield connected
-
-
-@pytest.fixture
-def moving(fake: FakeController, arm: Arm) -> Iterator[Sway]:
-    stream = Sway(arm)
-    wait_for_motion(fake)
-    yield stream
-    stream.end()
+def fake(renewed: FakeController) -> FakeController:
+    return renewed
 
 
 def wait_for_event(arm: Arm, kind: str) -> str:

@@ -12,23 +12,14 @@ from lerobot_robot_ur.errors import ConfigError, ConnectionFailed, RobotError
 from streaming import config
 from sway import Sway
 from ur_fake_controller import FakeController
-from waiting import bring_back, wait_until
+from waiting import wait_until
 
 HOST = "127.0.0.64"
 
 
-@pytest.fixture(scope="module")
-def controller() -> Iterator[FakeController]:
-    with FakeController(HOST, unlock_delay=0.1) as running:
-        yield running
-
-
 @pytest.fixture
-def fake(controller: FakeController) -> FakeController:
-    controller.faults.clear()
-    bring_back(HOST)
-    controller.reset()
-    return controller
+def fake(renewed: FakeController) -> FakeController:
+    return renewed
 
 
 def test_an_arm_comes_to_rest_is_led_and_then_moves_again(fake):

@@ -24,29 +24,18 @@ from lerobot_robot_ur.errors import ConnectionFailed, Refused, StaleState
 from lerobot_robot_ur.link import Link
 from rtde_control import RTDEControlInterface
 from rtde_receive import RTDEReceiveInterface
-from streaming import config, speed, wait_for_motion, wait_for_rest
-from sway import Sway
+from streaming import config, speed, wait_for_rest
 from ur_fake_controller import FakeController
-from waiting import bring_back, wait_until
+from waiting import wait_until
 
 HOST = "127.0.0.51"
 SERVO = (0.0, 0.0, 0.002, 0.1, 300.0)
 BAD_TARGETS = [[float("nan")] + [0.0] * 5, [0.0] * 5]
 
 
-@pytest.fixture(scope="module")
-def controller() -> Iterator[FakeController]:
-    with FakeController(HOST, unlock_delay=0.1) as running:
-        yield running
-
-
 @pytest.fixture
-def fake(controller: FakeController) -> FakeController:
-    """As if just started."""
-    controller.faults.clear()
-    bring_back(HOST)
-    controller.reset()
-    return controller
+def fake(renewed: FakeController) -> FakeController:
+    return renewed
 
 
 @pytest.fixture
@@ -54,20 +43,6 @@ def control(fake: FakeController) -> Iterator[RTDEControlInterface]:
     interface = RTDEControlInterface(fake.host)
     yield interface
     interface.disconnect()
-
-
-@pytest.fixture
-def arm(fake: FakeController) -> Iterator[Arm]:
-    with Arm(config(fake.host)) as connected:
-        yield connected
-
-
-@pytest.fixture
-def moving(fake: FakeController, arm: Arm) -> Iterator[Sway]:
-    stream = Sway(arm)
-    wait_for_motion(fake)
-    yield stream
-    stream.end()
 
 
 def client(code: str, host: str = HOST) -> subprocess.Popen[str]:

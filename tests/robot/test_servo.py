@@ -21,9 +21,8 @@ from lerobot_robot_ur.models import MODELS
 from lerobot_robot_ur.servo import ServoLoop
 from lerobot_robot_ur.shared import ServoState, SharedMemory
 from streaming import config, wait_for_motion, wait_for_rest
-from sway import Sway
 from ur_fake_controller import FakeController
-from waiting import bring_back, wait_until
+from waiting import wait_until
 
 HOST, OLD_HOST = "127.0.0.52", "127.0.0.53"
 
@@ -35,25 +34,8 @@ def controller() -> Iterator[FakeController]:
 
 
 @pytest.fixture
-def fake(controller: FakeController) -> FakeController:
-    controller.faults.clear()
-    bring_back(HOST)
-    controller.reset()
-    return controller
-
-
-@pytest.fixture
-def arm(fake: FakeController) -> Iterator[Arm]:
-    with Arm(config(fake.host)) as connected:
-        yield connected
-
-
-@pytest.fixture
-def moving(fake: FakeController, arm: Arm) -> Iterator[Sway]:
-    stream = Sway(arm)
-    wait_for_motion(fake)
-    yield stream
-    stream.end()
+def fake(renewed: FakeController) -> FakeController:
+    return renewed
 
 
 def wait_for_stop(arm: Arm) -> Stopped:

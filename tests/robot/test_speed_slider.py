@@ -2,49 +2,23 @@
 
 import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from lerobot_robot_ur.arm import Arm
 from lerobot_robot_ur.robot import ArmWithCameras
 from streaming import config, speed, wait_for_rest
-from sway import AMPLITUDE_RAD, CYCLE_S, Sway
+from sway import AMPLITUDE_RAD, CYCLE_S
 from ur_fake_controller import FakeController
-from waiting import bring_back, wait_until
+from waiting import wait_until
 
 HOST = "127.0.0.60"
 FASTEST = 2 * np.pi / CYCLE_S * AMPLITUDE_RAD  # rad/s, of the sway at full pace
 
 
-@pytest.fixture(scope="module")
-def controller() -> Iterator[FakeController]:
-    with FakeController(HOST, unlock_delay=0.1) as running:
-        yield running
-
-
 @pytest.fixture
-def fake(controller: FakeController) -> Iterator[FakeController]:
-    controller.faults.clear()
-    bring_back(HOST)
-    controller.reset()
-    yield controller
-    controller.faults.clear()
-
-
-@pytest.fixture
-def arm(fake: FakeController) -> Iterator[Arm]:
-    with Arm(config(fake.host)) as connected:
-        yield connected
-
-
-@pytest.fixture
-def moving(fake: FakeController, arm: Arm) -> Iterator[Sway]:
-    stream = Sway(arm)
-    wait_until(lambda: speed(fake) > 0.1 or stream.error is not None, "motion")
-    assert stream.error is None
-    yield stream
-    stream.end()
+def fake(renewed: FakeController) -> FakeController:
+    return renewed
 
 
 class Watched:
