@@ -261,11 +261,14 @@ class SecondMoments(Accumulator):
         return _moments_type(columns).itemsize * sum(width * width for width in widths)
 
     def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
-        tokens = x.detach().reshape(-1, x.shape[-1]).to(self._dtype)
-        self._sums = [total.to(x.device) for total in self._sums]
+        self._tokens += x.shape[:-1].numel()
+        self._add(x.detach().reshape(-1, x.shape[-1]).to(self._dtype))
+
+    def _add(self, tokens: Tensor) -> None:
+        """Adds the products of tokens [T, columns] with themselves."""
+        self._sums = [total.to(tokens.device) for total in self._sums]
         for span, total in zip(self._spans, self._sums, strict=True):
             total.addmm_(tokens[:, span].T, tokens[:, span])
-        self._tokens += len(tokens)
 
     def end_batch(self) -> None:
         """Does nothing: every call was added when it came."""
@@ -283,6 +286,27 @@ class SecondMoments(Accumulator):
             raise CalibrationError(f"{self.tensor} was never used in the policy's action loss")
         means = [(total / self._tokens).cpu().numpy() for total in self._sums]
         return self._finite({str(i): mean for i, mean in enumerate(means)}, "activations")
+
+
+class GuidedMoments(SecondMoments):
+    """Mean over tokens and draws of s x x', with s the mean square of the gradient of u'a (see
+    `ActionJacobian`) by the layer's outputs at that token: arrays as of `SecondMoments`.
+
+    A token whose outputs do not move the actions then does not count, however large its inputs are:
+    the Hessian of the actions along a row, averaged over the rows (GuidedQuant, arXiv:2505.07004,
+    with one group of rows).
+    """
+
+    name = "guided_moments"
+    needs_gradients = True
+    needs_draws = True
+
+    def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
+        self._tokens += x.shape[:-1].numel()
+
+    def backward(self, x: Tensor, dz: Tensor) -> None:
+        weights = dz.reshape(-1, dz.shape[-1]).double().square().mean(dim=1, keepdim=True).sqrt()
+        self._add(x.reshape(-1, x.shape[-1]).to(self._dtype) * weights.to(self._dtype))
 
 
 def _moments_type(columns: int) -> torch.dtype:
@@ -383,5 +407,12 @@ class EmbeddingJacobian(Accumulator):
 
 ACCUMULATORS: dict[str, type[Accumulator]] = {
     kind.name: kind
-    for kind in (MeanActivations, Fisher, ActionJacobian, SecondMoments, EmbeddingJacobian)
+    for kind in (
+        MeanActivations,
+        Fisher,
+        ActionJacobian,
+        SecondMoments,
+        GuidedMoments,
+        EmbeddingJacobian,
+    )
 }

@@ -86,10 +86,10 @@ class Statistics:
             raise CalibrationError(f"{self.work.folder} holds no {statistic} of {tensor}")
         return stored.arrays
 
-    def moments(self, tensor: str) -> list[np.ndarray]:
-        """Returns the second moments of a layer's inputs: [span, span] of each of its
-        `column_spans`. Raises CalibrationError if they were not collected."""
-        found = self.of(tensor, SecondMoments.name)
+    def moments(self, tensor: str, statistic: str = SecondMoments.name) -> list[np.ndarray]:
+        """Returns the second moments of a layer's inputs, plain or guided: [span, span] of each of
+        its `column_spans`. Raises CalibrationError if they were not collected."""
+        found = self.of(tensor, statistic)
         return [found[str(place)] for place in range(len(found))]
 
     def holds(self, tensor: str, statistic: str) -> bool:

@@ -437,8 +437,14 @@ class _Job:
         return _sources(self.loaded, data, self.settings, self.seed)
 
     def _encoding_sources(self) -> dict[str, str]:
-        """The same for what is encoded: other encoders may choose other blocks."""
-        return {**self._sources(), "encoders": encoders_sha256()}
+        """The same for what is encoded: other encoders, or a recipe that looks at other statistics,
+        may choose other blocks."""
+        looked_at = {kind: list(names) for kind, names in self.recipe.matrices.items()}
+        return {
+            **self._sources(),
+            "encoders": encoders_sha256(),
+            "statistics": hash_json(looked_at),
+        }
 
     def _statistics(self) -> Statistics | None:
         if not self.recipe.needs_dataset or self.data is None or self.work is None:
@@ -513,7 +519,7 @@ class _Job:
                 "tuning": hash_json({"seed": self.seed, **asdict(settings)}),
             },
             encoded_from=hash_json(
-                {"recipe": self.recipe.name, "encoders": encoders_sha256(), **allocation.types}
+                {"recipe": self.recipe.name, **self._encoding_sources(), **allocation.types}
             ),
         )
 

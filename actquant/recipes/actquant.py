@@ -23,7 +23,7 @@ from actquant.recipes.recipe import Recipe, within_budget
 if TYPE_CHECKING:
     from actquant.calibration.statistics import Statistics
 
-JACOBIAN, MOMENTS, TABLE = "action_jacobian", "second_moments", "embedding_jacobian"
+JACOBIAN, MOMENTS, TABLE = "action_jacobian", "guided_moments", "embedding_jacobian"
 """What is collected (`calibration.accumulators.ACCUMULATORS`)."""
 
 
@@ -49,7 +49,8 @@ def curvature(name: str, statistics: Statistics) -> Curvature:
         return Curvature([found["gradient_moments"]], found[JACOBIAN], found["rows"])
     found = statistics.of(name, JACOBIAN)
     rows = found.get("rows")
-    return Curvature(statistics.moments(name), found[JACOBIAN], rows, sampled=rows is not None)
+    moments = statistics.moments(name, MOMENTS)
+    return Curvature(moments, found[JACOBIAN], rows, sampled=rows is not None)
 
 
 def measure_errors(

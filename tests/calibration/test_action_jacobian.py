@@ -13,7 +13,7 @@ from scipy.linalg import block_diag
 from tiny_families import BUILDERS, build_tiny, loading
 
 from actquant.calibration import bfloat16, statistics
-from actquant.calibration.accumulators import ActionJacobian, EmbeddingJacobian
+from actquant.calibration.accumulators import ActionJacobian, EmbeddingJacobian, GuidedMoments
 from actquant.calibration.dataset import load_for_dataset
 from actquant.calibration.frames import calibrate
 from actquant.calibration.hooks import LayerHooks
@@ -24,8 +24,8 @@ from actquant.capture.policy import quantizable
 from actquant.policies import LoadedPolicy, load_policy
 
 KINDS = {
-    "linear": ["action_jacobian", "second_moments"],
-    "convolution": ["action_jacobian", "second_moments"],
+    "linear": ["action_jacobian", "guided_moments"],
+    "convolution": ["action_jacobian", "guided_moments"],
     "embedding": ["embedding_jacobian"],
 }
 
@@ -82,7 +82,7 @@ def test_hooks_give_the_squared_gradient_of_the_executed_actions(family: str, tm
             collected = found.of(tensor.name, ActionJacobian.name)
             jacobian = collected["action_jacobian"]
             value = value[collected["rows"]] if "rows" in collected else value
-            moments = block_diag(*found.moments(tensor.name))
+            moments = block_diag(*found.moments(tensor.name, GuidedMoments.name))
         np.testing.assert_allclose(
             jacobian, value, rtol=2e-3, atol=1e-5 * value.max(), err_msg=tensor.name
         )

@@ -6,9 +6,15 @@ import torch
 from toy_policy import make_toy, toy_tensors
 
 import actquant.calibration.statistics as statistics_module
-from actquant.calibration.accumulators import LOSS, Fisher, MeanActivations, SecondMoments
+from actquant.calibration.accumulators import (
+    LOSS,
+    Fisher,
+    GuidedMoments,
+    MeanActivations,
+    SecondMoments,
+)
 from actquant.calibration.frames import calibrate
-from actquant.calibration.losses import OBJECTIVES, action_losses
+from actquant.calibration.losses import OBJECTIVES, action_losses, action_projections
 from actquant.calibration.statistics import PARTIAL_STAGE, Statistics, collect
 from actquant.calibration.work_folder import WorkFolder
 from actquant.common.errors import CalibrationError
@@ -197,6 +203,8 @@ def test_layers_that_get_no_gradient_have_no_curvature(dataset, work):
     found = collect(loaded, tensors, frames, {"linear": [Fisher.name]}, work, SOURCES, draws=1)
     assert not found.of("unused.weight", Fisher.name)["fisher"].any()
     with pytest.raises(CalibrationError, match="unused.weight was never used"):
+        collect(loaded, tensors, frames, {"linear": [GuidedMoments.name]}, work, SOURCES)
+    with pytest.raises(CalibrationError, match="unused.weight was never used"):
         collect(loaded, tensors, frames, {"linear": [MeanActivations.name]}, work, SOURCES)
     with pytest.raises(CalibrationError, match="unused.weight was never used"):
         collect(loaded, tensors, frames, {"linear": [SecondMoments.name]}, work, SOURCES)
@@ -261,6 +269,42 @@ def test_second_moments_are_those_of_the_inputs(dataset, work):
     tokens = torch.cat([x.reshape(-1, x.shape[-1]) for x in seen]).double().numpy()
     (moments,) = found.moments("vision.weight")
     np.testing.assert_allclose(moments, tokens.T @ tokens / len(tokens), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", ["vision", "expert"])  # called once a camera, and once a step
+def test_guided_moments_are_those_of_the_inputs_by_the_gradient_of_the_outputs(
+    dataset, work, path: str
+):
+    loaded = make_toy()
+    frames = calibrate(loaded, dataset, n_frames=4).calibration
+    found = collect(
+        loaded,
+        toy_tensors(loaded),
+        frames,
+        {"linear": [GuidedMoments.name]},
+        work,
+        SOURCES,
+        draws=2,
+        seed=3,
+    )
+    seen = []
+
+    def keep(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        output.retain_grad()
+        seen.append((inputs[0].detach(), output))
+
+    handle = loaded.policy.get_submodule(path).register_forward_hook(keep)
+    for draw in range(2):
+        for batch in frames.batches(1):
+            action_projections(loaded, batch, 3, draw).sum().backward()
+    handle.remove()
+    tokens = torch.cat([x.reshape(-1, x.shape[-1]) for x, _ in seen]).double().numpy()
+    gradients = torch.cat([z.grad.reshape(-1, z.shape[-1]) for _, z in seen]).double().numpy()
+    weights = (gradients**2).mean(axis=1)
+    assert weights.max() > 2 * weights.mean() > 0  # tokens differ in what they matter
+    expected = (weights[:, None] * tokens).T @ tokens / len(tokens)
+    (moments,) = found.moments(f"{path}.weight", GuidedMoments.name)
+    np.testing.assert_allclose(moments, expected, rtol=1e-5, atol=1e-6 * expected.max())
 
 
 def test_scores_repeat_with_the_seed_and_reach_the_expert(dataset, tmp_path):

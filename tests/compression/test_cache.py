@@ -35,7 +35,7 @@ def test_another_budget_and_recipe_start_from_what_is_there(options, tmp_path):
     proofs = {path: path.stat().st_mtime_ns for path in Path(entry.path, "proof").iterdir()}
     assert {path.stem for path in proofs} == {"program", "reference"}
     other = made("b.gguf", bpw=5.5)
-    assert other.reused[:3] == ["program", "action_jacobian", "second_moments"]
+    assert other.reused[:3] == ["program", "action_jacobian", "guided_moments"]
     assert made("c.gguf", bpw=6.0, recipe="gptq").reused == ["program", "second_moments"]
     (entry,) = read_cache(options["cache"]).entries
     assert all(path.stat().st_mtime_ns == time for path, time in proofs.items())  # not made again
