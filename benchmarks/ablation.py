@@ -9,8 +9,9 @@ nothing is simulated. `ablation/sweep.html` shows all of them.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -22,6 +23,7 @@ import actquant.allocation.measured as measured
 from actquant.allocation.budget import TensorSize
 from actquant.allocation.forward_order import allocate_forward_order
 from actquant.allocation.measured import types_of
+from actquant.calibration.accumulators import GuidedMoments, SecondMoments
 from actquant.calibration.statistics import Statistics
 from actquant.cli import tables
 from actquant.encoders.blocks import Encoded, encode_with_importance
@@ -63,6 +65,36 @@ def diagonal_errors(
     return errors
 
 
+@dataclass(frozen=True)
+class PlainMoments(Statistics):
+    """Statistics in which every token counts the same."""
+
+    def moments(self, tensor: str, statistic: str = "") -> list[np.ndarray]:
+        return super().moments(tensor)
+
+
+def plainly(function: Any) -> Any:
+    """Returns a function of the recipe, whose last argument are statistics, that sees
+    `PlainMoments`."""
+
+    def run(*arguments: Any) -> Any:
+        *others, found = arguments
+        return function(*others, PlainMoments(found.work, found.made_from, found.kept))
+
+    return run
+
+
+PLAIN_MOMENTS = replace(
+    ACTQUANT,
+    name="untuned-plain-moments",
+    tuned=False,
+    matrices={
+        kind: [SecondMoments.name if name == GuidedMoments.name else name for name in names]
+        for kind, names in ACTQUANT.matrices.items()
+    },
+    encode=plainly(ACTQUANT.encode),
+    errors=plainly(ACTQUANT.errors),
+)
 VARIANTS = (
     replace(ACTQUANT, name="untuned", tuned=False),
     replace(ACTQUANT, name="untuned-without-feedback", tuned=False, encode=without_feedback),
@@ -80,6 +112,7 @@ VARIANTS = (
         tuned=False,
         matrices={"linear": ACTQUANT.matrices["linear"]},
     ),
+    PLAIN_MOMENTS,
 )
 LARGER_TYPES = replace(ACTQUANT, name="untuned-from-IQ2_XXS", tuned=False)
 

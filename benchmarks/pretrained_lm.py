@@ -10,9 +10,8 @@ information. Texts are Python's own manual (`pydoc_data.topics`): half of the to
 other half evaluates. Matrices of the blocks are compressed, the table of tokens, which is the
 output layer too, has Q8_0 under every recipe and does not count.
 
-`--recipes untuned,guided` are `actquant` without tuning, and that with second moments in which a
-token counts by the mean square of the gradient of the layer's outputs there (GuidedQuant,
-arXiv:2505.07004, with one group of rows), for the types' errors and the feedback.
+`--recipes untuned,plain-moments` are `actquant` without tuning, and that with second moments in
+which every token counts the same.
 """
 
 from __future__ import annotations
@@ -27,15 +26,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-import actquant.recipes.actquant as the_recipe
 from actquant.allocation.budget import Allocation, Budget, TensorSize
-from actquant.calibration.accumulators import ACCUMULATORS
 from actquant.calibration.dataset import ACTION
 from actquant.calibration.frames import Batch, Frame
 from actquant.calibration.statistics import Statistics, collect
@@ -45,54 +41,25 @@ from actquant.common.files import hash_json, write_text
 from actquant.format.encoding import EncodedTensor
 from actquant.policies.base import LoadedPolicy, PolicyFamily, QuantizableTensor
 from actquant.recipes import Recipe, find_recipe
-from actquant.recipes.actquant import ACTQUANT, Curvature, curvature
+from actquant.recipes.actquant import ACTQUANT
 from actquant.recipes.settings import CompressionSettings
 from actquant.tuning.block_scales import scale_blocks
 from actquant.tuning.settings import TuningSettings
 from actquant.tuning.tune import Tuning
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "exports" / "reference"))
+from ablation import PLAIN_MOMENTS  # noqa: E402  beside this file
 from smollm2 import find_model, load_model, load_tokenizer  # noqa: E402  no package
-from trials import GuidedMoments  # noqa: E402  beside this file
 
 VALIDATION = 32
 """Windows that judge the tuning."""
 
 
-class TokenMoments(GuidedMoments):
-    """Second moments in which each token counts by its gradient."""
-
-    name = "guided_moments_1"
-    groups = 1
-
-
-def guided_curvature(name: str, statistics: Statistics) -> Curvature:
-    """Returns the recipe's curvature with `TokenMoments` in the place of second moments."""
-    moments = statistics.of(name, TokenMoments.name)["moments"]
-    return replace(curvature(name, statistics), moments=list(moments))
-
-
-def guided(function: Any) -> Any:
-    """Returns a function of the recipe that takes `guided_curvature`."""
-
-    def run(*arguments: Any) -> Any:
-        with mock.patch.object(the_recipe, "curvature", guided_curvature):
-            return function(*arguments)
-
-    return run
-
-
-UNTUNED = replace(ACTQUANT, name="untuned", tuned=False)
 VARIANTS = {
-    "untuned": UNTUNED,
-    "guided": replace(
-        UNTUNED,
-        name="guided",
-        matrices={"linear": (*ACTQUANT.matrices["linear"], TokenMoments.name)},
-        encode=guided(the_recipe.encode),
-        errors=guided(the_recipe.measure_errors),
-    ),
+    "untuned": replace(ACTQUANT, name="untuned", tuned=False),
+    "plain-moments": PLAIN_MOMENTS,
 }
+"""Of the recipe, by the names that `--recipes` knows beside those of all recipes."""
 
 
 class LanguageModel(PolicyFamily):
@@ -351,7 +318,6 @@ def main() -> None:
         made_from={"windows": f"{count} of {arguments.window}"},
         settings=settings,
     )
-    ACCUMULATORS[TokenMoments.name] = TokenMoments
     rows = [{"recipe": "reference", "bpw": None, **evaluate(model, evaluated, {})}]
     print(rows[0], flush=True)
     for bpw in map(float, arguments.bpw.split(",")):

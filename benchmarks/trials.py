@@ -10,9 +10,8 @@ found in the folder is kept):
 - forward: layers in forward order, second moments of the inputs that the layers before them give
   once they are quantized;
 - forward-fitted: the same, and each weight first fitted to the outputs for the f32 policy's inputs;
-- guided: second moments weighed by the squared gradient of the outputs (GuidedQuant,
-  arXiv:2505.07004), one matrix for each of four groups of rows; guided-tuned: and tuned, beside
-  tuned: the whole recipe;
+- grouped: guided second moments for each of four groups of rows (GuidedQuant, arXiv:2505.07004), by
+  the gradients of these rows alone; grouped-tuned: and tuned, beside tuned: the whole recipe;
 - mean-shift: biases take up the mean of what the outputs lost;
 - rotated: the residual streams of language model and expert in a random Hadamard basis (QuaRot,
   arXiv:2404.00456), folded into the weights; types are chosen anew;
@@ -70,23 +69,22 @@ Weights = dict[str, np.ndarray]
 """Decoded matrices [rows, columns], and biases, by parameter."""
 
 
-class GuidedMoments(Accumulator):
+class GroupedMoments(Accumulator):
     """Mean over samples of sum s x x' over tokens, s the mean square of the gradient of the outputs
-    of a group of rows: [groups, columns, columns]."""
+    of a group of rows: [ROW_GROUPS, columns, columns]."""
 
-    name = "guided_moments"
-    groups = ROW_GROUPS
+    name = "grouped_moments"
     needs_gradients = True
     needs_draws = True
     objective = ACTIONS
 
     def __init__(self, tensor: str, rows: int, columns: int) -> None:
         super().__init__(tensor, rows, columns)
-        self._sum = torch.zeros(self.groups, columns, columns, dtype=torch.float64)
+        self._sum = torch.zeros(ROW_GROUPS, columns, columns, dtype=torch.float64)
 
     @classmethod
     def state_bytes(cls, rows: int, columns: int, frames: int) -> int:
-        return 8 * cls.groups * columns * columns
+        return 8 * ROW_GROUPS * columns * columns
 
     def forward(self, x: Tensor, z: Tensor, frames: int) -> None:
         """Does nothing: all is known with the gradients."""
@@ -94,7 +92,7 @@ class GuidedMoments(Accumulator):
     def backward(self, x: Tensor, dz: Tensor) -> None:
         tokens = x.reshape(-1, x.shape[-1]).double()
         squares = dz.reshape(-1, dz.shape[-1]).double().square()
-        for total, group in zip(self._sum, squares.tensor_split(self.groups, dim=1), strict=True):
+        for total, group in zip(self._sum, squares.tensor_split(ROW_GROUPS, dim=1), strict=True):
             total.addmm_((tokens * group.mean(dim=1, keepdim=True)).T, tokens)
 
     def end_batch(self) -> None:
@@ -362,15 +360,15 @@ def load(held_out: int) -> tuple[LoadedPolicy, CalibrationData]:
     return loaded, calibrate(loaded, dataset, n_held_out=held_out)
 
 
-def encode_guided(
+def encode_grouped(
     name: str, weight: np.ndarray, type_name: str, statistics: Statistics | None
 ) -> Encoded:
     """Encodes each group of rows by its own guided second moments, what is no linear layer as the
     recipe does."""
     assert statistics is not None
-    if not statistics.holds(name, GuidedMoments.name):
+    if not statistics.holds(name, GroupedMoments.name):
         return ACTQUANT.encode(name, weight, type_name, statistics)
-    moments = statistics.of(name, GuidedMoments.name)["moments"]
+    moments = statistics.of(name, GroupedMoments.name)["moments"]
     jacobian = curvature(name, statistics).jacobian
     groups = zip(
         np.array_split(weight, ROW_GROUPS),
@@ -389,14 +387,14 @@ def encode_guided(
     return Encoded(tensor, lost / whole if whole else 0.0, guided=bool(jacobian.any()))
 
 
-GUIDED = replace(
+GROUPED = replace(
     ACTQUANT,
-    name="guided-tuned",
+    name="grouped-tuned",
     matrices={
         **ACTQUANT.matrices,
-        "linear": (*ACTQUANT.matrices["linear"], GuidedMoments.name),
+        "linear": (*ACTQUANT.matrices["linear"], GroupedMoments.name),
     },
-    encode=encode_guided,
+    encode=encode_grouped,
 )
 
 
@@ -406,7 +404,7 @@ def make_file(
     """Compresses a policy by a recipe of this file; its work lies in `out`."""
     with (
         mock.patch.dict(RECIPES, {recipe.name: recipe}),
-        mock.patch.dict(ACCUMULATORS, {GuidedMoments.name: GuidedMoments}),
+        mock.patch.dict(ACCUMULATORS, {GroupedMoments.name: GroupedMoments}),
     ):
         return compress(
             loaded.folder,
@@ -444,6 +442,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bpw", type=float, default=2.5)
     parser.add_argument("--held-out", type=int, default=256, help="frames of the action error")
+    parser.add_argument("--only", help="methods, with a comma between them; all by default")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -460,8 +459,8 @@ def main() -> None:
         "recipe": lambda: trials.error(trials.recipe),
         "forward": lambda: trials.error(trials.forward_order(fitted=False)),
         "forward-fitted": lambda: trials.error(trials.forward_order(fitted=True)),
-        "guided": lambda: error_of(replace(GUIDED, name="guided", tuned=False)),
-        "guided-tuned": lambda: error_of(GUIDED),
+        "grouped": lambda: error_of(replace(GROUPED, name="grouped", tuned=False)),
+        "grouped-tuned": lambda: error_of(GROUPED),
         "tuned": lambda: error_of(replace(ACTQUANT, name="tuned")),
         "mean-shift": lambda: trials.error(trials.mean_shift()),
         "rotated": lambda: rotated_error(arguments.bpw, arguments.held_out, arguments.out),
@@ -469,9 +468,11 @@ def main() -> None:
     }
     path = arguments.out / f"trials-{arguments.bpw:g}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    for name, method in methods.items():
+    chosen = methods if arguments.only is None else arguments.only.split(",")
+    for name in chosen:
         if name in results:
             continue
+        method = methods[name]
         begin = time.perf_counter()
         found = method()
         print(name, found, f"{time.perf_counter() - begin:.0f} s", flush=True)
