@@ -1,8 +1,8 @@
 """The main job on the embedded reference policy: compress it, verify it, run it, compare."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
@@ -16,21 +16,21 @@ from actquant.cli.demo_request import (
     check_demo,
     file_name,
 )
-from actquant.common.files import atomic_path, write_text
+from actquant.common.files import write_text
 from actquant.common.locks import sole_user
-from actquant.common.outputs import FILM_COMMENT
 from actquant.compression.pipeline import compress
-from actquant.control.policy import open_policy
 from actquant.environments.base import open_suite
 from actquant.evaluation.bench import measure
 from actquant.evaluation.evaluate import evaluate
-from actquant.evaluation.rollout import run_episode
+from actquant.evaluation.result import EvaluationResult
+from actquant.evaluation.side_by_side import play, write_gif
 from actquant.fidelity.self_test import verify
 from actquant.policies import LoadedPolicy
 from actquant.recipes import find_recipe
 from actquant.recipes.settings import CompressionSettings
 
-GIF_TASK, GIF_START = "stack", 0
+GIF_PERIOD_S = 0.1
+"""Of a picture: a control step of the reference policy."""
 
 
 class DemoRow(BaseModel):
@@ -61,6 +61,8 @@ class DemoReport(BaseModel):
     n_tasks: int
     rows: list[DemoRow]
     gif: str
+    gif_task: str
+    gif_start: int
 
 
 def run(
@@ -95,7 +97,8 @@ def _run(
     rows = [
         _row(recipe, loaded, out, bpw, env, starts, progress, settings, force) for recipe in RECIPES
     ]
-    gif = _side_by_side(rows, env, out / FILM_FILE)
+    task, start = _film_start([EvaluationResult.load(out / f"{row.recipe}.json") for row in rows])
+    gif = _side_by_side(rows, env, task, start, out / FILM_FILE)
     report = DemoReport(
         policy="reference policy",
         bpw=bpw,
@@ -104,6 +107,8 @@ def _run(
         n_tasks=len(open_suite(env).tasks),
         rows=rows,
         gif=str(gif),
+        gif_task=task,
+        gif_start=start,
     )
     write_text(out / REPORT, report.model_dump_json(indent=1))
     return report
@@ -162,34 +167,27 @@ def _row(
     )
 
 
-def _side_by_side(rows: list[DemoRow], env: str, path: Path) -> Path:
-    """One start by every model, beside each other, at 10 frames a second."""
-    import imageio.v3 as imageio
+def _film_start(results: Sequence[EvaluationResult]) -> tuple[str, int]:
+    """Returns the first task and start that the first model solves and not all others do; the very
+    first where there is none."""
+    for number, episode in enumerate(results[0].episodes):
+        if episode.success and not all(each.episodes[number].success for each in results):
+            return episode.task, episode.start
+    first = results[0].episodes[0]
+    return first.task, first.start
 
+
+def _side_by_side(rows: list[DemoRow], env: str, task: str, start: int, path: Path) -> Path:
+    """Writes the GIF of one start by every model."""
     suite = open_suite(env)
-    films: list[list[np.ndarray]] = []
-    for row in rows:
-        film: list[np.ndarray] = []
-        run_episode(
-            suite,
-            open_policy(Path(row.path)),
-            GIF_TASK,
-            GIF_START,
-            on_step=lambda environment, film=film: film.append(environment.render()),
-        )
-        films.append(film)
-    length = max(map(len, films))
-    frames = [
-        np.concatenate([film[min(i, len(film) - 1)] for film in films], axis=1)
-        for i in range(length)
-    ]
-    with atomic_path(path) as temporary:
-        imageio.imwrite(
-            temporary,
-            np.stack(frames),
-            extension=".gif",
-            duration=100,
-            loop=0,
-            comment=FILM_COMMENT,
-        )
+    panels = [play(suite, Path(row.path), _caption(row), task, start) for row in rows]
+    write_gif(path, panels, GIF_PERIOD_S)
     return path
+
+
+def _caption(row: DemoRow) -> list[str]:
+    return [
+        row.recipe,
+        f"{row.file_bytes / 1e6:.2f} MB, {row.whole_file_bpw:.2f} bpw",
+        f"{row.successes} of {row.n} starts, {100 * row.success_rate:.1f} %",
+    ]

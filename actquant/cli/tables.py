@@ -429,4 +429,4 @@ def demo(report: "DemoReport") -> list[Any]:
             f"{row.p95_ms:.1f} ms",
             megabytes(row.peak_rss_bytes),
         )
-    return [shown, f"side by side: {report.gif}"]
+    return [shown, f"side by side ({report.gif_task}, start {report.gif_start}): {report.gif}"]

@@ -45,6 +45,10 @@ class Environment(Protocol):
         """Returns a picture for people, uint8 [H, W, 3]."""
         ...
 
+    def overview(self) -> NDArray[np.uint8]:
+        """Returns a picture of the whole robot, uint8 [H, W, 3]."""
+        ...
+
 
 @dataclass(frozen=True)
 class SuiteFacts:

@@ -140,6 +140,10 @@ class LiberoEnvironment:
         """Returns the scene camera's picture, [256, 256, 3]."""
         return self._process.ask("render")["pictures"][""]
 
+    def overview(self) -> NDArray[np.uint8]:
+        """Returns the same: LIBERO's scene camera sees the arm."""
+        return self.render()
+
     def _observation(self, told: dict[str, Any]) -> Observation:
         state = np.array(told["state"], np.float32)
         return {**told["pictures"], "observation.state": state, "task": self.instruction}

@@ -39,6 +39,10 @@ class UR3eEnvironment:
         """Returns the scene camera's picture."""
         return self.env.render()
 
+    def overview(self) -> NDArray[np.uint8]:
+        """Returns a picture of the whole arm and its table."""
+        return self.env.overview()
+
 
 class UR3eSuite:
     """The six tabletop tasks."""

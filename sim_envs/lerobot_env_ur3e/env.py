@@ -124,6 +124,10 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         """Returns picture uint8 [render_size, render_size, 3] from the scene camera."""
         return self._simulator.image(self._world.data, "scene", self.render_size)
 
+    def overview(self, height: int = 480, width: int = 360) -> NDArray[np.uint8]:
+        """Returns picture uint8 [height, width, 3] of the whole arm and its table."""
+        return self._simulator.overview(self._world.data, height, width)
+
     @property
     def instruction(self) -> str:
         """What this start asks for, in lowercase words."""

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from .scene import scene_xml
 
 CAMERAS = ("scene", "wrist")
+OVERVIEW_AT = (-0.2, 0.0, 0.19)
+OVERVIEW_FROM = (1.15, 40.0, -25.0)
+"""Where people look from: distance (m) from OVERVIEW_AT, azimuth and elevation (degrees)."""
 
 
 class Simulator:
@@ -34,23 +37,38 @@ class Simulator:
 
     def image(self, data: mujoco.MjData, camera: str, size: int) -> NDArray[np.uint8]:
         """Returns picture uint8 [size, size, 3] from one of CAMERAS of the state in `data`."""
-        renderer = self._renderer(size)
+        return self._picture(data, camera, (size, size))
+
+    def overview(self, data: mujoco.MjData, height: int, width: int) -> NDArray[np.uint8]:
+        """Returns picture uint8 [height, width, 3] of the arm and its table, which no part of the
+        arm leaves in the tasks."""
+        camera = mujoco.MjvCamera()
+        camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+        camera.lookat = OVERVIEW_AT
+        camera.distance, camera.azimuth, camera.elevation = OVERVIEW_FROM
+        return self._picture(data, camera, (height, width))
+
+    def _picture(
+        self, data: mujoco.MjData, camera: str | mujoco.MjvCamera, shape: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        renderer = self._renderer(shape)
         renderer.update_scene(data, camera)
         return renderer.render().copy()
 
-    def _renderer(self, size: int) -> mujoco.Renderer:
-        renderers: dict[int, mujoco.Renderer] = self._local.__dict__.setdefault("renderers", {})
-        if size not in renderers:
+    def _renderer(self, shape: tuple[int, int]) -> mujoco.Renderer:
+        renderers: dict[tuple[int, int], mujoco.Renderer] = self._local.__dict__.setdefault(
+            "renderers", {}
+        )
+        if shape not in renderers:
             with self._lock:
                 # The frame buffer takes its size from the model when the context is made; a
                 # buffer larger than the picture would be cleared for nothing in every frame.
-                self.model.vis.global_.offwidth = size
-                self.model.vis.global_.offheight = size
-                renderers[size] = mujoco.Renderer(self.model, size, size)
+                self.model.vis.global_.offheight, self.model.vis.global_.offwidth = shape
+                renderers[shape] = mujoco.Renderer(self.model, *shape)
                 # Registered only now, it runs before MuJoCo shuts EGL down: freeing a context
                 # after that prints errors.
-                atexit.register(_close, weakref.ref(renderers[size]))
-        return renderers[size]
+                atexit.register(_close, weakref.ref(renderers[shape]))
+        return renderers[shape]
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import imageio.v3 as imageio
+import numpy as np
 import pytest
 from rich.progress import Progress
 
@@ -46,10 +47,16 @@ def test_all_models_play_the_same_starts(report: DemoReport) -> None:
     assert [row.n for row in report.rows] == [report.n_tasks] * 4
 
 
-def test_the_film_shows_all_models_moving(report: DemoReport) -> None:
+def test_the_film_shows_all_models_moving_under_their_captions(report: DemoReport) -> None:
     film = imageio.imread(report.gif, index=None)
     frames, height, width, _ = film.shape
-    assert frames > 5 and width == 4 * height
-    for part in range(4):
-        columns = slice(part * height, (part + 1) * height)
-        assert (film[0, :, columns] != film[-1, :, columns]).mean() > 0.01
+    assert frames > 5 and (height, width) == (480, 4 * 360)
+    panels = np.split(film, 4, axis=2)
+    for panel in panels:
+        assert (panel[0] != panel[-1]).mean() > 0.01
+        assert (panel[0, :100] > 200).all(axis=-1).mean() > 0.01  # letters, over the dark
+        # what came of it is written under the rest in the end
+        line = slice(80, 105)
+        assert (panel[-1, line] > 90).sum() > (panel[0, line] > 90).sum() + 200
+    captions = [panel[0, :80] for panel in panels]
+    assert all((captions[0] != other).any() for other in captions[1:])
