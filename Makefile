@@ -68,11 +68,12 @@ demo: $(STAMP)
 
 # An arm's control loop keeps its deadlines only where nothing else runs.
 REAL_TIME := tests/robot tests/deploy
+PYTEST := $(BIN)/python -m pytest -q --durations=20 --durations-min=5
 test: $(STAMP)
 	scripts/system_packages.sh --for-tests
 	status=0; \
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --max-worker-restart 0 -q tests $(REAL_TIME:%=--ignore=%) || status=1; \
-	$(BIN)/python -m pytest -q $(REAL_TIME) || status=1; \
+	$(PYTEST) -n 2 --dist loadscope --no-loadscope-reorder --max-worker-restart 0 tests $(REAL_TIME:%=--ignore=%) || status=1; \
+	$(PYTEST) $(REAL_TIME) || status=1; \
 	exit $$status
 
 # What crashes is kept in runtime/fuzz/regressions, where the tests replay it. OPTIONAL=1: nothing is
