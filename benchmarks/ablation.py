@@ -117,7 +117,7 @@ VARIANTS = (
 LARGER_TYPES = replace(ACTQUANT, name="untuned-from-IQ2_XXS", tuned=False)
 
 
-def run(out: Path, recipes: list[Recipe], bpws: list[float], frames: int) -> None:
+def run(out: Path, recipes: list[Recipe], bpws: list[float], settings: CompressionSettings) -> None:
     """Makes the files of these variants and prints their errors."""
     sweep = Sweep(
         checkpoint=REFERENCE / "checkpoint",
@@ -128,7 +128,7 @@ def run(out: Path, recipes: list[Recipe], bpws: list[float], frames: int) -> Non
         seeds=(0,),
         env=None,
         starts="",
-        settings=CompressionSettings(n_held_out=frames, tuning=TuningSettings(minutes=60)),
+        settings=settings,
     )
     table = {variant.name: variant for variant in recipes}
     with mock.patch.dict(RECIPES, table), Progress(disable=True) as progress:
@@ -136,17 +136,30 @@ def run(out: Path, recipes: list[Recipe], bpws: list[float], frames: int) -> Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bpw", default="2.5,3")
     parser.add_argument("--frames", type=int, default=256, help="held out, for the action error")
+    parser.add_argument("--calibrated-on", type=int, default=128, help="frames")
+    parser.add_argument("--only", help="variants, with a comma between them; all by default")
     parser.add_argument("--tuned", action="store_true", help="the whole recipe as well")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     bpws = [float(bpw) for bpw in arguments.bpw.split(",")]
-    whole = [ACTQUANT] if arguments.tuned else []
-    run(arguments.out, [*VARIANTS, *whole], bpws, arguments.frames)
+    settings = CompressionSettings(
+        n_frames=arguments.calibrated_on,
+        n_held_out=arguments.frames,
+        tuning=TuningSettings(minutes=60),
+    )
+    chosen = [*VARIANTS, *([ACTQUANT] if arguments.tuned else [])]
+    if arguments.only:
+        wanted = arguments.only.split(",")
+        run(arguments.out, [v for v in chosen if v.name in wanted], bpws, settings)
+        return
+    run(arguments.out, chosen, bpws, settings)
     with mock.patch.object(measured, "BASE", "IQ2_XXS"):
-        run(arguments.out, [LARGER_TYPES], bpws, arguments.frames)
+        run(arguments.out, [LARGER_TYPES], bpws, settings)
 
 
 if __name__ == "__main__":
