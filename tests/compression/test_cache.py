@@ -1,6 +1,7 @@
 """What a compression found is there for the next one of the same policy, and can be cleared."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from actquant.common.errors import CacheError
 from actquant.compression.cache import cache_folder, clear_cache, read_cache
 from actquant.compression.pipeline import compress
 from actquant.format.model_file import read_model
+from actquant.recipes import RECIPES
 from actquant.recipes.settings import CompressionSettings
 from actquant.tuning.settings import TuningSettings
 
@@ -36,15 +38,28 @@ def test_another_budget_and_recipe_start_from_what_is_there(options, tmp_path):
     assert {path.stem for path in proofs} == {"program", "reference"}
     other = made("b.gguf", bpw=5.5)
     assert other.reused[:3] == ["program", "action_jacobian", "guided_moments"]
-    assert made("c.gguf", bpw=6.0, recipe="gptq").reused == ["program", "second_moments"]
+    assert made("c.gguf", bpw=6.0, recipe="gptq").reused == ["program"]
+    assert made("d.gguf", bpw=6.0, recipe="imatrix").reused == ["program", "second_moments"]
     (entry,) = read_cache(options["cache"]).entries
     assert all(path.stat().st_mtime_ns == time for path, time in proofs.items())  # not made again
     assert read_model(tmp_path / "b.gguf").metadata.golden[0]["actions_reference"]
     assert other.program_error == first.program_error
     assert entry.checkpoint == "tiny" and entry.dataset == options["dataset"].name
     assert entry.bytes > 100_000 and not list(Path(entry.path).glob("*.gguf"))
-    assert made("d.gguf", bpw=6.0, seed=1).reused == []
+    assert made("e.gguf", bpw=6.0, seed=1).reused == []
     assert len(read_cache(options["cache"]).entries) == 2
+
+
+def test_a_recipe_that_looks_at_other_statistics_encodes_anew(options, tmp_path, monkeypatch):
+    def made(name: str):
+        return compress(out=tmp_path / name, settings=SMALL, bpw=6.0, seed=2, **options).reused
+
+    made("a.gguf")
+    assert "encoding" in made("b.gguf")
+    recipe = RECIPES["actquant"]
+    more = {**recipe.matrices, "linear": (*recipe.matrices["linear"], "second_moments")}
+    monkeypatch.setitem(RECIPES, recipe.name, replace(recipe, matrices=more))
+    assert "encoding" not in made("c.gguf")
 
 
 def test_the_command_shows_and_clears(options, tmp_path):
