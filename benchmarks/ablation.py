@@ -127,7 +127,7 @@ def run(out: Path, recipes: list[Recipe], bpws: list[float], settings: Compressi
         bpws=bpws,
         seeds=(0,),
         env=None,
-        starts="",
+        starts="0:1",  # not run
         settings=settings,
     )
     table = {variant.name: variant for variant in recipes}
