@@ -41,9 +41,19 @@ class Environment(Protocol):
         """
         ...
 
+    def hold(self, last: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Returns the action [A] with which the robot stands still after `last`, None for none."""
+        ...
+
     def render(self) -> NDArray[np.uint8]:
         """Returns a picture for people, uint8 [H, W, 3]."""
         ...
+
+
+def hold_relative(last: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Returns the action [7] that moves nothing, of six relative motions and a gripper, which stays
+    as `last` had it and is open (−1) where there is none."""
+    return np.array([0] * 6 + [-1 if last is None else last[6]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,8 @@ class SuiteFacts:
     are not of this Python; marks: what nobody may overlook who reads a number from it. starts: how
     many there are, None for no end; published_starts: those of the protocol that published numbers
     follow, empty if there are none. one_task_at_a_time: whether another task's environment costs
-    much to make; memory_bytes: what a process that simulates the suite takes, 0 if it is little.
+    much to make; memory_bytes: what a process that simulates the suite takes, 0 if it is little;
+    control_rate_hz: steps in a second of simulated time, None where nobody says.
     """
 
     conventions: dict[str, str] = field(default_factory=dict)
@@ -64,6 +75,7 @@ class SuiteFacts:
     published_starts: str = ""
     one_task_at_a_time: bool = False
     memory_bytes: int = 0
+    control_rate_hz: float | None = None
 
 
 class Suite(Protocol):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from actquant.common.errors import EvaluationError
 from actquant.common.extras import explain_missing
 from actquant.control.window import Observation
-from actquant.environments.base import Step, SuiteFacts, require_task
+from actquant.environments.base import Step, SuiteFacts, hold_relative, require_task
 
 PICTURES = "observation.images."
 COLOURS: tuple[str, ...] = ("red", "green", "blue")
@@ -35,6 +35,10 @@ class UR3eEnvironment:
         seen = as_policy_observation(observation, self.env.instruction) if look else None
         return Step(seen, done=terminated or truncated, success=bool(info["is_success"]))
 
+    def hold(self, last: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Returns the action [7] that moves nothing; the gripper stays as `last` had it."""
+        return hold_relative(last)
+
     def render(self) -> NDArray[np.uint8]:
         """Returns the scene camera's picture."""
         return self.env.render()
@@ -44,7 +48,7 @@ class UR3eSuite:
     """The six tabletop tasks."""
 
     distribution = "lerobot_env_ur3e"
-    about = SuiteFacts()
+    about = SuiteFacts(control_rate_hz=10.0)
 
     def __init__(self) -> None:
         try:

@@ -42,13 +42,16 @@ class JudgedDifference(PairedDifference):
 
 
 class Comparison(BaseModel):
-    """marks: those of both results."""
+    """marks: those of both results; a_circumstances, b_circumstances: `Provenance.circumstances`
+    of each."""
 
     model_config = ConfigDict(extra="forbid")
 
     a: str
     b: str
     marks: list[str] = []
+    a_circumstances: list[str] = []
+    b_circumstances: list[str] = []
     tasks: dict[str, JudgedDifference]
     overall: JudgedDifference
 
@@ -148,6 +151,8 @@ def compare_results(
         a=a_name,
         b=b_name,
         marks=a.provenance.marks,
+        a_circumstances=a.provenance.circumstances,
+        b_circumstances=b.provenance.circumstances,
         tasks={
             task: judge(difference_of(pairs, task)) for task in dict.fromkeys(t for t, _ in pairs)
         },

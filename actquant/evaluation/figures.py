@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from actquant.common.pages import COLOURS, new_figure, svg
 from actquant.common.tables import printable
+from actquant.control.chunk_scheduler import MODES
+from actquant.evaluation.timing import MEASURED
 
 if TYPE_CHECKING:
     from actquant.evaluation.report import Clip, Shown
-    from actquant.evaluation.result import EvaluationResult
+    from actquant.evaluation.result import EvaluationResult, Rate
 
 WIDTH = 4.4
 """Of a figure in inches: that of a phone."""
@@ -90,6 +93,56 @@ def _whisker(
     )
 
 
+def _simulated_latency(result: EvaluationResult) -> float | None:
+    """Returns what a chunk took in simulated time (ms), the median where it was measured; None
+    where none was."""
+    timing, measured = result.provenance.timing, result.latency_ms
+    if timing is None:
+        return 0.0
+    if timing.latency != MEASURED:
+        return float(timing.latency)
+    return None if measured is None else measured.p50
+
+
+def timing_figure(shown: Sequence[Shown]) -> Any:
+    """Draws success against the latency in simulated time, a line for each mode of each model;
+    empty unless some results differ in it."""
+    lines: dict[tuple[str, str], list[tuple[float, Rate]]] = {}
+    for each in shown:
+        of, ms = each.result.provenance, _simulated_latency(each.result)
+        if ms is not None:
+            mode = "sync" if of.timing is None else of.timing.mode
+            lines.setdefault((of.model_sha256, mode), []).append((ms, each.result.overall))
+    if len({ms for line in lines.values() for ms, _ in line}) < 2:
+        return ""
+    models = {each.result.provenance.model_sha256: each.result.provenance.model for each in shown}
+    figure, ((axis,),) = new_figure(WIDTH, 2.8)
+    for number, ((model, mode), line) in enumerate(lines.items()):
+        line.sort(key=lambda point: point[0])
+        rates = [rate for _, rate in line]
+        bars = [
+            [100 * max(0.0, rate.success_rate - rate.wilson95[0]) for rate in rates],
+            [100 * max(0.0, rate.wilson95[1] - rate.success_rate) for rate in rates],
+        ]
+        axis.errorbar(
+            [ms for ms, _ in line],
+            [100 * rate.success_rate for rate in rates],
+            yerr=bars,
+            fmt=f"{'os^'[MODES.index(mode)]}-",
+            markersize=4,
+            linewidth=1.4,
+            capsize=2,
+            color=colour_of(number),
+            label=printable(f"{mode}, {Path(models[model]).name}" if len(models) > 1 else mode),
+        )
+    axis.set(xlabel="latency of a chunk in simulated time, ms", ylabel="success, %")
+    axis.set_ylim(top=101)
+    axis.grid(alpha=0.3)
+    for text in axis.legend(frameon=False, fontsize=8).get_texts():
+        text.set_parse_math(False)
+    return svg(figure, "timing", "success against latency with 95 % intervals")
+
+
 def latency_figure(results: Sequence[EvaluationResult]) -> Any:
     """Draws how the latencies of chunks are spread; empty where none is known."""
     drawn = [
@@ -124,7 +177,8 @@ def action_strips(clip: Clip, name: str) -> Any:
         axis.stairs(column, times, color=colour, baseline=None, linewidth=1)
         _strip(axis, label, f"{column.min():.2g} … {column.max():.2g}".replace("-", "−"))
     (axis,) = axes[-1]
-    asked = np.arange(len(about.latencies_ms)) * about.steps_per_chunk * period
+    every = np.arange(len(about.latencies_ms)) * about.steps_per_chunk
+    asked = period * np.array(every if about.asked is None else about.asked)
     axis.bar(
         *(asked, about.latencies_ms, about.steps_per_chunk * period * 0.8),
         align="edge",

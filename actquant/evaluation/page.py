@@ -18,6 +18,7 @@ from actquant.evaluation.figures import (
     difference_figure,
     latency_figure,
     success_figure,
+    timing_figure,
 )
 from actquant.evaluation.result import marks_of
 
@@ -77,6 +78,12 @@ differences to {{ first }} by Newcombe{% endif %}.</p>
 {% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
+{% if timing_figure %}
+<h2>Success against latency</h2>
+{{ timing_figure }}
+<p class="note">Latency: what a chunk took in simulated time; where it was measured, the median.
+Bars: 95 % intervals by Wilson.</p>
+{% endif %}
 {% for table in differences %}
 <h2>{{ table.name }} against {{ first }}, start by start</h2>
 {% if table.why %}<p>Not compared: {{ table.why }}.</p>{% else %}
@@ -203,6 +210,7 @@ def draw(shown: Sequence[Shown], clips: Sequence[Clip], recordings: int) -> str:
         verdicts=[_in_short(each, shown[0].name) for each in shown],
         success_figure=success_figure(results, tasks),
         difference_figure=difference_figure(shown, tasks) if compared else None,
+        timing_figure=timing_figure(shown),
         rates=_rows(shown, tasks, _rate),
         differences=[_difference_table(each) for each in shown[1:]],
         failures=_rows(shown, tasks, _failed_starts) if any(map(_failures, results)) else [],
@@ -407,6 +415,7 @@ def _facts(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
             "starts": of.starts,
             "seed": str(of.seed),
             "actions executed of a chunk": str(of.steps_per_chunk),
+            "latency in simulated time": "" if of.timing is None else str(of.timing),
             "camera greyed out": of.grey_camera or "",
             "wrong instruction": "yes" if of.wrong_instruction else "",
             "renamed": ", ".join(f"{a} to {b or 'nothing'}" for a, b in of.renames.items()),
