@@ -26,7 +26,7 @@ from actquant.cli.output import app, progress_bars, show, told_plainly
 from actquant.common.errors import UsageError
 from actquant.common.outputs import EVALUATION, REPORT, check_folder, check_output
 from actquant.common.paths import require_file
-from actquant.environments.base import SUITES, require_suite
+from actquant.environments.base import SUITES, open_suite, parse_perturb, require_suite
 from actquant.evaluation.plan import POWER, SIGNIFICANCE
 from actquant.evaluation.report import MOST_VIDEO_BYTES, MOST_VIDEOS
 from actquant.evaluation.starts import parse_starts
@@ -45,6 +45,13 @@ def eval_(
     starts: Starts = "0:50",
     seed: Seed = 0,
     steps_per_chunk: StepsPerChunk = None,
+    perturb: Annotated[
+        str,
+        typer.Option(
+            help="What is otherwise than in training, KIND=LEVEL with commas, levels 0 to 3: of "
+            "ur3e camera, light, texture, image_noise, state_noise, distractors, instruction."
+        ),
+    ] = "",
     latency: Annotated[
         str | None,
         typer.Option(
@@ -116,6 +123,9 @@ def eval_(
             named = renames(rename or [])
             require_suite(env)
             parse_starts(starts)
+            levels = parse_perturb(perturb)
+            if levels:
+                open_suite(env, levels).close()
             timing = parse_timing(latency, latency_jitter, mode, execution_horizon)
             path = model_path(model, folder=True)
             check_output(out, EVALUATION, [path], force=force)
@@ -139,6 +149,7 @@ def eval_(
                 ablation=Ablation(grey_camera, wrong_instruction),
                 renames=named,
                 timing=timing,
+                perturb=levels,
                 jobs=jobs,
                 videos=videos,
                 all_videos=all_videos,

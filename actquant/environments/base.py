@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Protocol
@@ -116,14 +116,49 @@ SUITES = {
 """Name -> module and what makes the suite, imported when it is asked for."""
 
 
-def open_suite(name: str) -> Suite:
+PERTURBED_SUITES = ("ur3e",)
+"""Those that take `perturb`."""
+HIGHEST_LEVEL = 3
+"""Of a perturbation."""
+
+
+def open_suite(name: str, perturb: Mapping[str, int] | None = None) -> Suite:
     """Opens the suite of that name.
 
-    Raises EvaluationError if there is none, or if what it needs is not installed.
+    perturb: kind -> level of what is otherwise than in training, alike for every policy. Raises
+    EvaluationError if there is no such suite or kind, or if what it needs is not installed.
     """
     require_suite(name)
     module, _, suite = SUITES[name].partition(":")
-    return getattr(import_module(module), suite)()
+    make = getattr(import_module(module), suite)
+    levels = {kind: level for kind, level in (perturb or {}).items() if level}
+    if not levels:
+        return make()
+    if name not in PERTURBED_SUITES:
+        raise EvaluationError(
+            f"--perturb: environment '{name}' has no perturbations; {', '.join(PERTURBED_SUITES)} "
+            "has"
+        )
+    return make(levels)
+
+
+def parse_perturb(text: str) -> dict[str, int]:
+    """Parses `camera=1,light=2`; level 0, which is nothing, is left out.
+
+    Raises EvaluationError for what is no such list, names a kind twice, or for a level that is none
+    of 0 to HIGHEST_LEVEL.
+    """
+    levels: dict[str, int] = {}
+    for pair in text.split(",") if text else []:
+        kind, _, level = pair.partition("=")
+        if not kind or level not in map(str, range(HIGHEST_LEVEL + 1)):
+            raise EvaluationError(
+                f"--perturb '{text}': '{pair}' is no KIND=LEVEL, of the levels 0 to {HIGHEST_LEVEL}"
+            )
+        if kind in levels:
+            raise EvaluationError(f"--perturb '{text}' has {kind} twice")
+        levels[kind] = int(level)
+    return {kind: level for kind, level in levels.items() if level}
 
 
 def require_suite(name: str) -> None:

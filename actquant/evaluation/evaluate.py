@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, nullcontext
@@ -61,6 +61,7 @@ def evaluate(
     ablation: Ablation | None = None,
     renames: Renames | None = None,
     timing: Timing | None = None,
+    perturb: Mapping[str, int] | None = None,
     jobs: int = 0,
     videos: Path | None = None,
     all_videos: bool = False,
@@ -75,10 +76,11 @@ def evaluate(
     and not counted; the same call again tries those alone. renames: names in the environment -> the
     policy's. timing: what passes in the simulation while the policy thinks, nothing if left out;
     with measured latencies, episodes of another machine or another number of `jobs` are not taken
-    over. videos: folder for recordings of failures (`all_videos`: of all episodes), over others
-    than ours only with `force`. comparable: whether nothing may be done otherwise than by the
-    protocol that published numbers of the environment follow. `on_episode` gets each episode with
-    the counts done and to do.
+    over. perturb: kind -> level of what is otherwise than in training (`open_suite`). videos:
+    folder for recordings of failures (`all_videos`: of all episodes), over others than ours only
+    with `force`. comparable: whether nothing may be done otherwise than by the protocol that
+    published numbers of the environment follow. `on_episode` gets each episode with the counts done
+    and to do.
     Raises EvaluationError for an unknown environment, task, camera or range, starts that the
     environment does not have, what is not `comparable`, more steps than a chunk has, where no
     episode counts, and, before the first action, where the environment has not what the policy is
@@ -87,7 +89,8 @@ def evaluate(
     """
     wanted_starts = parse_starts(starts)
     shown = ablation, renames = (ablation or Ablation(), renames or {})
-    with closing(open_suite(env)) as suite:
+    perturb = {kind: level for kind, level in sorted((perturb or {}).items()) if level}
+    with closing(open_suite(env, perturb)) as suite:
         names = list(dict.fromkeys(tasks)) or list(suite.tasks)
         for name in names:
             require_task(env, suite.tasks, name)
@@ -106,9 +109,8 @@ def evaluate(
         kept = Videos(Path(videos), place.stem, place.parent, all_videos)
         kept.check(wanted, force=force)
     with nullcontext() if out is None else sole_writer(out):
-        about = _provenance(
-            model, (env, suite, names), starts, seed, (steps_per_chunk, timing), shown, jobs
-        )
+        world = env, suite, names, perturb
+        about = _provenance(model, world, starts, seed, (steps_per_chunk, timing), shown, jobs)
         partial = PartialResult(_partial_path(out, about), about.date)
         about = about.model_copy(update={"date": partial.began})
         missing = [pair for pair in wanted if pair not in partial.episodes]
@@ -186,14 +188,15 @@ def _in_order(tasks: list[str], starts: list[int], suite: Suite) -> list[tuple[s
 
 def _provenance(
     model: Path,
-    world: tuple[str, Suite, list[str]],
+    world: tuple[str, Suite, list[str], dict[str, int]],
     starts: str,
     seed: int,
     pace: tuple[int | None, Timing | None],
     shown: tuple[Ablation, Renames],
     jobs: int,
 ) -> Provenance:
-    (ablation, renames), (env, suite, tasks), (steps_per_chunk, timing) = shown, world, pace
+    (ablation, renames), (steps_per_chunk, timing) = shown, pace
+    env, suite, tasks, perturb = world
     sha256, policy = model_sha256(model), open_policy(model, threads=1).describe()
     if steps_per_chunk is not None and not 1 <= steps_per_chunk <= policy.chunk_length:
         raise EvaluationError(
@@ -219,6 +222,7 @@ def _provenance(
         renames=dict(renames),
         wrong_instruction=ablation.wrong_instruction,
         timing=timing,
+        perturb=perturb,
         conventions=_conventions(policy, timing),
         jobs=jobs,
         threads_per_job=max(1, cores // jobs),
@@ -315,7 +319,7 @@ class _Worker:
     def __init__(self, about: Provenance, videos: Videos | None) -> None:
         self.about, self.videos = about, videos
         self.policy: Policy = open_policy(Path(about.model), threads=about.threads_per_job)
-        self.suite = open_suite(about.env)
+        self.suite = open_suite(about.env, about.perturb)
         self._cold = about.timing is not None and about.timing.latency == MEASURED
 
     def run(self, task: str, start: int) -> Episode | UncountedEpisode:
@@ -327,7 +331,7 @@ class _Worker:
             except SimulatorError as error:
                 errors.append(str(error))
                 self.suite.close()
-                self.suite = open_suite(self.about.env)
+                self.suite = open_suite(self.about.env, self.about.perturb)
         told = "; then ".join(dict.fromkeys(errors))
         return UncountedEpisode(task=task, start=start, attempts=len(errors), error=told)
 

@@ -107,17 +107,23 @@ def _simulated_latency(result: EvaluationResult) -> float | None:
 def timing_figure(shown: Sequence[Shown]) -> Any:
     """Draws success against the latency in simulated time, a line for each mode of each model;
     empty unless some results differ in it."""
-    lines: dict[tuple[str, str], list[tuple[float, Rate]]] = {}
+    lines: dict[tuple[str, str, str], list[tuple[float, Rate]]] = {}
     for each in shown:
         of, ms = each.result.provenance, _simulated_latency(each.result)
         if ms is not None:
             mode = "sync" if of.timing is None else of.timing.mode
-            lines.setdefault((of.model_sha256, mode), []).append((ms, each.result.overall))
+            line = lines.setdefault((mode, of.model_sha256, of.perturbed), [])
+            line.append((ms, each.result.overall))
     if len({ms for line in lines.values() for ms, _ in line}) < 2:
         return ""
-    models = {each.result.provenance.model_sha256: each.result.provenance.model for each in shown}
+    of_each = [each.result.provenance for each in shown]
+    names = {of.model_sha256: Path(of.model).name for of in of_each}
+    if len(names) == 1:
+        names = dict.fromkeys(names, "")
     figure, ((axis,),) = new_figure(WIDTH, 2.8)
-    for number, ((model, mode), line) in enumerate(lines.items()):
+    times = [ms for line in lines.values() for ms, _ in line]
+    apart = 0.012 * (max(times) - min(times))  # so that equal points are all seen
+    for number, ((mode, model, perturbed), line) in enumerate(lines.items()):
         line.sort(key=lambda point: point[0])
         rates = [rate for _, rate in line]
         bars = [
@@ -125,7 +131,7 @@ def timing_figure(shown: Sequence[Shown]) -> Any:
             [100 * max(0.0, rate.wilson95[1] - rate.success_rate) for rate in rates],
         ]
         axis.errorbar(
-            [ms for ms, _ in line],
+            [ms + apart * (number - (len(lines) - 1) / 2) for ms, _ in line],
             [100 * rate.success_rate for rate in rates],
             yerr=bars,
             fmt=f"{'os^'[MODES.index(mode)]}-",
@@ -133,10 +139,10 @@ def timing_figure(shown: Sequence[Shown]) -> Any:
             linewidth=1.4,
             capsize=2,
             color=colour_of(number),
-            label=printable(f"{mode}, {Path(models[model]).name}" if len(models) > 1 else mode),
+            label=printable(", ".join(filter(None, (mode, names[model], perturbed)))),
         )
     axis.set(xlabel="latency of a chunk in simulated time, ms", ylabel="success, %")
-    axis.set_ylim(top=101)
+    axis.set_ylim(top=103)
     axis.grid(alpha=0.3)
     for text in axis.legend(frameon=False, fontsize=8).get_texts():
         text.set_parse_math(False)

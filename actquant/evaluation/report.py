@@ -41,8 +41,8 @@ class ReportSummary(BaseModel):
 class Shown:
     """One result of the page.
 
-    name: of its file, with its marks and circumstances; action_error: text, empty if unknown; comparison: with the
-    first result, None for that and where `not_paired` says why there is none.
+    name: of its file, with its marks and circumstances; action_error: text, empty if unknown;
+    comparison: with the first result, None for that and where `not_paired` says why there is none.
     """
 
     name: str

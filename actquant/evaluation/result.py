@@ -113,11 +113,12 @@ class Conventions(_Record):
 
 
 class Provenance(_Record):
-    """How the result came about. What has a default was not noted in schema version 1, timing not
-    in version 2.
+    """How the result came about. What has a default was not noted in schema version 1, timing and
+    perturb not in version 2.
 
-    timing: what passes in the simulation while the policy thinks, None for nothing; environment:
-    conventions of the simulation. marks: what nobody may overlook who reads a number
+    timing: what passes in the simulation while the policy thinks, None for nothing; perturb: kind
+    -> level, above 0, of what was otherwise than in training; environment: conventions of the
+    simulation. marks: what nobody may overlook who reads a number
     from the result, e.g. "stand-in visuals". comparable: whether everything was done, every
     episode counted, by the protocol that published numbers of the environment follow.
     """
@@ -138,6 +139,7 @@ class Provenance(_Record):
         validation_alias=AliasChoices("wrong_instruction", "wrong_colour")
     )
     timing: Timing | None = None
+    perturb: dict[str, int] = Field(default_factory=dict)
     conventions: Conventions | None = None
     environment: dict[str, str] = Field(default_factory=dict)
     marks: list[str] = []
@@ -155,9 +157,16 @@ class Provenance(_Record):
         return marked(self.env, self.marks)
 
     @property
+    def perturbed(self) -> str:
+        """What was otherwise than in training, e.g. `camera=1, light=2`."""
+        return ", ".join(f"{kind}={level}" for kind, level in self.perturb.items())
+
+    @property
     def circumstances(self) -> list[str]:
-        """What else every table says of how the result was found: nothing, if time stood still."""
-        return [] if self.timing is None else [str(self.timing)]
+        """What else every table says of how the result was found: what was perturbed, and the time
+        that passed while the policy thought."""
+        perturbed = f"perturbed {self.perturbed}" if self.perturb else ""
+        return [text for text in (perturbed, str(self.timing or "")) if text]
 
 
 class EvaluationResult(_Record):

@@ -319,3 +319,33 @@ def test_guidance_takes_a_flow(tmp_path: Path) -> None:
     model = convert_f32(load_policy(checkpoint, control_rate_hz=10), tmp_path / "act.gguf")
     code, said = command("eval", model, "--latency", 100, "--mode", "rtc", "--out", tmp_path / "r")
     assert code == 1 and "is no flow that can be guided" in said
+
+
+def test_perturbed_results_say_so_and_stand_beside_each_other(policy: Path, tmp_path: Path) -> None:
+    def run(name: str, **perturb: int) -> Path:
+        out = tmp_path / f"{name}.json"
+        words = {"env": "ur3e", "tasks": ["push_zone"], "starts": "0:2", "jobs": 1}
+        evaluate(policy, out=out, perturb=perturb, **words)
+        return out
+
+    plain, level_0, light = run("plain"), run("zero", light=0), run("light", light=3)
+    a, b = (EvaluationResult.load(path) for path in (plain, level_0))
+    assert (a.episodes, a.provenance.perturb) == (b.episodes, {})
+    of = EvaluationResult.load(light).provenance
+    assert of.perturb == {"light": 3} and of.environment == {"perturbations": "version 1"}
+    both = run("both", light=1, camera=2)
+    assert EvaluationResult.load(both).provenance.circumstances == ["perturbed camera=2, light=1"]
+    with pytest.raises(EvaluationError, match="paired: perturb is"):
+        compare(plain, light)
+    write_report([plain, light, both], tmp_path / "page.html")
+    page = " ".join((tmp_path / "page.html").read_text().split())
+    assert "light (perturbed light=3)" in page and "both (perturbed camera=2, light=1)" in page
+    table = page.split("Success by perturbation and level")[1].split("</table>")[0]
+    assert table.count("policy.gguf") == 1 and table.count("0/2, 0.0 %") == 2
+    code, said = command(
+        *("eval", policy, "--tasks", "push_zone", "--starts", "0:1", "--jobs", 1),
+        *("--perturb", "texture=2,state_noise=1,light=0", "--out", tmp_path / "c.json"),
+    )
+    assert code == 0 and "perturbed state_noise=1, texture=2" in said
+    write_report([light, both], tmp_path / "page.html")
+    assert "by perturbation and level" not in (tmp_path / "page.html").read_text()
