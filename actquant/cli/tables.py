@@ -234,7 +234,7 @@ def evaluation(result: "EvaluationResult") -> list[Any]:
     if about.timing is not None:
         held, steps = (sum(getattr(e, of) for e in result.episodes) for of in ("held", "steps"))
         parts.append(
-            f"{about.timing.scheduling}. It held in {held} of {steps} steps of "
+            f"{about.timing.scheduling}. The robot held in {held} of {steps} steps of "
             f"{about.timing.step_ms:g} ms."
         )
     for episode in result.episodes:

@@ -204,7 +204,9 @@ def _provenance(
             "actions"
         )
     if timing is not None and timing.mode == "rtc" and not policy.supports_guidance:
-        raise EvaluationError(f"--mode rtc: {model} is no flow that can be guided; sync and async")
+        raise EvaluationError(
+            f"--mode rtc: {model} is no flow that can be guided; choose sync or async"
+        )
     cores = usable_cores()
     jobs = jobs or _most_jobs(cores, suite.about.memory_bytes)
     return Provenance(
@@ -370,7 +372,7 @@ class _Worker:
             action_names=list(policy.action_names),
             actions=[[round(float(x), 5) for x in action] for action in film.actions],
             latencies_ms=[round(ms, 3) for ms in episode.latencies_ms],
-            asked=film.asked[: len(episode.latencies_ms)],
+            asked=film.asked,
         )
 
 

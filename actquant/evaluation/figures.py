@@ -10,15 +10,16 @@ import numpy as np
 
 from actquant.common.pages import COLOURS, new_figure, svg
 from actquant.common.tables import printable
-from actquant.control.chunk_scheduler import MODES
 from actquant.evaluation.timing import MEASURED
 
 if TYPE_CHECKING:
     from actquant.evaluation.report import Clip, Shown
-    from actquant.evaluation.result import EvaluationResult, Rate
+    from actquant.evaluation.result import EvaluationResult
 
 WIDTH = 4.4
 """Of a figure in inches: that of a phone."""
+MARKERS = {"sync": "o", "async": "s", "rtc": "^"}
+"""Of the points of each mode."""
 MOST_STRIPS = 16
 """Actions that are plotted of an episode."""
 
@@ -107,25 +108,23 @@ def _simulated_latency(result: EvaluationResult) -> float | None:
 def timing_figure(shown: Sequence[Shown]) -> Any:
     """Draws success against the latency in simulated time, a line for each mode of each model;
     empty unless some results differ in it."""
-    lines: dict[tuple[str, str, str], list[tuple[float, Rate]]] = {}
+    lines: dict[tuple[str, str], list[tuple[float, Shown]]] = {}
     for each in shown:
         of, ms = each.result.provenance, _simulated_latency(each.result)
         if ms is not None:
-            mode = "sync" if of.timing is None else of.timing.mode
-            line = lines.setdefault((mode, of.model_sha256, of.perturbed), [])
-            line.append((ms, each.result.overall))
-    if len({ms for line in lines.values() for ms, _ in line}) < 2:
-        return ""
-    of_each = [each.result.provenance for each in shown]
-    names = {of.model_sha256: Path(of.model).name for of in of_each}
-    if len(names) == 1:
-        names = dict.fromkeys(names, "")
-    figure, ((axis,),) = new_figure(WIDTH, 2.8)
+            manner = "sync" if of.timing is None else of.timing.manner
+            lines.setdefault((manner, of.same_but("timing")), []).append((ms, each))
     times = [ms for line in lines.values() for ms, _ in line]
+    if len(set(times)) < 2:
+        return ""
+    several = len({each.result.provenance.model_sha256 for each in shown}) > 1
+    figure, ((axis,),) = new_figure(WIDTH, 2.8)
     apart = 0.012 * (max(times) - min(times))  # so that equal points are all seen
-    for number, ((mode, model, perturbed), line) in enumerate(lines.items()):
+    for number, ((manner, _), line) in enumerate(lines.items()):
         line.sort(key=lambda point: point[0])
-        rates = [rate for _, rate in line]
+        rates = [each.result.overall for _, each in line]
+        of = line[0][1].result.provenance
+        told = (manner, Path(of.model).name if several else "", of.perturbed)
         bars = [
             [100 * max(0.0, rate.success_rate - rate.wilson95[0]) for rate in rates],
             [100 * max(0.0, rate.wilson95[1] - rate.success_rate) for rate in rates],
@@ -134,12 +133,12 @@ def timing_figure(shown: Sequence[Shown]) -> Any:
             [ms + apart * (number - (len(lines) - 1) / 2) for ms, _ in line],
             [100 * rate.success_rate for rate in rates],
             yerr=bars,
-            fmt=f"{'os^'[MODES.index(mode)]}-",
+            fmt=f"{MARKERS[manner.partition(',')[0]]}-",
             markersize=4,
             linewidth=1.4,
             capsize=2,
             color=colour_of(number),
-            label=printable(", ".join(filter(None, (mode, names[model], perturbed)))),
+            label=printable(", ".join(filter(None, told))),
         )
     axis.set(xlabel="latency of a chunk in simulated time, ms", ylabel="success, %")
     axis.set_ylim(top=103)

@@ -339,17 +339,18 @@ def _perturbed(shown: Sequence[Shown]) -> list[dict[str, Any]]:
     """Success by perturbation and level, a row for each kind and model; empty unless results differ
     in the level of one kind alone."""
     rows: dict[tuple[str, str], dict[int, Rate]] = {}
+    runs = [each.result.provenance.same_but("perturb") for each in shown]
     names: dict[str, str] = {}
-    for each in shown:
+    for run, each in zip(runs, shown, strict=True):
         of = each.result.provenance
         timing = [] if of.timing is None else [str(of.timing)]
-        names[_as_it_was_run(each)] = marked(Path(of.model).name, timing)
+        names[run] = marked(Path(of.model).name, timing)
         if len(of.perturb) == 1:
             ((kind, level),) = of.perturb.items()
-            rows.setdefault((kind, _as_it_was_run(each)), {})[level] = each.result.overall
-    for each in shown:
-        for (_, run), rates in rows.items():
-            if not each.result.provenance.perturb and run == _as_it_was_run(each):
+            rows.setdefault((kind, run), {})[level] = each.result.overall
+    for run, each in zip(runs, shown, strict=True):
+        for (_, of_row), rates in rows.items():
+            if not each.result.provenance.perturb and run == of_row:
                 rates[0] = each.result.overall
     if not any(len(rates) > 1 for rates in rows.values()):
         return []
@@ -361,12 +362,6 @@ def _perturbed(shown: Sequence[Shown]) -> list[dict[str, Any]]:
         }
         for (kind, run), rates in rows.items()
     ]
-
-
-def _as_it_was_run(each: Shown) -> str:
-    """Returns what is the same at every level: the model, the episodes, how they were run."""
-    same = {"model_sha256", "env", "tasks", "starts", "seed", "steps_per_chunk", "timing"}
-    return each.result.provenance.model_dump_json(include=same | {"grey_camera", "renames"})
 
 
 def _failures(result: EvaluationResult) -> int:

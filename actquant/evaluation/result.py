@@ -156,6 +156,13 @@ class Provenance(_Record):
         """The environment's name as every table shows it, with the marks."""
         return marked(self.env, self.marks)
 
+    def same_but(self, *left_out: str) -> str:
+        """Returns as a text what was evaluated and how, but for some fields: alike in two results
+        that differ in these alone."""
+        kept = {"model_sha256", "env", "marks", "tasks", "starts", "seed", "steps_per_chunk"}
+        kept |= {"grey_camera", "renames", "wrong_instruction", "timing", "perturb"}
+        return self.model_dump_json(include=kept - set(left_out))
+
     @property
     def perturbed(self) -> str:
         """What was otherwise than in training, e.g. `camera=1, light=2`."""

@@ -57,9 +57,17 @@ class Timing(BaseModel):
             return MEASURED
         return f"{self.latency:g}{f' ± {self.jitter_ms:g}' if self.jitter_ms else ''} ms"
 
+    @property
+    def manner(self) -> str:
+        """The mode, with the horizon of `rtc`."""
+        return (
+            self.mode
+            if self.execution_horizon is None
+            else f"{self.mode}, horizon {self.execution_horizon}"
+        )
+
     def __str__(self) -> str:
-        horizon = "" if self.execution_horizon is None else f", horizon {self.execution_horizon}"
-        return f"latency {self.duration}, {self.mode}{horizon}"
+        return f"latency {self.duration}, {self.manner}"
 
     @property
     def scheduling(self) -> str:

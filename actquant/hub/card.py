@@ -128,7 +128,12 @@ def _eval_result(file: str, result: EvaluationResult) -> EvalResult:
     return EvalResult(
         task_type="robotics",
         dataset_type=about.env,
-        dataset_name=f"{about.env}, starts {about.starts} of {len(result.tasks)} task(s)",
+        dataset_name=", ".join(
+            [
+                f"{about.env}, starts {about.starts} of {len(result.tasks)} task(s)",
+                *about.circumstances,
+            ]
+        ),
         metric_type="success_rate",
         metric_name=f"success rate of {file}",
         metric_value=rate.success_rate,

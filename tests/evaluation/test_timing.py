@@ -139,7 +139,7 @@ def test_what_is_executed_is_what_the_scheduler_says(mode: str, latency: float) 
     expected = sum(EXPECTED[mode, latency], [])
     assert actions == expected and episode.steps == LENGTH
     assert episode.held == expected.count((0, 0))
-    assert policy.seen == film.asked[: len(policy.seen)]
+    assert policy.seen == film.asked
     first, *later = policy.previous
     assert first is None and all((each is not None) == (mode == "rtc") for each in later)
 
@@ -173,7 +173,7 @@ def test_a_hold_moves_nothing_and_leaves_the_gripper() -> None:
 def test_several_observations_are_the_last_steps(mode: str) -> None:
     _, policy, film, _ = watched(timed(300, mode), observation_steps=3)
     assert policy.seen[0] == [0, 0, 0]
-    assert policy.seen[1:] == [[n - 2, n - 1, n] for n in film.asked[1 : len(policy.seen)]]
+    assert policy.seen[1:] == [[n - 2, n - 1, n] for n in film.asked[1:]]
 
 
 def test_jitter_follows_from_the_start_and_stays_within_its_bounds() -> None:
@@ -288,7 +288,7 @@ def test_tables_and_the_page_say_so(policy: Path, tmp_path: Path) -> None:
     assert code == 0 and "starts 0:2, latency 200 ms, async" in said
     assert "async: the old chunk goes on while the policy thinks" in said
     episodes = EvaluationResult.load(late).episodes
-    assert f"It held in {sum(e.held for e in episodes)} of" in said
+    assert f"The robot held in {sum(e.held for e in episodes)} of" in said
     assert command(*words, later, "--latency", 400, "--mode", "async")[0] == 0
     code, said = command(*words, measured, "--latency", "measured")
     assert code == 0 and "latency measured, sync" in said
