@@ -60,11 +60,8 @@ class Timing(BaseModel):
     @property
     def manner(self) -> str:
         """The mode, with the horizon of `rtc`."""
-        return (
-            self.mode
-            if self.execution_horizon is None
-            else f"{self.mode}, horizon {self.execution_horizon}"
-        )
+        horizon = self.execution_horizon
+        return self.mode if horizon is None else f"{self.mode}, horizon {horizon}"
 
     def __str__(self) -> str:
         return f"latency {self.duration}, {self.manner}"

@@ -200,11 +200,11 @@ class Perturbation:
         for colours in (model.light_diffuse, headlight.diffuse, headlight.ambient):
             colours[:] = colours * factor
         direction = model.light_dir[0] / np.linalg.norm(model.light_dir[0])
-        while True:  # light comes from above
-            turned = _turned(direction, _direction(rng), LIGHT_TURN[level])
-            if turned[2] < -0.3:
+        while True:
+            axis = _direction(rng)
+            if _turned(direction, axis, LIGHT_TURN[-1])[2] < -0.3:  # light comes from above
                 break
-        model.light_dir[0] = turned
+        model.light_dir[0] = _turned(direction, axis, LIGHT_TURN[level])
 
     def _change_colours(self, rng: np.random.Generator, level: int) -> None:
         model = self._model

@@ -13,6 +13,7 @@ from lerobot_env_ur3e.perturbations import (
     COUNT,
     IMAGE_NOISE,
     KINDS,
+    LIGHT_TURN,
     LYING_HIGH,
     LYING_LOW,
     OBJECT_COLOUR,
@@ -188,6 +189,25 @@ def test_objects_keep_the_colour_that_they_are_called_by(plain) -> None:
         table = model.geom("table").id
         change = colours[table] - plain.model["geom_rgba"][table]
         assert 0 < np.abs(change).max() <= TABLE_COLOUR[2] + 1e-6
+
+
+def test_light_is_brighter_or_darker_and_comes_from_above(plain) -> None:
+    before = {name: plain.model[name] for name in CHANGES["light"]}
+    factors = []
+    for start, level in itertools.product(range(12), (1, 2, 3)):
+        model = Course(start, light=level).model
+        old, new = (each["light_dir"][0] / np.linalg.norm(each["light_dir"][0])
+                    for each in (before, model))  # fmt: skip
+        assert new[2] < -0.3 and np.linalg.norm(old - new) <= 2 * np.sin(LIGHT_TURN[level - 1] / 2)
+        shares = [model[name] / before[name] for name in CHANGES["light"] - {"light_dir"}]
+        factors.append(shares[0].ravel())
+        for share in shares:  # all lights alike
+            np.testing.assert_allclose(share.ravel(), factors[-1], rtol=1e-5)
+    middle = np.mean(factors, axis=1).reshape(12, 3)
+    bright = middle[:, 2] > 1
+    assert 0 < bright.sum() < 12
+    for tints, factor in ((middle[bright], 1.35), (middle[~bright], 0.5)):
+        assert (np.abs(tints[:, 2] / factor - 1) < 0.25).all()
 
 
 def test_light_and_texture_grow_with_the_level(plain) -> None:
