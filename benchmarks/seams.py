@@ -32,7 +32,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +45,7 @@ from actquant.common.files import write_text
 from actquant.common.statistics import wilson95
 from actquant.control.chunk_scheduler import MODES, ChunkScheduler
 from actquant.control.noise import chunk_noise
+from actquant.control.simulated_time import SteppedInference
 from actquant.environments.base import Suite, open_suite
 from actquant.environments.ur3e import as_policy_observation
 from actquant.evaluation.starts import parse_starts
@@ -56,32 +56,6 @@ MOTION = 6
 """Components of an action that move the tool; the last one is the gripper."""
 HOLDING = -1
 """Stands for the chunk where there is none."""
-
-
-class Delayed(Executor):
-    """Runs work at once, and has it done a number of control steps later."""
-
-    def __init__(self, delay: int) -> None:
-        self.delay = delay
-        self._now = 0
-        self._waiting: list[tuple[int, Future[Any], Any]] = []
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._waiting.append((self._now + self.delay, future, fn(*args, **kwargs)))
-        self._deliver()
-        return future
-
-    def advance(self) -> None:
-        """Moves on by one control step."""
-        self._now += 1
-        self._deliver()
-
-    def _deliver(self) -> None:
-        due = [entry for entry in self._waiting if entry[0] <= self._now]
-        self._waiting = [entry for entry in self._waiting if entry[0] > self._now]
-        for _, future, result in due:
-            future.set_result(result)
 
 
 @dataclass(frozen=True)
@@ -169,7 +143,7 @@ def run_episode(
 ) -> Course:
     """Runs an episode where a chunk takes `delay` control steps; `settings`: of ChunkScheduler."""
     numbers = itertools.count()
-    executor = Delayed(0 if mode == "sync" else delay)
+    executor = SteppedInference(lambda: delay, mode=mode)
     scheduler = ChunkScheduler(
         lambda observation, previous: act(observation, previous, next(numbers)),
         mode=mode,
@@ -182,7 +156,7 @@ def run_episode(
         if tick is None:
             drive.hold()
         else:
-            for _ in range(delay if mode == "sync" and tick.index == 0 else 0):
+            for _ in range(executor.take_pause()):
                 drive.hold()
             drive.step(tick.action, tick.chunk)
         executor.advance()

@@ -26,10 +26,14 @@ from actquant.cli.output import app, progress_bars, show, told_plainly
 from actquant.common.errors import UsageError
 from actquant.common.outputs import EVALUATION, REPORT, check_folder, check_output
 from actquant.common.paths import require_file
-from actquant.environments.base import SUITES, require_suite
+from actquant.environments.base import SUITES, open_suite, parse_perturb, require_suite
 from actquant.evaluation.plan import POWER, SIGNIFICANCE
 from actquant.evaluation.report import MOST_VIDEO_BYTES, MOST_VIDEOS
 from actquant.evaluation.starts import parse_starts
+from actquant.evaluation.timing import EXECUTION_HORIZON, parse_timing
+
+TIME = "Time that the policy takes"
+"""Group of options of `eval --help`."""
 
 
 @app.command(name="eval")
@@ -41,6 +45,42 @@ def eval_(
     starts: Starts = "0:50",
     seed: Seed = 0,
     steps_per_chunk: StepsPerChunk = None,
+    perturb: Annotated[
+        str,
+        typer.Option(
+            help="What is otherwise than in training, KIND=LEVEL with commas, levels 0 to 3: of "
+            "ur3e camera, light, texture, image_noise, state_noise, distractors, instruction."
+        ),
+    ] = "",
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            help="Simulated time that a chunk takes: ms, or 'measured' for what it takes this "
+            "machine; by default none, the simulation waits.",
+            rich_help_panel=TIME,
+        ),
+    ] = None,
+    latency_jitter: Annotated[
+        float | None,
+        typer.Option(help="Up to so many ms more or less, by chance.", rich_help_panel=TIME),
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="Meanwhile the robot holds (sync), or the old chunk goes on (async), or so with "
+            "real-time chunking (rtc), as in `deploy`.",
+            rich_help_panel=TIME,
+        ),
+    ] = "sync",
+    execution_horizon: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="rtc: actions of the old chunk, at most, that guide the new one; default "
+            f"{EXECUTION_HORIZON}.",
+            rich_help_panel=TIME,
+        ),
+    ] = None,
     jobs: Annotated[
         int,
         typer.Option(min=0, max=MOST_THREADS, help="Processes; 0: as cores and memory allow."),
@@ -83,6 +123,10 @@ def eval_(
             named = renames(rename or [])
             require_suite(env)
             parse_starts(starts)
+            levels = parse_perturb(perturb)
+            if levels:
+                open_suite(env, levels).close()
+            timing = parse_timing(latency, latency_jitter, mode, execution_horizon)
             path = model_path(model, folder=True)
             check_output(out, EVALUATION, [path], force=force)
             if videos is not None:
@@ -104,6 +148,8 @@ def eval_(
                 steps_per_chunk=steps_per_chunk,
                 ablation=Ablation(grey_camera, wrong_instruction),
                 renames=named,
+                timing=timing,
+                perturb=levels,
                 jobs=jobs,
                 videos=videos,
                 all_videos=all_videos,

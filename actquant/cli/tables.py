@@ -204,7 +204,7 @@ def verification(report: "Verification") -> list[Any]:
 def evaluation(result: "EvaluationResult") -> list[Any]:
     about = result.provenance
     shown = table(
-        f"{about.model} in {about.place}, starts {about.starts}",
+        ", ".join([f"{about.model} in {about.place}, starts {about.starts}", *about.circumstances]),
         *("task", ">n", ">success", ">95 % (Wilson)", ">mean steps"),
     )
 
@@ -231,6 +231,12 @@ def evaluation(result: "EvaluationResult") -> list[Any]:
             f"{latency.p99:.1f}, max {latency.max:.1f} ms (n {latency.n}, {about.threads_per_job} "
             f"thread(s), {about.jobs} job(s) beside each other)"
         )
+    if about.timing is not None:
+        held, steps = (sum(getattr(e, of) for e in result.episodes) for of in ("held", "steps"))
+        parts.append(
+            f"{about.timing.scheduling}. The robot held in {held} of {steps} steps of "
+            f"{about.timing.step_ms:g} ms."
+        )
     for episode in result.episodes:
         if episode.failure:
             parts.append(_warned(f"{episode.task}, start {episode.start}", episode.failure))
@@ -252,7 +258,13 @@ def _marks(marks: Sequence[str]) -> list[Text]:
 
 def comparison(result: "Comparison") -> list[Any]:
     shown = table(
-        "\n".join([f"A = {result.a}", f"B = {result.b}", *result.marks]),
+        "\n".join(
+            [
+                f"A = {marked(result.a, result.a_circumstances)}",
+                f"B = {marked(result.b, result.b_circumstances)}",
+                *result.marks,
+            ]
+        ),
         *("task", ">pairs", ">both", ">only A", ">only B", ">neither"),
         *(">A − B", ">95 %", ">McNemar p", "verdict", ">would tell"),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Protocol
@@ -41,6 +41,10 @@ class Environment(Protocol):
         """
         ...
 
+    def hold(self, last: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Returns the action [A] with which the robot stands still after `last`, None for none."""
+        ...
+
     def render(self) -> NDArray[np.uint8]:
         """Returns a picture for people, uint8 [H, W, 3]."""
         ...
@@ -48,6 +52,12 @@ class Environment(Protocol):
     def overview(self) -> NDArray[np.uint8]:
         """Returns a picture of the whole robot, uint8 [H, W, 3]."""
         ...
+
+
+def hold_relative(last: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Returns the action [7] that moves nothing, of six relative motions and a gripper, which stays
+    as `last` had it and is open (−1) where there is none."""
+    return np.array([0] * 6 + [-1 if last is None else last[6]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,8 @@ class SuiteFacts:
     are not of this Python; marks: what nobody may overlook who reads a number from it. starts: how
     many there are, None for no end; published_starts: those of the protocol that published numbers
     follow, empty if there are none. one_task_at_a_time: whether another task's environment costs
-    much to make; memory_bytes: what a process that simulates the suite takes, 0 if it is little.
+    much to make; memory_bytes: what a process that simulates the suite takes, 0 if it is little;
+    control_rate_hz: steps in a second of simulated time, None where nobody says.
     """
 
     conventions: dict[str, str] = field(default_factory=dict)
@@ -68,6 +79,7 @@ class SuiteFacts:
     published_starts: str = ""
     one_task_at_a_time: bool = False
     memory_bytes: int = 0
+    control_rate_hz: float | None = None
 
 
 class Suite(Protocol):
@@ -108,14 +120,49 @@ SUITES = {
 """Name -> module and what makes the suite, imported when it is asked for."""
 
 
-def open_suite(name: str) -> Suite:
+PERTURBED_SUITES = ("ur3e",)
+"""Those that take `perturb`."""
+HIGHEST_LEVEL = 3
+"""Of a perturbation."""
+
+
+def open_suite(name: str, perturb: Mapping[str, int] | None = None) -> Suite:
     """Opens the suite of that name.
 
-    Raises EvaluationError if there is none, or if what it needs is not installed.
+    perturb: kind -> level of what is otherwise than in training, alike for every policy. Raises
+    EvaluationError if there is no such suite or kind, or if what it needs is not installed.
     """
     require_suite(name)
     module, _, suite = SUITES[name].partition(":")
-    return getattr(import_module(module), suite)()
+    make = getattr(import_module(module), suite)
+    levels = {kind: level for kind, level in (perturb or {}).items() if level}
+    if not levels:
+        return make()
+    if name not in PERTURBED_SUITES:
+        raise EvaluationError(
+            f"--perturb: environment '{name}' has no perturbations; {', '.join(PERTURBED_SUITES)} "
+            "has"
+        )
+    return make(levels)
+
+
+def parse_perturb(text: str) -> dict[str, int]:
+    """Parses `camera=1,light=2`; level 0, which is nothing, is left out.
+
+    Raises EvaluationError for what is no such list, names a kind twice, or for a level that is none
+    of 0 to HIGHEST_LEVEL.
+    """
+    levels: dict[str, int] = {}
+    for pair in text.split(",") if text else []:
+        kind, _, level = pair.partition("=")
+        if not kind or level not in map(str, range(HIGHEST_LEVEL + 1)):
+            raise EvaluationError(
+                f"--perturb '{text}': '{pair}' is no KIND=LEVEL, of the levels 0 to {HIGHEST_LEVEL}"
+            )
+        if kind in levels:
+            raise EvaluationError(f"--perturb '{text}' has {kind} twice")
+        levels[kind] = int(level)
+    return {kind: level for kind, level in levels.items() if level}
 
 
 def require_suite(name: str) -> None:

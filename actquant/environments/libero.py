@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from actquant.common.errors import EvaluationError, SimulatorError
 from actquant.control.window import Observation
-from actquant.environments.base import Step, SuiteFacts, require_task
+from actquant.environments.base import Step, SuiteFacts, hold_relative, require_task
 
 ROOT = Path(__file__).parents[2]
 VENV, ASSETS = "ACTQUANT_LIBERO_VENV", "ACTQUANT_LIBERO_ASSETS"
@@ -31,6 +31,7 @@ STAND_INS = ROOT.parent / "shared" / "libero" / "assets"
 STAND_IN_VISUALS = "stand-in visuals"
 MEMORY_BYTES = 2_200_000_000
 """Of the process with one environment, measured."""
+CONTROL_RATE_HZ = 20.0
 LONGEST_ANSWER_S = 1800.0
 LONGEST_DOWNLOAD_S = 7200.0
 SETTINGS = {"MUJOCO_GL": "egl", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -136,6 +137,10 @@ class LiberoEnvironment:
         seen = self._observation(told) if look else None
         return Step(seen, done=told["done"], success=told["success"])
 
+    def hold(self, last: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Returns the action [7] that moves nothing; the gripper stays as `last` had it."""
+        return hold_relative(last)
+
     def render(self) -> NDArray[np.uint8]:
         """Returns the scene camera's picture, [256, 256, 3]."""
         return self._process.ask("render")["pictures"][""]
@@ -196,7 +201,7 @@ def _facts(told: dict[str, Any]) -> SuiteFacts:
         "pictures": f"{side} x {side}, turned by 180 degrees",
         "state": "position, axis and angle of the hand, two finger joints",
         "action": "relative, world frame, 1 is 0.05 m or 0.5 rad; gripper -1 open, +1 closed",
-        "rate": "20 Hz",
+        "rate": f"{CONTROL_RATE_HZ:g} Hz",
         "assets": told["assets_sha256"],
     }
     return SuiteFacts(
@@ -206,6 +211,7 @@ def _facts(told: dict[str, Any]) -> SuiteFacts:
         starts=told["starts"],
         one_task_at_a_time=True,
         memory_bytes=MEMORY_BYTES,
+        control_rate_hz=CONTROL_RATE_HZ,
         published_starts="0:50",
     )
 

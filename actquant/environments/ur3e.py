@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from actquant.common.errors import EvaluationError
 from actquant.common.extras import explain_missing
 from actquant.control.window import Observation
-from actquant.environments.base import Step, SuiteFacts, require_task
+from actquant.environments.base import Step, SuiteFacts, hold_relative, require_task
 
 PICTURES = "observation.images."
 COLOURS: tuple[str, ...] = ("red", "green", "blue")
@@ -35,6 +37,10 @@ class UR3eEnvironment:
         seen = as_policy_observation(observation, self.env.instruction) if look else None
         return Step(seen, done=terminated or truncated, success=bool(info["is_success"]))
 
+    def hold(self, last: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Returns the action [7] that moves nothing; the gripper stays as `last` had it."""
+        return hold_relative(last)
+
     def render(self) -> NDArray[np.uint8]:
         """Returns the scene camera's picture."""
         return self.env.render()
@@ -48,11 +54,12 @@ class UR3eSuite:
     """The six tabletop tasks."""
 
     distribution = "lerobot_env_ur3e"
-    about = SuiteFacts()
 
-    def __init__(self) -> None:
+    def __init__(self, perturb: Mapping[str, int] | None = None) -> None:
+        """perturb: kind -> level. Raises EvaluationError for a kind that there is not, and where
+        the simulator is not installed."""
         try:
-            from lerobot_env_ur3e import TASK_NAMES, UR3eEnv
+            from lerobot_env_ur3e import PERTURBATIONS, PERTURBATIONS_VERSION, TASK_NAMES, UR3eEnv
             from lerobot_env_ur3e.simulator import CAMERAS
         except ImportError as error:
             raise EvaluationError(
@@ -60,7 +67,15 @@ class UR3eSuite:
             ) from error
         self.tasks: tuple[str, ...] = TASK_NAMES
         self.cameras = tuple(f"{PICTURES}{camera}" for camera in CAMERAS)
-        self._make = UR3eEnv
+        for kind in perturb or {}:
+            if kind not in PERTURBATIONS:
+                raise EvaluationError(
+                    f"--perturb: environment 'ur3e' has no perturbation '{kind}'; it has "
+                    f"{', '.join(PERTURBATIONS)}"
+                )
+        facts = {"perturbations": f"version {PERTURBATIONS_VERSION}"} if perturb else {}
+        self.about = SuiteFacts(facts, control_rate_hz=float(UR3eEnv.metadata["render_fps"]))
+        self._make = partial(UR3eEnv, perturb=perturb)
         self._environments: dict[str, UR3eEnvironment] = {}
 
     def environment(self, task: str) -> UR3eEnvironment:

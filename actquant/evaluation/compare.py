@@ -42,13 +42,16 @@ class JudgedDifference(PairedDifference):
 
 
 class Comparison(BaseModel):
-    """marks: those of both results."""
+    """marks: those of both results; a_circumstances, b_circumstances: `Provenance.circumstances`
+    of each."""
 
     model_config = ConfigDict(extra="forbid")
 
     a: str
     b: str
     marks: list[str] = []
+    a_circumstances: list[str] = []
+    b_circumstances: list[str] = []
     tasks: dict[str, JudgedDifference]
     overall: JudgedDifference
 
@@ -114,7 +117,7 @@ def pair_up(a: EvaluationResult, b: EvaluationResult, a_name: str, b_name: str) 
 
 def _conditions(result: EvaluationResult) -> dict[str, Any]:
     of = result.provenance
-    keys = ("env", "marks", "seed", "grey_camera", "wrong_instruction")
+    keys = ("env", "marks", "seed", "grey_camera", "wrong_instruction", "perturb")
     return {key: getattr(of, key) for key in keys} | dict(of.environment)
 
 
@@ -148,6 +151,8 @@ def compare_results(
         a=a_name,
         b=b_name,
         marks=a.provenance.marks,
+        a_circumstances=a.provenance.circumstances,
+        b_circumstances=b.provenance.circumstances,
         tasks={
             task: judge(difference_of(pairs, task)) for task in dict.fromkeys(t for t, _ in pairs)
         },

@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, nullcontext
@@ -39,6 +39,7 @@ from actquant.evaluation.result import (
 )
 from actquant.evaluation.rollout import Ablation, Episode, run_episode
 from actquant.evaluation.starts import parse_starts
+from actquant.evaluation.timing import MEASURED, Timing
 from actquant.format.model_file import read_model
 from actquant.format.stored_error import StoredActionError
 
@@ -59,6 +60,8 @@ def evaluate(
     steps_per_chunk: int | None = None,
     ablation: Ablation | None = None,
     renames: Renames | None = None,
+    timing: Timing | None = None,
+    perturb: Mapping[str, int] | None = None,
     jobs: int = 0,
     videos: Path | None = None,
     all_videos: bool = False,
@@ -71,10 +74,13 @@ def evaluate(
     Episodes are kept beside `out` in a `.partial.jsonl` as they finish: the same call again goes
     on where it was stopped. An episode whose simulator fails is tried ATTEMPTS times, then listed
     and not counted; the same call again tries those alone. renames: names in the environment -> the
-    policy's. videos: folder for recordings of failures (`all_videos`: of all episodes), over others
-    than ours only with `force`. comparable: whether nothing may be done otherwise than by the
-    protocol that published numbers of the environment follow. `on_episode` gets each episode with
-    the counts done and to do.
+    policy's. timing: what passes in the simulation while the policy thinks, nothing if left out;
+    with measured latencies, episodes of another machine or another number of `jobs` are not taken
+    over. perturb: kind -> level of what is otherwise than in training (`open_suite`). videos:
+    folder for recordings of failures (`all_videos`: of all episodes), over others than ours only
+    with `force`. comparable: whether nothing may be done otherwise than by the protocol that
+    published numbers of the environment follow. `on_episode` gets each episode with the counts done
+    and to do.
     Raises EvaluationError for an unknown environment, task, camera or range, starts that the
     environment does not have, what is not `comparable`, more steps than a chunk has, where no
     episode counts, and, before the first action, where the environment has not what the policy is
@@ -83,7 +89,8 @@ def evaluate(
     """
     wanted_starts = parse_starts(starts)
     shown = ablation, renames = (ablation or Ablation(), renames or {})
-    with closing(open_suite(env)) as suite:
+    perturb = {kind: level for kind, level in sorted((perturb or {}).items()) if level}
+    with closing(open_suite(env, perturb)) as suite:
         names = list(dict.fromkeys(tasks)) or list(suite.tasks)
         for name in names:
             require_task(env, suite.tasks, name)
@@ -92,7 +99,9 @@ def evaluate(
             require_camera(env, cameras, ablation.grey_camera)
         _require_starts(env, suite, wanted_starts)
         if comparable:
-            _require_protocol(env, suite, names, wanted_starts, ablation)
+            _require_protocol(env, suite, names, wanted_starts, ablation, timing)
+        if timing is not None:
+            timing = _in_steps(env, suite, timing)
     wanted = _in_order(names, wanted_starts, suite)
     kept = None
     if videos is not None:
@@ -100,7 +109,8 @@ def evaluate(
         kept = Videos(Path(videos), place.stem, place.parent, all_videos)
         kept.check(wanted, force=force)
     with nullcontext() if out is None else sole_writer(out):
-        about = _provenance(model, (env, suite, names), starts, seed, steps_per_chunk, shown, jobs)
+        world = env, suite, names, perturb
+        about = _provenance(model, world, starts, seed, (steps_per_chunk, timing), shown, jobs)
         partial = PartialResult(_partial_path(out, about), about.date)
         about = about.model_copy(update={"date": partial.began})
         missing = [pair for pair in wanted if pair not in partial.episodes]
@@ -133,7 +143,12 @@ def _require_starts(env: str, suite: Suite, starts: Sequence[int]) -> None:
 
 
 def _require_protocol(
-    env: str, suite: Suite, tasks: Sequence[str], starts: Sequence[int], ablation: Ablation
+    env: str,
+    suite: Suite,
+    tasks: Sequence[str],
+    starts: Sequence[int],
+    ablation: Ablation,
+    timing: Timing | None,
 ) -> None:
     """Raises EvaluationError for what published numbers were not found with."""
     about = suite.about
@@ -150,6 +165,18 @@ def _require_protocol(
         raise EvaluationError(f"--comparable takes --starts {about.published_starts}")
     if ablation != Ablation():
         raise EvaluationError("--comparable takes nothing from the policy; omit the ablation")
+    if timing is not None:
+        raise EvaluationError("--comparable: the simulation waits for the policy; omit --latency")
+
+
+def _in_steps(env: str, suite: Suite, timing: Timing) -> Timing:
+    """Returns the timing with what a step of the suite takes. Raises EvaluationError if nobody
+    says."""
+    if suite.about.control_rate_hz is None:
+        raise EvaluationError(
+            f"--latency: environment '{env}' does not say how much time passes in a step"
+        )
+    return timing.model_copy(update={"step_ms": 1e3 / suite.about.control_rate_hz})
 
 
 def _in_order(tasks: list[str], starts: list[int], suite: Suite) -> list[tuple[str, int]]:
@@ -161,19 +188,24 @@ def _in_order(tasks: list[str], starts: list[int], suite: Suite) -> list[tuple[s
 
 def _provenance(
     model: Path,
-    world: tuple[str, Suite, list[str]],
+    world: tuple[str, Suite, list[str], dict[str, int]],
     starts: str,
     seed: int,
-    steps_per_chunk: int | None,
+    pace: tuple[int | None, Timing | None],
     shown: tuple[Ablation, Renames],
     jobs: int,
 ) -> Provenance:
-    (ablation, renames), (env, suite, tasks) = shown, world
+    (ablation, renames), (steps_per_chunk, timing) = shown, pace
+    env, suite, tasks, perturb = world
     sha256, policy = model_sha256(model), open_policy(model, threads=1).describe()
     if steps_per_chunk is not None and not 1 <= steps_per_chunk <= policy.chunk_length:
         raise EvaluationError(
             f"--steps-per-chunk {steps_per_chunk}; the policy's chunks have {policy.chunk_length} "
             "actions"
+        )
+    if timing is not None and timing.mode == "rtc" and not policy.supports_guidance:
+        raise EvaluationError(
+            f"--mode rtc: {model} is no flow that can be guided; choose sync or async"
         )
     cores = usable_cores()
     jobs = jobs or _most_jobs(cores, suite.about.memory_bytes)
@@ -191,7 +223,9 @@ def _provenance(
         grey_camera=ablation.grey_camera,
         renames=dict(renames),
         wrong_instruction=ablation.wrong_instruction,
-        conventions=_conventions(policy),
+        timing=timing,
+        perturb=perturb,
+        conventions=_conventions(policy, timing),
         jobs=jobs,
         threads_per_job=max(1, cores // jobs),
         machine=f"{platform.machine()}, {cores} cores, {platform.system()}",
@@ -225,8 +259,10 @@ def _facts(model: Path, name: str) -> ModelFacts:
     )
 
 
-def _conventions(policy: PolicyDescription) -> Conventions:
+def _conventions(policy: PolicyDescription, timing: Timing | None) -> Conventions:
+    scheduling = {} if timing is None else {"scheduling": timing.scheduling}
     return Conventions(
+        **scheduling,
         control_rate_hz=policy.control_rate_hz,
         observation_steps=policy.observation_steps,
         chunk_length=policy.chunk_length,
@@ -242,7 +278,9 @@ def _partial_path(out: Path | None, provenance: Provenance) -> Path | None:
     over."""
     if out is None:
         return None
-    volatile = {"date", "machine", "jobs", "threads_per_job", "tasks", "starts", "model", "command"}
+    volatile = {"date", "tasks", "starts", "model", "command"}
+    if provenance.timing is None or provenance.timing.latency != MEASURED:
+        volatile |= {"machine", "jobs", "threads_per_job"}
     key = json.dumps(provenance.model_dump(exclude=volatile), sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     return out.with_name(f"{out.name}.{digest}{SUFFIX}")
@@ -283,7 +321,8 @@ class _Worker:
     def __init__(self, about: Provenance, videos: Videos | None) -> None:
         self.about, self.videos = about, videos
         self.policy: Policy = open_policy(Path(about.model), threads=about.threads_per_job)
-        self.suite = open_suite(about.env)
+        self.suite = open_suite(about.env, about.perturb)
+        self._cold = about.timing is not None and about.timing.latency == MEASURED
 
     def run(self, task: str, start: int) -> Episode | UncountedEpisode:
         """Runs one episode, in a new environment again where the simulator failed."""
@@ -294,7 +333,7 @@ class _Worker:
             except SimulatorError as error:
                 errors.append(str(error))
                 self.suite.close()
-                self.suite = open_suite(self.about.env)
+                self.suite = open_suite(self.about.env, self.about.perturb)
         told = "; then ".join(dict.fromkeys(errors))
         return UncountedEpisode(task=task, start=start, attempts=len(errors), error=told)
 
@@ -310,7 +349,10 @@ class _Worker:
             ablation=Ablation(about.grey_camera, about.wrong_instruction),
             renames=about.renames,
             film=film,
+            timing=about.timing,
+            warm_up=self._cold,
         )
+        self._cold = False
         if self.videos is not None and film is not None and self.videos.wants(episode):
             episode.recording = self.videos.keep(film, self._recording(episode, film))
         return episode
@@ -330,6 +372,7 @@ class _Worker:
             action_names=list(policy.action_names),
             actions=[[round(float(x), 5) for x in action] for action in film.actions],
             latencies_ms=[round(ms, 3) for ms in episode.latencies_ms],
+            asked=film.asked,
         )
 
 

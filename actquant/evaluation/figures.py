@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from actquant.common.pages import COLOURS, new_figure, svg
 from actquant.common.tables import printable
+from actquant.evaluation.timing import MEASURED
 
 if TYPE_CHECKING:
     from actquant.evaluation.report import Clip, Shown
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 WIDTH = 4.4
 """Of a figure in inches: that of a phone."""
+MARKERS = {"sync": "o", "async": "s", "rtc": "^"}
+"""Of the points of each mode."""
 MOST_STRIPS = 16
 """Actions that are plotted of an episode."""
 
@@ -90,6 +94,60 @@ def _whisker(
     )
 
 
+def _simulated_latency(result: EvaluationResult) -> float | None:
+    """Returns what a chunk took in simulated time (ms), the median where it was measured; None
+    where none was."""
+    timing, measured = result.provenance.timing, result.latency_ms
+    if timing is None:
+        return 0.0
+    if timing.latency != MEASURED:
+        return float(timing.latency)
+    return None if measured is None else measured.p50
+
+
+def timing_figure(shown: Sequence[Shown]) -> Any:
+    """Draws success against the latency in simulated time, a line for each mode of each model;
+    empty unless some results differ in it."""
+    lines: dict[tuple[str, str], list[tuple[float, Shown]]] = {}
+    for each in shown:
+        of, ms = each.result.provenance, _simulated_latency(each.result)
+        if ms is not None:
+            manner = "sync" if of.timing is None else of.timing.manner
+            lines.setdefault((manner, of.same_but("timing")), []).append((ms, each))
+    times = [ms for line in lines.values() for ms, _ in line]
+    if len(set(times)) < 2:
+        return ""
+    several = len({each.result.provenance.model_sha256 for each in shown}) > 1
+    figure, ((axis,),) = new_figure(WIDTH, 2.8)
+    apart = 0.012 * (max(times) - min(times))  # so that equal points are all seen
+    for number, ((manner, _), line) in enumerate(lines.items()):
+        line.sort(key=lambda point: point[0])
+        rates = [each.result.overall for _, each in line]
+        of = line[0][1].result.provenance
+        told = (manner, Path(of.model).name if several else "", of.perturbed)
+        bars = [
+            [100 * max(0.0, rate.success_rate - rate.wilson95[0]) for rate in rates],
+            [100 * max(0.0, rate.wilson95[1] - rate.success_rate) for rate in rates],
+        ]
+        axis.errorbar(
+            [ms + apart * (number - (len(lines) - 1) / 2) for ms, _ in line],
+            [100 * rate.success_rate for rate in rates],
+            yerr=bars,
+            fmt=f"{MARKERS[manner.partition(',')[0]]}-",
+            markersize=4,
+            linewidth=1.4,
+            capsize=2,
+            color=colour_of(number),
+            label=printable(", ".join(filter(None, told))),
+        )
+    axis.set(xlabel="latency of a chunk in simulated time, ms", ylabel="success, %")
+    axis.set_ylim(top=103)
+    axis.grid(alpha=0.3)
+    for text in axis.legend(frameon=False, fontsize=8).get_texts():
+        text.set_parse_math(False)
+    return svg(figure, "timing", "success against latency with 95 % intervals")
+
+
 def latency_figure(results: Sequence[EvaluationResult]) -> Any:
     """Draws how the latencies of chunks are spread; empty where none is known."""
     drawn = [
@@ -124,7 +182,8 @@ def action_strips(clip: Clip, name: str) -> Any:
         axis.stairs(column, times, color=colour, baseline=None, linewidth=1)
         _strip(axis, label, f"{column.min():.2g} … {column.max():.2g}".replace("-", "−"))
     (axis,) = axes[-1]
-    asked = np.arange(len(about.latencies_ms)) * about.steps_per_chunk * period
+    every = np.arange(len(about.latencies_ms)) * about.steps_per_chunk
+    asked = period * np.array(every if about.asked is None else about.asked)
     axis.bar(
         *(asked, about.latencies_ms, about.steps_per_chunk * period * 0.8),
         align="edge",

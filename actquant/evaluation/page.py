@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actquant.common.clock import iso_date
 from actquant.common.pages import render
-from actquant.common.tables import NOT_COMPARABLE
+from actquant.common.tables import NOT_COMPARABLE, marked
+from actquant.environments.base import HIGHEST_LEVEL
 from actquant.evaluation.compare import JudgedDifference
 from actquant.evaluation.figures import (
     WIDTH,
@@ -18,6 +20,7 @@ from actquant.evaluation.figures import (
     difference_figure,
     latency_figure,
     success_figure,
+    timing_figure,
 )
 from actquant.evaluation.result import marks_of
 
@@ -77,6 +80,27 @@ differences to {{ first }} by Newcombe{% endif %}.</p>
 {% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>
+{% if perturbed %}
+<h2>Success by perturbation and level</h2>
+<div class="wide"><table>
+<thead><tr><th>perturbed</th><th class="text">model</th>
+{% for level in levels %}<th>level {{ level }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in perturbed %}<tr><td>{{ row.name }}</td><td class="text">{{ row.model }}</td>
+{% for cell in row.cells %}
+<td>{{ cell.rate }}<br><span class="faint">{{ cell.interval }}</span></td>
+{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+<p class="note">All tasks of each result that perturbs one thing, or nothing: level 0. Every start
+is perturbed alike for all models.</p>
+{% endif %}
+{% if timing_figure %}
+<h2>Success against latency</h2>
+{{ timing_figure }}
+<p class="note">Latency: what a chunk took in simulated time; where it was measured, the median.
+Bars: 95 % intervals by Wilson.</p>
+{% endif %}
 {% for table in differences %}
 <h2>{{ table.name }} against {{ first }}, start by start</h2>
 {% if table.why %}<p>Not compared: {{ table.why }}.</p>{% else %}
@@ -203,6 +227,9 @@ def draw(shown: Sequence[Shown], clips: Sequence[Clip], recordings: int) -> str:
         verdicts=[_in_short(each, shown[0].name) for each in shown],
         success_figure=success_figure(results, tasks),
         difference_figure=difference_figure(shown, tasks) if compared else None,
+        perturbed=_perturbed(shown),
+        levels=range(HIGHEST_LEVEL + 1),
+        timing_figure=timing_figure(shown),
         rates=_rows(shown, tasks, _rate),
         differences=[_difference_table(each) for each in shown[1:]],
         failures=_rows(shown, tasks, _failed_starts) if any(map(_failures, results)) else [],
@@ -301,11 +328,40 @@ def _rows(shown: Sequence[Shown], tasks: Sequence[str], cell: Any) -> list[dict[
     return rows
 
 
-def _rate(_: EvaluationResult, rate: Rate | None, __: str | None) -> dict[str, str]:
+def _rate(_: object, rate: Rate | None, __: str | None) -> dict[str, str]:
     if rate is None:
         return {"rate": "–", "interval": ""}
     counts = f"{rate.successes}/{rate.n}, {_percent(rate.success_rate)}"
     return {"rate": counts, "interval": _interval(rate.wilson95)}
+
+
+def _perturbed(shown: Sequence[Shown]) -> list[dict[str, Any]]:
+    """Success by perturbation and level, a row for each kind and model; empty unless results differ
+    in the level of one kind alone."""
+    rows: dict[tuple[str, str], dict[int, Rate]] = {}
+    runs = [each.result.provenance.same_but("perturb") for each in shown]
+    names: dict[str, str] = {}
+    for run, each in zip(runs, shown, strict=True):
+        of = each.result.provenance
+        timing = [] if of.timing is None else [str(of.timing)]
+        names[run] = marked(Path(of.model).name, timing)
+        if len(of.perturb) == 1:
+            ((kind, level),) = of.perturb.items()
+            rows.setdefault((kind, run), {})[level] = each.result.overall
+    for run, each in zip(runs, shown, strict=True):
+        for (_, of_row), rates in rows.items():
+            if not each.result.provenance.perturb and run == of_row:
+                rates[0] = each.result.overall
+    if not any(len(rates) > 1 for rates in rows.values()):
+        return []
+    return [
+        {
+            "name": kind,
+            "model": names[run],
+            "cells": [_rate(None, rates.get(level), None) for level in range(HIGHEST_LEVEL + 1)],
+        }
+        for (kind, run), rates in rows.items()
+    ]
 
 
 def _failures(result: EvaluationResult) -> int:
@@ -407,6 +463,8 @@ def _facts(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
             "starts": of.starts,
             "seed": str(of.seed),
             "actions executed of a chunk": str(of.steps_per_chunk),
+            "perturbed": of.perturbed,
+            "latency in simulated time": "" if of.timing is None else str(of.timing),
             "camera greyed out": of.grey_camera or "",
             "wrong instruction": "yes" if of.wrong_instruction else "",
             "renamed": ", ".join(f"{a} to {b or 'nothing'}" for a, b in of.renames.items()),

@@ -25,7 +25,7 @@ _QUALITIES = ((256, 28), (256, 34), (192, 36), (128, 38), (96, 44))
 
 class Recording(BaseModel):
     """What is kept beside a video. actions: [steps][A], in the robot's units; latencies_ms: one a
-    chunk, asked for every `steps_per_chunk` steps."""
+    chunk; asked: the step in which each was asked for, every `steps_per_chunk` if left out."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,6 +41,7 @@ class Recording(BaseModel):
     action_names: list[str]
     actions: list[list[float]]
     latencies_ms: list[float]
+    asked: list[int] | None = None
 
     @classmethod
     def beside(cls, video: Path) -> Recording | None:
@@ -56,12 +57,13 @@ class Film:
     """What is seen and done in one episode.
 
     frames: uint8 [H, W, 3], the first one before any action, no side longer than 256; instruction:
-    what the environment asks for.
+    what the environment asks for; asked: the step in which each chunk was asked for.
     """
 
     instruction: str = ""
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     actions: list[NDArray[np.float32]] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
 
     def see(self, picture: NDArray[np.uint8]) -> None:
         """Adds a picture."""

@@ -41,8 +41,8 @@ class ReportSummary(BaseModel):
 class Shown:
     """One result of the page.
 
-    name: of its file, with its marks; action_error: text, empty if unknown; comparison: with the
-    first result, None for that and where `not_paired` says why there is none.
+    name: of its file, with its marks and circumstances; action_error: text, empty if unknown;
+    comparison: with the first result, None for that and where `not_paired` says why there is none.
     """
 
     name: str
@@ -79,7 +79,7 @@ def write_report(
 
     results = [EvaluationResult.load(path) for path in paths]
     names = [
-        marked(name, result.provenance.marks)
+        marked(name, [*result.provenance.marks, *result.provenance.circumstances])
         for name, result in zip(_names(paths), results, strict=True)
     ]
     shown = []

@@ -17,9 +17,10 @@ from actquant.common.errors import EvaluationError
 from actquant.common.paths import require_file
 from actquant.common.statistics import wilson95
 from actquant.common.tables import marked
+from actquant.evaluation.timing import Timing
 from actquant.format.stored_error import StoredActionError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DISTRIBUTIONS = ("numpy", "mujoco", "gymnasium", "lerobot", "torch")
 """What an evaluation may depend on beside actquant and its environment, if it is installed."""
 
@@ -44,7 +45,7 @@ class EpisodeRecord(_Record):
 
     failure: why the policy could not act until the end, e.g. that it gave NaN; empty for an episode
     that ended as the environment says. recording: its video, relative to the result's folder; empty
-    if none was kept.
+    if none was kept. held: steps in which the robot stood still for want of an action.
     """
 
     task: str
@@ -53,6 +54,7 @@ class EpisodeRecord(_Record):
     steps: int
     failure: str = ""
     recording: str = ""
+    held: int = 0
 
 
 class UncountedEpisode(_Record):
@@ -111,9 +113,12 @@ class Conventions(_Record):
 
 
 class Provenance(_Record):
-    """How the result came about. What has a default was not noted in schema version 1.
+    """How the result came about. What has a default was not noted in schema version 1, timing and
+    perturb not in version 2.
 
-    environment: conventions of the simulation. marks: what nobody may overlook who reads a number
+    timing: what passes in the simulation while the policy thinks, None for nothing; perturb: kind
+    -> level, above 0, of what was otherwise than in training; environment: conventions of the
+    simulation. marks: what nobody may overlook who reads a number
     from the result, e.g. "stand-in visuals". comparable: whether everything was done, every
     episode counted, by the protocol that published numbers of the environment follow.
     """
@@ -133,6 +138,8 @@ class Provenance(_Record):
     wrong_instruction: bool = Field(
         validation_alias=AliasChoices("wrong_instruction", "wrong_colour")
     )
+    timing: Timing | None = None
+    perturb: dict[str, int] = Field(default_factory=dict)
     conventions: Conventions | None = None
     environment: dict[str, str] = Field(default_factory=dict)
     marks: list[str] = []
@@ -148,6 +155,25 @@ class Provenance(_Record):
     def place(self) -> str:
         """The environment's name as every table shows it, with the marks."""
         return marked(self.env, self.marks)
+
+    def same_but(self, *left_out: str) -> str:
+        """Returns as a text what was evaluated and how, but for some fields: alike in two results
+        that differ in these alone."""
+        kept = {"model_sha256", "env", "marks", "tasks", "starts", "seed", "steps_per_chunk"}
+        kept |= {"grey_camera", "renames", "wrong_instruction", "timing", "perturb"}
+        return self.model_dump_json(include=kept - set(left_out))
+
+    @property
+    def perturbed(self) -> str:
+        """What was otherwise than in training, e.g. `camera=1, light=2`."""
+        return ", ".join(f"{kind}={level}" for kind, level in self.perturb.items())
+
+    @property
+    def circumstances(self) -> list[str]:
+        """What else every table says of how the result was found: what was perturbed, and the time
+        that passed while the policy thought."""
+        perturbed = f"perturbed {self.perturbed}" if self.perturb else ""
+        return [text for text in (perturbed, str(self.timing or "")) if text]
 
 
 class EvaluationResult(_Record):

@@ -15,11 +15,15 @@ from actquant.control.chunk_scheduler import ChunkScheduler, Tick
 from actquant.control.loop import run_loop
 from actquant.control.noise import chunk_noise
 from actquant.control.policy import Policy, PolicyDescription
+from actquant.control.simulated_time import SteppedInference
 from actquant.control.window import Observation, ObservationWindow
 from actquant.environments.base import Environment, Step, Suite
 from actquant.evaluation.recording import Film
+from actquant.evaluation.timing import EXECUTION_HORIZON, Timing
 
 STATE = "observation.state"
+_NO_TIME = Timing(latency=0, step_ms=1)
+"""Simulated time stands still while the policy thinks."""
 NOT_FINITE = "the policy gave a non-finite action"
 """How the runtime's error begins for a policy that gives NaN or an infinity."""
 
@@ -28,7 +32,7 @@ NOT_FINITE = "the policy gave a non-finite action"
 class Episode:
     """What one closed-loop episode gave.
 
-    latencies_ms: one a chunk; failure, recording: as in `result.EpisodeRecord`.
+    latencies_ms: one a chunk, as measured; held, failure, recording: as in `result.EpisodeRecord`.
     """
 
     task: str
@@ -38,6 +42,7 @@ class Episode:
     latencies_ms: list[float] = field(default_factory=list)
     failure: str = ""
     recording: str = ""
+    held: int = 0
 
 
 class _NotFiniteError(Exception):
@@ -97,7 +102,7 @@ class _Answers:
         noise = self.noise(len(self.latencies_ms))
         begin = time.perf_counter()
         try:
-            chunk = self.policy.act(observation, noise=noise)
+            chunk = self.policy.act(observation, noise=noise, previous=previous)
         except RuntimeError as error:
             if not str(error).startswith(NOT_FINITE):
                 raise
@@ -124,7 +129,8 @@ def _simulating(doing: str) -> Iterator[None]:
 
 
 class _SimulatedWorld:
-    """An environment from a numbered start: time passes only when an action is executed.
+    """An environment from a numbered start: time passes when an action is executed, and while the
+    policy thinks as long as `inference` says.
 
     What is raised is nobody's ending but the evaluation's, unless the policy gave no numbers.
     """
@@ -136,15 +142,18 @@ class _SimulatedWorld:
         observation_steps: int,
         on_step: Callable[[Environment], None] | None,
         film: Film | None,
+        inference: SteppedInference,
     ) -> None:
+        self._inference = inference
         self._environment, self._on_step, self._film = environment, on_step, film
         self._observation_steps = observation_steps
-        self._window = ObservationWindow(observation_steps)
+        self.window = ObservationWindow(observation_steps)
         with _simulating(f"reset to start {start}"):
             self.shown = environment.reset(start)
         self._take(self.shown)
         self._last: Step | None = None
-        self.steps = 0
+        self._action: NDArray[np.float32] | None = None
+        self.steps = self.held = 0
         self.failure = ""
         self._show()
 
@@ -155,22 +164,36 @@ class _SimulatedWorld:
         return None
 
     def observe(self) -> tuple[ObservationWindow, None]:
-        return self._window, None
+        return self.window, None
 
     def execute(self, tick: Tick) -> None:
+        for left in range(self._inference.take_pause(), 0, -1):
+            self._hold(left + len(tick.upcoming))
+            if self._last is not None and self._last.done:
+                return
+        # Where nobody waits for the policy, it may be asked in every step.
+        self._step(tick.action, len(tick.upcoming) if self._inference.is_sync else 0)
+
+    def wait_for_policy(self) -> None:
+        self._hold(0)
+
+    def _hold(self, following: int) -> None:
+        self.held += 1
+        self._step(self._environment.hold(self._action), following)
+
+    def _step(self, action: NDArray[np.float32], following: int) -> None:
+        """Executes an action; `following`: how many follow at least before the policy is asked."""
         # Only what the policy will be asked about is looked at.
-        look = len(tick.upcoming) < self._observation_steps
         with _simulating(f"step {self.steps}"):
-            self._last = self._environment.step(tick.action, look=look)
+            self._last = self._environment.step(action, look=following < self._observation_steps)
         if self._last.observation is not None:
             self._take(self._last.observation)
         self.steps += 1
+        self._action = action
+        self._inference.advance()
         if self._film is not None:
-            self._film.actions.append(tick.action)
+            self._film.actions.append(action)
         self._show()
-
-    def wait_for_policy(self) -> None:
-        raise AssertionError("a synchronous policy always has an action")
 
     def policy_failed(self, error: Exception) -> Step:
         if not isinstance(error, _NotFiniteError):
@@ -186,7 +209,7 @@ class _SimulatedWorld:
         for key, value in observation.items():
             if not isinstance(value, str) and not np.isfinite(value).all():
                 raise SimulatorError(f"{key} is not finite")
-        self._window.append(observation)
+        self.window.append(observation)
 
     def _show(self) -> None:
         if self._film is not None:
@@ -208,6 +231,8 @@ def run_episode(
     renames: Renames | None = None,
     on_step: Callable[[Environment], None] | None = None,
     film: Film | None = None,
+    timing: Timing | None = None,
+    warm_up: bool = False,
 ) -> Episode:
     """Runs the policy from start `start` until the environment says that it is over, or the policy
     gives NaN or an infinity, which is a failure.
@@ -215,7 +240,8 @@ def run_episode(
     The noise of each chunk follows from (seed, task, start, chunk) alone. steps_per_chunk: actions
     executed of each chunk, by default the policy's. renames: names in the environment -> the
     policy's. on_step: gets the environment after the reset and after every step; film: gets what
-    is seen and done.
+    is seen and done. timing: what passes while the policy thinks, nothing if left out; warm_up:
+    whether to ask once before anything counts, since a first answer takes longer.
 
     Raises EvaluationError for an unknown task, and for an environment that does not show what the
     policy is to be shown; SimulatorError, saying where, for whatever else the environment raises,
@@ -229,13 +255,36 @@ def run_episode(
     )
     with _simulating(f"environment of {task}"):
         environment = suite.environment(task)
-    world = _SimulatedWorld(environment, start, about.observation_steps, on_step, film)
+    passing = timing or _NO_TIME
+
+    def delay() -> int:
+        if film is not None:
+            film.asked.append(world.steps)
+        return passing.steps(answers.latencies_ms, seed, task, start)
+
+    inference = SteppedInference(delay, mode=passing.mode)
+    world = _SimulatedWorld(environment, start, about.observation_steps, on_step, film, inference)
     if film is not None:
         film.instruction = str(world.shown.get("task", ""))
     check_shown(about, world.shown, named)
     executed = min(steps_per_chunk or about.steps_per_chunk, about.chunk_length)
-    with ChunkScheduler(answers, mode="sync", steps_per_chunk=executed) as scheduler:
+    if warm_up:
+        answers.policy.act(answers.show(world.window.observation), noise=answers.noise(0))
+    with ChunkScheduler(
+        answers,
+        mode=passing.mode,
+        steps_per_chunk=executed,
+        execution_horizon=passing.execution_horizon or EXECUTION_HORIZON,
+        supports_guidance=about.supports_guidance,
+        executor=inference,
+    ) as scheduler:
         last = run_loop(world, scheduler)
     return Episode(
-        task, start, last.success, world.steps, answers.latencies_ms, failure=world.failure
+        task,
+        start,
+        last.success,
+        world.steps,
+        answers.latencies_ms,
+        failure=world.failure,
+        held=world.held,
     )

@@ -11,7 +11,7 @@ from actquant_runtime.hub import HubError, HubName, parse_hub_name
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError
 
-from actquant.common.tables import interval, megabytes, percent, printable
+from actquant.common.tables import interval, marked, megabytes, percent, printable
 from actquant.evaluation.inspection import Inspection
 from actquant.evaluation.result import EvaluationResult
 from actquant.fidelity.self_test import Verification
@@ -128,7 +128,12 @@ def _eval_result(file: str, result: EvaluationResult) -> EvalResult:
     return EvalResult(
         task_type="robotics",
         dataset_type=about.env,
-        dataset_name=f"{about.env}, starts {about.starts} of {len(result.tasks)} task(s)",
+        dataset_name=", ".join(
+            [
+                f"{about.env}, starts {about.starts} of {len(result.tasks)} task(s)",
+                *about.circumstances,
+            ]
+        ),
         metric_type="success_rate",
         metric_name=f"success rate of {file}",
         metric_value=rate.success_rate,
@@ -250,7 +255,8 @@ def _success(results: Sequence[EvaluationResult]) -> list[str]:
         for name, rate in (*result.tasks.items(), ("all", result.overall)):
             rows.append(
                 (
-                    *(about.env, about.starts, name, str(rate.n), str(rate.successes)),
+                    *(marked(about.env, about.circumstances), about.starts, name),
+                    *(str(rate.n), str(rate.successes)),
                     *(percent(rate.success_rate), interval(rate.wilson95)),
                 )
             )

@@ -207,8 +207,8 @@ class Sweep(SweepRequest):
         result = EvaluationResult.load(path)
         of = result.provenance
         made = self._kept(name).model_sha256
-        wanted = (made, self.env, self.starts, self.renames)
-        same = (of.model_sha256, of.env, of.starts, of.renames) == wanted
+        wanted = (made, self.env, self.starts, self.renames, [])
+        same = (of.model_sha256, of.env, of.starts, of.renames, of.circumstances) == wanted
         return result if same else None
 
     def _evaluated(self, row: SweepRow, env: str, progress: Progress) -> SweepRow:

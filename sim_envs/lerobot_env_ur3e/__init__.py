@@ -16,6 +16,8 @@ if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.envir
 import gymnasium
 
 from .env import Snapshot, UR3eEnv
+from .perturbations import KINDS as PERTURBATIONS
+from .perturbations import PERTURBATIONS_VERSION
 from .simulator import Simulator
 from .starts import FIRST_TRAINING_START, STARTS_VERSION
 from .tasks import TASK_NAMES
@@ -23,6 +25,8 @@ from .tasks import TASK_NAMES
 __all__ = [
     "FIRST_TRAINING_START",
     "GYM_IDS",
+    "PERTURBATIONS",
+    "PERTURBATIONS_VERSION",
     "STARTS_VERSION",
     "TASK_NAMES",
     "Simulator",

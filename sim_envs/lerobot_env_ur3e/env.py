@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from ur_motion.arms import JOINT_LIMIT
 from ur_motion.control import CONTROL_PERIOD, STRAIGHT_DOWN, Command, Controller
 
 from .expert import expert_action
+from .perturbations import Perturbation, checked_levels, perturbed_simulator
 from .scene import FINGER_STROKE, OBJECTS, PHYSICS_STEP
 from .simulator import CAMERAS, Simulator, shared_simulator
 from .starts import FIRST_TRAINING_START, make_start
@@ -64,6 +66,8 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         max_episode_steps: control steps until truncation; the task's own limit by default.
         simulator: models and renderers to share; by default one for the whole process.
         render_images: whether observations carry pictures (without them a step is cheaper).
+        perturb: kind -> level, 0 to 3, of what is otherwise than in training (`perturbations`);
+            such an environment has a simulator of its own.
 
     `reset(options={"start": k})` gives start k; `reset(seed=s)` gives start s, so that a seeded
     evaluation meets the same starts everywhere; `reset()` draws a start from those at or above
@@ -81,6 +85,7 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         simulator: Simulator | None = None,
         render_images: bool = True,
         render_size: int = 256,
+        perturb: Mapping[str, int] | None = None,
     ):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
@@ -90,7 +95,13 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.image_size, self.render_size = image_size, render_size
         self.render_images = render_images
         self._max_episode_steps = max_episode_steps or self.task_spec.limit
+        self.perturb = checked_levels(perturb or {})
+        if self.perturb and simulator is not None:
+            raise ValueError("an environment that perturbs its simulator cannot share one")
+        if self.perturb:
+            simulator = perturbed_simulator(self.perturb)
         self._simulator = simulator or shared_simulator()
+        self._perturbation = Perturbation(self._simulator, self.perturb)
         self._world = World(self._simulator.model)
         self._controller = Controller()
         self.observation_space = _observation_space(image_size, render_images)
@@ -131,12 +142,12 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
     @property
     def instruction(self) -> str:
         """What this start asks for, in lowercase words."""
-        return self._start.instruction
+        return self._perturbation.instruction(self._start)
 
     @property
     def task_description(self) -> str:
         """The instruction, under the name that LeRobot asks for."""
-        return self._start.instruction
+        return self.instruction
 
     @property
     def start(self) -> int:
@@ -179,6 +190,10 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
             raise ValueError(
                 f"the snapshot is of task {snapshot.start.task.name!r}, this is {self.task!r}"
             )
+        size = mujoco.mj_stateSize(self._world.model, _FULL_STATE)
+        if len(snapshot.physics) != size:
+            raise ValueError("of the snapshot and this environment, one alone has distractors")
+        self._perturbation.change_model(snapshot.start)
         mujoco.mj_setState(self._world.model, self._world.data, snapshot.physics, _FULL_STATE)
         self._start, self._command = snapshot.start, snapshot.command.copy()
         self._steps, self._lifted = snapshot.steps, snapshot.lifted
@@ -191,7 +206,9 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
         self._command = self._controller.start_at(start.tool)
         # Rounded, so that the last bits of inverse kinematics do not differ between machines.
         self._command.joints = np.round(self._command.joints, 6)
+        self._perturbation.change_model(start)
         self._world.place(start, self._command.joints)
+        self._perturbation.place_distractors(start, self._world)
 
     def _act(self, action: Array) -> None:
         """Runs one control period of physics under an action [7]."""
@@ -224,7 +241,7 @@ class UR3eEnv(gym.Env[Observation, NDArray[np.float32]]):
             observation["pixels"] = {
                 c: self._simulator.image(data, c, self.image_size) for c in CAMERAS
             }
-        return observation
+        return self._perturbation.disturb(observation, self._start, self._steps)
 
 
 def _observation_space(image_size: int, images: bool) -> spaces.Dict:

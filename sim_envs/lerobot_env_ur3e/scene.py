@@ -4,7 +4,8 @@ All lengths in m, in the robot's base frame: the arm reaches towards -x, +y is "
 -y is "right" in the scene camera's image. The table top is z = 0.
 
 All six objects are always in the model, so that one MjModel serves every task and start;
-a start uses three and parks the others (see `PARKING`).
+a start uses three and parks the others (see `PARKING`). What only perturbed scenes have, a
+texture of the table and `DISTRACTORS`, is in the model if it is asked for.
 """
 
 from __future__ import annotations
@@ -30,6 +31,23 @@ OBJECT_MASS = 0.04  # kg
 #: them. (Below the table is no place for them: a plane collides with all that is under it.)
 PARKING = tuple((-2.0, 0.3 * i, 2.0) for i in range(6))
 
+#: What lies about beside the objects, of no colour or shape that a task names: shape, half sizes
+#: (m, as MuJoCo has them) and colour. None reaches further than DISTRACTOR_REACH from its centre.
+DISTRACTORS = (
+    ("box", (0.016, 0.008, 0.012), "0.95 0.5 0.1 1"),
+    ("ellipsoid", (0.018, 0.013, 0.01), "0.1 0.75 0.75 1"),
+    ("capsule", (0.009, 0.011), "0.45 0.3 0.2 1"),
+    ("box", (0.012, 0.014, 0.004), "0.9 0.55 0.75 1"),
+    ("ellipsoid", (0.016, 0.016, 0.011), "0.35 0.35 0.38 1"),
+    ("capsule", (0.012, 0.006), "0.93 0.9 0.82 1"),
+)
+DISTRACTOR_REACH = 0.02
+DISTRACTOR_PARKING = tuple((-2.0, 0.3 * i, 2.5) for i in range(len(DISTRACTORS)))
+
+#: Where the scene camera stands, and what it looks at.
+SCENE_EYE, SCENE_TARGET = np.array([-0.63, 0.0, 0.72]), np.array([-0.25, 0.0, 0.01])
+TABLE_TEXELS = 128
+
 SIDES = ("left", "right")
 TRAY = {"left": np.array([-0.185, 0.155]), "right": np.array([-0.185, -0.155])}
 TRAY_HALF = 0.045
@@ -50,7 +68,7 @@ _WORLD = {"contype": 2, "conaffinity": 3}
 _GHOST = {"contype": 0, "conaffinity": 0}
 
 
-def _look_at(eye: Array, at: Array) -> Array:
+def look_at(eye: Array, at: Array) -> Array:
     """Returns camera axes (x then y, [6]) for a camera at `eye` looking at `at`, z up."""
     z = (eye - at) / np.linalg.norm(eye - at)
     x = np.cross([0.0, 0.0, 1.0], z)
@@ -149,23 +167,47 @@ def _visual() -> str:
     )
 
 
-def _world() -> str:
-    eye, at = np.array([-0.63, 0.0, 0.72]), np.array([-0.25, 0.0, 0.01])
+def _distractor(index: int) -> str:
+    kind, size, colour = DISTRACTORS[index]
+    return element(
+        "body",
+        element("joint", name=f"distractor {index}", type="free", damping=2e-4),
+        element("geom", type=kind, size=size, mass=OBJECT_MASS, rgba=colour, **_WORLD),
+        name=f"distractor {index}",
+        pos=DISTRACTOR_PARKING[index],
+    )
+
+
+def _table_texture() -> str:
+    """Returns a white texture, whose texels are for a perturbation to change."""
+    return element(
+        "asset",
+        element("texture", name="table", type="2d", builtin="flat", rgb1=(1, 1, 1),
+                width=TABLE_TEXELS, height=TABLE_TEXELS),
+        element("material", name="table", texture="table"),
+    )  # fmt: skip
+
+
+def _world(distractors: bool, textured: bool) -> str:
+    material = {"material": "table"} if textured else {}
     return "".join(
         [
             element("light", directional="true", pos=(-0.3, 0.6, 1), dir=(0.25, -0.5, -1),
                     diffuse=(0.45, 0.45, 0.45), specular=(0, 0, 0), castshadow="false"),
             element("geom", name="table", type="plane", pos=(-0.25, 0, 0), size=(0.55, 0.6, 0.1),
-                    friction=(1, 0.005, 0.0001), rgba="0.78 0.74 0.68 1", **_WORLD),
-            element("camera", name="scene", pos=eye, xyaxes=_look_at(eye, at), fovy=32),
+                    friction=(1, 0.005, 0.0001), rgba="0.78 0.74 0.68 1", **material,
+                    **_WORLD),
+            element("camera", name="scene", pos=SCENE_EYE,
+                    xyaxes=look_at(SCENE_EYE, SCENE_TARGET), fovy=32),
             *(_tray(TRAY[side]) + _zone(ZONE[side]) for side in SIDES),
             *(_object(i) for i in range(len(OBJECTS))),
+            *(_distractor(i) for i in range(len(DISTRACTORS) if distractors else 0)),
         ]
     )  # fmt: skip
 
 
-def scene_xml() -> str:
-    """Returns the MJCF of the whole scene."""
+def scene_xml(*, distractors: bool = False, textured: bool = False) -> str:
+    """Returns the MJCF of the whole scene, as it is or with what perturbed scenes have."""
     return element(
         "mujoco",
         element("compiler", angle="radian", autolimits="true"),
@@ -174,7 +216,8 @@ def scene_xml() -> str:
         element("statistic", extent=1, center=(-0.25, 0, 0.1)),
         _visual(),
         element("default", element("geom", contype=1, conaffinity=0)),
-        element("worldbody", body_chain(gripper()), _world()),
+        _table_texture() if textured else "",
+        element("worldbody", body_chain(gripper()), _world(distractors, textured)),
         element("equality", element("joint", joint1="finger_right", joint2="finger_left",
                                     polycoef=(0, 1, 0, 0, 0), solref=(0.01, 1))),
         element("actuator", servos(), element(

@@ -25,13 +25,16 @@ OVERVIEW_FROM = (1.15, 40.0, -25.0)
 class Simulator:
     """The compiled scene and one renderer per image size and thread.
 
-    The model is read-only here, so that any number of environments, in any threads, may share
-    one Simulator. An OpenGL context belongs to one thread: renderers are made on first use in
-    each thread, and never before a fork.
+    The model is read-only here, so that any number of environments, in any threads, may share one
+    Simulator; an environment that perturbs it has one of its own. An OpenGL context belongs to one
+    thread: renderers are made on first use in each thread, and never before a fork.
     """
 
-    def __init__(self) -> None:
-        self.model = mujoco.MjModel.from_xml_string(scene_xml())
+    def __init__(self, *, distractors: bool = False, textured: bool = False) -> None:
+        """`distractors`, `textured`: as in `scene_xml`."""
+        xml = scene_xml(distractors=distractors, textured=textured)
+        self.model = mujoco.MjModel.from_xml_string(xml)
+        self._textures = 0
         self._local = threading.local()
         self._lock = threading.Lock()
 
@@ -55,10 +58,17 @@ class Simulator:
         renderer.update_scene(data, camera)
         return renderer.render().copy()
 
+    def textures_changed(self) -> None:
+        """Has pictures show the textures that the model has now: a renderer copies them."""
+        self._textures += 1
+
     def _renderer(self, shape: tuple[int, int]) -> mujoco.Renderer:
-        renderers: dict[tuple[int, int], mujoco.Renderer] = self._local.__dict__.setdefault(
-            "renderers", {}
-        )
+        local = self._local.__dict__
+        if local.setdefault("textures", self._textures) != self._textures:
+            local["textures"] = self._textures
+            for stale in local.pop("renderers", {}).values():
+                stale.close()
+        renderers: dict[tuple[int, int], mujoco.Renderer] = local.setdefault("renderers", {})
         if shape not in renderers:
             with self._lock:
                 # The frame buffer takes its size from the model when the context is made; a

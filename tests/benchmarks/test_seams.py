@@ -13,7 +13,6 @@ from seams import (
     HOLDING,
     PERIOD_S,
     Course,
-    Delayed,
     Smoothness,
     measure,
     row,
@@ -23,16 +22,6 @@ from seams import (
 from actquant.environments.base import open_suite
 
 CHUNK, STEPS = 8, 4
-
-
-@pytest.mark.parametrize("delay", [0, 1, 3])
-def test_work_is_done_after_so_many_steps(delay):
-    executor = Delayed(delay)
-    future = executor.submit(lambda x: 2 * x, 21)
-    for _ in range(delay):
-        assert not future.done()
-        executor.advance()
-    assert future.result(timeout=0) == 42
 
 
 @pytest.fixture(scope="module")

@@ -162,6 +162,19 @@ def test_an_environment_is_lerobots_and_does_not_depend_on_who_looks(suite, inst
             np.testing.assert_array_equal(ours[camera], np.rint(theirs[camera] * 255))
 
 
+def test_a_hold_moves_nothing_and_leaves_the_gripper(suite):
+    environment = suite.environment(TASK)
+    environment.reset(3)
+    for _ in range(3):
+        environment.step(FORWARD, look=False)  # with the gripper closing
+    seen = [environment.step(environment.hold(FORWARD)).observation for _ in range(15)]
+    hands = [each["observation.state"][:3] for each in seen]
+    fingers = [each["observation.state"][6] for each in seen]
+    assert np.linalg.norm(hands[-1] - hands[9]) < 2e-3  # m, in a quarter of a second
+    assert fingers[-1] < 0.5 * fingers[0]
+    assert suite.about.control_rate_hz == 20
+
+
 def test_what_goes_wrong_is_the_simulators(installed):
     suite = open_suite(SUITE)
     with pytest.raises(SimulatorError, match="AttributeError"):

@@ -55,7 +55,7 @@ def test_a_result_follows_the_schema_and_says_what_it_is_of(model, tmp_path):
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(written)
     assert EvaluationResult.load(tmp_path / "r.json") == result
     of = result.provenance
-    assert (of.schema_version, of.seed, of.tasks) == (2, 7, ["reach", "lift"])
+    assert (of.schema_version, of.seed, of.tasks) == (3, 7, ["reach", "lift"])
     assert of.model_sha256 == model_sha256(model)
     assert of.model_facts.bytes == model.stat().st_size and of.model_facts.whole_file_bpw > 30
     assert of.versions["python"] == sys.version.split()[0]

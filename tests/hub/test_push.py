@@ -125,6 +125,16 @@ def test_the_card_says_what_the_file_and_the_evaluation_say(hub, actquant, polic
     assert f'Runtime("{NAME}:policy.gguf")' in card.text
 
 
+def test_the_card_says_how_a_success_was_found(hub, actquant, policy, result):
+    timing = {"latency": 200, "mode": "async", "step_ms": 100}
+    late = changed(result, timing=timing, perturb={"light": 2})
+    said(actquant("push", policy, NAME, "--result", late, "--json"))
+    card = card_of(hub)
+    told = "perturbed light=2, latency 200 ms, async"
+    assert f"| ur3e ({told}) | 0:4 | all | 4 | 3 |" in card.text
+    assert card.data.eval_results[0].dataset_name == f"ur3e, starts 0:4 of 1 task(s), {told}"
+
+
 def test_licence_checkpoint_and_action_error_are_in_the_card(hub, actquant, policy, tmp_path):
     about = read_model(policy).metadata.provenance
     origin = {"checkpoint": "them/big", "checkpoint_revision": "1" * 40}
