@@ -63,7 +63,9 @@ void pack_json(Packer& packer, const Json& value) {
     }
 }
 
-std::string text_of(const msgpack::sbuffer& buffer) { return {buffer.data(), buffer.size()}; }
+std::string text_of(const msgpack::sbuffer& buffer) {
+    return {buffer.data(), buffer.size()};
+}
 
 } // namespace
 
@@ -93,8 +95,8 @@ std::string greeting(const Model& model) {
     return text_of(buffer);
 }
 
-std::string answer(const Interface& policy, const Asked& asked, const Chunk& chunk,
-                   double seconds, std::optional<double> previous_seconds) {
+std::string answer(const Interface& policy, const Asked& asked, const Chunk& chunk, double seconds,
+                   std::optional<double> previous_seconds) {
     Json timing = {{"infer_ms", 1e3 * seconds}};
     if (previous_seconds) {
         timing["prev_total_ms"] = 1e3 * *previous_seconds;

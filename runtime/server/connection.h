@@ -20,8 +20,8 @@ inline constexpr std::chrono::seconds handshake_limit{10};
 inline constexpr std::chrono::seconds farewell_limit{1};
 
 std::string greeting(const Model& model);
-std::string answer(const Interface& policy, const Asked& asked, const Chunk& chunk,
-                   double seconds, std::optional<double> previous_seconds);
+std::string answer(const Interface& policy, const Asked& asked, const Chunk& chunk, double seconds,
+                   std::optional<double> previous_seconds);
 
 // How a message ended; code none: the connection goes on.
 struct Outcome {
@@ -31,7 +31,8 @@ struct Outcome {
 };
 
 // Greets a client with what the policy is, then answers its messages one by one. One coroutine
-// answers, one reads ahead by a message, one asks for signs of life; all run in the server's thread.
+// answers, one reads ahead by a message, one asks for signs of life; all run in the server's
+// thread.
 template <typename Stream>
 class Connection : public Client, public std::enable_shared_from_this<Connection<Stream>> {
   public:
@@ -48,8 +49,8 @@ class Connection : public Client, public std::enable_shared_from_this<Connection
 
     template <typename Request> asio::awaitable<void> run(const Request& request) {
         auto self = this->shared_from_this();
-        socket.set_option(websocket::stream_base::timeout{
-            handshake_limit, websocket::stream_base::none(), false});
+        socket.set_option(websocket::stream_base::timeout{handshake_limit,
+                                                          websocket::stream_base::none(), false});
         socket.set_option(websocket::stream_base::decorator(
             [](websocket::response_type& response) { response.set("Server", "actquant"); }));
         socket.read_message_max(server.settings.max_message_bytes);
@@ -70,7 +71,10 @@ class Connection : public Client, public std::enable_shared_from_this<Connection
         lowest().close();
     }
 
-    void end() override { server.start(hang_up(this->shared_from_this(), websocket::close_code::going_away, "the server stops")); }
+    void end() override {
+        server.start(hang_up(this->shared_from_this(), websocket::close_code::going_away,
+                             "the server stops"));
+    }
 
   private:
     struct Received {

@@ -52,7 +52,8 @@ Array empty_array(const Map& map) {
                         (name[0] == '>' || name[0] == '<');
         name.remove_prefix(1);
     }
-    for (const char* known : {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}) {
+    for (const char* known :
+         {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}) {
         if (name == known) {
             array.kind = known[0];
             array.item = static_cast<size_t>(known[1] - '0');
@@ -60,7 +61,9 @@ Array empty_array(const Map& map) {
         }
     }
     throw MessageError("an array of " +
-                       (text ? in_quotes(*text) : given ? given->type() : std::string("no type")) +
+                       (text    ? in_quotes(*text)
+                        : given ? given->type()
+                                : std::string("no type")) +
                        ": wanted numbers, e.g. '<f4' or '|u1'");
 }
 
@@ -69,7 +72,8 @@ Array array_of(const Map& map) {
     const Value* shape = find(map, "shape");
     const List* sizes = shape ? shape->as<List>() : nullptr;
     if (!sizes || sizes->size() > max_dimensions ||
-        !std::all_of(sizes->begin(), sizes->end(), [](auto& n) { return n.template as<uint64_t>(); })) {
+        !std::all_of(sizes->begin(), sizes->end(),
+                     [](auto& n) { return n.template as<uint64_t>(); })) {
         throw MessageError("an array of shape " + (shape ? shape->type() : std::string("null")) +
                            ", expected a list of at most 8 whole numbers");
     }
@@ -224,9 +228,9 @@ std::string Array::type() const {
 }
 
 std::string Value::type() const {
-    const char* names[] = {"null",      "a bool", "a whole number", "a whole number",
-                           "a number",  "a text", "bytes",          "an extension of msgpack's",
-                           "a list",    "a map",  "an array"};
+    const char* names[] = {"null",     "a bool", "a whole number", "a whole number",
+                           "a number", "a text", "bytes",          "an extension of msgpack's",
+                           "a list",   "a map",  "an array"};
     return names[is.index()];
 }
 
@@ -241,8 +245,9 @@ Map unpack(std::string_view bytes) {
         no_message("more comes after its end");
     }
     Map* map = std::get_if<Map>(&builder.top->is);
-    if (!map || !std::all_of(map->begin(), map->end(),
-                             [](auto& entry) { return entry.first.template as<std::string_view>(); })) {
+    if (!map || !std::all_of(map->begin(), map->end(), [](auto& entry) {
+            return entry.first.template as<std::string_view>();
+        })) {
         throw MessageError("a message is a map with texts as keys");
     }
     return std::move(*map);

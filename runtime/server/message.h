@@ -19,8 +19,8 @@ class MessageError : public std::runtime_error {
 // Numbers as a view of the bytes that a client sent: {b"__ndarray__": True, b"data": bytes,
 // b"dtype": "<f4", b"shape": [...]}.
 struct Array {
-    char kind = 'f';     // NumPy's letter: b, i, u or f
-    size_t item = 4;     // bytes of a number
+    char kind = 'f';      // NumPy's letter: b, i, u or f
+    size_t item = 4;      // bytes of a number
     bool swapped = false; // the largest byte comes first
     std::vector<uint64_t> shape;
     std::string_view data;

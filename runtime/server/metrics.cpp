@@ -19,7 +19,9 @@ void write_head(std::string& text, const char* name, const char* help, const cha
 }
 
 // Names of models and outcomes have no letters that would have to be escaped.
-std::string label(const std::string& model) { return "{model=\"" + model + "\"}"; }
+std::string label(const std::string& model) {
+    return "{model=\"" + model + "\"}";
+}
 
 template <typename Counts>
 void write_counter(std::string& text, const char* name, const char* help, const Counts& counts) {
@@ -70,7 +72,9 @@ void Metrics::add_inference(const std::string& model, double seconds) {
     inference[model].add(seconds);
 }
 
-void Metrics::add_answer(const std::string& model, double seconds) { answers[model].add(seconds); }
+void Metrics::add_answer(const std::string& model, double seconds) {
+    answers[model].add(seconds);
+}
 
 void Metrics::write(std::string& text, const char* name, const Histograms& of_models) {
     for (const auto& [model, histogram] : of_models) {

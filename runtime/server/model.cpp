@@ -84,11 +84,13 @@ Model::Model(std::string name, std::string path, const Settings& settings, Metri
     : called(std::move(name)), path(std::move(path)), settings(settings), metrics(metrics),
       loaded(load()) {}
 
-std::shared_ptr<const Interface> Model::policy() const { return loaded->interface; }
+std::shared_ptr<const Interface> Model::policy() const {
+    return loaded->interface;
+}
 
 // What tells one file of a name from the next.
 Model::Identity Model::identity_of(const std::string& path) {
-    struct stat status {};
+    struct stat status{};
     if (stat(path.c_str(), &status) != 0) {
         throw FileError("cannot open the model file '" + path + "': " + std::strerror(errno));
     }

@@ -30,8 +30,8 @@ struct Chunk {
     double seconds;             // that the policy took
 };
 
-// A policy under a name: requests wait in line. Used from the thread that serves; the policy computes
-// in a thread of its own.
+// A policy under a name: requests wait in line. Used from the thread that serves; the policy
+// computes in a thread of its own.
 class Model {
   public:
     // Opens the file and runs its self-test. Throws std::runtime_error if it cannot be served.
@@ -41,8 +41,8 @@ class Model {
     bool is_broken() const { return broken; }
     std::shared_ptr<const Interface> policy() const;
 
-    // The chunk for what is asked, when it is its turn. Throws BusyError, MessageError for what does
-    // not fit the policy, FileError, std::runtime_error.
+    // The chunk for what is asked, when it is its turn. Throws BusyError, MessageError for what
+    // does not fit the policy, FileError, std::runtime_error.
     boost::asio::awaitable<Chunk> act(const Asked& asked);
 
     // Takes over a file that was renamed to this one's path, if it has the same interface. The old

@@ -18,7 +18,7 @@ using TlsStream = beast::ssl_stream<beast::tcp_stream>;
 
 namespace {
 
-constexpr size_t max_strangers = 64; // connections that have not said yet what they want
+constexpr size_t max_strangers = 256; // connections that have not said yet what they want
 constexpr uint32_t max_head_bytes = 16 << 10;
 constexpr std::chrono::milliseconds short_pause{100};
 constexpr std::chrono::seconds file_pause{1};
@@ -111,7 +111,9 @@ void Server::listen() {
     }
 }
 
-uint16_t Server::port() const { return acceptors.front().local_endpoint().port(); }
+uint16_t Server::port() const {
+    return acceptors.front().local_endpoint().port();
+}
 
 void Server::start(asio::awaitable<void> work) {
     asio::co_spawn(io, std::move(work), [](std::exception_ptr failed) {
@@ -170,8 +172,7 @@ asio::awaitable<void> Server::meet(tcp::socket socket) {
     return meet(TlsStream(std::move(socket), *tls));
 }
 
-template <typename Request>
-std::optional<Server::Page> Server::page(const Request& request) const {
+template <typename Request> std::optional<Server::Page> Server::page(const Request& request) const {
     std::string_view path = path_of(request);
     if (path == "/healthz") {
         return Page{200, "OK\n"};
@@ -273,8 +274,7 @@ asio::awaitable<void> Server::drain() {
     stopping = true;
     asio::steady_timer timer(io);
     auto wait_while = [&](auto condition, Seconds limit) -> asio::awaitable<void> {
-        Clock::time_point end =
-            Clock::now() + std::chrono::duration_cast<Clock::duration>(limit);
+        Clock::time_point end = Clock::now() + std::chrono::duration_cast<Clock::duration>(limit);
         while (condition() && Clock::now() < end) {
             timer.expires_after(short_pause / 10);
             co_await timer.async_wait(asio::use_awaitable);

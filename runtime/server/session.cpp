@@ -306,9 +306,8 @@ void Session::add_pictures(const std::string& camera, const Value* value, size_t
     size_t bytes = array->data.size() / count;
     for (size_t k = 0; k < count; k++) {
         auto* pixels = reinterpret_cast<const uint8_t*>(array->data.data() + k * bytes);
-        steps[k].pictures.push_back({owner,
-                                     {pixels, static_cast<int64_t>(shape[0]),
-                                      static_cast<int64_t>(shape[1])}});
+        steps[k].pictures.push_back(
+            {owner, {pixels, static_cast<int64_t>(shape[0]), static_cast<int64_t>(shape[1])}});
     }
 }
 
@@ -393,8 +392,8 @@ void Session::set_rest(const Options& options, Asked& asked) const {
         asked.rest = numbers_of_array(*options.previous).values;
     } else if (options.executed && *options.executed * columns < chunk.size() &&
                *options.executed < policy->chunk_length) {
-        asked.rest.assign(
-            chunk.begin() + static_cast<std::ptrdiff_t>(*options.executed * columns), chunk.end());
+        asked.rest.assign(chunk.begin() + static_cast<std::ptrdiff_t>(*options.executed * columns),
+                          chunk.end());
     }
     if (!asked.rest.empty() && !policy->supports_guidance) {
         throw MessageError("this policy cannot be guided by its last chunk: leave out " +

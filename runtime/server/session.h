@@ -19,10 +19,11 @@ inline constexpr const char* options_key = "actquant";
 inline constexpr const char* state_key = "observation.state";
 inline constexpr const char* task_key = "task";
 
-// A policy's inputs by all the names that a client may use for them: the policy's own, the same with
-// slashes for dots, the last part alone, `prompt` for the task, and what `renamed` (a client's name
-// -> the policy's, or nothing to leave it out) says. Throws std::runtime_error if that leads to what
-// the policy does not take.
+// A policy's inputs by all the names that a client may use for them: the policy's own, the same
+// with slashes for dots, the last part alone, `prompt` for the task, and what `renamed` (a client's
+// name
+// -> the policy's, or nothing to leave it out) says. Throws std::runtime_error if that leads to
+// what the policy does not take.
 class Names {
   public:
     Names(const Json& about, const std::map<std::string, std::string>& renamed);
