@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace actquant::server {
 namespace {
@@ -37,29 +38,29 @@ Numbers numbers_of_array(const Array& array) {
     return numbers;
 }
 
-std::optional<float> number(const Value& value) {
+std::optional<double> number(const Value& value) {
     if (auto* natural = value.as<uint64_t>()) {
-        return static_cast<float>(*natural);
+        return static_cast<double>(*natural);
     }
     if (auto* negative = value.as<int64_t>()) {
-        return static_cast<float>(*negative);
+        return static_cast<double>(*negative);
     }
     if (auto* real = value.as<double>()) {
-        return static_cast<float>(*real);
+        return *real;
     }
     if (auto* truth = value.as<bool>()) {
-        return *truth ? 1.0f : 0.0f;
+        return *truth ? 1.0 : 0.0;
     }
     return std::nullopt;
 }
 
 void add_row(const std::string& name, const List& row, std::vector<float>& values) {
     for (const Value& each : row) {
-        std::optional<float> found = number(each);
+        std::optional<double> found = number(each);
         if (!found) {
             throw MessageError(name + ": " + each.type() + " among its numbers");
         }
-        values.push_back(*found);
+        values.push_back(static_cast<float>(*found));
     }
 }
 
@@ -112,11 +113,12 @@ const Array* array(std::string_view key, const Value& value) {
 }
 
 float guidance(std::string_view key, const Value& value) {
-    std::optional<float> found = value.as<bool>() ? std::nullopt : number(value);
+    std::optional<double> found = value.as<bool>() ? std::nullopt : number(value);
     if (!found || !(*found > 0) || !std::isfinite(*found)) {
         throw MessageError(option_name(key) + " must be a number above 0");
     }
-    return *found;
+    using Limits = std::numeric_limits<float>;
+    return static_cast<float>(std::clamp<double>(*found, Limits::min(), Limits::max()));
 }
 
 int32_t schedule(std::string_view key, const Value& value) {
