@@ -69,12 +69,17 @@ class Served:
     kind: str
 
 
+def native_server() -> str:
+    """Returns where actquant-serve was built."""
+    installed = Path(sysconfig.get_path("scripts"), "actquant-serve")
+    return str(newest_build("runtime/server/actquant-serve", installed))
+
+
 def command(kind: str, models: dict[str, Path], **settings: Any) -> list[str]:
     """Returns the command line of a server."""
     words = [sys.executable, "-m", "actquant.cli", "serve"]
     if kind == NATIVE:
-        installed = Path(sysconfig.get_path("scripts"), "actquant-serve")
-        words = [str(newest_build("runtime/server/actquant-serve", installed))]
+        words = [native_server()]
     words += [f"{name}={path}" for name, path in models.items()]
     for name, value in settings.items():
         if name == "insecure":
