@@ -38,7 +38,8 @@ class Connection : public Client, public std::enable_shared_from_this<Connection
   public:
     Connection(Server& server, Model& model, Stream stream)
         : server(server), model(model), socket(std::move(stream)), session(model.policy()),
-          changed(socket.get_executor()), alive(socket.get_executor()) {
+          changed(socket.get_executor()), alive(socket.get_executor()),
+          farewell(socket.get_executor()) {
         place = server.clients.insert(server.clients.end(), this);
         server.metrics.add_session(model.name(), 1);
     }
@@ -68,6 +69,7 @@ class Connection : public Client, public std::enable_shared_from_this<Connection
         ended = true;
         changed.cancel();
         alive.cancel();
+        farewell.cancel();
         lowest().close();
     }
 
@@ -105,16 +107,14 @@ class Connection : public Client, public std::enable_shared_from_this<Connection
     asio::awaitable<void> read(Self /* is kept */) {
         try {
             while (!ended) {
+                is_full = inbox != nullptr;
+                co_await until([&] { return !inbox || ended; });
+                is_full = false;
+                heard = Clock::now();
                 auto received = std::make_shared<Received>();
                 co_await socket.async_read(received->bytes, asio::use_awaitable);
                 received->is_text = socket.got_text();
                 heard = Clock::now();
-                is_full = inbox != nullptr;
-                co_await until([&] { return !inbox || ended; });
-                if (is_full) {
-                    heard = Clock::now();
-                    is_full = false;
-                }
                 inbox = std::move(received);
                 changed.cancel();
             }
@@ -203,9 +203,9 @@ class Connection : public Client, public std::enable_shared_from_this<Connection
     }
 
     asio::awaitable<void> cut_off(Self /* is kept */) {
-        asio::steady_timer timer(socket.get_executor(), farewell_limit);
         boost::system::error_code ignored;
-        co_await timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+        farewell.expires_after(farewell_limit);
+        co_await farewell.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
         lowest().close();
     }
 
@@ -247,7 +247,7 @@ class Connection : public Client, public std::enable_shared_from_this<Connection
     websocket::stream<Stream, false> socket;
     Session session;
     std::list<Client*>::iterator place;
-    asio::steady_timer changed, alive;
+    asio::steady_timer changed, alive, farewell;
     std::shared_ptr<Received> inbox;
     Clock::time_point heard = Clock::now();
     bool is_full = false; // no message is read since others wait

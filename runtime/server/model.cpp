@@ -62,12 +62,13 @@ Chunk Model::Loaded::act(const Asked& asked) {
     previous.actions = asked.rest.data();
     previous.action_count = asked.rest.size();
 
-    Chunk chunk{std::vector<float>(interface->chunk_length * interface->action_dim), 0};
+    Chunk chunk{std::vector<float>(interface->chunk_length * interface->action_dim), 0, 0};
     Clock::time_point begin = Clock::now();
     aq_status status = aq_act_after(policy.handle(), &observation, &noise,
                                     asked.rest.empty() ? nullptr : &previous, chunk.actions.data(),
                                     chunk.actions.size());
     chunk.seconds = Seconds(Clock::now() - begin).count();
+    chunk.lost_tokens = policy.lost_tokens();
     switch (status) {
     case AQ_OK:
         return chunk;
@@ -131,11 +132,23 @@ asio::awaitable<Chunk> Model::act(const Asked& asked) {
         Chunk chunk =
             co_await asio::co_spawn(worker.get_executor(), std::move(in_turn), asio::use_awaitable);
         broken = false;
+        warn_of_cut(asked, chunk);
         co_return chunk;
     } catch (const FileError&) {
         broken = true;
         throw;
     }
+}
+
+// Whoever speaks to a policy should know what it does not hear; once for a task is enough.
+void Model::warn_of_cut(const Asked& asked, const Chunk& chunk) {
+    std::string task = chunk.lost_tokens > 0 ? in_quotes(asked.task) : cut_task;
+    if (task == cut_task) {
+        return;
+    }
+    cut_task = task;
+    std::fprintf(stderr, "%s: the policy has no room for the last %lld tokens of the task %s\n",
+                 called.c_str(), static_cast<long long>(chunk.lost_tokens), task.c_str());
 }
 
 void Model::check_interface(const Interface& other) const {

@@ -28,6 +28,7 @@ class FileError : public std::runtime_error {
 struct Chunk {
     std::vector<float> actions; // [chunk length, action dimension]
     double seconds;             // that the policy took
+    int64_t lost_tokens;        // of the prompt, for which the policy has no room
 };
 
 // A policy under a name: requests wait in line. Used from the thread that serves; the policy
@@ -61,6 +62,7 @@ class Model {
 
     static Identity identity_of(const std::string& path);
     std::shared_ptr<Loaded> load() const;
+    void warn_of_cut(const Asked& asked, const Chunk& chunk);
     void check_interface(const Interface& other) const;
 
     std::string called, path;
@@ -70,6 +72,7 @@ class Model {
     size_t waiting = 0;
     std::shared_ptr<Loaded> loaded;
     Identity refused{};
+    std::string cut_task; // that was warned of
     boost::asio::thread_pool worker{1}, loader{1};
 };
 

@@ -58,14 +58,15 @@ class Server {
     boost::asio::awaitable<void> drain();
     void start(boost::asio::awaitable<void> work);
 
-    boost::asio::io_context io{1};
     std::optional<boost::asio::ssl::context> tls;
     std::vector<std::unique_ptr<Model>> models;
-    std::list<boost::asio::ip::tcp::acceptor> acceptors;
     std::list<Client*> clients;
     size_t sockets = 0; // of clients and of who is not one yet
     size_t in_work = 0; // messages that are being answered
     bool stopping = false;
+    // Below what connections use, which end with it.
+    boost::asio::io_context io{1};
+    std::list<boost::asio::ip::tcp::acceptor> acceptors;
 };
 
 } // namespace actquant::server
