@@ -132,7 +132,7 @@ class Builder : public msgpack::null_visitor {
             if (!items[k].as<std::string_view>() && !items[k].as<Bytes>()) {
                 no_message("a key is " + items[k].type() + ", expected a text");
             }
-            map.emplace_back(std::move(items[k]), std::move(items[k + 1]));
+            map.push_back({std::move(items[k]), std::move(items[k + 1])});
         }
         if (find(map, "__ndarray__")) {
             return add({array_of(map)});
@@ -246,7 +246,7 @@ Map unpack(std::string_view bytes) {
     }
     Map* map = std::get_if<Map>(&builder.top->is);
     if (!map || !std::all_of(map->begin(), map->end(), [](auto& entry) {
-            return entry.first.template as<std::string_view>();
+            return entry.key.template as<std::string_view>();
         })) {
         throw MessageError("a message is a map with texts as keys");
     }

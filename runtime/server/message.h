@@ -4,7 +4,6 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -37,8 +36,9 @@ struct Extension {};
 
 // What msgpack can say, its texts and bytes as views.
 struct Value;
+struct Entry;
 using List = std::vector<Value>;
-using Map = std::vector<std::pair<Value, Value>>;
+using Map = std::vector<Entry>;
 struct Value {
     std::variant<std::monostate, bool, uint64_t, int64_t, double, std::string_view, Bytes,
                  Extension, List, Map, Array>
@@ -47,6 +47,9 @@ struct Value {
     template <typename Type> const Type* as() const { return std::get_if<Type>(&is); }
     bool is_null() const { return is.index() == 0; }
     std::string type() const; // in words, for errors
+};
+struct Entry {
+    Value key, value;
 };
 
 // Reads one message, a map with texts as keys. Its values are views of `bytes`. Takes memory of the

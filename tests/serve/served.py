@@ -243,7 +243,7 @@ output key_mask %22
 def write_slow_policy(path: Path) -> Path:
     """Writes a policy that takes a second or so for a chunk: by the most steps of a
     sampler and a wide layer."""
-    steps, wide = 1024, 3072
+    steps, wide = 1024, 2048
     narrow = f"%14 = linear f32[1,{CHUNK},{ACTION_PADDED}]"
     widened = f"""
 %19 = linear f32[1,{CHUNK},{wide}] %13 @widen

@@ -363,7 +363,7 @@ def test_a_damaged_file_is_not_served(tmp_path, kind, model):
 def test_the_command_answers_what_was_begun_and_ends(kind, tmp_path):
     models = {"slow": write_slow_policy(tmp_path / "slow.gguf")}
     with (
-        started(kind, models, api_key="secret") as (process, address),
+        started(kind, models, api_key="secret", deadline_s=60) as (process, address),
         ThreadPoolExecutor(1) as pool,
     ):
         port = int(address.split(":")[2].partition("/")[0])
