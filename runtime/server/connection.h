@@ -38,7 +38,7 @@ class Connection : public Client, public std::enable_shared_from_this<Connection
   public:
     Connection(Server& server, Model& model, Stream stream)
         : server(server), model(model), socket(std::move(stream)), session(model.policy()),
-          changed(socket.get_executor()), alive(socket.get_executor()),
+          changed(socket.get_executor(), Clock::time_point::max()), alive(socket.get_executor()),
           farewell(socket.get_executor()) {
         place = server.clients.insert(server.clients.end(), this);
         server.metrics.add_session(model.name(), 1);
@@ -62,8 +62,8 @@ class Connection : public Client, public std::enable_shared_from_this<Connection
         server.start(ask_for_life(self));
         try {
             co_await answer_all();
-        } catch (const boost::system::system_error&) {
-            // the client has gone
+        } catch (const std::exception&) {
+            // the client has gone, or there was no memory for it
         }
         leave();
         ended = true;
@@ -99,7 +99,6 @@ class Connection : public Client, public std::enable_shared_from_this<Connection
     template <typename Condition> asio::awaitable<void> until(Condition condition) {
         while (!condition()) {
             boost::system::error_code woken;
-            changed.expires_at(Clock::time_point::max());
             co_await changed.async_wait(asio::redirect_error(asio::use_awaitable, woken));
         }
     }
@@ -207,6 +206,8 @@ class Connection : public Client, public std::enable_shared_from_this<Connection
         farewell.expires_after(farewell_limit);
         co_await farewell.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
         lowest().close();
+        ended = true;
+        changed.cancel();
     }
 
     // A client that neither sends a message nor answers a ping is given up, also one that takes

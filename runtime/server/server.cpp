@@ -140,7 +140,13 @@ void Server::run() {
         start(accept(acceptor));
     }
     start(watch_files());
-    io.run();
+    while (!io.stopped()) {
+        try {
+            io.run();
+        } catch (const std::exception& error) { // e.g. no memory for one message
+            std::fprintf(stderr, "a connection failed: %s\n", error.what());
+        }
+    }
     for (auto& model : models) {
         model->close();
     }
