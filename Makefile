@@ -5,7 +5,7 @@
 # make fuzz    the runtime's fuzzers, SECONDS=60 in all, and a table of what they did (needs clang)
 # make bench   a chunk of a SmolVLA of real size beside PyTorch and, if it is installed, OpenVINO
 # make wheels  dist/: the source archive and wheels for x86-64 and 64-bit Arm
-# make deb     dist/: libactquant and the tools as packages of Debian's, for both
+# make deb     dist/: libactquant, the tools and the server as packages of Debian's, for both
 # make wheels-check  both, and tries all of it in bare roots, Arm under QEMU (root; slow)
 # make sbom    dist/sbom.json, what is installed and what the runtime is compiled from (CycloneDX)
 # make lint    ruff, pyright, clang-format

@@ -1,6 +1,8 @@
-"""What `actquant serve` adds to a chunk, and what several clients get from it.
+"""What a server adds to a chunk, and what several clients get from it: `actquant serve`, or the
+program that `--server` names, e.g. actquant-serve.
 
     python benchmarks/serve_load.py MODEL.gguf --clients 1,4,16 --seconds 30 --json load.json
+    python benchmarks/serve_load.py MODEL.gguf --server .venv/bin/actquant-serve
 
 Clients are processes with openpi's own client; each sends its next observation when it has its
 answer: pictures of 224 x 224 from all cameras, a state, a task. `added_ms` is the time from sending
@@ -86,13 +88,25 @@ def main() -> None:
     parser.add_argument("--clients", default="1,4,16")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--server", help="a program that takes the options of `actquant serve`")
     parser.add_argument("--as-client", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.as_client:
         client(arguments.model, arguments.seconds)
         return
-    command = [sys.executable, "-m", "actquant.cli", "serve", f"model={arguments.model}"]
-    command += ["--port", "0", "--queue", "64", "--deadline", "60"]
+    server = (
+        [arguments.server] if arguments.server else [sys.executable, "-m", "actquant.cli", "serve"]
+    )
+    command = [
+        *server,
+        f"model={arguments.model}",
+        "--port",
+        "0",
+        "--queue",
+        "64",
+        "--deadline",
+        "60",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

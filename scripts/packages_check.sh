@@ -82,6 +82,8 @@ check_debs() { # ROOT ARCHITECTURE COMPILER
     run "$root" /open_policy /policy.gguf
     run "$root" /usr/bin/actquant-run /policy.gguf --golden
     run "$root" /usr/bin/actquant-bench /policy.gguf
+    # For Arm it is packed only where it could be built.
+    [ ! -e "$root/usr/bin/actquant-serve" ] || run "$root" python3 /serve_policy.py /policy.gguf
 }
 
 check_sdist() {
@@ -128,7 +130,7 @@ main() {
             [ ! -e "$work/root/usr/bin/$name" ] || { echo "the root has $name" >&2; exit 1; }
         done
         cp "$policy" "$work/root/policy.gguf"
-        cp "$here/packages/cold_start.py" "$work/root/"
+        cp "$here"/packages/{cold_start,serve_policy}.py "$work/root/"
         check_wheel "$work/root" "$wheel" "$processor"
         check_debs "$work/root" "$architecture" "$compiler"
         rm -rf --one-file-system "$work/root"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what pip cannot: Python itself, a C++ compiler, CMake, and software rendering for MuJoCo.
+# Installs what pip cannot: Python itself, a C++ compiler, CMake, what actquant-serve is compiled from
+# (where it may install anything: the rest is built without), and software rendering for MuJoCo.
 # With --for-tests also what compiles for Arm on an x86-64 machine and runs there what was compiled,
 # with --for-fuzz clang and its fuzzer (56 MB to fetch, 320 MB installed).
 # Does nothing where all of it is there; says what to install where it lacks the right to.
@@ -81,6 +82,12 @@ if [ "$version $(uname -m)" != "3.12 x86_64" ]; then
     need_library libboost_system.so libboost-system-dev
     need_library libboost_thread.so libboost-thread-dev
     need_library libboost_program_options.so libboost-program-options-dev
+fi
+need_header() { [ -e "/usr/include/$1" ] || missing+=("$2"); }
+if $can_install; then
+    need_header boost/beast.hpp libboost-dev
+    need_header msgpack.hpp libmsgpack-cxx-dev
+    need_header openssl/ssl.h libssl-dev
 fi
 if [ "${1:-}" = --for-tests ] && [ "$(uname -m)" = x86_64 ]; then
     has aarch64-linux-gnu-g++ || missing+=(g++-aarch64-linux-gnu)

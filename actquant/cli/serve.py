@@ -59,6 +59,14 @@ def serve(
             callback=positive, help="Seconds that a request may wait.", rich_help_panel=LOAD
         ),
     ] = 5.0,
+    keepalive: Annotated[
+        float,
+        typer.Option(
+            callback=positive,
+            help="Seconds from one sign of life that a client is asked for to the next.",
+            rich_help_panel=LOAD,
+        ),
+    ] = 20.0,
     max_clients: Annotated[
         int, typer.Option(min=1, help="Clients at a time.", rich_help_panel=LOAD)
     ] = 64,
@@ -98,6 +106,7 @@ def serve(
                 insecure=insecure,
                 queue=queue,
                 deadline_s=deadline,
+                keepalive_s=keepalive,
                 max_clients=max_clients,
                 max_message_bytes=int(max_message_mb * 1e6),
                 threads=threads,

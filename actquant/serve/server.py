@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 GOING_AWAY, BAD_MESSAGE, FAILED, TRY_LATER = 1001, 1008, 1011, 1013
 """Codes of a websocket's end (RFC 6455)."""
 HANDSHAKE_S = 10.0
-KEEPALIVE_S = 20.0
-"""How often each client is asked for a sign of life, and for how long it may owe one."""
 
 
 class Server:
@@ -83,8 +81,8 @@ class Server:
             compression=None,
             max_size=self.settings.max_message_bytes,
             open_timeout=HANDSHAKE_S,
-            ping_interval=KEEPALIVE_S,
-            ping_timeout=KEEPALIVE_S,
+            ping_interval=self.settings.keepalive_s,
+            ping_timeout=self.settings.keepalive_s,
             server_header="actquant",
         ) as server:
             self.port = server.sockets[0].getsockname()[1]

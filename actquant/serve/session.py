@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from actquant_runtime import ObservationWindow, PreviousChunk
@@ -39,8 +39,8 @@ class Options(BaseModel):
     execution_horizon: int = Field(default=PreviousChunk.execution_horizon, ge=1)
     previous: np.ndarray | None = None
     """The rest itself, [n, A], of whatever chunk; instead of `executed`."""
-    max_guidance: float = PreviousChunk.max_guidance
-    schedule: str = PreviousChunk.schedule
+    max_guidance: float = Field(default=PreviousChunk.max_guidance, gt=0, allow_inf_nan=False)
+    schedule: Literal["linear", "zeros", "ones", "exp"] = "linear"
 
 
 class Names:

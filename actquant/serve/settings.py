@@ -27,7 +27,8 @@ class ServeSettings:
     """How to serve: `models` is name -> file; the first is also served without a name.
 
     max_message_bytes: of one message; a longer one closes its connection unread. deadline_s: how
-    long a request may wait for its turn; queue: how many may wait or run for one model; renamed: a
+    long a request may wait for its turn; keepalive_s: how often each client is asked for a sign of
+    life, and for how long it may owe one; queue: how many may wait or run for one model; renamed: a
     client's names -> the policy's; insecure: other machines may connect without a key.
     """
 
@@ -40,6 +41,7 @@ class ServeSettings:
     insecure: bool = False
     queue: int = 16
     deadline_s: float = 5.0
+    keepalive_s: float = 20.0
     max_clients: int = 64
     max_message_bytes: int = 64_000_000
     threads: int = 0
@@ -53,6 +55,7 @@ class ServeSettings:
         numbers = {
             "--queue": self.queue,
             "--deadline": self.deadline_s,
+            "--keepalive": self.keepalive_s,
             "--max-clients": self.max_clients,
             "--max-message-mb": self.max_message_bytes,
         }

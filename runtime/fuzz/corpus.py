@@ -20,6 +20,8 @@ import tokenizer_files  # noqa: E402
 from actquant_runtime import quantize  # noqa: E402
 from actquant_runtime._core import Tokenizer  # noqa: E402
 
+from actquant.serve.messages import pack  # noqa: E402
+
 LARGEST_TOKENIZER = 12_000
 """Bytes of JSON; larger ones are shortened by their merges."""
 
@@ -175,6 +177,34 @@ def write_observations(folder: Path) -> None:
     (folder / "right").write_bytes(b"".join(map(bytes, right)))
 
 
+def write_messages(folder: Path) -> None:
+    """For a policy of two observation steps, two cameras, a state of 3 and actions of 2."""
+    picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    state = np.array([0.5, -1.0, 2.0], np.float32)
+    seen = {
+        "observation.images.scene": picture,
+        "observation.images.wrist": picture,
+        "observation.state": state,
+        "task": "push the cube",
+    }
+    ahead = {"seed": 1, "executed": 1, "delay": 1, "execution_horizon": 2}
+    whole = {"whole": True, "noise": np.zeros((3, 4)), "previous": np.zeros((2, 2), ">f2")}
+    messages = {
+        "plain": seen,
+        "ahead": seen | {"actquant": ahead | {"max_guidance": 2.0, "schedule": "exp"}},
+        "anew": seen | {"actquant": {"reset": True}},
+        "whole": {
+            "scene": np.stack([picture, picture]),
+            "state": np.stack([state, state]),
+            "prompt": "push",
+            "actquant": whole,
+        },
+        "lists": {"observation/images/wrist": picture, "state": [1, -2.5, True], "task": ""},
+    }
+    for name, message in messages.items():
+        (folder / name).write_bytes(pack(message))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "corpus")
@@ -184,6 +214,7 @@ def main() -> None:
         "tokenizer": write_tokenizers,
         "image": write_images,
         "act": write_observations,
+        "message": write_messages,
     }
     for target, write in writers.items():
         (folder / target).mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-TARGETS = ("policy", "tokenizer", "act", "image")
+TARGETS = ("policy", "tokenizer", "act", "image", "message")
 CLANG_VERSIONS = ("-19", "-18", "-17", "-16", "-14", "")
 MEMORY_MB = 1024
 """Of the process, sanitizers included; what is allocated at once may be half of it."""

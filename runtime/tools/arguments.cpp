@@ -7,14 +7,14 @@
 namespace actquant::tools {
 
 Arguments::Arguments(int argc, char** argv, const std::set<std::string>& options,
-                     const std::set<std::string>& flags) {
+                     const std::set<std::string>& flags, size_t most_models) {
     for (int k = 1; k < argc; k++) {
         std::string word = argv[k];
         if (!word.starts_with("--")) {
-            if (!model_path.empty()) {
-                throw UsageError("there are two models, '" + model_path + "' and '" + word + "'");
+            if (model_paths.size() == most_models) {
+                throw UsageError("there are two models, '" + model() + "' and '" + word + "'");
             }
-            model_path = word;
+            model_paths.push_back(word);
             continue;
         }
         size_t equals = word.find('=');
@@ -31,7 +31,7 @@ Arguments::Arguments(int argc, char** argv, const std::set<std::string>& options
             given[name].push_back(argv[++k]);
         }
     }
-    if (model_path.empty()) {
+    if (model_paths.empty()) {
         throw UsageError("the model file is missing; see --help");
     }
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <set>
@@ -15,13 +16,17 @@ class UsageError : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// `MODEL --option value --flag`; an option may come several times.
+// `MODEL --option value --flag`; an option may come several times, and so may MODEL for a program
+// that takes any number of them.
 class Arguments {
   public:
-    Arguments(int argc, char** argv, const std::set<std::string>& options,
-              const std::set<std::string>& flags);
+    static constexpr size_t any_number = SIZE_MAX;
 
-    const std::string& model() const { return model_path; }
+    Arguments(int argc, char** argv, const std::set<std::string>& options,
+              const std::set<std::string>& flags, size_t most_models = 1);
+
+    const std::string& model() const { return model_paths[0]; }
+    const std::vector<std::string>& models() const { return model_paths; }
     bool has(const std::string& name) const { return given.count(name) > 0; }
     std::vector<std::string> all(const std::string& name) const;
     std::string one(const std::string& name, const std::string& otherwise) const;
@@ -30,7 +35,7 @@ class Arguments {
   private:
     void add(const std::string& name, const std::string& value);
 
-    std::string model_path;
+    std::vector<std::string> model_paths;
     std::map<std::string, std::vector<std::string>> given;
 };
 

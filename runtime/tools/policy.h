@@ -33,6 +33,8 @@ class Policy {
   public:
     Policy(const std::string& path, int threads);
 
+    // For what is not below.
+    aq_session* handle() const { return session.get(); }
     // What aq_describe says, its JSON texts parsed.
     const Json& description() const { return parsed; }
     std::vector<std::string> cameras() const { return parsed["cameras"]; }

@@ -27,13 +27,12 @@ from lerobot.policies.factory import (  # noqa: E402
 )
 from lerobot.scripts.lerobot_eval import eval_policy  # noqa: E402
 from lerobot.utils.import_utils import register_third_party_plugins  # noqa: E402
-from served import running  # noqa: E402
+from served import PYTHON, running  # noqa: E402
 from tiny_policies import CAMERAS, build_tiny_smolvla  # noqa: E402
 
 from actquant.capture.policy import convert_f32  # noqa: E402
 from actquant.format.model_file import with_golden  # noqa: E402
 from actquant.policies import load_policy  # noqa: E402
-from actquant.serve.settings import ServeSettings  # noqa: E402
 
 # Nothing of the package is imported here: all comes through LeRobot's discovery.
 register_third_party_plugins()
@@ -56,7 +55,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(model):
-    with running(ServeSettings({"tiny": model}, port=0)) as server:
+    with running(PYTHON, {"tiny": model}) as server:
         yield server
 
 

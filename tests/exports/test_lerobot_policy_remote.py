@@ -5,7 +5,6 @@ import json
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,20 @@ from lerobot.configs import PreTrainedConfig  # noqa: E402
 from lerobot.policies.factory import get_policy_class  # noqa: E402
 from lerobot.policies.rtc.configuration_rtc import RTCConfig  # noqa: E402
 from lerobot.utils.import_utils import register_third_party_plugins  # noqa: E402
-from served import SCENE, WRIST, observation, running, two_step_programs  # noqa: E402
+from served import (  # noqa: E402
+    KINDS,
+    SCENE,
+    WRIST,
+    observation,
+    running,
+    two_step_programs,
+)
 from websockets.sync.server import serve  # noqa: E402
 
 from policy_files import write_policy  # noqa: E402  # isort: skip
 
 from actquant.serve.client import RemoteError  # noqa: E402
 from actquant.serve.messages import pack  # noqa: E402
-from actquant.serve.settings import ServeSettings  # noqa: E402
 
 GREETING = pack(
     {
@@ -63,9 +68,15 @@ def policy(model):
     return ActquantPolicy(ActquantConfig(model=str(model)))
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    """Which server."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def server(model):
-    with running(ServeSettings({"tiny": model}, port=0)) as server:
+def server(kind, model):
+    with running(kind, {"tiny": model}) as server:
         yield server
 
 
@@ -114,13 +125,13 @@ def test_a_served_policy_answers_as_its_file_does(policy, server, batch, noise):
     assert torch.equal(*answers) and not torch.equal(answers[0], want)
 
 
-def test_a_served_policy_of_several_observation_steps(tmp_path):
+def test_a_served_policy_of_several_observation_steps(tmp_path, kind):
     path = write_policy(
         tmp_path / "two.gguf",
         keys={"actquant.observation.steps": ("uint32", 2)},
         programs=two_step_programs(),
     )
-    with running(ServeSettings({"two": path}, port=0)) as server:
+    with running(kind, {"two": path}) as server:
         policies = [ActquantPolicy(ActquantConfig(model=str(path))), remote(server)]
         for seed in range(4):
             actions = []
@@ -130,31 +141,30 @@ def test_a_served_policy_of_several_observation_steps(tmp_path):
             assert torch.equal(*actions)
 
 
-def test_a_server_that_comes_back_is_asked_again(policy, model, batch, noise):
+def test_a_server_that_comes_back_is_asked_again(policy, kind, model, batch, noise):
     want = policy.predict_action_chunk(batch, noise=noise)
-    settings = ServeSettings({"tiny": model}, port=0)
-    with running(settings) as server:
+    with running(kind, {"tiny": model}) as server:
         port = server.port
         served = remote(server, timeout_s=30.0)
         assert torch.equal(served.predict_action_chunk(batch, noise=noise), want)
-    with running(replace(settings, port=port)):
+    with running(kind, {"tiny": model}, port=port):
         assert torch.equal(served.predict_action_chunk(batch, noise=noise), want)
     with pytest.raises(RemoteError, match=f"no policy at ws://127.0.0.1:{port}"):
         served.predict_action_chunk(batch, noise=noise)
-    with running(ServeSettings({"other": model}, port=port)):
+    with running(kind, {"other": model}, port=port):
         for _ in range(2):
             with pytest.raises(RemoteError, match="serves another policy now"):
                 served.predict_action_chunk(batch, noise=noise)
 
 
-def test_servers_that_cannot_be_used(model, server, batch, tmp_path, monkeypatch):
+def test_servers_that_cannot_be_used(kind, model, server, batch, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--policy.url=ws://HOST:PORT"):
         ActquantRemotePolicy(ActquantRemoteConfig())
     with pytest.raises(RemoteError, match="'tcp://x' is no address such as ws://HOST:PORT"):
         ActquantRemotePolicy(ActquantRemoteConfig(url="tcp://x"))
     with pytest.raises(RemoteError, match="no policy at .*/other: no such model; there are: tiny"):
         remote(server, url=f"ws://127.0.0.1:{server.port}/other")
-    with running(ServeSettings({"tiny": model}, port=0, api_key="secret")) as closed:
+    with running(kind, {"tiny": model}, api_key="secret") as closed:
         with pytest.raises(RemoteError, match="Authorization: Api-Key KEY"):
             remote(closed)
         monkeypatch.setenv("ACTQUANT_API_KEY", "secret")

@@ -26,11 +26,10 @@ from waiting import wait_for_pictures  # noqa: E402
 
 from actquant.capture.policy import convert_f32  # noqa: E402
 from actquant.policies import load_policy  # noqa: E402
-from actquant.serve.settings import ServeSettings  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
 
-from served import running  # noqa: E402
+from served import PYTHON, running  # noqa: E402
 
 HOST = "127.0.0.70"
 SIZE = 48
@@ -225,7 +224,7 @@ def policy_arguments(request, model, tmp_path):
     elif request.param == "type":
         yield ["--policy.type=actquant", f"--policy.model={model}"]
     else:
-        with running(ServeSettings({"tiny": model}, port=0)) as server:
+        with running(PYTHON, {"tiny": model}) as server:
             yield ["--policy.type=actquant_remote", f"--policy.url=ws://127.0.0.1:{server.port}"]
 
 

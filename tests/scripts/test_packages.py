@@ -1,5 +1,6 @@
 """What is packed for others: the source archive's files, and what the archive says of itself."""
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -63,3 +64,16 @@ def test_what_checks_packages_says_what_it_needs():
     command = [ROOT / "scripts/packages_check.sh"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "packages_check.sh POLICY.gguf" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze reads units")
+def test_systemd_understands_the_unit_of_the_server(tmp_path):
+    program = tmp_path / "bin/actquant-serve"
+    program.parent.mkdir()
+    shutil.copy("/bin/true", program)
+    text = (ROOT / "runtime/server/actquant-serve.service.in").read_text()
+    unit = tmp_path / "actquant-serve.service"
+    unit.write_text(text.replace("@CMAKE_INSTALL_PREFIX@", str(tmp_path)))
+    command = ["systemd-analyze", "verify", "--man=no", unit]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,7 +1,8 @@
-"""A server with a tiny policy on a free port, in a thread of its own."""
+"""Either server with a tiny policy on a free port: every test that asks for one runs with both."""
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from served import running
-
-from actquant.serve.server import Server
-from actquant.serve.settings import ServeSettings
+from served import KINDS, Served, running
 
 
 @pytest.fixture(scope="module")
@@ -22,17 +20,26 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_policy(tmp_path_factory.mktemp("policy") / "tiny.gguf")
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which server."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def shared(kind: str, model: Path) -> Iterator[Served]:
+    """A server for all tests of a module."""
+    with running(kind, {"tiny": model}) as server:
+        yield server
+
+
 @pytest.fixture
-def serving(model: Path) -> Iterator[Callable[..., Server]]:
+def serving(kind: str, model: Path) -> Iterator[Callable[..., Served]]:
     """Makes servers of the tiny policy with other settings; they end with the test."""
-    contexts = []
+    with ExitStack() as servers:
 
-    def make(**changes: Any) -> Server:
-        values = {"models": {"tiny": model}, "port": 0, "watch_s": 0.05}
-        context = running(ServeSettings(**(values | changes)))
-        contexts.append(context)
-        return context.__enter__()
+        def make(**changes: Any) -> Served:
+            values = {"models": {"tiny": model}, "watch_s": 0.05}
+            return servers.enter_context(running(kind, **(values | changes)))
 
-    yield make
-    for context in contexts:
-        context.__exit__(None, None, None)
+        yield make

@@ -7,8 +7,7 @@ import pytest
 from actquant_runtime import ArgumentError, PreviousChunk, Runtime
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from served import SCENE, observation
-from websockets.exceptions import ConnectionClosed
+from served import NATIVE, PYTHON, SCENE, observation, running
 from websockets.sync.client import connect
 
 from actquant.serve.messages import MessageError, pack, unpack
@@ -104,35 +103,50 @@ def test_real_messages_with_strange_parts(runtime: Runtime, strange: dict) -> No
     acted(runtime, data)
 
 
-def test_a_server_goes_on_after_all_of_them(serving) -> None:
-    server = serving()
-    url = f"ws://127.0.0.1:{server.port}"
-
-    @settings(max_examples=50, deadline=None)
-    @given(messages | changed())
-    def survive(data: bytes) -> None:
-        with connect(url, compression=None) as client:
-            client.recv(10)
-            client.send(data)
-            try:
-                answer = client.recv(10)
-            except ConnectionClosed:
-                answer = "closed"
-        assert answer
-
-    survive()
+def answer_to(url: str, data: bytes) -> str | bytes:
+    """Returns what a server says to a message: a chunk, or what is wrong."""
     with connect(url, compression=None) as client:
         client.recv(10)
-        client.send(pack(observation()))
-        assert unpack(client.recv(10))["actions"].shape == (3, 2)
+        client.send(data)
+        return client.recv(10)
 
 
-def test_previous_actions_are_what_the_client_says(serving, model) -> None:
+def test_a_server_goes_on_after_all_of_them(shared) -> None:
+    url = f"ws://127.0.0.1:{shared.port}"
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.binary(max_size=200) | messages | changed())
+    def survive(data: bytes) -> None:
+        assert answer_to(url, data)
+
+    survive()
+    answer = answer_to(url, pack(observation()))
+    assert isinstance(answer, bytes) and unpack(answer)["actions"].shape == (3, 2)
+
+
+def test_both_servers_take_the_same_messages(model) -> None:
+    with running(PYTHON, {"tiny": model}) as one, running(NATIVE, {"tiny": model}) as other:
+        urls = [f"ws://127.0.0.1:{server.port}" for server in (one, other)]
+
+        @settings(max_examples=200, deadline=None)
+        @given(real_but)
+        def agree(strange: dict) -> None:
+            try:
+                data = pack(observation() | strange)
+            except (ValueError, TypeError, OverflowError):  # msgpack cannot say it either
+                return
+            first, second = (answer_to(url, data) for url in urls)
+            assert type(first) is type(second), (first, second)
+
+        agree()
+
+
+def test_previous_actions_are_what_the_client_says(shared, model) -> None:
     first = np.ones((2, 2), np.float32)
     options = {"seed": 3, "previous": first, "delay": 1, "max_guidance": 2.0, "schedule": "ones"}
-    with connect(f"ws://127.0.0.1:{serving().port}", compression=None) as client:
-        client.recv(10)
-        client.send(pack(observation() | {"actquant": options}))
-        answer = unpack(client.recv(10))["actions"]
+    message = pack(observation() | {"actquant": options})
+    answer = answer_to(f"ws://127.0.0.1:{shared.port}", message)
+    assert isinstance(answer, bytes)
     previous = PreviousChunk(first, 1, max_guidance=2.0, schedule="ones")
-    assert np.array_equal(answer, Runtime(model).act(observation(), seed=3, previous=previous))
+    expected = Runtime(model).act(observation(), seed=3, previous=previous)
+    assert np.array_equal(unpack(answer)["actions"], expected)

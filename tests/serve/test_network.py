@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,36 +14,23 @@ import pytest
 from actquant_runtime import Runtime
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from relay import Relay
-from served import observation
+from served import Served, observation, sessions, wait_for
 from websockets.sync.client import connect
 
-from actquant.serve import server as serving_module
 from actquant.serve.client import RemoteError, RemoteRuntime
 from actquant.serve.messages import pack
-from actquant.serve.server import Server
 
 SEED = {"actquant": {"seed": 7}}
 
 
 @contextmanager
-def relayed(server: Server) -> Iterator[tuple[Relay, str]]:
+def relayed(server: Served) -> Iterator[tuple[Relay, str]]:
     """Yields a network in front of a server, and its address there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with Relay("127.0.0.1", "127.0.0.1", [(port, server.port)]) as relay:
         yield relay, f"ws://127.0.0.1:{port}"
-
-
-def sessions(server: Server) -> float:
-    return server.metrics.sessions.labels("tiny")._value.get()
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not come to: {what}"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +108,8 @@ def test_after_a_reset_a_call_asks_again_and_openpis_client_is_told(serving, mod
         remote.close()
 
 
-def test_a_client_behind_a_dead_cable_is_given_up(serving, monkeypatch) -> None:
-    monkeypatch.setattr(serving_module, "KEEPALIVE_S", 0.5)
-    server = serving()
+def test_a_client_behind_a_dead_cable_is_given_up(serving) -> None:
+    server = serving(keepalive_s=0.5)
     with relayed(server) as (relay, url), connect(url, compression=None) as silent:
         silent.recv(20)
         assert sessions(server) == 1
@@ -153,7 +139,8 @@ def test_nothing_is_left_of_clients_that_vanish_at_any_moment(serving) -> None:
                 raw.recv(100)
 
     def held() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
+        process = f"/proc/{server.pid}"
+        return len(os.listdir(f"{process}/fd")), len(os.listdir(f"{process}/task"))
 
     for number in range(1, 41):
         vanish(number)

@@ -4,38 +4,37 @@ import os
 import shutil
 import ssl
 import subprocess
-import sys
-import threading
-import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from actquant_runtime import ModelFileError, Runtime
+from actquant_runtime import Runtime
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from policy_files import write_policy
-from served import SCENE, WRIST, observation, running, two_step_programs
+from served import (
+    SCENE,
+    WRIST,
+    RefusedError,
+    Served,
+    command,
+    metric,
+    observation,
+    page,
+    running,
+    started,
+    two_step_programs,
+    wait_for,
+    write_slow_policy,
+)
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from actquant.serve.messages import pack
-from actquant.serve.server import Server
-from actquant.serve.settings import ServeError, ServeSettings
 
 
 def client(server, path: str = "", key: str | None = None) -> WebsocketClientPolicy:
     return WebsocketClientPolicy(f"ws://127.0.0.1:{server.port}{path}", api_key=key)
-
-
-def page(server, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 def test_openpis_client_gets_the_runtimes_chunk(serving, model):
@@ -72,14 +71,17 @@ def test_names_as_clients_have_them(serving, model):
         policy.infer(renamed | {"scene": seen[SCENE]})
 
 
-def test_what_a_client_sends_in_vain_is_left_out(serving, model):
+def test_what_a_client_sends_in_vain_is_left_out(serving, model, kind):
     policy = client(serving(renamed={"depth": ""}))
     seen = observation()
     answer = policy.infer(seen | {"depth": seen[SCENE], "actquant": {"seed": 1}})
     assert np.array_equal(answer["actions"], Runtime(model).act(seen, seed=1))
-    renamed = ServeSettings({"tiny": model}, renamed={"base_rgb": "observation.images.third"})
-    with pytest.raises(ServeError, match=r"third: this policy takes observation\.images\.scene"):
-        Server(renamed)
+    renamed = {"base_rgb": "observation.images.third"}
+    with (
+        pytest.raises(RefusedError, match=r"third: this policy takes observation\.images\.scene"),
+        running(kind, {"tiny": model}, renamed=renamed),
+    ):
+        pass
 
 
 def test_real_time_chunking_over_the_wire(tmp_path, serving):
@@ -218,12 +220,6 @@ BAD = {
 }
 
 
-@pytest.fixture(scope="module")
-def shared(model):
-    with running(ServeSettings({"tiny": model}, port=0)) as server:
-        yield server
-
-
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_message_is_told_of_and_ends_its_connection_alone(shared, name):
     message, words = BAD[name]
@@ -250,33 +246,21 @@ def test_a_message_that_is_too_long_is_not_read(serving):
     assert client(server).infer(observation())["actions"].shape == (3, 2)
 
 
-def test_who_waits_too_long_or_in_vain_is_told(serving, monkeypatch):
-    server = serving(queue=2, deadline_s=0.3)
-    loaded = server.models["tiny"].loaded
-    begun, go_on = threading.Event(), threading.Event()
-
-    class Slow:
-        def act(self, *arguments, **options):
-            begun.set()
-            assert go_on.wait(20)
-            return loaded.runtime.act(*arguments, **options)
-
-    slow = type(loaded)(Slow(), loaded.about, loaded.names, loaded.identity)
-    monkeypatch.setattr(server.models["tiny"], "loaded", slow)
+def test_who_waits_too_long_or_in_vain_is_told(serving, tmp_path):
+    slow = write_slow_policy(tmp_path / "slow.gguf")
+    server = serving(models={"tiny": slow}, queue=2, deadline_s=0.1)
     clients = [client(server) for _ in range(3)]
-    with ThreadPoolExecutor(3) as pool:
+    waiting = 'actquant_waiting_requests{model="tiny"}'
+    with ThreadPoolExecutor(2) as pool:
         first = pool.submit(clients[0].infer, observation())
-        assert begun.wait(20)
+        wait_for(lambda: metric(server, waiting) == 1, "one that runs")
         second = pool.submit(clients[1].infer, observation())
-        while 'actquant_waiting_requests{model="tiny"} 2.0' not in page(server, "/metrics")[1]:
-            time.sleep(0.01)
+        wait_for(lambda: metric(server, waiting) == 2, "one that waits")
         with pytest.raises(RuntimeError, match="2 requests wait for tiny already"):
             clients[2].infer(observation())
-        time.sleep(0.4)
-        go_on.set()
-        assert first.result(20)["actions"].shape == (3, 2)
-        with pytest.raises(RuntimeError, match=r"waited longer than 0\.3 s"):
-            second.result(20)
+        assert first.result(60)["actions"].shape == (3, 2)
+        with pytest.raises(RuntimeError, match=r"waited longer than 0\.1 s"):
+            second.result(60)
 
 
 def test_a_file_that_is_renamed_to_a_served_one_takes_its_place(tmp_path, serving):
@@ -287,26 +271,23 @@ def test_a_file_that_is_renamed_to_a_served_one_takes_its_place(tmp_path, servin
     before = policy.infer(ask)["actions"]
     keys = {"actquant.action.mean": ("array", [1.5, -0.5])}
     write_policy(tmp_path / "new.gguf", keys=keys).replace(path)
-    wait_for(lambda: 'actquant_reloads_total{model="tiny",outcome="taken"} 1.0', server)
+    wait_for(lambda: reloads(server, "taken") == 1, "the new file")
     assert np.allclose(policy.infer(ask)["actions"] - before, [1.0, 0.0], atol=1e-6)
     # One that is damaged, or of another robot, is not taken; the old one goes on.
     damaged = bytearray(path.read_bytes())
     damaged[-10] ^= 1
     (tmp_path / "new.gguf").write_bytes(damaged)
     (tmp_path / "new.gguf").replace(path)
-    wait_for(lambda: 'actquant_reloads_total{model="tiny",outcome="refused"} 1.0', server)
+    wait_for(lambda: reloads(server, "refused") == 1, "a file that is not taken")
     other = {"actquant.action.names": ("array", ["a", "b"])}
     write_policy(tmp_path / "new.gguf", keys=other).replace(path)
-    wait_for(lambda: 'actquant_reloads_total{model="tiny",outcome="refused"} 2.0', server)
+    wait_for(lambda: reloads(server, "refused") == 2, "a file that is not taken")
     assert np.allclose(policy.infer(ask)["actions"] - before, [1.0, 0.0], atol=1e-6)
     assert page(server, "/readyz")[0] == 200
 
 
-def wait_for(line, server) -> None:
-    deadline = time.monotonic() + 20
-    while line() not in page(server, "/metrics")[1]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def reloads(server: Served, outcome: str) -> float:
+    return metric(server, f'actquant_reloads_total{{model="tiny",outcome="{outcome}"}}')
 
 
 def test_a_file_that_is_written_to_in_place_answers_nothing_until_it_is_replaced(tmp_path, serving):
@@ -321,10 +302,7 @@ def test_a_file_that_is_written_to_in_place_answers_nothing_until_it_is_replaced
         client(server).infer(observation())
     assert page(server, "/readyz") == (503, "broken: tiny\n")
     Path(whole).replace(path)
-    deadline = time.monotonic() + 20
-    while page(server, "/readyz")[0] != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: page(server, "/readyz")[0] == 200, "the whole file")
     assert client(server).infer(observation())["actions"].shape == (3, 2)
 
 
@@ -338,7 +316,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
-def test_tls(tmp_path, serving):
+def test_tls(tmp_path, serving, kind, model):
     chain, key = certificate(tmp_path)
     server = serving(certificate=chain, certificate_key=key)
     context = ssl.create_default_context(cafile=str(chain))
@@ -346,14 +324,18 @@ def test_tls(tmp_path, serving):
         connection.recv()
         connection.send(pack(observation()))
         assert isinstance(connection.recv(timeout=20), bytes)
-    with pytest.raises(ServeError, match="the certificate cannot be read"):
-        ServeSettings({"a": key}, certificate=key, certificate_key=chain).tls()
+    wrong = {"certificate": key, "certificate_key": chain}
+    with (
+        pytest.raises(RefusedError, match="the certificate cannot be read"),
+        running(kind, {"tiny": model}, **wrong),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"models": {}}, "no model"),
+        ({"models": {}}, "model"),
         ({"host": "0.0.0.0"}, "ACTQUANT_API_KEY"),
         ({"host": "::"}, "ACTQUANT_API_KEY"),
         ({"host": "robot.local"}, "ACTQUANT_API_KEY"),
@@ -363,52 +345,46 @@ def test_tls(tmp_path, serving):
         ({"certificate": Path("x")}, "belong together"),
     ],
 )
-def test_settings_that_make_no_sense(model, changes, words):
-    with pytest.raises(ServeError, match=words):
-        ServeSettings(**({"models": {"tiny": model}} | changes)).check()
+def test_settings_that_make_no_sense(kind, model, changes, words):
+    given = {"models": {"tiny": model}} | changes
+    with pytest.raises(RefusedError, match=words), running(kind, **given):
+        pass
 
 
-def test_a_damaged_file_is_not_served(tmp_path, model):
+def test_a_damaged_file_is_not_served(tmp_path, kind, model):
     damaged = bytearray(model.read_bytes())
     damaged[-10] ^= 1
     path = tmp_path / "damaged.gguf"
     path.write_bytes(damaged)
-    with pytest.raises(ModelFileError, match="is damaged"), running(ServeSettings({"a": path})):
+    with pytest.raises(RefusedError, match="is damaged"), running(kind, {"a": path}):
         pass
 
 
-def start(model: Path, *options: str, key: str | None = None) -> tuple[subprocess.Popen, str]:
-    command = [sys.executable, "-m", "actquant.cli", "serve", f"tiny={model}", "--port", "0"]
-    environment = dict(os.environ) | ({} if key is None else {"ACTQUANT_API_KEY": key})
-    process = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("tiny: ws://127.0.0.1:")
-    return process, line.split(" ")[1].strip()
+def test_the_command_answers_what_was_begun_and_ends(kind, tmp_path):
+    models = {"slow": write_slow_policy(tmp_path / "slow.gguf")}
+    with (
+        started(kind, models, api_key="secret", deadline_s=60) as (process, address),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        port = int(address.split(":")[2].partition("/")[0])
+        server = Served(port, process.pid, kind)
+        policy = WebsocketClientPolicy(address, api_key="secret")
+        begun = pool.submit(policy.infer, observation())
+        waiting = 'actquant_waiting_requests{model="slow"}'
+        wait_for(lambda: metric(server, waiting) == 1, "a chunk that is made")
+        process.terminate()
+        assert begun.result(60)["actions"].shape == (3, 2)
+        assert process.wait(20) == 0
+        with pytest.raises(ConnectionClosed) as closed:
+            policy.infer(observation())
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1001
 
 
-def test_the_command_answers_what_was_begun_and_ends(model):
-    process, address = start(model, key="secret")
-    policy = WebsocketClientPolicy(address, api_key="secret")
-    assert policy.infer(observation())["actions"].shape == (3, 2)
-    process.terminate()
-    assert process.wait(20) == 0
-    with pytest.raises(ConnectionClosed) as closed:
-        policy.infer(observation())
-    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1001
-
-
-def test_a_port_that_is_taken_is_one_line(model):
-    process, address = start(model)
-    try:
-        port = address.split(":")[2].split("/")[0]
-        command = [sys.executable, "-m", "actquant.cli", "serve", str(model), "--port", port]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_a_port_that_is_taken_is_one_line(kind, model):
+    with started(kind, {"tiny": model}) as (_, address):
+        port = int(address.split(":")[2].partition("/")[0])
+        words = command(kind, {"tiny": model}, port=port)
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
         assert "Traceback" not in done.stderr
-    finally:
-        process.kill()
-        process.wait()
