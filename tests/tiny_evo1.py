@@ -81,13 +81,15 @@ def build_tiny_evo1(
     action_dim: int = 7,
     chunk: int = 5,
     cameras: tuple[str, ...] = CAMERAS,
+    with_backbone: bool = False,
     seed: int = 0,
     **config: Any,
 ) -> Path:
     """Save a tiny Evo1Policy with its processors in `folder`; returns the folder.
 
     image: height and width of the cameras. `config` overrides fields of Evo1Config. InternVL's
-    configuration and tokenizer are in `folder/vlm`, referred to as `vlm`.
+    configuration and tokenizer are in `folder/vlm`, referred to as `vlm`; with_backbone: weights
+    too, without which LeRobot does not load a policy.
     """
     folder = Path(folder)
     torch.manual_seed(seed)
@@ -96,8 +98,9 @@ def build_tiny_evo1(
     settings: dict[str, Any] = {
         "vlm_num_layers": 2,
         "vlm_dtype": "float32",
+        "use_flash_attn": False,
         "max_views": 3,
-        "max_text_length": 96,
+        "max_text_length": 128,
         "image_resolution": (resolution, resolution),
         "embed_dim": hidden,
         "hidden_dim": 48,
@@ -118,7 +121,8 @@ def build_tiny_evo1(
         **settings,
     )
     policy = Evo1Policy(policy_config).eval()
-    (vlm / "model.safetensors").unlink()
+    if not with_backbone:
+        (vlm / "model.safetensors").unlink()
     randomise(policy, seed)
     statistics = ranges(state_dim, action_dim, seed)
     return save_as_published(policy, folder, statistics, "vlm", ("vlm_model_name",))

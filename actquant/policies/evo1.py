@@ -15,7 +15,6 @@ from lerobot.policies.evo1 import internvl3_embedder
 from lerobot.policies.evo1.flow_matching import CategorySpecificLinear
 from lerobot.policies.evo1.modeling_evo1 import Evo1Policy
 from lerobot.policies.evo1.processor_evo1 import reconcile_evo1_processors
-from lerobot.utils.constants import ACTION
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
@@ -181,7 +180,7 @@ class Evo1(LeRobotFamily):
     policy_class = Evo1Policy
     preprocessor = (RENAME, BATCH, PAD_STATE, PAD_ACTION, NORMALIZE, DEVICE)
     postprocessor = (UNNORMALIZER, CROP, DEVICE)
-    unsupported: ClassVar = {"n_obs_steps": 1}
+    unsupported: ClassVar = {"n_obs_steps": 1, "action_head": "flowmatching"}
     layer_groups = (
         (rf"{VLM}vision_tower\.encoder\.layer\.(\d+)\.", "vision", "vision.{}"),
         (rf"{VLM}vision_tower\.embeddings\.", "projection", "projection"),
