@@ -28,6 +28,7 @@ from actquant.policies.normalization import Normalization
 from actquant.policies.processors import find_step, plain_tokenizer
 from actquant.policies.steps import BATCH, DEVICE, NORMALIZER, RENAME, UNNORMALIZER, Step
 from actquant.policies.surgery import split_attention
+from actquant.weights.parameters import ParameterStore, StoredTensor
 
 VLM = "model.embedder.model."
 HEAD = "model.action_head."
@@ -140,7 +141,7 @@ class Decode(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         gripper = torch.arange(x.shape[-1]) == self.index
         over = x * self.std + self.mean - self.threshold
-        is_above = (over * 1e38).clamp(0, 1)
+        is_above = (over * 1e30).clamp(0, 1)
         command = self.below + (self.above - self.below) * is_above
         chosen = (command - self.mean) / self.std
         return {"actions": x * (~gripper).float() + chosen * gripper.float()}
@@ -216,16 +217,18 @@ class Evo1(LeRobotFamily):
 
     def make(self, config: Any) -> nn.Module:
         """Makes the policy with InternVL's configuration alone; LeRobot would load its weights
-        first."""
+        first. Its head is taken apart, as `head_layout` says."""
         with replaced(internvl3_embedder, AutoModel=WithoutWeights):
             policy: Any = self.policy_class(config)
         check_backbone(policy)
+        split_attention(policy.model.action_head)
+        leave_one_category(policy.model.action_head)
         return policy
 
-    def finish(self, policy: Any) -> None:
-        head = policy.model.action_head
-        split_attention(head)
-        take_category(head, policy.config.default_embodiment_id)
+    def load_weights(self, policy: Any, folder: Path, store: ParameterStore) -> None:
+        config = policy.config
+        store = head_layout(store, config.num_categories, config.default_embodiment_id)
+        checkpoint.load_weights(policy, folder, store=store)
 
     def tokenizer(self, config: Any, folder: Path) -> None:
         """Returns none: the tokenizer is the backbone's, and no step of the preprocessor."""
@@ -369,17 +372,39 @@ def check_backbone(policy: Any) -> None:
         raise CheckpointError(f"the backbone {config.vlm_model_name}: {'; '.join(wrong)}")
 
 
-def take_category(head: Any, category: int) -> None:
-    """Leaves of the weights for several embodiments those of one."""
+def leave_one_category(head: Any) -> None:
+    """Gives layers with weights for several embodiments those of one."""
     for parent in list(head.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, CategorySpecificLinear) and child.num_categories > 1:
-                weight, bias = child.weight[category].T.contiguous(), child.bias[category].clone()
-                one = CategorySpecificLinear(*weight.shape[::-1])
-                one.linear.weight = nn.Parameter(weight, requires_grad=False)
-                one.linear.bias = nn.Parameter(bias, requires_grad=False)
-                setattr(parent, name, one)
+                _, columns, rows = child.weight.shape
+                setattr(parent, name, CategorySpecificLinear(columns, rows))
     head.num_categories = 1
+
+
+def head_layout(store: ParameterStore, categories: int, category: int) -> ParameterStore:
+    """Weights of a checkpoint under the names, and in the shapes, that the head has in pieces:
+    projections that attention packs, and weights for several embodiments, of which one is left."""
+    tensors: dict[str, StoredTensor] = {}
+    for name, stored in store.items():
+        module, _, kind = name.rpartition(".")
+        if name.startswith(HEAD) and kind in ("in_proj_weight", "in_proj_bias"):
+            rows, *columns = stored.shape
+            for index, letter in enumerate("qkv"):
+                tensors[f"{module}.{letter}_proj.{kind[8:]}"] = StoredTensor(
+                    (rows // 3, *columns), lambda s=stored, i=index: s.read().chunk(3)[i].clone()
+                )
+        elif (
+            name.startswith(HEAD)
+            and len(stored.shape) == {"weight": 3, "bias": 2}.get(kind)
+            and stored.shape[0] == categories
+        ):
+            tensors[f"{module}.linear.{kind}"] = StoredTensor(
+                stored.shape[:0:-1], lambda s=stored: s.read()[category].t().contiguous()
+            )
+        else:
+            tensors[name] = stored
+    return ParameterStore(tensors)
 
 
 def prompt_before_text(embedder: Any, views: int) -> list[int]:

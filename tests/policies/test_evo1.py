@@ -207,6 +207,14 @@ def test_a_file_for_one_of_several_embodiments_says_so(tmp_path):
     )
 
 
+def test_weights_of_another_number_of_embodiments_are_refused(tmp_path):
+    folder = build_tiny_evo1(tmp_path / "policy", num_categories=3)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_categories": 2}))
+    with pytest.raises(CheckpointError, match=r"unexpected \(14\): .*action_encoder.W1.bias"):
+        load_policy(folder)
+
+
 WRONG = {
     "observations": ({"n_obs_steps": 2}, {}, "not supported: n_obs_steps = 2"),
     "width": ({"embed_dim": 32}, {}, "its width is 64, embed_dim 32"),
