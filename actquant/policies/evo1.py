@@ -201,6 +201,11 @@ class Evo1(LeRobotFamily):
     )
 
     def prepare(self, config: Any, folder: Path) -> None:
+        if config.num_inference_timesteps < 1:
+            raise CheckpointError(
+                f"{folder}/config.json: num_inference_timesteps is "
+                f"{config.num_inference_timesteps}, wanted at least 1"
+            )
         config.vlm_model_name = checkpoint.find_model(folder, config.vlm_model_name)
         config.vlm_dtype = "float32"
         config.use_amp = config.use_flash_attn = config.enable_gradient_checkpointing = False
@@ -252,10 +257,14 @@ class Evo1(LeRobotFamily):
             for i in range(state, len(wide.state_mean))
             if wide.state_mean[i] != 0
         ]
-        if action > config.max_action_dim:
-            wrong.append(
-                f"postprocess_action_dim {action} > max_action_dim {config.max_action_dim}"
+        wrong += [
+            f"{size} numbers of {kind}, wanted 1 to {most} (max_{kind}_dim)"
+            for kind, size, most in (
+                ("state", state, config.max_state_dim),
+                ("action", action, config.max_action_dim),
             )
+            if not 1 <= size <= most
+        ]
         if config.binarize_gripper and not 0 <= config.gripper_index < action:
             wrong.append(f"gripper_index {config.gripper_index} is none of {action} actions")
         if wrong:
@@ -346,6 +355,8 @@ class WithoutWeights:
     @staticmethod
     def from_pretrained(name: str, **_: Any) -> nn.Module:
         config = AutoConfig.from_pretrained(name)
+        if config.model_type != "internvl":
+            raise CheckpointError(f"the backbone {name} is of {config.model_type}, not internvl")
         return AutoModel.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
 
 

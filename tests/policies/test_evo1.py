@@ -14,6 +14,7 @@ from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file, save_file
 from tiny_evo1 import build_tiny_evo1
 from tiny_policies import CAMERAS
+from tiny_xvla import build_bart_tokenizer
 
 from actquant.capture.policy import convert_f32
 from actquant.common.errors import CheckpointError
@@ -226,7 +227,18 @@ WRONG = {
         {},
         "gripper_index 7 is none of 7 actions",
     ),
-    "actions": ({"postprocess_action_dim": 12}, {}, "postprocess_action_dim 12 > max_action_dim 9"),
+    "actions": ({"postprocess_action_dim": 12}, {}, "12 numbers of action, wanted 1 to 9"),
+    "state": (
+        {
+            "input_features": {
+                CAMERAS[0]: {"type": "VISUAL", "shape": [3, 40, 56]},
+                "observation.state": {"type": "STATE", "shape": [12]},
+            }
+        },
+        {},
+        r"12 numbers of state, wanted 1 to 8 \(max_state_dim\)",
+    ),
+    "steps": ({"num_inference_timesteps": 0}, {}, "num_inference_timesteps is 0"),
     "size": ({"image_resolution": [56, 56]}, {}, r"image_resolution \(56\)"),
     "window": (
         {},
@@ -245,6 +257,16 @@ def test_what_is_not_captured_is_refused(tmp_path, config, text, message):
         (content["text_config"] if part else content).update(changes)
         (folder / file).write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=message):
+        load_policy(folder)
+
+
+def test_a_backbone_of_another_kind_is_refused(tmp_path):
+    folder = build_tiny_evo1(tmp_path / "policy")
+    build_bart_tokenizer(folder / "other")
+    (folder / "other" / "config.json").write_text(json.dumps({"model_type": "bart"}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vlm_model_name": "other"}))
+    with pytest.raises(CheckpointError, match="the backbone .*/other is of bart, not internvl"):
         load_policy(folder)
 
 
