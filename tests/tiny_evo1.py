@@ -21,9 +21,12 @@ SPECIAL = ("<|endoftext|>", "<img>", "</img>", "<IMG_CONTEXT>")
 MERGES = [("t", "h"), ("th", "e"), ("\u0120", "the"), ("p", "u"), ("pu", "t"), ("I", "m")]
 
 
-def build_internvl(folder: Path, *, hidden: int, image: int, layers: int) -> Path:
-    """Configuration, tokenizer and random weights of a tiny InternVL3: a vision tower of 14 x 14
-    patches, Qwen2 with rotary embeddings as published."""
+def build_internvl(
+    folder: Path, *, hidden: int, image: int, layers: int, text_type: str, **tower: Any
+) -> Path:
+    """Configuration, tokenizer and random weights of a tiny InternVL3: a vision tower of 4 x 4
+    patches and a language model of Qwen's, with rotary embeddings as published. tower: other
+    settings of InternVLVisionConfig."""
     words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in MERGES), *SPECIAL]
     vocab = {word: index for index, word in enumerate(words)}
     tokenizer = Qwen2Tokenizer(
@@ -32,12 +35,13 @@ def build_internvl(folder: Path, *, hidden: int, image: int, layers: int) -> Pat
     tokenizer.save_pretrained(folder)
     patch = image // 4
     text = {
-        "model_type": "qwen2",
+        "model_type": text_type,
         "hidden_size": hidden,
         "intermediate_size": 2 * hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "head_dim": hidden // 4,
         "vocab_size": len(vocab) + 4,
         "max_position_embeddings": 256,
         "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e6, "factor": 2.0},
@@ -50,6 +54,7 @@ def build_internvl(folder: Path, *, hidden: int, image: int, layers: int) -> Pat
         "attention_bias": True,
         "image_size": [image, image],
         "patch_size": [patch, patch],
+        **tower,
     }
     config = InternVLConfig(
         vision_config=vision,
@@ -61,13 +66,14 @@ def build_internvl(folder: Path, *, hidden: int, image: int, layers: int) -> Pat
     return folder
 
 
-def ranges(state_dim: int, action_dim: int, seed: int) -> dict[str, dict[str, Any]]:
-    """Least and greatest values of state and action, as a LeRobot dataset has them."""
+def statistics(state_dim: int, action_dim: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Statistics of state and action, as a LeRobot dataset has them."""
     generator = torch.Generator().manual_seed(seed + 2)
 
     def feature(size: int) -> dict[str, torch.Tensor]:
         low = torch.randn(size, generator=generator) - 1
-        return {"min": low, "max": low + 0.5 + torch.rand(size, generator=generator)}
+        width = 0.5 + torch.rand(size, generator=generator)
+        return {"min": low, "max": low + width, "mean": low + width / 3, "std": width / 4}
 
     return {"observation.state": feature(state_dim), "action": feature(action_dim)}
 
@@ -82,6 +88,8 @@ def build_tiny_evo1(
     chunk: int = 5,
     cameras: tuple[str, ...] = CAMERAS,
     with_backbone: bool = False,
+    text_type: str = "qwen2",
+    tower: dict[str, Any] | None = None,
     seed: int = 0,
     **config: Any,
 ) -> Path:
@@ -89,12 +97,19 @@ def build_tiny_evo1(
 
     image: height and width of the cameras. `config` overrides fields of Evo1Config. InternVL's
     configuration and tokenizer are in `folder/vlm`, referred to as `vlm`; with_backbone: weights
-    too, without which LeRobot does not load a policy.
+    too, without which LeRobot does not load a policy. text_type, tower: see `build_internvl`.
     """
     folder = Path(folder)
     torch.manual_seed(seed)
     hidden = 64
-    vlm = build_internvl(folder / "vlm", hidden=hidden, image=resolution, layers=3)
+    vlm = build_internvl(
+        folder / "vlm",
+        hidden=hidden,
+        image=resolution,
+        layers=3,
+        text_type=text_type,
+        **(tower or {}),
+    )
     settings: dict[str, Any] = {
         "vlm_num_layers": 2,
         "vlm_dtype": "float32",
@@ -124,5 +139,5 @@ def build_tiny_evo1(
     if not with_backbone:
         (vlm / "model.safetensors").unlink()
     randomise(policy, seed)
-    statistics = ranges(state_dim, action_dim, seed)
-    return save_as_published(policy, folder, statistics, "vlm", ("vlm_model_name",))
+    stats = statistics(state_dim, action_dim, seed)
+    return save_as_published(policy, folder, stats, "vlm", ("vlm_model_name",))

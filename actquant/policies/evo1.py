@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -32,18 +33,14 @@ from actquant.weights.parameters import ParameterStore, StoredTensor
 
 VLM = "model.embedder.model."
 HEAD = "model.action_head."
+LANGUAGE_MODELS = ("qwen2", "qwen3")
+"""Of InternVL3 and InternVL3.5."""
 TEMPLATE = "\n{task}"
 """The end of the last image's line, and the task."""
 
 PAD_STATE = Step("evo1_pad_state_processor", ("max_state_dim",), after=(RENAME.name,), decides=True)
 PAD_ACTION = Step("evo1_pad_action_processor", ("max_action_dim",))
-NORMALIZE = Step(
-    NORMALIZER.name,
-    NORMALIZER.read,
-    NORMALIZER.only,
-    after=(*NORMALIZER.after, PAD_STATE.name),
-    decides=True,
-)
+NORMALIZE = replace(NORMALIZER, after=(*NORMALIZER.after, PAD_STATE.name))
 GRIPPER = tuple(
     f"gripper_{name}"
     for name in ("index", "threshold", "below_threshold_value", "above_threshold_value")
@@ -265,8 +262,11 @@ class Evo1(LeRobotFamily):
             )
             if not 1 <= size <= most
         ]
-        if config.binarize_gripper and not 0 <= config.gripper_index < action:
-            wrong.append(f"gripper_index {config.gripper_index} is none of {action} actions")
+        gripper = config.gripper_index
+        if config.binarize_gripper and not 0 <= gripper < action:
+            wrong.append(f"gripper_index {gripper} is none of {action} actions")
+        elif config.binarize_gripper and wide.action_std[gripper] == 0:
+            wrong.append(f"action.std is 0 for the gripper, element {gripper}")
         if wrong:
             raise CheckpointError(f"{folder}: {'; '.join(wrong)}")
         return Normalization(
@@ -366,6 +366,11 @@ def check_backbone(policy: Any) -> None:
     Frequencies of rotary embeddings that change beyond a length are fixed: no prompt gets there.
     """
     config, language = policy.config, policy.model.embedder.model.language_model
+    if language.config.model_type not in LANGUAGE_MODELS:
+        raise CheckpointError(
+            f"the backbone {config.vlm_model_name}: its language model is "
+            f"{language.config.model_type}, supported: {', '.join(LANGUAGE_MODELS)}"
+        )
     wrong = []
     if language.config.hidden_size != config.embed_dim:
         wrong.append(f"its width is {language.config.hidden_size}, embed_dim {config.embed_dim}")

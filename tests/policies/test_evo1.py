@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import NormalizationMode
 from lerobot.policies.evo1.modeling_evo1 import Evo1Policy
 from lerobot.policies.factory import make_pre_post_processors
 from safetensors.torch import load_file, save_file
@@ -25,13 +26,19 @@ from actquant.policies.given_noise import given_noise
 
 TOLERANCE = 1e-5
 TASKS = ("put the cup on it", " Lift\n", "")
+MEAN_STD = {kind: NormalizationMode.MEAN_STD for kind in ("STATE", "ACTION")}
 SETTINGS = {
     "default": {},
-    "pooled": {"return_cls_only": True},
+    "pooled": {"return_cls_only": True, "normalization_mapping": MEAN_STD},
     "embodiments": {"num_categories": 3, "default_embodiment_id": 2},
     "one action": {"chunk": 1, "num_inference_timesteps": 5},
     "one camera": {"cameras": CAMERAS[:1], "empty_cameras": 1},
     "all views": {"max_views": 2, "max_text_length": 44},
+    "other backbone": {
+        "text_type": "qwen3",
+        "tower": {"norm_type": "rms_norm", "use_qk_norm": True},
+        "vlm_num_layers": None,
+    },
     "gripper": {"binarize_gripper": True, "gripper_index": 3, "postprocess_action_dim": 5},
 }
 GRIPPER = {"gripper_threshold": -1.9, "gripper_above_threshold_value": 0.25}
@@ -102,6 +109,17 @@ def test_a_threshold_decides_about_the_gripper(tmp_path):
         chunks.append(composition.act(loaded, raw, noise.astype(np.float32)))
     values = {round(float(value), 5) for value in np.stack(chunks)[..., 3].flatten()}
     assert values == {1.0, 0.25}
+
+
+def test_a_gripper_that_never_moved_in_training_is_refused(tmp_path):
+    settings = {"binarize_gripper": True, "normalization_mapping": MEAN_STD}
+    folder = build_tiny_evo1(tmp_path / "policy", **settings)
+    for file in folder.glob("policy_postprocessor*normalizer_processor.safetensors"):
+        tensors = load_file(file)
+        tensors["action.std"][6] = 0
+        save_file(tensors, file)
+    with pytest.raises(CheckpointError, match="action.std is 0 for the gripper, element 6"):
+        load_policy(folder)
 
 
 def test_every_view_counts_and_absent_ones_keep_their_places(tmp_path):
@@ -267,6 +285,12 @@ def test_a_backbone_of_another_kind_is_refused(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "vlm_model_name": "other"}))
     with pytest.raises(CheckpointError, match="the backbone .*/other is of bart, not internvl"):
+        load_policy(folder)
+
+
+def test_a_language_model_of_another_kind_is_refused(tmp_path):
+    folder = build_tiny_evo1(tmp_path / "policy", text_type="llama")
+    with pytest.raises(CheckpointError, match="its language model is llama, supported: qwen2"):
         load_policy(folder)
 
 
