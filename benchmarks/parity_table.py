@@ -46,6 +46,9 @@ peak memory are of it alone."""
 NOT_COMPARED = """\
 ## What is not as published
 
+- `evo1`: the policy starts from noise that is uniform in [-1, 1]. Its file is given N(0, 1) as \
+every file is, and makes the one of the other in the first step; so that step is not one of the \
+flow, and a previous chunk cannot guide the next (`rtc`), as it can in LeRobot.
 - `openvla_oft`: the published evaluation sends every camera image through JPEG before it resizes \
 it, which imitates the training data. PyTorch and the runtime leave that out here; who wants it \
 encodes and decodes the image before.

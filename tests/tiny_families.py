@@ -13,6 +13,7 @@ from typing import Any
 BUILDERS = {
     "act": "tiny_cnn_policies:build_tiny_act",
     "diffusion": "tiny_cnn_policies:build_tiny_diffusion",
+    "evo1": "tiny_evo1:build_tiny_evo1",
     "multi_task_dit": "tiny_multi_task_dit:build_tiny_multi_task_dit",
     "openvla_oft": "openvla_oft_checkpoint:build_openvla_oft",
     "pi0": "tiny_pi:build_tiny_pi0",

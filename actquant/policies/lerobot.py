@@ -74,6 +74,14 @@ class LeRobotFamily(PolicyFamily):
         length."""
         return False
 
+    def processors(self, config: Any, pre: Any, post: Any) -> tuple[Any, Any]:
+        """Returns the pre- and postprocessor as LeRobot changes them after it has loaded them."""
+        return pre, post
+
+    def normalization(self, pre: Any, post: Any, config: Any, folder: Path) -> Normalization:
+        """Reads the statistics of the robot's state and actions."""
+        return Normalization.read(pre, post, config, folder, visual=self.normalizes_images)
+
     @abstractmethod
     def interface(self, policy: Any, config: Any) -> dict[str, Any]:
         """Returns the fields of PolicyInterface that are this family's own (see `load`)."""
@@ -115,9 +123,9 @@ class LeRobotFamily(PolicyFamily):
             tokenizer = checkpoint.find_model(folder, tokenizer, what="tokenizer")
         steps = (self.preprocessor, self.postprocessor)
         processors = load_processors(folder, config, tokenizer, steps, statistics)
-        pre, post = processors.pre, processors.post
+        pre, post = self.processors(config, processors.pre, processors.post)
         visual = VisualNormalization.read(pre, config, folder) if self.normalizes_images else None
-        fields = _shared_fields(config, folder, pre, post, visual is not None)
+        fields = _shared_fields(config, pre, self.normalization(pre, post, config, folder))
         if tokenizer is not None:
             fields |= _tokenizer_fields(config, pre, self.pads_prompts(config))
         fields |= self.interface(policy, config)
@@ -177,14 +185,13 @@ def cameras(config: Any) -> list[str]:
     return [key for key in config.image_features if not key.startswith(EMPTY_CAMERA)]
 
 
-def _shared_fields(config: Any, folder: Path, pre: Any, post: Any, visual: bool) -> dict[str, Any]:
+def _shared_fields(config: Any, pre: Any, normalization: Normalization) -> dict[str, Any]:
     """Fields of PolicyInterface that follow from config.json and the processors alone.
 
     `state_dim` and `action_dim` stand for the names.
     """
     keys, renamed = cameras(config), raw_keys(pre)
     height, width = config.image_features[keys[0]].shape[1:]
-    normalization = Normalization.read(pre, post, config, folder, visual=visual)
     state, action = len(normalization.state_mean), len(normalization.action_mean)
     return {
         "cameras": tuple(renamed.get(key, key) for key in keys),

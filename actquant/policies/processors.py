@@ -142,6 +142,14 @@ def raw_keys(preprocessor: Any) -> dict[str, str]:
     return {new: old for old, new in step.rename_map.items()} if step else {}
 
 
+def plain_tokenizer(tokenizer: Any) -> str:
+    """Returns a fast tokenizer of transformers as a `tokenizer.json` without padding and
+    truncation."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["padding"] = content["truncation"] = None
+    return json.dumps(content, ensure_ascii=False)
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     json: str
@@ -150,13 +158,10 @@ class Tokenizer:
 
     @classmethod
     def read(cls, preprocessor: Any, max_length: int) -> Tokenizer:
-        """Returns the preprocessor's tokenizer as a `tokenizer.json` without padding and
-        truncation."""
+        """Returns the preprocessor's tokenizer (see `plain_tokenizer`)."""
         step = find_step(preprocessor, "input_tokenizer")
         if step is None or getattr(step.input_tokenizer, "backend_tokenizer", None) is None:
             raise CheckpointError("the preprocessor has no fast (tokenizer.json) tokenizer")
-        content = json.loads(step.input_tokenizer.backend_tokenizer.to_str())
-        content["padding"] = content["truncation"] = None
         pad_id = step.input_tokenizer.pad_token_id
         if step.max_length != max_length:
             logging.getLogger(__name__).warning(
@@ -164,5 +169,6 @@ class Tokenizer:
                 step.max_length,
                 max_length,
             )
-        text = json.dumps(content, ensure_ascii=False)
-        return cls(text, step.max_length, 0 if pad_id is None else pad_id)
+        return cls(
+            plain_tokenizer(step.input_tokenizer), step.max_length, 0 if pad_id is None else pad_id
+        )

@@ -11,6 +11,7 @@ from actquant.policies.base import PolicyFamily
 FAMILIES = {
     "act": "act:ACT",
     "diffusion": "diffusion:Diffusion",
+    "evo1": "evo1:Evo1",
     "multi_task_dit": "multi_task_dit:MultiTaskDiT",
     "openvla_oft": "openvla_oft.family:OpenVLAOFTFamily",
     "pi0": "pi0:Pi0",

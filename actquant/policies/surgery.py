@@ -21,7 +21,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 class SplitAttention(nn.Module):
-    """`nn.MultiheadAttention` without mask and dropout, its packed projection as three layers."""
+    """`nn.MultiheadAttention` without dropout, its packed projection as three layers."""
 
     def __init__(self, packed: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -34,15 +34,24 @@ class SplitAttention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj = layers
         self.out_proj = packed.out_proj
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, **_: None) -> tuple[Tensor, None]:
-        """Sequences [L, B, D], or [B, L, D] with batch_first."""
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        **_: None,
+    ) -> tuple[Tensor, None]:
+        """Sequences [L, B, D], or [B, L, D] with batch_first; key_padding_mask b8 [B, L]: true
+        for keys that are not attended to."""
         to_heads = (0, 2, 1, 3) if self.batch_first else (1, 2, 0, 3)
         from_heads = (0, 2, 1, 3) if self.batch_first else (2, 0, 1, 3)
         q, k, v = (
             layer(x).unflatten(2, (self.heads, -1)).permute(to_heads)
             for layer, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
         )
-        attended = F.scaled_dot_product_attention(q, k, v)
+        seen = None if key_padding_mask is None else ~key_padding_mask[:, None, None]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return self.out_proj(attended.permute(from_heads).flatten(2)), None
 
 

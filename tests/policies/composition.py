@@ -40,10 +40,11 @@ def sample(face: PolicyInterface, denoise: Any, fixed: dict[str, Tensor], noise:
 
 
 def tokenize(face: PolicyInterface, task: str) -> dict[str, Tensor]:
-    """Of a policy whose prompt is the task."""
-    assert face.prompt_template == "{task}" and not face.tokenizer_suffix
+    """Of a policy whose prompt is the task in its template, without a suffix."""
+    assert face.prompt_task_steps in ((), ("strip",)) and not face.tokenizer_suffix
+    task = task.strip() if face.prompt_task_steps else task
     tokenizer = tokenizers.Tokenizer.from_str(face.tokenizer_json)
-    ids = tokenizer.encode(task).ids
+    ids = tokenizer.encode(face.prompt_template.format(task=task)).ids
     length = max(len(ids), face.tokenizer_min_length)
     assert length <= face.tokenizer_max_length
     tokens = torch.full((1, length), face.tokenizer_pad_id)
@@ -74,6 +75,6 @@ def act(loaded: LoadedPolicy, observation: dict[str, Any], noise: np.ndarray) ->
         outputs = stages["prefix"](**inputs)
         if face.driver == "sampling":
             x = sample(face, stages["denoise"], outputs, torch.from_numpy(noise))
-            outputs = stages["decode"](x=x)
-        actions = outputs["actions"][0]
+            outputs = stages["decode"](x=x) if "decode" in stages else {"actions": x}
+        actions = outputs["actions"][0, :, : len(face.action_names)]
         return (actions * torch.tensor(face.action_std) + torch.tensor(face.action_mean)).numpy()

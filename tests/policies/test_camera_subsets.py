@@ -55,7 +55,7 @@ def test_without_any_camera_there_is_no_answer(pair):
         runtime.act(given.observation, noise=given.noise)
 
 
-@pytest.mark.parametrize("family", ["act", "diffusion", "multi_task_dit", "openvla_oft"])
+@pytest.mark.parametrize("family", ["act", "diffusion", "evo1", "multi_task_dit", "openvla_oft"])
 def test_a_camera_that_a_policy_cannot_miss_is_named(family, tmp_path):
     build_tiny(family, tmp_path / "tiny")
     loaded = load_policy(tmp_path / "tiny", control_rate_hz=10)
