@@ -19,8 +19,7 @@ import policy_files  # noqa: E402
 import tokenizer_files  # noqa: E402
 from actquant_runtime import quantize  # noqa: E402
 from actquant_runtime._core import Tokenizer  # noqa: E402
-
-from actquant.serve.messages import pack  # noqa: E402
+from openpi_client.msgpack_numpy import packb  # noqa: E402
 
 LARGEST_TOKENIZER = 12_000
 """Bytes of JSON; larger ones are shortened by their merges."""
@@ -202,7 +201,7 @@ def write_messages(folder: Path) -> None:
         "lists": {"observation/images/wrist": picture, "state": [1, -2.5, True], "task": ""},
     }
     for name, message in messages.items():
-        (folder / name).write_bytes(pack(message))
+        (folder / name).write_bytes(packb(message))
 
 
 def main() -> None:
