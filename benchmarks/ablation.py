@@ -18,12 +18,13 @@ import numpy as np
 from actquant_runtime import dequantize
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 import actquant.allocation.measured as measured
 from actquant.allocation.budget import TensorSize
 from actquant.allocation.forward_order import allocate_forward_order
 from actquant.allocation.measured import types_of
-from actquant.calibration.accumulators import GuidedMoments, SecondMoments
+from actquant.calibration.accumulators import ACCUMULATORS, GuidedMoments, SecondMoments
 from actquant.calibration.statistics import Statistics
 from actquant.cli import tables
 from actquant.encoders.blocks import Encoded, encode_with_importance
@@ -65,38 +66,59 @@ def diagonal_errors(
     return errors
 
 
+class HalfGuidedMoments(GuidedMoments):
+    """Guided second moments with s to the power of 1/2, between those and plain ones."""
+
+    name = "half_guided_moments"
+
+    def _weights(self, dz: Tensor) -> Tensor:
+        return super()._weights(dz).sqrt()
+
+
 @dataclass(frozen=True)
-class PlainMoments(Statistics):
-    """Statistics in which every token counts the same."""
+class OtherMoments(Statistics):
+    """Statistics that give the second moments of one kind, whatever is asked for."""
+
+    kind: str = ""
 
     def moments(self, tensor: str, statistic: str = "") -> list[np.ndarray]:
-        return super().moments(tensor)
+        return super().moments(tensor, self.kind)
 
 
-def plainly(function: Any) -> Any:
-    """Returns a function of the recipe, whose last argument are statistics, that sees
-    `PlainMoments`."""
+def by_moments(name: str, kind: str, *, types_alone: bool = False) -> Recipe:
+    """Returns the recipe without tuning by second moments of another kind; types_alone: for the
+    choice of types, not for the feedback."""
+    kinds = (GuidedMoments.name, kind) if types_alone else (kind,)
 
-    def run(*arguments: Any) -> Any:
-        *others, found = arguments
-        return function(*others, PlainMoments(found.work, found.made_from, found.kept))
+    def seeing_them(function: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            *others, found = arguments  # statistics come last
+            return function(*others, OtherMoments(found.work, found.made_from, found.kept, kind))
 
-    return run
+        return run
+
+    return replace(
+        ACTQUANT,
+        name=f"untuned-{name}",
+        tuned=False,
+        matrices={
+            matrix: [k for n in names for k in (kinds if n == GuidedMoments.name else (n,))]
+            for matrix, names in ACTQUANT.matrices.items()
+        },
+        encode=ACTQUANT.encode if types_alone else seeing_them(ACTQUANT.encode),
+        errors=seeing_them(ACTQUANT.errors),
+    )
 
 
-PLAIN_MOMENTS = replace(
-    ACTQUANT,
-    name="untuned-plain-moments",
-    tuned=False,
-    matrices={
-        kind: [SecondMoments.name if name == GuidedMoments.name else name for name in names]
-        for kind, names in ACTQUANT.matrices.items()
-    },
-    encode=plainly(ACTQUANT.encode),
-    errors=plainly(ACTQUANT.errors),
+ACCUMULATORS[HalfGuidedMoments.name] = HalfGuidedMoments
+UNTUNED = replace(ACTQUANT, name="untuned", tuned=False)
+MOMENTS = (
+    by_moments("plain-moments", SecondMoments.name),
+    by_moments("plain-types", SecondMoments.name, types_alone=True),
+    by_moments("half-guided", HalfGuidedMoments.name),
 )
 VARIANTS = (
-    replace(ACTQUANT, name="untuned", tuned=False),
+    UNTUNED,
     replace(ACTQUANT, name="untuned-without-feedback", tuned=False, encode=without_feedback),
     replace(
         ACTQUANT,
@@ -112,7 +134,7 @@ VARIANTS = (
         tuned=False,
         matrices={"linear": ACTQUANT.matrices["linear"]},
     ),
-    PLAIN_MOMENTS,
+    *MOMENTS,
 )
 LARGER_TYPES = replace(ACTQUANT, name="untuned-from-IQ2_XXS", tuned=False)
 
@@ -127,7 +149,7 @@ def run(out: Path, recipes: list[Recipe], bpws: list[float], settings: Compressi
         bpws=bpws,
         seeds=(0,),
         env=None,
-        starts="0:1",  # not run
+        starts="0:50",
         settings=settings,
     )
     table = {variant.name: variant for variant in recipes}

@@ -10,8 +10,8 @@ information. Texts are Python's own manual (`pydoc_data.topics`): half of the to
 other half evaluates. Matrices of the blocks are compressed, the table of tokens, which is the
 output layer too, has Q8_0 under every recipe and does not count.
 
-`--recipes untuned,plain-moments` are `actquant` without tuning, and that with second moments in
-which every token counts the same.
+`--recipes untuned,untuned-plain-moments` are `actquant` without tuning, and that with second
+moments in which every token counts the same; `ablation.MOMENTS` are all such variants.
 """
 
 from __future__ import annotations
@@ -41,25 +41,21 @@ from actquant.common.files import hash_json, write_text
 from actquant.format.encoding import EncodedTensor
 from actquant.policies.base import LoadedPolicy, PolicyFamily, QuantizableTensor
 from actquant.recipes import Recipe, find_recipe
-from actquant.recipes.actquant import ACTQUANT
 from actquant.recipes.settings import CompressionSettings
 from actquant.tuning.block_scales import scale_blocks
 from actquant.tuning.settings import TuningSettings
 from actquant.tuning.tune import Tuning
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "exports" / "reference"))
-from ablation import PLAIN_MOMENTS  # noqa: E402  beside this file
+from ablation import MOMENTS, UNTUNED  # noqa: E402  beside this file
 from smollm2 import find_model, load_model, load_tokenizer  # noqa: E402  no package
 
 VALIDATION = 32
 """Windows that judge the tuning."""
 
 
-VARIANTS = {
-    "untuned": replace(ACTQUANT, name="untuned", tuned=False),
-    "plain-moments": PLAIN_MOMENTS,
-}
-"""Of the recipe, by the names that `--recipes` knows beside those of all recipes."""
+VARIANTS = {variant.name: variant for variant in (UNTUNED, *MOMENTS)}
+"""Of the recipe, which `--recipes` knows beside all recipes."""
 
 
 class LanguageModel(PolicyFamily):

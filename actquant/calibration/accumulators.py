@@ -305,8 +305,13 @@ class GuidedMoments(SecondMoments):
         self._tokens += x.shape[:-1].numel()
 
     def backward(self, x: Tensor, dz: Tensor) -> None:
-        weights = dz.reshape(-1, dz.shape[-1]).double().square().mean(dim=1, keepdim=True).sqrt()
-        self._add(x.reshape(-1, x.shape[-1]).to(self._dtype) * weights.to(self._dtype))
+        weights = self._weights(dz.reshape(-1, dz.shape[-1]).double())
+        tokens = x.reshape(-1, x.shape[-1]).to(self._dtype)
+        self._add(tokens * weights.sqrt().to(self._dtype))
+
+    def _weights(self, dz: Tensor) -> Tensor:
+        """Returns s [T, 1] of gradients [T, rows]."""
+        return dz.square().mean(dim=1, keepdim=True)
 
 
 def _moments_type(columns: int) -> torch.dtype:

@@ -29,9 +29,6 @@ from actquant.policies import LoadedPolicy
 from actquant.recipes import find_recipe
 from actquant.recipes.settings import CompressionSettings
 
-GIF_PERIOD_S = 0.1
-"""Of a picture: a control step of the reference policy."""
-
 
 class DemoRow(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -94,10 +91,11 @@ def _run(
     force: bool,
 ) -> DemoReport:
     loaded = load_for_dataset(CHECKPOINT, DATASET, streamed=False)
-    rows = [
+    made = [
         _row(recipe, loaded, out, bpw, env, starts, progress, settings, force) for recipe in RECIPES
     ]
-    task, start = _film_start([EvaluationResult.load(out / f"{row.recipe}.json") for row in rows])
+    rows = [row for row, _ in made]
+    task, start = _film_start([result for _, result in made])
     gif = _side_by_side(rows, env, task, start, out / FILM_FILE)
     report = DemoReport(
         policy="reference policy",
@@ -124,7 +122,7 @@ def _row(
     progress: Progress,
     settings: CompressionSettings | None,
     force: bool,
-) -> DemoRow:
+) -> tuple[DemoRow, EvaluationResult]:
     budgeted, name = find_recipe(recipe).needs_budget, file_name(recipe, bpw)
     model = out / f"{name}.gguf"
     made = compress(
@@ -150,7 +148,7 @@ def _row(
     )
     progress.remove_task(bar)
     speed = measure(model)
-    return DemoRow(
+    row = DemoRow(
         recipe=name,
         path=str(model),
         file_bytes=model.stat().st_size,
@@ -165,23 +163,26 @@ def _row(
         p95_ms=speed.p95_ms,
         peak_rss_bytes=speed.peak_rss_bytes,
     )
+    return row, result
 
 
 def _film_start(results: Sequence[EvaluationResult]) -> tuple[str, int]:
-    """Returns the first task and start that the first model solves and not all others do; the very
+    """Returns the first task and start that the first model solves and another does not; the very
     first where there is none."""
-    for number, episode in enumerate(results[0].episodes):
-        if episode.success and not all(each.episodes[number].success for each in results):
-            return episode.task, episode.start
-    first = results[0].episodes[0]
-    return first.task, first.start
+    first = results[0].episodes
+    failed = {(e.task, e.start) for each in results for e in each.episodes if not e.success}
+    solved = [(e.task, e.start) for e in first if e.success]
+    told_apart = (episode for episode in solved if episode in failed)
+    return next(told_apart, (first[0].task, first[0].start))
 
 
 def _side_by_side(rows: list[DemoRow], env: str, task: str, start: int, path: Path) -> Path:
     """Writes the GIF of one start by every model."""
     suite = open_suite(env)
+    rate_hz = suite.about.control_rate_hz
+    assert rate_hz is not None, "the demo's environment says how much time a step takes"
     panels = [play(suite, Path(row.path), _caption(row), task, start) for row in rows]
-    write_gif(path, panels, GIF_PERIOD_S)
+    write_gif(path, panels, 1 / rate_hz)
     return path
 
 

@@ -129,21 +129,20 @@ HIGHEST_LEVEL = 3
 def open_suite(name: str, perturb: Mapping[str, int] | None = None) -> Suite:
     """Opens the suite of that name.
 
-    perturb: kind -> level of what is otherwise than in training, alike for every policy. Raises
-    EvaluationError if there is no such suite or kind, or if what it needs is not installed.
+    perturb: kind -> level, above 0, of what is otherwise than in training, alike for every policy.
+    Raises EvaluationError if there is no such suite or kind, or if what it needs is not installed.
     """
     require_suite(name)
     module, _, suite = SUITES[name].partition(":")
     make = getattr(import_module(module), suite)
-    levels = {kind: level for kind, level in (perturb or {}).items() if level}
-    if not levels:
+    if not perturb:
         return make()
     if name not in PERTURBED_SUITES:
         raise EvaluationError(
             f"--perturb: environment '{name}' has no perturbations; {', '.join(PERTURBED_SUITES)} "
             "has"
         )
-    return make(levels)
+    return make(perturb)
 
 
 def parse_perturb(text: str) -> dict[str, int]:

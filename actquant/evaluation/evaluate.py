@@ -88,7 +88,7 @@ def evaluate(
     what `Videos.check` raises.
     """
     wanted_starts = parse_starts(starts)
-    shown = ablation, renames = (ablation or Ablation(), renames or {})
+    ablation, renames = ablation or Ablation(), renames or {}
     perturb = {kind: level for kind, level in sorted((perturb or {}).items()) if level}
     with closing(open_suite(env, perturb)) as suite:
         names = list(dict.fromkeys(tasks)) or list(suite.tasks)
@@ -109,8 +109,20 @@ def evaluate(
         kept = Videos(Path(videos), place.stem, place.parent, all_videos)
         kept.check(wanted, force=force)
     with nullcontext() if out is None else sole_writer(out):
-        world = env, suite, names, perturb
-        about = _provenance(model, world, starts, seed, (steps_per_chunk, timing), shown, jobs)
+        about = _provenance(
+            model,
+            env,
+            suite,
+            tasks=names,
+            starts=starts,
+            seed=seed,
+            steps_per_chunk=steps_per_chunk,
+            ablation=ablation,
+            renames=renames,
+            timing=timing,
+            perturb=perturb,
+            jobs=jobs,
+        )
         partial = PartialResult(_partial_path(out, about), about.date)
         about = about.model_copy(update={"date": partial.began})
         missing = [pair for pair in wanted if pair not in partial.episodes]
@@ -188,15 +200,19 @@ def _in_order(tasks: list[str], starts: list[int], suite: Suite) -> list[tuple[s
 
 def _provenance(
     model: Path,
-    world: tuple[str, Suite, list[str], dict[str, int]],
+    env: str,
+    suite: Suite,
+    *,
+    tasks: list[str],
     starts: str,
     seed: int,
-    pace: tuple[int | None, Timing | None],
-    shown: tuple[Ablation, Renames],
+    steps_per_chunk: int | None,
+    ablation: Ablation,
+    renames: Renames,
+    timing: Timing | None,
+    perturb: dict[str, int],
     jobs: int,
 ) -> Provenance:
-    (ablation, renames), (steps_per_chunk, timing) = shown, pace
-    env, suite, tasks, perturb = world
     sha256, policy = model_sha256(model), open_policy(model, threads=1).describe()
     if steps_per_chunk is not None and not 1 <= steps_per_chunk <= policy.chunk_length:
         raise EvaluationError(

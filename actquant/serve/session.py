@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from actquant_runtime import ObservationWindow, PreviousChunk
+from actquant_runtime.previous import Schedule
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from actquant.serve.messages import MessageError
@@ -40,7 +41,7 @@ class Options(BaseModel):
     previous: np.ndarray | None = None
     """The rest itself, [n, A], of whatever chunk; instead of `executed`."""
     max_guidance: float = Field(default=PreviousChunk.max_guidance, gt=0, allow_inf_nan=False)
-    schedule: Literal["linear", "zeros", "ones", "exp"] = "linear"
+    schedule: Schedule = "linear"
 
 
 class Names:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from actquant.cli.demo import DemoReport, run
+from actquant.cli.demo import DemoReport, _film_start, run
+from actquant.evaluation.result import EvaluationResult
 from actquant.recipes import actquant
 from actquant.recipes.settings import CompressionSettings
 from actquant.tuning.settings import TuningSettings
@@ -45,6 +46,19 @@ def test_two_and_a_half_bits_cost_more_than_sixteen_and_ours_cost_least(report: 
 
 def test_all_models_play_the_same_starts(report: DemoReport) -> None:
     assert [row.n for row in report.rows] == [report.n_tasks] * 4
+
+
+def test_the_film_is_of_a_start_that_tells_models_apart(report: DemoReport) -> None:
+    results = [EvaluationResult.load(Path(row.path).with_suffix(".json")) for row in report.rows]
+    shown = (report.gif_task, report.gif_start)
+    outcomes = [{(e.task, e.start): e.success for e in result.episodes} for result in results]
+    first, *others = outcomes
+    telling = [pair for pair, won in first.items() if won and not all(o[pair] for o in others)]
+    assert shown == (telling or list(first))[0]
+    # an episode of another model that the simulator lost does not shift the others
+    won, lost = ([e.model_copy(update={"success": s}) for e in results[0].episodes] for s in (1, 0))
+    a, b = (results[0].model_copy(update={"episodes": each}) for each in (won, lost[2:]))
+    assert _film_start([a, b]) == (lost[2].task, lost[2].start)
 
 
 def test_the_film_shows_all_models_moving_under_their_captions(report: DemoReport) -> None:

@@ -7,6 +7,7 @@ import composition
 import numpy as np
 import pytest
 import torch
+from layer_groups import layers_of
 from lerobot.policies.act.modeling_act import ACTPolicy
 from safetensors.torch import load_file, save_file
 from tiny_cnn_policies import ACTION_DIM, STATE_DIM, build_tiny_act
@@ -98,13 +99,7 @@ def test_the_loss_is_the_policys_own_per_sample_and_differentiable(tmp_path):
 
 
 def test_every_weight_of_the_stages_has_a_group(loaded):
-    groups = set()
-    for name, module in loaded.policy.named_modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and "vae" not in name:
-            group, layer = loaded.family.group_of(f"{name}.weight")
-            assert layer.split(".")[0] == group
-            groups.add(layer)
-    assert groups == {
+    assert layers_of(loaded, but="vae") == {
         *(f"vision.{k}" for k in range(5)),
         *("expert.encoder.0", "expert.encoder.1", "expert.decoder.0"),
         "projection",

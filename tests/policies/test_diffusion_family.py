@@ -7,6 +7,7 @@ import composition
 import numpy as np
 import pytest
 import torch
+from layer_groups import layers_of
 from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 from safetensors.torch import load_file, save_file
 from tiny_cnn_policies import ACTION_DIM, STATE_DIM, build_tiny_diffusion
@@ -146,15 +147,8 @@ def test_every_weight_has_a_group(tmp_path, separate):
     folder = tmp_path / "policy"
     build_tiny_diffusion(folder, use_separate_rgb_encoder_per_camera=separate)
     loaded = load_policy(folder)
-    kinds = torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv1d | torch.nn.ConvTranspose1d
-    layers = set()
-    for name, module in loaded.policy.named_modules():
-        if isinstance(module, kinds):
-            group, layer = loaded.family.group_of(f"{name}.weight")
-            assert layer.split(".")[0] == group
-            layers.add(layer)
     prefixes = ("vision.0", "vision.1") if separate else ("vision",)
-    assert layers == {
+    assert layers_of(loaded) == {
         *(f"{prefix}.{k}" for prefix in prefixes for k in (0, 4, 5, 6, 7)),
         *("expert.down.0", "expert.down.1", "expert.mid.0", "expert.mid.1", "expert.up.0"),
         *("expert.final", "projection"),

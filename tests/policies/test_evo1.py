@@ -8,6 +8,7 @@ import half_file
 import numpy as np
 import pytest
 import torch
+from layer_groups import layers_of
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import NormalizationMode
 from lerobot.policies.evo1.modeling_evo1 import Evo1Policy
@@ -209,14 +210,8 @@ def test_times_are_drawn_as_in_training(loaded):
 
 
 def test_every_weight_has_a_group(loaded):
-    layers = set()
-    for name, module in loaded.policy.named_modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            group, layer = loaded.family.group_of(f"{name}.weight")
-            assert layer.split(".")[0] == group
-            layers.add(layer)
     blocks = {f"{group}.{k}" for group in ("vision", "language", "expert") for k in range(2)}
-    assert layers == {"projection", *blocks}
+    assert layers_of(loaded) == {"projection", *blocks}
 
 
 def test_a_file_for_one_of_several_embodiments_says_so(tmp_path):

@@ -4,6 +4,7 @@ import composition
 import numpy as np
 import pytest
 import torch
+from layer_groups import layers_of
 from lerobot.policies.multi_task_dit import modeling_multi_task_dit as lerobot_dit
 from safetensors.torch import load_model
 from tiny_cnn_policies import ACTION_DIM, STATE_DIM
@@ -113,14 +114,8 @@ def test_every_weight_has_a_group(tmp_path, separate):
             tmp_path / "policy", use_separate_rgb_encoder_per_camera=separate, use_rope=False
         )
     )
-    layers = set()
-    for name, module in loaded.policy.named_modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            group, layer = loaded.family.group_of(f"{name}.weight")
-            assert layer.split(".")[0] == group
-            layers.add(layer)
     towers = ("vision.0", "vision.1") if separate else ("vision",)
-    assert layers == {
+    assert layers_of(loaded) == {
         *(f"{tower}.{k}" for tower in towers for k in range(2)),
         *(f"{part}.{k}" for part in ("language", "expert") for k in range(2)),
         "projection",

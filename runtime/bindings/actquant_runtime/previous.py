@@ -1,11 +1,13 @@
 """What is left of a chunk while the next one is made, for real-time chunking."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEDULES = ("linear", "zeros", "ones", "exp")
+Schedule = Literal["linear", "zeros", "ones", "exp"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 
 @dataclass(frozen=True, eq=False)
