@@ -1,6 +1,7 @@
 # make setup   everything into .venv (system packages, Python packages, the native runtime)
 # make demo    compress the reference policy, verify it, run it in simulation, print one table
 # make libero  the LIBERO benchmark into an environment of its own, .venv-libero
+# make ros     ROS 2 into an environment of its own, .venv-ros, for its tests
 # make test    the test suite
 # make fuzz    the runtime's fuzzers, SECONDS=60 in all, and a table of what they did (needs clang)
 # make bench   a chunk of a SmolVLA of real size beside PyTorch and, if it is installed, OpenVINO
@@ -22,9 +23,9 @@ export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup libero demo test fuzz bench wheels deb wheels-check sbom lint format clean
+.PHONY: help setup libero ros demo test fuzz bench wheels deb wheels-check sbom lint format clean
 help:
-	@sed -n 's/^# //p' Makefile | head -11
+	@sed -n 's/^# //p' Makefile | head -12
 
 setup: $(STAMP)
 
@@ -61,6 +62,13 @@ $(LIBERO)/.installed: scripts/libero/requirements.txt
 	python=$$(scripts/find_python.sh) && test -x $(LIBERO)/bin/python || "$$python" -m venv $(LIBERO)
 	$(LIBERO)/bin/python -m pip install --quiet --upgrade pip
 	CMAKE_POLICY_VERSION_MINIMUM=3.5 $(LIBERO)/bin/python -m pip install --quiet --no-compile -r $<
+	touch $@
+
+# Not with the rest either: what its wheels do at the start of every Python is said there.
+ROS := .venv-ros
+ros: $(ROS)/.installed
+$(ROS)/.installed: scripts/ros/requirements.txt scripts/ros/install.sh $(STAMP)
+	scripts/ros/install.sh $(BIN)/python $(ROS)
 	touch $@
 
 demo: $(STAMP)
@@ -120,4 +128,4 @@ format: $(STAMP)
 	find runtime -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
 
 clean:
-	rm -rf build $(VENV) $(LIBERO)
+	rm -rf build $(VENV) $(LIBERO) $(ROS)

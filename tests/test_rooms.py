@@ -33,19 +33,21 @@ MAY_IMPORT = {
     "hub": {"common", "format", "fidelity", "control", "evaluation"},
     "deploy": {"common", "control"},
     "serve": {"common"},
+    "ros": {"common", "control", "deploy", "serve"},
     "sweep": {
         *("common", "format", "policies", "calibration", "recipes", "compression", "environments"),
         *("control", "evaluation"),
     },
     "cli": {
         *("common", "format", "policies", "calibration", "recipes", "fidelity", "compression"),
-        *("control", "environments", "evaluation", "hub", "deploy", "serve", "tuning", "sweep"),
+        *("control", "environments", "evaluation", "hub", "deploy", "serve", "ros", "tuning"),
+        "sweep",
     },
 }
 """Room of `actquant/` -> rooms it may import, at the top of a module or inside a function."""
 WITHOUT_TORCH = (
     *("common", "format", "allocation", "encoders", "recipes", "control", "environments"),
-    *("evaluation", "hub", "deploy", "serve", "cli"),
+    *("evaluation", "hub", "deploy", "serve", "ros", "cli"),
 )
 WITH_TORCH = {"actquant.format.image_steps", "actquant.cli.demo"}
 """Modules of these rooms that are imported when a command that compresses asks for them."""

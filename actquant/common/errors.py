@@ -106,6 +106,10 @@ class StoppedError(RobotError):
     """The robot was stopped and stays so until an operator allows it to move again."""
 
 
+class RosError(ActquantError):
+    """A policy cannot act over ROS: what the command, ROS and the policy lack of each other."""
+
+
 class RecordingError(DeployError):
     """A recording cannot be written or read: a full disk, or a dataset with other features."""
 

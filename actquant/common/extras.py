@@ -38,7 +38,7 @@ EXTRAS = (
     ),
     Extra(
         "'actquant[serve]'",
-        "serving policies",
+        "serving policies, a rosbridge",
         ("websockets", "msgpack", "prometheus_client"),
     ),
     Extra("'actquant[hub]'", "policies on the Hugging Face hub", ("huggingface_hub",)),

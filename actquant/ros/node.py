@@ -1,0 +1,120 @@
+"""A node of ROS 2: rclpy, as the sourced ROS installation has it."""
+
+import threading
+from importlib import import_module
+from typing import Any
+
+from actquant.common.errors import RosError, brief
+from actquant.ros.link import Subscription
+from actquant.ros.messages import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    JOINT_STATE,
+    JOINT_TRAJECTORY,
+    STRING,
+    Trajectory,
+)
+
+NODE = "actquant"
+HEARD = (IMAGE, COMPRESSED_IMAGE, JOINT_STATE, STRING)
+POINT = "trajectory_msgs/msg/JointTrajectoryPoint"
+
+
+def _import(name: str) -> Any:
+    """Returns a module of ROS, which only its own installation has."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise RosError(
+            f"{name} cannot be imported ({brief(error)}); source ROS 2 (Jazzy or later: of Python "
+            "3.12) in this shell, or reach the robot through a rosbridge by --url"
+        ) from error
+
+
+def _message(type: str) -> Any:
+    """Returns the class of a type such as std_msgs/msg/String."""
+    module, _, name = type.replace("/", ".").rpartition(".")
+    return getattr(_import(module), name)
+
+
+class NodeLink:
+    """A node whose topics are heard in a thread of its own."""
+
+    def __init__(self, name: str = NODE) -> None:
+        """Raises RosError where rclpy is not installed, or the node cannot be made."""
+        rclpy = _import("rclpy")
+        self._qos = _import("rclpy.qos")
+        self._types = {type: _message(type) for type in (*HEARD, JOINT_TRAJECTORY, POINT)}
+        self._context = rclpy.Context()
+        try:
+            no_handlers = _import("rclpy.signals").SignalHandlerOptions.NO
+            rclpy.init(context=self._context, signal_handler_options=no_handlers)
+            self._node = rclpy.create_node(name, context=self._context)
+        except Exception as error:  # rclpy's own are many, RuntimeError among them
+            self._context.try_shutdown()
+            raise RosError(f"no node {name}: {error}") from error
+        executors = _import("rclpy.executors")
+        self._executor = executors.SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, name="ros", daemon=True)
+        self._failure = ""
+
+    def open(self, subscriptions: list[Subscription], trajectories: list[str], status: str) -> None:
+        """Makes subscriptions and publishers. Raises RosError for a name that is no topic's."""
+        qos = self._qos
+        trajectory, text = self._types[JOINT_TRAJECTORY], self._types[STRING]
+        try:
+            for wanted in subscriptions:
+                quality = qos.QoSProfile(depth=1 if wanted.is_picture else 10)
+                if wanted.type != STRING:  # hears both kinds of publishers
+                    quality.reliability = qos.ReliabilityPolicy.BEST_EFFORT
+                self._node.create_subscription(
+                    self._types[wanted.type], wanted.topic, wanted.hear, quality
+                )
+            self._publishers = {
+                topic: self._node.create_publisher(trajectory, topic, qos.QoSProfile(depth=1))
+                for topic in trajectories
+            }
+            self._status = self._node.create_publisher(text, status, qos.QoSProfile(depth=1))
+        except Exception as error:
+            raise RosError(f"a topic cannot be had: {error}") from error
+        self._thread.start()
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except Exception as error:
+            self._failure = f"{type(error).__name__}: {error}"
+
+    def trouble(self) -> str:
+        """Says why the node does not hear any more."""
+        return f"the node has ended ({self._failure})" if self._failure else ""
+
+    def about(self, subscription: Subscription) -> str:
+        """Says who publishes a topic, where nobody does or with another type."""
+        found = self._node.get_publishers_info_by_topic(subscription.topic)
+        others = sorted({info.topic_type for info in found} - {subscription.type})
+        if not found:
+            return "nobody publishes it"
+        return f"it carries {', '.join(others)}" if others else ""
+
+    def send(self, topic: str, trajectory: Trajectory) -> None:
+        """Publishes a trajectory with no time in its header: it begins at once."""
+        message = self._types[JOINT_TRAJECTORY](joint_names=list(trajectory.joints))
+        for positions, due_ns in zip(trajectory.positions, trajectory.times_ns(), strict=True):
+            point = self._types[POINT](positions=positions.tolist())
+            point.time_from_start.sec, point.time_from_start.nanosec = divmod(due_ns, 10**9)
+            message.points.append(point)
+        self._publishers[topic].publish(message)
+
+    def say(self, text: str) -> None:
+        """Publishes a std_msgs/msg/String."""
+        self._status.publish(self._types[STRING](data=text))
+
+    def close(self) -> None:
+        """Ends the node."""
+        self._executor.shutdown(timeout_sec=5.0)
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+        self._node.destroy_node()
+        self._context.try_shutdown()
