@@ -24,6 +24,10 @@ RETRY_S = (0.2, 2.0)
 """How long to wait before connecting again: at first, and at most."""
 REFUSED_S = 3.0
 """How long a topic is left alone that the bridge has refused."""
+ASK_AGAIN_S = 1.0
+TYPE_OF = "/rosapi/topic_type"
+"""The service that says what a topic carries: rosbridge's launch file starts it beside the server,
+which tells its clients of no error itself (rosbridge_suite of ROS 2)."""
 
 
 class RosbridgeLink:
@@ -42,6 +46,8 @@ class RosbridgeLink:
         self._connection: Any = None
         self._trouble = ""
         self._words: dict[str, tuple[str, float]] = {}
+        self._types: dict[str, str] = {}
+        self._asked_s: dict[str, float] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rosbridge", daemon=True)
 
@@ -49,6 +55,7 @@ class RosbridgeLink:
         """Connects, subscribes and advertises. Raises RosError where no bridge answers."""
         self._subscriptions = {wanted.topic: wanted for wanted in subscriptions}
         self._status = status
+        self._topics = [*self._subscriptions, *trajectories, status]
         self._hello = [
             *(
                 {"op": "advertise", "topic": topic, "type": JOINT_TRAJECTORY}
@@ -56,6 +63,7 @@ class RosbridgeLink:
             ),
             {"op": "advertise", "topic": status, "type": STRING},
             *(self._subscribe(wanted) for wanted in subscriptions),
+            *(_question(topic) for topic in trajectories),
         ]
         self._connection = self._connect()
         self._thread.start()
@@ -72,14 +80,31 @@ class RosbridgeLink:
             return self._trouble
 
     def about(self, subscription: Subscription) -> str:
-        """Says what the bridge has said of a topic."""
-        return self._word(subscription.topic)
+        """Says what the bridge has said of a topic, or what it carries as far as rosapi knows."""
+        topic = subscription.topic
+        now = time.monotonic()
+        if now - self._asked_s.get(topic, 0.0) > ASK_AGAIN_S:
+            self._asked_s[topic] = now
+            with suppress(RosError):
+                self._send(_question(topic))
+        with self._lock:
+            carried = self._types.get(topic)
+        if carried == "":
+            return "nobody publishes it"
+        if carried is not None and carried != subscription.type:
+            return f"it carries {carried}"
+        return self._word(topic)
 
     def send(self, topic: str, trajectory: Trajectory) -> None:
         """Publishes a trajectory with a time of 0 in its header: it begins at once.
 
-        Raises RosError without a connection, and with what the bridge has said of this topic.
+        Raises RosError without a connection, for a topic that carries something else, and with what
+        the bridge has said of it.
         """
+        with self._lock:
+            carried = self._types.get(topic) or JOINT_TRAJECTORY
+        if carried != JOINT_TRAJECTORY:
+            raise RosError(f"{topic} carries {carried}, no {JOINT_TRAJECTORY}")
         if word := self._word(topic):
             raise RosError(f"the bridge does not take {topic}: {word}")
         points = []
@@ -117,6 +142,9 @@ class RosbridgeLink:
         return word if time.monotonic() - when < REFUSED_S else ""
 
     def _publish(self, topic: str, message: dict[str, Any]) -> None:
+        self._send({"op": "publish", "topic": topic, "msg": message})
+
+    def _send(self, message: dict[str, Any]) -> None:
         from websockets.exceptions import ConnectionClosed
 
         with self._lock:
@@ -124,7 +152,7 @@ class RosbridgeLink:
         if connection is None or trouble:
             raise RosError(trouble or f"there is no connection to {self._url}")
         try:
-            connection.send(json.dumps({"op": "publish", "topic": topic, "msg": message}))
+            connection.send(json.dumps(message))
         except (ConnectionClosed, OSError) as error:
             raise RosError(f"the bridge at {self._url} is gone: {error}") from error
 
@@ -153,7 +181,11 @@ class RosbridgeLink:
     def _run(self) -> None:
         """Hears until `close`, and connects again whenever the connection has ended."""
         while not self._closing.is_set():
-            reason = self._hear_all(self._connection)
+            try:
+                reason = self._hear_all(self._connection)
+            except Exception as error:  # whatever came, the next connection may be better
+                reason = f"{type(error).__name__}: {error}"
+                self._connection.close()
             with self._lock:
                 self._trouble = f"the bridge at {self._url} is gone: {reason}"
             wait_s, longest_s = RETRY_S
@@ -166,6 +198,7 @@ class RosbridgeLink:
                 with self._lock:
                     self._connection, self._trouble = connection, ""
                     self._words.clear()
+                    self._types.clear()
                 break
         self._connection.close()
 
@@ -193,13 +226,29 @@ class RosbridgeLink:
                 wanted.hear(getattr(message, "msg", None))
         elif operation == "status" and getattr(message, "level", "") in ("error", "warning"):
             self._note(str(getattr(message, "msg", "")))
+        elif operation == "service_response" and getattr(message, "result", False) is True:
+            topic = str(getattr(message, "id", "")).removeprefix(f"{TYPE_OF} ")
+            carried = getattr(getattr(message, "values", None), "type", None)
+            if isinstance(carried, str):
+                with self._lock:
+                    self._types[topic] = carried
 
     def _note(self, words: str) -> None:
         """Keeps what the bridge says for the topic that it names."""
-        topics = [hello["topic"] for hello in self._hello if hello["topic"] in words]
+        topics = [topic for topic in self._topics if topic in words]
         with self._lock:
             is_news = not any(self._words.get(topic, ("", 0))[0] == words for topic in topics)
             for topic in topics:
                 self._words[topic] = words, time.monotonic()
         if is_news:
             self._tell(f"the bridge says: {words}")
+
+
+def _question(topic: str) -> dict[str, Any]:
+    """Returns the call that asks what a topic carries."""
+    return {
+        "op": "call_service",
+        "id": f"{TYPE_OF} {topic}",
+        "service": TYPE_OF,
+        "args": {"topic": topic},
+    }

@@ -5,6 +5,7 @@ connected.
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -29,6 +30,4 @@ module.ClientManager = ClientManager  # type: ignore[attr-defined]
 sys.modules["rosbridge_server.client_manager"] = module
 sys.argv = ["rosbridge_websocket", "--port", port, "--address", "127.0.0.1"]
 
-import rosbridge_websocket
-
-rosbridge_websocket.main()
+import_module("rosbridge_websocket").main()
