@@ -1,8 +1,8 @@
 """A robot of ROS 2 for tests: rclpy's own node, which publishes what it is told to.
 
-Each line of stdin is a JSON object: "topics" has what is published from now on, ten times a second,
-as {topic: {"type": …, "fields": …}}, {"once": …} the same once. On stdout comes a line for each
-message of the topics that were given as arguments, as {"topic": …, "message": …}.
+Each line of stdin is a JSON object of what is published from now on, ten times a second: {topic:
+{"type": …, "fields": …}}. On stdout comes a line for each message of the topics that were given as
+arguments (TOPIC=TYPE): {"topic": …, "message": …}.
 
 A field "data" of base64 is bytes; "now" for a stamp is the time of publishing.
 """
@@ -49,7 +49,8 @@ class Robot:
     def __init__(self, heard):
         rclpy.init()
         self.node = rclpy.create_node("robot")
-        self.topics, self.publishers = {}, {}
+        self.topics = {}
+        self.publishers = {}
         for topic, kind in heard:
             self.node.create_subscription(
                 class_of(kind),
@@ -74,26 +75,23 @@ class Robot:
         self.publishers[key].publish(filled(kind(), what["fields"], self.node))
 
     def obey(self, line):
-        order = json.loads(line)
-        for topic, what in order.get("once", {}).items():
-            self.send(topic, what)
-        if "topics" in order:
-            self.topics = order["topics"]
-            gone = [key for key in self.publishers if key[0] not in self.topics]
-            for key in gone if order.get("leave") else []:
-                self.node.destroy_publisher(self.publishers.pop(key))
+        topics = self.topics = json.loads(line)
+        for topic, kind in list(self.publishers):
+            if topic in topics and topics[topic]["type"] != kind:
+                self.node.destroy_publisher(self.publishers.pop((topic, kind)))
 
 
 def main():
     robot = Robot([argument.split("=") for argument in sys.argv[1:]])
     executor = SingleThreadedExecutor()
     executor.add_node(robot.node)
-    threading.Thread(target=executor.spin, daemon=True).start()
+    spinning = threading.Thread(target=executor.spin)
+    spinning.start()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         robot.obey(line)
-    executor.shutdown()
-    rclpy.try_shutdown()
+    rclpy.shutdown()
+    spinning.join()
 
 
 main()
