@@ -96,7 +96,7 @@ def ros(
             "nothing more comes.",
             rich_help_panel=MOTION,
         ),
-    ] = 0.5,
+    ] = 1.0,
     max_age: Annotated[
         float,
         typer.Option(

@@ -18,7 +18,7 @@ from actquant.control.policy import Actions, Policy, PolicyDescription
 from actquant.control.window import ObservationWindow
 from actquant.ros.joints import JointMap, parse_joints
 from actquant.ros.link import Link
-from actquant.ros.messages import Trajectory
+from actquant.ros.messages import Trajectory, smooth_velocities
 from actquant.ros.sensors import NotReadyError, Sensors
 from actquant.ros.settings import RosSettings, split_joints
 
@@ -31,7 +31,7 @@ class RosReport(BaseModel):
 
     Attributes:
         ending: why it ended.
-        trajectories: published, or with --dry-run made.
+        trajectories: published, or with --dry-run made; one leads on for several ticks.
         chunks: of actions that the policy gave.
         silent_ticks: without a trajectory, since there was nothing to act upon.
         refused: trajectories that were not published, since they lead too far.
@@ -91,12 +91,14 @@ class Driver:
                 f"--max-jump: the policy does not move {', '.join(unknown)}; it moves "
                 f"{', '.join(self._moved.names)}"
             )
-        self._checked = [i for i, jump in enumerate(self._jumps) if jump < math.inf]
+        checked = [
+            n for n, jump in zip(self._moved.names, self._jumps, strict=True) if jump < math.inf
+        ]
         self._sensors = Sensors(
             settings,
             about,
             JointMap(about.state_names, given),
-            [self._moved.names[i] for i in self._checked],
+            checked,
             link.about,
         )
         self._scheduler = ChunkScheduler(
@@ -113,6 +115,8 @@ class Driver:
         self._task: str | None = None
         self._said: tuple[str, str, float] = ("", "", 0.0)
         self._was_troubled = False
+        self._published: int | None = None
+        self._left = 0
 
     def stop(self, by: str) -> None:
         """Ends `run` after the present tick. May be called from any thread."""
@@ -138,6 +142,7 @@ class Driver:
                 self._link.close()
         report = self._report
         report.ending, report.seconds = ending, time.monotonic() - self._began_s
+        report.chunks = len(self._inference_s)
         if self._inference_s:
             median, high = np.percentile(1e3 * np.array(self._inference_s), [50, 95])
             report.inference_ms = float(median), float(high)
@@ -178,21 +183,33 @@ class Driver:
         return self._window.observation, time.monotonic()
 
     def execute(self, tick: Tick) -> str | None:
-        """Publishes the action and those that follow it, as far ahead as is wanted."""
+        """Publishes the action and those that follow it, as far ahead as is wanted, unless what was
+        published last still leads on: each trajectory has the controller begin anew.
+        """
         ahead = max(1, round(self._settings.ahead_s * self._rate_hz))
+        self._left -= 1
+        more = min(len(tick.upcoming), ahead - 1)
+        if tick.chunk == self._published and self._left >= min(more, ahead / 2):
+            return None
         actions = np.concatenate([tick.action[None], tick.upcoming])[:ahead]
         positions = self._moved.to_ros(actions)
-        if refusal := self._refusal(positions):
+        now = self._sensors.positions(self._moved.names)
+        if refusal := self._refusal(now, positions):
             self._scheduler.refused()
+            self._published = None
             self._report.refused += 1
             self._say("refused", f"not published: {refusal}")
             return None
+        period_s = 1 / self._rate_hz
+        velocities = smooth_velocities(now, positions, period_s)
         for topic, indices in self._topics.items():
             names = tuple(self._moved.names[i] for i in indices)
+            part = Trajectory(names, positions[:, indices], velocities[:, indices], period_s)
             if not self._settings.dry_run:
-                self._link.send(topic, Trajectory(names, positions[:, indices], 1 / self._rate_hz))
+                self._link.send(topic, part)
+        self._due_s = time.monotonic()  # ticks keep step with the trajectory
+        self._published, self._left = tick.chunk, len(positions) - 1
         self._report.trajectories += 1
-        self._report.chunks = max(self._report.chunks, len(self._inference_s))
         self._say("acting", f"acting: {self._task}")
         return None
 
@@ -217,6 +234,7 @@ class Driver:
     def _begin_anew(self) -> None:
         """Drops what is left of a chunk: the robot is not where it leads on."""
         self._scheduler.reset()
+        self._published = None
         self._window = ObservationWindow(self._about.observation_steps)
 
     def _act(self, observation: dict[str, Any], previous: PreviousChunk | None) -> Actions:
@@ -225,21 +243,18 @@ class Driver:
         self._inference_s.append(time.monotonic() - began)
         return actions
 
-    def _refusal(self, positions: NDArray[np.float64]) -> str:
-        """Says why positions [n, J] are not sent; empty where nothing is against it."""
+    def _refusal(self, now: NDArray[np.float64], positions: NDArray[np.float64]) -> str:
+        """Says why positions [n, J] are not sent to joints that are at `now` [J]; empty where
+        nothing is against it."""
         names = self._moved.names
         if not np.isfinite(positions).all():
             wrong = np.flatnonzero(~np.isfinite(positions).all(axis=0))
             return f"the policy gave no number for {', '.join(names[i] for i in wrong)}"
-        if not self._checked:
-            return ""
-        now = self._sensors.positions([names[i] for i in self._checked])
-        led = np.vstack([now, positions[:, self._checked]])
-        steps = np.abs(np.diff(led, axis=0)).max(axis=0)
+        steps = np.abs(np.diff(np.vstack([now, positions]), axis=0)).max(axis=0)
         return "; ".join(
-            f"{names[i]} would go {step:.3g} at once, {self._jumps[i]:g} is allowed (--max-jump)"
-            for i, step in zip(self._checked, steps, strict=True)
-            if step > self._jumps[i]
+            f"{name} would go {step:.3g} at once, {jump:g} is allowed (--max-jump)"
+            for name, step, jump in zip(names, steps, self._jumps, strict=True)
+            if step > jump
         )
 
     def _say(self, kind: str, text: str) -> None:

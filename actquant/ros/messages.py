@@ -7,6 +7,7 @@ import base64
 import binascii
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,15 +43,40 @@ class MessageError(RosError):
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Where joints shall be: positions [n, J], the first `period_s` after it begins."""
+    """Where joints shall be: positions and velocities [n, J], the first `period_s` after it begins.
+
+    Velocities make a controller go through the points smoothly: between positions alone it goes
+    straight, with a jerk at each.
+    """
 
     joints: tuple[str, ...]
     positions: NDArray[np.float64]
+    velocities: NDArray[np.float64]
     period_s: float
 
-    def times_ns(self) -> list[int]:
-        """Returns when each point is due, in ns from the beginning."""
-        return [round(1e9 * self.period_s * (k + 1)) for k in range(len(self.positions))]
+    def points(self) -> Iterator[tuple[list[float], list[float], tuple[int, int]]]:
+        """Yields each point's positions, velocities, and when it is due: seconds and nanoseconds
+        from the beginning."""
+        pairs = zip(self.positions.tolist(), self.velocities.tolist(), strict=True)
+        for k, (positions, velocities) in enumerate(pairs, 1):
+            yield positions, velocities, divmod(round(1e9 * self.period_s * k), 10**9)
+
+
+def smooth_velocities(
+    start: NDArray[np.float64], positions: NDArray[np.float64], period_s: float
+) -> NDArray[np.float64]:
+    """Returns velocities [n, J] at positions [n, J], which come `period_s` after each other.
+
+    start: positions [J] before the first; NaN where they are not known. The cubic through the
+    points leaves no interval between two of them (Fritsch and Butland's harmonic mean), and rests
+    at the last.
+    """
+    begin = np.where(np.isnan(start), positions[0], start)
+    slopes = np.diff(np.vstack([begin, positions]), axis=0) / period_s
+    before, after = slopes[:-1], slopes[1:]
+    same = before * after > 0
+    between = np.divide(2 * before * after, before + after, out=np.zeros_like(before), where=same)
+    return np.vstack([between, np.zeros_like(slopes[:1])])
 
 
 def stamp(message: Any) -> tuple[int, int] | None:

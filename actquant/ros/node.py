@@ -101,9 +101,9 @@ class NodeLink:
     def send(self, topic: str, trajectory: Trajectory) -> None:
         """Publishes a trajectory with no time in its header: it begins at once."""
         message = self._types[JOINT_TRAJECTORY](joint_names=list(trajectory.joints))
-        for positions, due_ns in zip(trajectory.positions, trajectory.times_ns(), strict=True):
-            point = self._types[POINT](positions=positions.tolist())
-            point.time_from_start.sec, point.time_from_start.nanosec = divmod(due_ns, 10**9)
+        for positions, velocities, (seconds, nanoseconds) in trajectory.points():
+            point = self._types[POINT](positions=positions, velocities=velocities)
+            point.time_from_start.sec, point.time_from_start.nanosec = seconds, nanoseconds
             message.points.append(point)
         self._publishers[topic].publish(message)
 

@@ -107,15 +107,14 @@ class RosbridgeLink:
             raise RosError(f"{topic} carries {carried}, no {JOINT_TRAJECTORY}")
         if word := self._word(topic):
             raise RosError(f"the bridge does not take {topic}: {word}")
-        points = []
-        for positions, due_ns in zip(trajectory.positions, trajectory.times_ns(), strict=True):
-            seconds, nanoseconds = divmod(due_ns, 10**9)
-            points.append(
-                {
-                    "positions": positions.tolist(),
-                    "time_from_start": {"sec": seconds, "nanosec": nanoseconds},
-                }
-            )
+        points = [
+            {
+                "positions": positions,
+                "velocities": velocities,
+                "time_from_start": {"sec": seconds, "nanosec": nanoseconds},
+            }
+            for positions, velocities, (seconds, nanoseconds) in trajectory.points()
+        ]
         # Without a stamp the bridge would write its own time into it.
         header = {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": ""}
         message = {"header": header, "joint_names": list(trajectory.joints), "points": points}

@@ -1,5 +1,6 @@
 """The newest of each topic, and the observation that they make; or why they make none."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -117,10 +118,11 @@ class Sensors:
             observation["observation.state"] = self._state.to_policy(positions)
         return {**observation, "task": task}
 
-    def positions(self, names: Sequence[str]) -> list[float]:
-        """Returns where joints are (rad or m); they were in an observation."""
+    def positions(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """Returns where joints are [n] (rad or m); NaN for those that were never heard of."""
         with self._lock:
-            return [self._joints[name].value for name in names]
+            heard = [self._joints.get(name) for name in names]
+        return np.array([math.nan if h is None else h.value for h in heard])
 
     def forget(self) -> None:
         """Forgets pictures and positions, as after a connection was lost."""

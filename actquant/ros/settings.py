@@ -35,7 +35,7 @@ class RosSettings:
     mode: str = "sync"
     steps_per_chunk: int | None = None
     execution_horizon: int = 10
-    ahead_s: float = 0.5
+    ahead_s: float = 1.0
     max_age_s: float = 0.5
     max_jump: float = 0.5
     jumps: Mapping[str, Any] = field(default_factory=dict)

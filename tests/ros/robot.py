@@ -7,14 +7,16 @@ arguments (TOPIC=TYPE): {"topic": …, "message": …}.
 A field "data" of base64 is bytes; "now" for a stamp is the time of publishing.
 """
 
+import array
 import base64
 import json
 import sys
 import threading
+from contextlib import suppress
 from importlib import import_module
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 
 
@@ -31,7 +33,7 @@ def filled(message, fields, node):
         elif isinstance(value, dict):
             filled(old, value, node)
         elif name == "data" and not isinstance(old, str):
-            setattr(message, name, base64.b64decode(value))
+            setattr(message, name, array.array("B", base64.b64decode(value)))
         else:
             setattr(message, name, value)
     return message
@@ -81,11 +83,16 @@ class Robot:
                 self.node.destroy_publisher(self.publishers.pop((topic, kind)))
 
 
+def spin(executor):
+    with suppress(ExternalShutdownException):
+        executor.spin()
+
+
 def main():
     robot = Robot([argument.split("=") for argument in sys.argv[1:]])
     executor = SingleThreadedExecutor()
     executor.add_node(robot.node)
-    spinning = threading.Thread(target=executor.spin)
+    spinning = threading.Thread(target=spin, args=[executor])
     spinning.start()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

@@ -23,7 +23,13 @@ from actquant.common.errors import RosError
 from actquant.control.policy import Policy, RuntimePolicy
 from actquant.ros import driver
 from actquant.ros.driver import Driver, RosReport
-from actquant.ros.messages import COMPRESSED_IMAGE, IMAGE, JOINT_STATE, STRING
+from actquant.ros.messages import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    JOINT_STATE,
+    STRING,
+    smooth_velocities,
+)
 from actquant.ros.rosbridge import RosbridgeLink
 from actquant.ros.settings import RosSettings
 
@@ -177,26 +183,32 @@ def durations(trajectory: Any) -> list[float]:
 
 def test_a_trajectory_holds_the_actions_of_the_chunk(model, policy, bridge, robot):
     with Run(policy, bridge, settings()) as run:
-        wait_for(lambda: len(trajectories(bridge)) > 3, "trajectories")
-    first, second, third, fourth = trajectories(bridge)[:4]
+        wait_for(lambda: len(trajectories(bridge)) > 2, "trajectories")
     actions = expected(model)
-    assert first.joint_names == ["lift", "grip"]
-    np.testing.assert_allclose([p.positions for p in first.points], actions, atol=1e-5)
-    np.testing.assert_allclose([p.positions for p in second.points], actions[1:], atol=1e-5)
-    np.testing.assert_allclose([p.positions for p in third.points], actions[2:], atol=1e-5)
-    np.testing.assert_allclose([p.positions for p in fourth.points], actions, atol=1e-5)
-    assert durations(first) == pytest.approx([0.1, 0.2, 0.3])
-    assert (first.header.stamp.sec, first.header.stamp.nanosec) == (0, 0), "it begins at once"
+    for trajectory in trajectories(bridge):
+        assert trajectory.joint_names == ["lift", "grip"]
+        np.testing.assert_allclose([p.positions for p in trajectory.points], actions, atol=1e-5)
+        assert durations(trajectory) == pytest.approx([0.1, 0.2, 0.3])
+        stamp = trajectory.header.stamp
+        assert (stamp.sec, stamp.nanosec) == (0, 0), "it begins at once"
+        speeds = np.array([p.velocities for p in trajectory.points])
+        start = np.array([POSITIONS["lift"], POSITIONS["grip"]])
+        np.testing.assert_allclose(speeds, smooth_velocities(start, actions, 0.1), atol=1e-4)
     assert not bridge.refused
     said = [message.data for topic, message in bridge.heard if topic == "/actquant/status"]
     assert said[-2:] == ["acting: push the red cube", "ended: the test"]
     assert run.report is not None and run.report.trajectories == len(trajectories(bridge))
+    assert run.report.trajectories <= run.report.chunks, "one for a chunk"
 
 
-def test_a_trajectory_leads_no_farther_ahead_than_is_wanted(policy, bridge, robot):
+def test_a_trajectory_leads_no_farther_ahead_than_is_wanted(model, policy, bridge, robot):
     with Run(policy, bridge, settings(ahead_s=0.2)):
-        wait_for(lambda: bool(trajectories(bridge)), "a trajectory")
-    assert durations(trajectories(bridge)[0]) == pytest.approx([0.1, 0.2])
+        wait_for(lambda: len(trajectories(bridge)) > 2, "trajectories")
+    actions = expected(model)
+    for trajectory, begin in zip(trajectories(bridge), (0, 1, 0), strict=False):
+        found = [p.positions for p in trajectory.points]
+        np.testing.assert_allclose(found, actions[begin : begin + 2], atol=1e-5)
+        assert durations(trajectory) == pytest.approx([0.1, 0.2])
 
 
 def test_joints_have_other_names_and_units_and_topics(model, policy, bridge, robot):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.interpolate import CubicHermiteSpline
 
 from actquant.common.errors import RosError
 from actquant.ros.joints import JointMap, parse_joints
@@ -19,6 +20,7 @@ from actquant.ros.messages import (
     read_joints,
     read_picture,
     read_text,
+    smooth_velocities,
     stamp,
 )
 from actquant.ros.settings import RosSettings, split_joints
@@ -27,12 +29,12 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
 ALPHA = np.full((4, 5, 1), 7, np.uint8)
 
 
-def image(encoding: str, pixels: np.ndarray, padding: int = 0, **changes: Any) -> SimpleNamespace:
+def image(encoding: str, pixels: np.ndarray, padding: int = 0) -> SimpleNamespace:
     rows = pixels.reshape(len(pixels), -1)
     padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=99)
     fields = {"encoding": encoding, "height": 4, "width": 5, "step": padded.shape[1]}
     data = array.array("B", padded.tobytes())  # as rclpy has it
-    return SimpleNamespace(**(fields | {"data": data} | changes))
+    return SimpleNamespace(data=data, **fields)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,8 @@ def test_a_grey_picture_has_three_equal_channels():
 def test_bytes_of_json(kind):
     data = PICTURE.tobytes()
     given = base64.b64encode(data).decode() if kind == "base64" else list(data)
-    np.testing.assert_array_equal(read_picture(image("rgb8", PICTURE, data=given)), PICTURE)
+    message = SimpleNamespace(**(vars(image("rgb8", PICTURE)) | {"data": given}))
+    np.testing.assert_array_equal(read_picture(message), PICTURE)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_bytes_of_json(kind):
 )
 def test_a_picture_that_is_none(changes, words):
     with pytest.raises(MessageError, match=words):
-        read_picture(image("rgb8", PICTURE, **changes))
+        read_picture(SimpleNamespace(**(vars(image("rgb8", PICTURE)) | changes)))
 
 
 def encoded(pixels: np.ndarray, format: str) -> bytes:
@@ -140,8 +143,30 @@ def test_texts_and_times():
 
 
 def test_points_are_due_on_time_however_far_ahead():
-    times = Trajectory(("a",), np.zeros((50, 1)), 1 / 30).times_ns()
-    assert times[0] == 33_333_333 and times[-1] == 1_666_666_667
+    zeros = np.zeros((50, 1))
+    due = [time for _, _, time in Trajectory(("a",), zeros, zeros, 1 / 30).points()]
+    assert due[0] == (0, 33_333_333) and due[-1] == (1, 666_666_667)
+
+
+def test_between_points_joints_stay_between_them():
+    random = np.random.default_rng(0)
+    positions = random.normal(size=(20, 3)).cumsum(axis=0)
+    start = np.array([0.0, np.nan, 5.0])
+    velocities = smooth_velocities(start, positions, 0.1)
+    assert not velocities[-1].any() and velocities[:-1].any()
+    times = 0.1 * np.arange(len(positions))
+    spline = CubicHermiteSpline(times, positions, velocities)
+    for k in range(len(positions) - 1):
+        between = spline(np.linspace(times[k], times[k + 1], 50))
+        low, high = np.sort(positions[k : k + 2], axis=0)
+        assert (between > low - 1e-9).all() and (between < high + 1e-9).all()
+
+
+def test_at_an_even_pace_the_velocity_is_that_pace():
+    positions = np.array([[1.1], [1.2], [1.3]])
+    velocities = smooth_velocities(np.array([1.0]), positions, 0.1)
+    np.testing.assert_allclose(velocities[:, 0], [1, 1, 0], atol=1e-9)
+    np.testing.assert_array_equal(smooth_velocities(np.array([0.0]), positions[:1], 0.1), [[0]])
 
 
 def test_names_and_units_of_joints():

@@ -145,7 +145,7 @@ def test_a_policy_acts_in_ros(model, robot, link, environment):
         assert not heard(robot, ARM)
 
         robot.tell(ALL)
-        until(lambda: len(heard(robot, ARM)) > 5, lambda: f"{policy.lines} {robot.lines}")
+        until(lambda: len(heard(robot, ARM)) > 2, lambda: f"{policy.lines} {robot.lines}")
 
         robot.tell({"/joint_states": joints()})
         policy.wait_for("/scene: nothing new for more than 0.5 s; /wrist: nothing new")
