@@ -7,15 +7,15 @@ import base64
 import binascii
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from actquant.common.errors import RosError
+from actquant.common.errors import RosError, brief
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -104,7 +104,7 @@ def read_picture(message: Any) -> NDArray[np.uint8]:
     encoding, height, width, step = (
         _field(message, name) for name in ("encoding", "height", "width", "step")
     )
-    if encoding not in _CHANNELS:
+    if not isinstance(encoding, str) or encoding not in _CHANNELS:
         raise MessageError(f"encoding {encoding!r}; valid are {', '.join(_CHANNELS)}")
     channels, order = _CHANNELS[encoding]
     if not all(isinstance(n, int) for n in (height, width, step)) or height < 1 or width < 1:
@@ -133,8 +133,13 @@ def read_compressed_picture(message: Any) -> NDArray[np.uint8]:
             if picture.mode.startswith(("I", "F")):
                 raise MessageError(f"a picture of depth (format {said!r}); expected colour or grey")
             return np.array(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise MessageError(f"format {said!r}: the data are no JPEG or PNG: {error}") from error
+    except MessageError:
+        raise
+    except Exception as error:  # decoders raise what they like for what a camera may send
+        told = (
+            "it is too large" if isinstance(error, Image.DecompressionBombError) else brief(error)
+        )
+        raise MessageError(f"format {said!r}: the data are no JPEG or PNG: {told}") from error
 
 
 def read_joints(message: Any) -> dict[str, float]:
@@ -142,7 +147,9 @@ def read_joints(message: Any) -> dict[str, float]:
 
     Empty for a message without positions, which ROS allows. Raises MessageError.
     """
-    names, positions = list(_field(message, "name")), list(_field(message, "position"))
+    names, positions = _field(message, "name"), _field(message, "position")
+    if not all(isinstance(values, Sequence) for values in (names, positions)):
+        raise MessageError(f"name is {names!r}, position is {positions!r}; expected lists")
     if not positions:
         return {}
     if len(names) != len(positions):
@@ -150,7 +157,7 @@ def read_joints(message: Any) -> dict[str, float]:
     wrong = [
         f"{name} is at {value!r}"
         for name, value in zip(names, positions, strict=True)
-        if not isinstance(value, int | float) or not math.isfinite(value)
+        if not isinstance(value, int | float) or not abs(value) < math.inf
     ]
     if wrong or not all(isinstance(name, str) for name in names):
         raise MessageError(f"{', '.join(wrong) or names}; expected a name and a finite number each")

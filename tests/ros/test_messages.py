@@ -3,11 +3,16 @@
 import array
 import base64
 import io
+import struct
+import zlib
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.interpolate import CubicHermiteSpline
 
@@ -90,6 +95,17 @@ def encoded(pixels: np.ndarray, format: str) -> bytes:
     return buffer.getvalue()
 
 
+def claiming(side: int) -> bytes:
+    """A PNG that says it is that large, and holds nothing."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"")
+    chunks = (header, data, b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        for chunk in chunks
+    )
+
+
 def test_a_compressed_picture_is_decoded():
     message = SimpleNamespace(format="png", data=encoded(PICTURE, "PNG"))
     np.testing.assert_array_equal(read_compressed_picture(message), PICTURE)
@@ -103,6 +119,8 @@ def test_a_compressed_picture_is_decoded():
         (encoded(PICTURE, "PNG")[:-30], "no JPEG or PNG"),
         (encoded(PICTURE, "BMP"), "no JPEG or PNG"),
         (encoded(np.ones((3, 3), np.uint16), "PNG"), "a picture of depth"),
+        (claiming(60_000), "it is too large"),
+        (claiming(9_000), "a picture of 9000x9000"),
     ],
 )
 def test_a_compressed_picture_that_is_none(data, words):
@@ -140,6 +158,23 @@ def test_texts_and_times():
         stamp(at(sec=3))
     with pytest.raises(MessageError, match="whole numbers"):
         stamp(at(sec=3.5, nanosec=0))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.builds(SimpleNamespace, sec=inner, stamp=inner),
+    max_leaves=5,
+)
+FIELDS = ("header", "height", "width", "step", "encoding", "data", "format", "name", "position")
+
+
+@settings(max_examples=300, deadline=None)
+@given(fields=st.dictionaries(st.sampled_from(FIELDS), JSON), seen=st.integers(0, 4))
+def test_whatever_a_bridge_sends_is_read_or_refused(fields, seen):
+    good = vars(image("rgb8", PICTURE)) | {"name": ["a"], "position": [1.0], "format": "png"}
+    read = (read_picture, read_compressed_picture, read_joints, read_text, stamp)[seen]
+    with suppress(MessageError):
+        read(SimpleNamespace(**(good | fields)))
 
 
 def test_points_are_due_on_time_however_far_ahead():
