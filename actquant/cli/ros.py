@@ -1,7 +1,7 @@
 """The command that lets a policy act in a robot that runs ROS 2."""
 
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from actquant.cli.command_line import asked, errors
 from actquant.cli.options import Json, StepsPerChunk, Threads, key_values, positive
 from actquant.cli.output import app, show, told_plainly
 from actquant.common.tables import printable
+
+if TYPE_CHECKING:
+    from actquant.ros.driver import RosReport
 
 TOPICS, MOTION = "The robot's topics", "How it moves"
 """Groups of options in --help."""
@@ -201,7 +204,7 @@ def _jumps(given: list[str]) -> tuple[float, dict[str, float]]:
     return largest, jumps
 
 
-def _told(report) -> str:
+def _told(report: "RosReport") -> str:
     inference = ""
     if report.inference_ms is not None:
         inference = "; a chunk took {:.1f} ms (median), {:.1f} ms (p95)".format(

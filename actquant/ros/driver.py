@@ -138,6 +138,9 @@ class Driver:
                 self._began_s = self._due_s = time.monotonic()
                 ending = run_loop(self, self._scheduler) or ""
                 self._link.say(f"ended: {ending}")
+            except Exception as error:
+                self._link.say(f"ended: {error}")
+                raise
             finally:
                 self._link.close()
         report = self._report
@@ -202,11 +205,18 @@ class Driver:
             return None
         period_s = 1 / self._rate_hz
         velocities = smooth_velocities(now, positions, period_s)
-        for topic, indices in self._topics.items():
-            names = tuple(self._moved.names[i] for i in indices)
-            part = Trajectory(names, positions[:, indices], velocities[:, indices], period_s)
-            if not self._settings.dry_run:
-                self._link.send(topic, part)
+        if not self._settings.dry_run:
+            self._link.send(
+                {
+                    topic: Trajectory(
+                        tuple(self._moved.names[i] for i in indices),
+                        positions[:, indices],
+                        velocities[:, indices],
+                        period_s,
+                    )
+                    for topic, indices in self._topics.items()
+                }
+            )
         self._due_s = time.monotonic()  # ticks keep step with the trajectory
         self._published, self._left = tick.chunk, len(positions) - 1
         self._report.trajectories += 1

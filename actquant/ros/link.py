@@ -1,6 +1,6 @@
 """What a policy asks of ROS: topics to hear, trajectories to send. `node` and `rosbridge` do it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,8 +44,11 @@ class Link(Protocol):
         """Says what is known of a topic on which nothing is heard; empty where nothing is."""
         ...
 
-    def send(self, topic: str, trajectory: Trajectory) -> None:
-        """Publishes a trajectory that begins when it arrives. Raises RosError."""
+    def send(self, trajectories: Mapping[str, Trajectory]) -> None:
+        """Publishes trajectories by their topics, which begin when they arrive.
+
+        Raises RosError where one of them is not taken; nothing is published then.
+        """
         ...
 
     def say(self, text: str) -> None:

@@ -1,6 +1,7 @@
 """A node of ROS 2: rclpy, as the sourced ROS installation has it."""
 
 import threading
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -41,44 +42,44 @@ class NodeLink:
     """A node whose topics are heard in a thread of its own."""
 
     def __init__(self, name: str = NODE) -> None:
-        """Raises RosError where rclpy is not installed, or the node cannot be made."""
-        rclpy = _import("rclpy")
-        self._qos = _import("rclpy.qos")
+        """Raises RosError where rclpy or a type of message is not installed."""
+        self._name, self._failure = name, ""
+        self._rclpy, self._qos = _import("rclpy"), _import("rclpy.qos")
+        self._executors, self._signals = _import("rclpy.executors"), _import("rclpy.signals")
         self._types = {type: _message(type) for type in (*HEARD, JOINT_TRAJECTORY, POINT)}
-        self._context = rclpy.Context()
-        try:
-            no_handlers = _import("rclpy.signals").SignalHandlerOptions.NO
-            rclpy.init(context=self._context, signal_handler_options=no_handlers)
-            self._node = rclpy.create_node(name, context=self._context)
-        except Exception as error:  # rclpy's own are many, RuntimeError among them
-            self._context.try_shutdown()
-            raise RosError(f"no node {name}: {error}") from error
-        executors = _import("rclpy.executors")
-        self._executor = executors.SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, name="ros", daemon=True)
-        self._failure = ""
 
     def open(self, subscriptions: list[Subscription], trajectories: list[str], status: str) -> None:
-        """Makes subscriptions and publishers. Raises RosError for a name that is no topic's."""
-        qos = self._qos
-        trajectory, text = self._types[JOINT_TRAJECTORY], self._types[STRING]
+        """Makes the node. Raises RosError, for a name that is no topic's too."""
+        self._context = self._rclpy.Context()
+        no_handlers = self._signals.SignalHandlerOptions.NO
         try:
-            for wanted in subscriptions:
-                quality = qos.QoSProfile(depth=1 if wanted.is_picture else 10)
-                if wanted.type != STRING:  # hears both kinds of publishers
-                    quality.reliability = qos.ReliabilityPolicy.BEST_EFFORT
-                self._node.create_subscription(
-                    self._types[wanted.type], wanted.topic, wanted.hear, quality
-                )
-            self._publishers = {
-                topic: self._node.create_publisher(trajectory, topic, qos.QoSProfile(depth=1))
-                for topic in trajectories
-            }
-            self._status = self._node.create_publisher(text, status, qos.QoSProfile(depth=1))
-        except Exception as error:
-            raise RosError(f"a topic cannot be had: {error}") from error
+            self._rclpy.init(context=self._context, signal_handler_options=no_handlers)
+            self._node = self._rclpy.create_node(self._name, context=self._context)
+            self._make(subscriptions, trajectories, status)
+        except Exception as error:  # rclpy's own are many, RuntimeError among them
+            self._context.try_shutdown()
+            raise RosError(f"no node {self._name} with these topics: {brief(error)}") from error
+        self._executor = self._executors.SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
         self._thread.start()
+
+    def _make(
+        self, subscriptions: list[Subscription], trajectories: list[str], status: str
+    ) -> None:
+        for wanted in subscriptions:
+            quality = self._qos.QoSProfile(depth=1 if wanted.is_picture else 10)
+            if wanted.type != STRING:  # hears both kinds of publishers
+                quality.reliability = self._qos.ReliabilityPolicy.BEST_EFFORT
+            self._node.create_subscription(
+                self._types[wanted.type], wanted.topic, wanted.hear, quality
+            )
+        newest = self._qos.QoSProfile(depth=1)
+        self._publishers = {
+            topic: self._node.create_publisher(self._types[JOINT_TRAJECTORY], topic, newest)
+            for topic in trajectories
+        }
+        self._status = self._node.create_publisher(self._types[STRING], status, newest)
 
     def _spin(self) -> None:
         try:
@@ -98,14 +99,15 @@ class NodeLink:
             return "nobody publishes it"
         return f"it carries {', '.join(others)}" if others else ""
 
-    def send(self, topic: str, trajectory: Trajectory) -> None:
-        """Publishes a trajectory with no time in its header: it begins at once."""
-        message = self._types[JOINT_TRAJECTORY](joint_names=list(trajectory.joints))
-        for positions, velocities, (seconds, nanoseconds) in trajectory.points():
-            point = self._types[POINT](positions=positions, velocities=velocities)
-            point.time_from_start.sec, point.time_from_start.nanosec = seconds, nanoseconds
-            message.points.append(point)
-        self._publishers[topic].publish(message)
+    def send(self, trajectories: Mapping[str, Trajectory]) -> None:
+        """Publishes trajectories with no time in their headers: they begin at once."""
+        for topic, trajectory in trajectories.items():
+            message = self._types[JOINT_TRAJECTORY](joint_names=list(trajectory.joints))
+            for positions, velocities, (seconds, nanoseconds) in trajectory.points():
+                point = self._types[POINT](positions=positions, velocities=velocities)
+                point.time_from_start.sec, point.time_from_start.nanosec = seconds, nanoseconds
+                message.points.append(point)
+            self._publishers[topic].publish(message)
 
     def say(self, text: str) -> None:
         """Publishes a std_msgs/msg/String."""
@@ -114,7 +116,6 @@ class NodeLink:
     def close(self) -> None:
         """Ends the node."""
         self._executor.shutdown(timeout_sec=5.0)
-        if self._thread.is_alive():
-            self._thread.join(5.0)
+        self._thread.join(5.0)
         self._node.destroy_node()
         self._context.try_shutdown()

@@ -7,7 +7,7 @@ answer in fragments, PNG or CBOR.
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -53,9 +53,8 @@ class RosbridgeLink:
 
     def open(self, subscriptions: list[Subscription], trajectories: list[str], status: str) -> None:
         """Connects, subscribes and advertises. Raises RosError where no bridge answers."""
-        self._subscriptions = {wanted.topic: wanted for wanted in subscriptions}
-        self._status = status
-        self._topics = [*self._subscriptions, *trajectories, status]
+        self._subscriptions, self._status = subscriptions, status
+        self._topics = {*(wanted.topic for wanted in subscriptions), *trajectories, status}
         self._hello = [
             *(
                 {"op": "advertise", "topic": topic, "type": JOINT_TRAJECTORY}
@@ -95,30 +94,21 @@ class RosbridgeLink:
             return f"it carries {carried}"
         return self._word(topic)
 
-    def send(self, topic: str, trajectory: Trajectory) -> None:
-        """Publishes a trajectory with a time of 0 in its header: it begins at once.
+    def send(self, trajectories: Mapping[str, Trajectory]) -> None:
+        """Publishes trajectories with a time of 0 in their headers: they begin at once.
 
         Raises RosError without a connection, for a topic that carries something else, and with what
-        the bridge has said of it.
+        the bridge has said of one; nothing is published then.
         """
         with self._lock:
-            carried = self._types.get(topic) or JOINT_TRAJECTORY
-        if carried != JOINT_TRAJECTORY:
-            raise RosError(f"{topic} carries {carried}, no {JOINT_TRAJECTORY}")
-        if word := self._word(topic):
-            raise RosError(f"the bridge does not take {topic}: {word}")
-        points = [
-            {
-                "positions": positions,
-                "velocities": velocities,
-                "time_from_start": {"sec": seconds, "nanosec": nanoseconds},
-            }
-            for positions, velocities, (seconds, nanoseconds) in trajectory.points()
-        ]
-        # Without a stamp the bridge would write its own time into it.
-        header = {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": ""}
-        message = {"header": header, "joint_names": list(trajectory.joints), "points": points}
-        self._publish(topic, message)
+            carried = {topic: self._types.get(topic) or JOINT_TRAJECTORY for topic in trajectories}
+        for topic, kind in carried.items():
+            if kind != JOINT_TRAJECTORY:
+                raise RosError(f"{topic} carries {kind}, no {JOINT_TRAJECTORY}")
+            if word := self._word(topic):
+                raise RosError(f"the bridge does not take {topic}: {word}")
+        for topic, trajectory in trajectories.items():
+            self._publish(topic, _as_json(trajectory))
 
     def say(self, text: str) -> None:
         """Publishes a std_msgs/msg/String, if there is a connection."""
@@ -169,12 +159,16 @@ class RosbridgeLink:
                 compression=None,
                 max_size=MOST_MESSAGE_BYTES,
             ).__enter__()  # websockets warns of connections outside `with`; `close` ends this one
-            for message in self._hello:
-                connection.send(json.dumps(message))
         except InvalidURI as error:
             raise RosError(f"{self._url!r} is no address such as ws://HOST:9090") from error
-        except (ConnectionClosed, InvalidHandshake, OSError) as error:
+        except (InvalidHandshake, OSError) as error:
             raise RosError(f"no rosbridge at {self._url}: {error}") from error
+        try:
+            for message in self._hello:
+                connection.send(json.dumps(message))
+        except (ConnectionClosed, OSError) as error:
+            connection.close()
+            raise RosError(f"{self._url} hung up: {error}") from error
         return connection
 
     def _run(self) -> None:
@@ -220,9 +214,9 @@ class RosbridgeLink:
             self._tell(f"{self._url} sent what is no message of rosbridge")
             return
         if operation == "publish":
-            wanted = self._subscriptions.get(getattr(message, "topic", ""))
-            if wanted is not None:
-                wanted.hear(getattr(message, "msg", None))
+            for wanted in self._subscriptions:
+                if wanted.topic == getattr(message, "topic", ""):
+                    wanted.hear(getattr(message, "msg", None))
         elif operation == "status" and getattr(message, "level", "") in ("error", "warning"):
             self._note(str(getattr(message, "msg", "")))
         elif operation == "service_response" and getattr(message, "result", False) is True:
@@ -241,6 +235,21 @@ class RosbridgeLink:
                 self._words[topic] = words, time.monotonic()
         if is_news:
             self._tell(f"the bridge says: {words}")
+
+
+def _as_json(trajectory: Trajectory) -> dict[str, Any]:
+    """Returns a trajectory_msgs/msg/JointTrajectory."""
+    points = [
+        {
+            "positions": positions,
+            "velocities": velocities,
+            "time_from_start": {"sec": seconds, "nanosec": nanoseconds},
+        }
+        for positions, velocities, (seconds, nanoseconds) in trajectory.points()
+    ]
+    # Without a stamp the bridge would write its own time into it.
+    header = {"stamp": {"sec": 0, "nanosec": 0}, "frame_id": ""}
+    return {"header": header, "joint_names": list(trajectory.joints), "points": points}
 
 
 def _question(topic: str) -> dict[str, Any]:

@@ -326,6 +326,21 @@ def test_a_topic_of_another_type_takes_no_trajectory(policy, robot, tells, has_r
     assert not trajectories(bridge)
 
 
+def test_where_one_topic_is_not_taken_none_is_published(policy, bridge, robot):
+    bridge.established["/gripper"] = STRING
+    topics = [ARM, "/gripper=grip"]
+    with Run(policy, bridge, settings(trajectories=topics)) as run:
+        run.wait_until_told("nothing is published", "/gripper carries", STRING)
+        time.sleep(0.3)
+    assert not trajectories(bridge) and not trajectories(bridge, "/gripper")
+
+
+def test_one_camera_may_be_two_of_the_policys(model, policy, bridge, robot):
+    cameras = dict.fromkeys(CAMERAS, "/scene/image_raw")
+    with Run(policy, bridge, settings(cameras=cameras)):
+        wait_for(lambda: bool(trajectories(bridge)), "a trajectory")
+
+
 def test_what_a_dry_run_would_publish_is_not_published(policy, bridge, robot):
     with Run(policy, bridge, settings(dry_run=True)) as run:
         run.wait_until_told("acting")
