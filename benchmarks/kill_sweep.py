@@ -15,6 +15,7 @@ as in a large run, only closer to each other. A policy of real size goes through
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import shutil
@@ -27,6 +28,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import pyarrow.parquet
+import torch
 from killing import Command, after, digest, leftovers
 from tiny_policies import build_tiny_smolvla
 from toy_policy import make_dataset
@@ -36,15 +39,30 @@ RECIPES = ("rtn", "imatrix", "awq", "gptq", "paper", "actquant", "q8_0", "f16")
 TINY = ("--frames", 4, "--draws", 1, "--held-out", 4, "--tune-minutes", 5)
 REAL = ("--frames", 4, "--draws", 1, "--held-out", 2, "--tune-minutes", 0, "--verify", "quick")
 CLOCK = {"seconds", "latency_ms", "timings_s", "machine"}
+REFERENCE = Path(__file__).parents[1] / "exports" / "reference"
+RUN = object()  # in the place of the folder that a script works in
+RECORD = (RUN, "--episodes", 2, "--tasks", "pick_cube,push_zone", "--save-every", 1)
+# Steps and rollouts by observations, so that the weights do not depend on the clock; it saves
+# after every step.
+TRAIN = (
+    "--run", RUN, "--observations", 80, "--width", 32, "--intermediate", 32, "--heads", 2,
+    "--kv-heads", 1, "--layers", 2, "--vision-layers", 1, "--patch", 24, "--batch", 4,
+    "--flow-samples", 2, "--demonstrations", 1, "--first-round", 0.0, "--round-observations", 16,
+    "--round-episodes", 2, "--round-steps", 8, "--extra-labels", 1, "--validation-episodes", 1,
+    "--compiled", "false", "--precision", "float32", "--report-minutes", 1e9,
+    "--save-minutes", 1e-9,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command by the folder that it works in, and what it makes there."""
+    """A command by the folder that it works in, and what it makes there; ends_once: it refuses to
+    be started again when that is whole."""
 
     name: str
     command: Callable[[Path], Command]
     products: tuple[str, ...]
+    ends_once: bool = False
 
 
 @dataclass
@@ -102,6 +120,10 @@ def make_jobs(folder: Path) -> dict[str, Job]:
     def command(at: Path, *words: object) -> Command:
         return Command(tuple(map(str, words)), EPOCH, at / "log", sampled_weights=1 << 10)
 
+    def script(name: str, at: Path, *words: object) -> Command:
+        words = tuple(at / "run" if word is RUN else word for word in words)
+        return Command(tuple(map(str, words)), EPOCH, at / "log", script=REFERENCE / name)
+
     names = ("f16.gguf", "rtn-6bpw.gguf", "q8_0.gguf")
     sweep = ("sweep", policy, "--dataset", data, "--recipes", "rtn,q8_0", "--bpw", 6)
     evaluation = ("eval", model, "--tasks", "push_zone", "--starts", "0:4", "--jobs", 1)
@@ -113,6 +135,8 @@ def make_jobs(folder: Path) -> dict[str, Job]:
             tuple(f"out/{name}" for name in (*names, "sweep.json")),
         ),
         Job("eval", lambda at: command(at, *evaluation, "--out", at / "out.json"), ("out.json",)),
+        Job("record", lambda at: script("record_demonstrations.py", at, *RECORD), ("run",), True),
+        Job("train", lambda at: script("train.py", at, *TRAIN), ("run/state.pt",)),
     ]
     return {job.name: job for job in jobs}
 
@@ -154,9 +178,11 @@ def torment(job: Job, folder: Path, kills: int, again: float, seed: int) -> Outc
                 for name in job.products
                 if (at / name).exists() and not is_whole(at / name, expected[name])
             ]
-            if chance.random() > again or outcome.kills >= kills:
+            done = job.ends_once and all(content(at / n) == expected[n] for n in job.products)
+            if done or chance.random() > again or outcome.kills >= kills:
                 break
-        job.command(at).finish()
+        if not done:
+            job.command(at).finish()
         outcome.wrong += [
             f"run {outcome.runs}: {name} differs"
             for name in job.products
@@ -168,7 +194,16 @@ def torment(job: Job, folder: Path, kills: int, again: float, seed: int) -> Outc
 
 
 def content(path: Path) -> Any:
-    """Returns what must be the same: of JSON, what no clock measured and no folder named."""
+    """Returns what must be the same: of JSON, what no clock measured and no folder named; of a
+    training's state, all but minutes."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return {file.relative_to(path).as_posix(): content(file) for file in files}
+    if path.suffix == ".parquet":  # its metadata have a random fingerprint
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+        return hashlib.sha256(repr(rows).encode()).hexdigest()
+    if path.suffix == ".pt":
+        return trained(torch.load(path, weights_only=True))
     if path.suffix != ".json":
         return digest(path)
     return without_clock(json.loads(path.read_text()))
@@ -180,8 +215,21 @@ def without_clock(value: Any) -> Any:
     return [without_clock(item) for item in value] if isinstance(value, list) else value
 
 
+def trained(state: dict[str, Any]) -> Any:
+    """Returns the weights of a training by digest, and how far it is."""
+    tensors = {
+        name: hashlib.sha256(tensor.view(torch.uint8).numpy()).hexdigest()
+        for name, tensor in state["tensors"].items()
+    }
+    return tensors | {key: state[key] for key in ("step", "rounds", "observations", "failure")}
+
+
 def is_whole(path: Path, expected: Any) -> bool:
-    """Returns whether a product is as it will be; a sweep's report, which grows, must be JSON."""
+    """Returns whether a product is as it will be; what grows must be readable."""
+    if path.suffix == ".pt":
+        return content(path)["step"] <= expected["step"]
+    if path.is_dir():
+        return True  # a dataset is not, before its end
     if path.name == "sweep.json":
         return isinstance(json.loads(path.read_text()), dict)
     return content(path) == expected

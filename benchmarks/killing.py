@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import runpy
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +30,9 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(PRELOADED)
 
 
-def _run(words: list[str], environment: dict[str, str], log: str, sampled_weights: int) -> None:
+def _run(
+    words: list[str], environment: dict[str, str], log: str, sampled_weights: int, script: str
+) -> None:
     os.setsid()
     os.environ.update(environment)
     with open(log, "ab", buffering=0) as file:
@@ -37,6 +41,11 @@ def _run(words: list[str], environment: dict[str, str], log: str, sampled_weight
     import torch
 
     torch.set_num_threads(1)
+    if script:
+        sys.argv = [script, *words]
+        sys.path.insert(0, str(Path(script).parent))
+        runpy.run_path(script, run_name="__main__")
+        return
     from actquant.cli import app
     from actquant.recipes import actquant
 
@@ -50,17 +59,20 @@ class Command:
     """A command line that may be started again and again.
 
     environment: of its process; log: what it says; sampled_weights: see the recipe `actquant`, 0
-    for its own.
+    for its own; script: what runs in the place of `actquant`.
     """
 
     words: tuple[str, ...]
     environment: Mapping[str, str]
     log: Path
     sampled_weights: int = 0
+    script: Path | None = None
 
     def start(self) -> BaseProcess:
         """Starts a process of its own session."""
-        arguments = (list(self.words), dict(self.environment), str(self.log), self.sampled_weights)
+        script = "" if self.script is None else str(self.script)
+        environment = dict(self.environment)
+        arguments = (list(self.words), environment, str(self.log), self.sampled_weights, script)
         process = _context.Process(target=_run, args=arguments)
         process.start()
         return process

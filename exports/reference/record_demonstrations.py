@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ STATE_NAMES = [
     *(f"tool_rotation_{axis}_rad" for axis in "xyz"),
 ]
 ACTION_NAMES = [f"{kind}_{axis}" for kind in ("move", "turn") for axis in "xyz"] + ["gripper"]
-SAVE_EVERY = 20  # episodes between points from which recording can go on
 
 
 def features(image_size: int) -> dict[str, Any]:
@@ -136,11 +136,13 @@ def plan(first: int, episodes: int, tasks: list[str]) -> Iterator[tuple[str, int
 
 
 def record(
-    root: Path, first: int, episodes: int, tasks: list[str], stop_after: int | None = None
-) -> int:
+    root: Path, first: int, episodes: int, tasks: list[str],
+    stop_after: int | None = None, save_every: int = 20,
+) -> int:  # fmt: skip
     """Records `episodes` per task from start `first`; returns the episodes tried so far.
 
-    `stop_after` ends the session after so many new episodes.
+    `stop_after` ends the session after so many new episodes; recording can go on from every
+    `save_every`-th.
     """
     prompts = {text: i for i, text in enumerate(all_instructions())}
     environments = {task: UR3eEnv(task) for task in tasks}
@@ -154,7 +156,7 @@ def record(
             break
         recorder.add(demonstrate(environments[task], start, prompts, chunk=0))
         new += 1
-        if new % SAVE_EVERY == 0:
+        if new % save_every == 0:
             recorder.save()
             print(f"{recorder.done} episodes", flush=True)
     recorder.finish(complete)
@@ -170,12 +172,19 @@ def main() -> None:
     parser.add_argument(
         "--calibration", action="store_true", help="13 episodes per task of their own"
     )
+    parser.add_argument(
+        "--save-every", type=int, default=20, help="episodes; it goes on from there"
+    )
     args = parser.parse_args()
     tasks = list(TASK_NAMES) if args.tasks == "all" else args.tasks.split(",")
     first, episodes = (CALIBRATION_START, 13) if args.calibration else (args.first, args.episodes)
     if first < CALIBRATION_START:
         parser.error(f"starts below {CALIBRATION_START} are kept for evaluation")
-    print(f"{record(args.out, first, episodes, tasks)} episodes in {args.out}")
+    try:
+        done = record(args.out, first, episodes, tasks, save_every=args.save_every)
+    except FileExistsError as error:
+        sys.exit(f"error: {error}")
+    print(f"{done} episodes in {args.out}")
 
 
 if __name__ == "__main__":

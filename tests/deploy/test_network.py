@@ -106,6 +106,7 @@ def ended(report: DeploymentReport) -> tuple[str, str]:
     [
         {"delay_s": 0.01},
         {"delay_s": 0.05},
+        {"delay_s": 0.05, "jitter_s": 0.05},
         {"loss": 0.01},
     ],
     ids=str,

@@ -96,7 +96,7 @@ def test_accelerations_begin_gently_and_within_the_shoulders_torque(name):
     assert limits.acceleration_rad_s2[0] * load < model.lift_torque_nm
 
 
-@pytest.mark.parametrize(("host", "name"), [("127.0.0.62", "ur5e"), ("127.0.0.63", "ur20")])
+@pytest.mark.parametrize(("host", "name"), [("127.0.0.75", "ur5e"), ("127.0.0.76", "ur20")])
 def test_a_larger_arm_on_the_wire(host, name):
     with FakeController(host, model=name) as fake:
         with pytest.raises(ConnectionFailed, match="configured is a ur3e"):

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from ur_fake_controller import FakeController
 from waiting import wait_until
 
 HOST = "127.0.0.60"
+TRIES = 3
 FASTEST = 2 * np.pi / CYCLE_S * AMPLITUDE_RAD  # rad/s, of the sway at full pace
 
 
@@ -49,35 +52,92 @@ def watched(arm: Arm, seconds: float) -> tuple[np.ndarray, np.ndarray]:
     return watch.end()
 
 
+@dataclass(frozen=True)
+class Slowed:
+    """An arm in motion that is slowed for a while: its largest speeds (rad/s) then and after it,
+    how far (rad) it was ever behind what it is told, and whether its driver held it."""
+
+    speed: float
+    speed_afterwards: float
+    behind: float
+    was_held: bool
+
+
+def undisturbed(measure: Callable[[], Slowed], is_right: Callable[[Slowed], bool]) -> None:
+    """Expects what is right in one of a few tries: where the machine stops for a tenth of a second,
+    the arm makes up for what it missed, within its limits but faster than it is told."""
+    tries = []
+    while len(tries) < TRIES:
+        tries.append(measure())
+        if is_right(tries[-1]):
+            return
+    pytest.fail(f"told to move at {FASTEST:.2f} rad/s at most, and it did: {tries}")
+
+
+def was_held(arm: Arm) -> bool:
+    return "hold" in [event.kind for event in arm.events()]
+
+
 @pytest.mark.parametrize(("by", "fraction"), [("set_slider", 0.1), ("limit_speed", 0.3)])
 def test_motion_is_as_much_slower_and_does_not_lunge_afterwards(fake, arm, moving, by, fraction):
-    getattr(fake.faults, by)(fraction)
-    wait_until(lambda: arm.state().speed_scaling == pytest.approx(fraction), "the scaling")
-    time.sleep(0.5)
-    speeds, behind = watched(arm, 1.5)
-    assert speeds.max() < 1.3 * fraction * FASTEST
-    assert behind.max() < 0.06  # as at full speed, where the lag is 0.1 s at 0.38 rad/s
-    watch = Watched(arm)
-    getattr(fake.faults, by)(1.0)
-    wait_until(lambda: arm.state().speed_scaling == 1.0, "full speed")
-    time.sleep(2.0)
-    speeds, behind = watch.end()
-    assert 0.8 * FASTEST < speeds.max() < 1.25 * FASTEST and behind.max() < 0.06
+    def measure() -> Slowed:
+        arm.events()
+        getattr(fake.faults, by)(fraction)
+        wait_until(lambda: arm.state().speed_scaling == pytest.approx(fraction), "the scaling")
+        time.sleep(0.5)
+        slowed, behind_slowed = watched(arm, 1.5)
+        watch = Watched(arm)
+        getattr(fake.faults, by)(1.0)
+        wait_until(lambda: arm.state().speed_scaling == 1.0, "full speed")
+        time.sleep(2.0)
+        speeds, behind = watch.end()
+        furthest = max(behind_slowed.max(), behind.max())
+        return Slowed(slowed.max(), speeds.max(), furthest, was_held(arm))
+
+    undisturbed(
+        measure,
+        lambda found: (
+            found.speed < 1.3 * fraction * FASTEST
+            and 0.8 * FASTEST < found.speed_afterwards < 1.25 * FASTEST
+            and found.behind < 0.06  # as at full speed, where the lag is 0.1 s at 0.38 rad/s
+            and not found.was_held
+        ),
+    )
     assert moving.error is None and arm.stopped is None and arm.refused_in_motion == 0
-    kinds = [event.kind for event in arm.events()]
-    assert kinds.count("slowed") == 2 and "hold" not in kinds
+
+
+def test_a_change_of_the_speed_is_told(fake, arm):
+    fake.faults.set_slider(0.1)
+    wait_until(lambda: arm.state().speed_scaling == pytest.approx(0.1), "the scaling")
+    fake.faults.set_slider(1.0)
+    wait_until(lambda: arm.state().speed_scaling == 1.0, "full speed")
+    told = [event.detail for event in arm.events() if event.kind == "slowed"]
+    assert [detail.split(" move ")[1] for detail in told] == [
+        "at 10 % of its speed",
+        "at 100 % of its speed",
+    ]
 
 
 def test_at_zero_the_arm_stands_and_then_goes_on_gently(fake, arm, moving):
-    fake.faults.set_slider(0.0)
-    wait_until(lambda: speed(fake) < 1e-4, "rest")
-    speeds, _ = watched(arm, 2.0)  # longer than stop_after_s
-    assert speeds.max() < 1e-3 and arm.stopped is None
-    watch = Watched(arm)
-    fake.faults.set_slider(1.0)
-    time.sleep(2.0)
-    speeds, behind = watch.end()
-    assert 0.5 * FASTEST < speeds.max() < 1.25 * FASTEST and behind.max() < 0.06
+    def measure() -> Slowed:
+        fake.faults.set_slider(0.0)
+        wait_until(lambda: speed(fake) < 1e-4, "rest")
+        stands, _ = watched(arm, 2.0)  # longer than stop_after_s
+        assert arm.stopped is None
+        watch = Watched(arm)
+        fake.faults.set_slider(1.0)
+        time.sleep(2.0)
+        speeds, behind = watch.end()
+        return Slowed(stands.max(), speeds.max(), behind.max(), was_held=False)
+
+    undisturbed(
+        measure,
+        lambda found: (
+            found.speed < 1e-3
+            and 0.5 * FASTEST < found.speed_afterwards < 1.25 * FASTEST
+            and found.behind < 0.06
+        ),
+    )
     assert moving.error is None and fake.state()["safety_mode"] == "NORMAL"
 
 
