@@ -76,7 +76,7 @@ demo: $(STAMP)
 
 # An arm's control loop keeps its deadlines only where nothing heavy runs, and not always in a virtual
 # machine, which may stand still for a tenth of a second: a test may try again, and is listed then.
-REAL_TIME := tests/deploy tests/robot
+REAL_TIME := tests/deploy tests/robot tests/ros
 PYTEST := $(BIN)/python -m pytest -q --durations=20 --durations-min=5 -n 2 --dist loadscope --no-loadscope-reorder --max-worker-restart 0
 test: $(STAMP)
 	scripts/system_packages.sh --for-tests

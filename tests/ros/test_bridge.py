@@ -130,7 +130,7 @@ def wait_for(condition: Callable[[], bool], what: str | Callable[[], str]) -> No
 
 
 def settings(**changes: Any) -> RosSettings:
-    values: dict[str, Any] = {"cameras": CAMERAS, "task": "push the red cube", "max_age_s": 0.2}
+    values: dict[str, Any] = {"cameras": CAMERAS, "task": "push the red cube"}
     return RosSettings(**(values | changes))
 
 
@@ -277,7 +277,7 @@ def test_nothing_is_published_of_what_the_policy_cannot_take(policy, bridge, rob
 def test_nothing_is_published_on_old_pictures_and_it_goes_on_with_new_ones(
     policy, bridge, robot, fault
 ):
-    with Run(policy, bridge, settings()) as run:
+    with Run(policy, bridge, settings(max_age_s=0.2)) as run:
         run.wait_until_told("acting")
         setattr(robot, fault, True)
         with nothing_published(bridge):
