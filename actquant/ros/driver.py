@@ -108,6 +108,7 @@ class Driver:
             execution_horizon=settings.execution_horizon,
             supports_guidance=about.supports_guidance,
         )
+        self._report = RosReport(ending="", seconds=0.0)
         self._stop = threading.Event()
         self._stopped_by = ""
         self._ticks = 0
@@ -128,7 +129,6 @@ class Driver:
 
         Raises RosError where ROS cannot be reached at the beginning, and what the policy raises.
         """
-        self._report = RosReport(ending="", seconds=0.0)
         self._window = ObservationWindow(self._about.observation_steps)
         with self._scheduler:
             self._link.open(
@@ -152,12 +152,14 @@ class Driver:
         return report
 
     def next_tick(self) -> str | None:
-        """Waits until the next tick; a late one shifts none of those after it."""
+        """Waits until the next tick. Of those that are past already, as many follow at once as the
+        robot has gone on by itself, along what was published last; the others are left out."""
         period = 1 / self._rate_hz
         if self._ticks:
             missed = max(0, int((time.monotonic() - self._due_s) / period))
-            self._report.late_ticks += missed
-            self._due_s += (missed + 1) * period
+            left_out = missed - min(missed, self._still_to_go)
+            self._report.late_ticks += left_out
+            self._due_s += (left_out + 1) * period
         self._ticks += 1
         if self._stop.wait(max(0.0, self._due_s - time.monotonic())):
             return self._stopped_by
@@ -165,6 +167,11 @@ class Driver:
         if limit is not None and time.monotonic() - self._began_s >= limit:
             return f"{limit:g} s have passed"
         return None
+
+    @property
+    def _still_to_go(self) -> int:
+        """How many actions of what was published last come after the present one."""
+        return 0 if self._published is None else max(0, self._left)
 
     def prepare(self) -> str | None:
         """Does nothing: ROS is heard all the time."""
@@ -192,8 +199,10 @@ class Driver:
         ahead = max(1, round(self._settings.ahead_s * self._rate_hz))
         self._left -= 1
         more = min(len(tick.upcoming), ahead - 1)
-        if tick.chunk == self._published and self._left >= min(more, ahead / 2):
-            return None
+        if tick.chunk == self._published:
+            is_late = time.monotonic() - self._due_s > 1 / self._rate_hz
+            if self._left >= min(more, ahead / 2) or (is_late and self._still_to_go):
+                return None
         actions = np.concatenate([tick.action[None], tick.upcoming])[:ahead]
         positions = self._moved.to_ros(actions)
         now = self._sensors.positions(self._moved.names)

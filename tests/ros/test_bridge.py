@@ -341,6 +341,21 @@ def test_one_camera_may_be_two_of_the_policys(model, policy, bridge, robot):
         wait_for(lambda: bool(trajectories(bridge)), "a trajectory")
 
 
+@pytest.mark.parametrize("published, left, follow", [(0, 2, 2), (0, 9, 4), (0, 0, 0), (None, 5, 0)])
+def test_after_a_stall_ticks_follow_as_far_as_the_robot_went_on(
+    policy, bridge, published, left, follow
+):
+    """4 ticks of 0.1 s were missed: those after what was published last are left out."""
+    run = Run(policy, bridge, settings())
+    driver = run.driver
+    driver._ticks, driver._published, driver._left = 5, published, left
+    due = driver._due_s = time.monotonic() - 0.45
+    assert driver.next_tick() is None
+    left_out = round((driver._due_s - due) / 0.1) - 1
+    assert left_out == driver._report.late_ticks
+    assert left_out >= 4 - follow and (left_out == 4 - follow or time.monotonic() - due > 0.5)
+
+
 def test_what_a_dry_run_would_publish_is_not_published(policy, bridge, robot):
     with Run(policy, bridge, settings(dry_run=True)) as run:
         run.wait_until_told("acting")
