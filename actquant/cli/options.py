@@ -74,6 +74,9 @@ TuneMinutes = Annotated[
         rich_help_panel=EFFORT,
     ),
 ]
+TuneSteps = Annotated[
+    int, typer.Option(min=0, help="Steps of tuning, if the time allows.", rich_help_panel=EFFORT)
+]
 Threads = Annotated[
     int, typer.Option(min=0, max=MOST_THREADS, help="Threads; 0: as many as there is work for.")
 ]

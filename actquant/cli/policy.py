@@ -20,6 +20,7 @@ from actquant.cli.options import (
     Starts,
     Threads,
     TuneMinutes,
+    TuneSteps,
     key_values,
     model_path,
     numbers,
@@ -145,6 +146,7 @@ def compress(
     ] = CompressionSettings.draws,
     held_out: HeldOut = CompressionSettings.n_held_out,
     tune_minutes: TuneMinutes = TuningSettings.minutes,
+    tune_steps: TuneSteps = TuningSettings.steps,
     seed: Seed = 0,
     force: Force = False,
     as_json: Json = False,
@@ -178,7 +180,7 @@ def compress(
                     n_frames=frames,
                     n_held_out=held_out,
                     draws=draws,
-                    tuning=TuningSettings(minutes=tune_minutes),
+                    tuning=TuningSettings(tune_steps, tune_minutes),
                 ),
                 renames=named,
                 progress=progress,
@@ -229,6 +231,7 @@ def sweep(
     starts: Starts = "0:50",
     held_out: HeldOut = 256,
     tune_minutes: TuneMinutes = TuningSettings.minutes,
+    tune_steps: TuneSteps = TuningSettings.steps,
     rename: Rename = None,
     force: Force = False,
     as_json: Json = False,
@@ -254,7 +257,7 @@ def sweep(
         from actquant.sweep.sweep import Sweep
 
         settings = CompressionSettings(
-            n_held_out=held_out, tuning=TuningSettings(minutes=tune_minutes)
+            n_held_out=held_out, tuning=TuningSettings(tune_steps, tune_minutes)
         )
         found = Sweep(**vars(request), settings=settings, force=force)
         with progress_bars() as progress:

@@ -132,6 +132,7 @@ WRONG_OPTIONS = {
         ("--tune-minutes -1", "--tune-minutes"),
         ("--tune-minutes nan", "--tune-minutes"),
         ("--tune-minutes inf", "--tune-minutes"),
+        ("--tune-steps -1", "--tune-steps"),
         ("--seed -1", "--seed"),
         ("--control-rate-hz 0", "--control-rate-hz"),
         ("--control-rate-hz nan", "--control-rate-hz"),
