@@ -50,7 +50,7 @@ from actquant.common.progress import bar
 from actquant.policies.base import LoadedPolicy, MatrixKind, QuantizableTensor
 
 PARTIAL_STAGE = "statistics-partial"
-MEMORY_SHARE = 1 / 6
+MEMORY_SHARE = 1 / 8
 """Of the machine's memory: what the accumulators of one pass may take; a single one may take
 more."""
 LARGE_POLICY = 100_000_000
