@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,11 @@ class LeRobotEnvironment:
                 "(_max_episode_steps), without which LeRobot does not evaluate in it either"
             )
         self.steps, self._success = 0, False
+
+    @property
+    def raw(self) -> Any:
+        """The environment itself, without wrappers."""
+        return self._env.unwrapped
 
     @property
     def instruction(self) -> str:
@@ -119,7 +124,10 @@ class LeRobotEnvironment:
 
     def render(self) -> NDArray[np.uint8]:
         """Returns the environment's own picture. Raises EvaluationError if it draws none."""
-        picture = self._env.render()
+        try:
+            picture = self._env.render()
+        except NotImplementedError:
+            picture = None
         if not _is_picture(picture):
             raise EvaluationError(
                 f"environment '{self.name}' draws no picture for people: {NOT_A_PICTURE}"
@@ -188,7 +196,7 @@ class LeRobotSuite:
         first = self._environments[self.tasks[0]]
         features = first.features()
         self.cameras = tuple(key for key in features if key.startswith(PICTURE))
-        self.distribution = type(first._env.unwrapped).__module__.partition(".")[0]
+        self.distribution = type(first.raw).__module__.partition(".")[0]
         self._instructions = [each.instruction for each in self._environments.values()]
         limits = [each.most_steps for each in self._environments.values()]
         self.about = SuiteFacts(
@@ -304,18 +312,25 @@ def _unheard() -> Iterator[None]:
         yield
 
 
+class _Keeper(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
 @contextmanager
 def _logged() -> Iterator[list[logging.LogRecord]]:
     """Keeps what is logged inside, which is shown to nobody: failures come with their stacks."""
-    records: list[logging.LogRecord] = []
-    keeper = logging.Handler()
-    keeper.emit = records.append
-    root = logging.getLogger()
-    before, root.handlers = root.handlers, [keeper]
+    keeper, root = _Keeper(), logging.getLogger()
+    before = root.handlers[:]
+    root.handlers[:] = [keeper]
     try:
-        yield records
+        yield keeper.records
     finally:
-        root.handlers = before
+        root.handlers[:] = before
 
 
 def _configuration(name: str, options: Mapping[str, str]) -> Any:
@@ -354,7 +369,7 @@ def _what_to_install(name: str, error: ImportError) -> str:
     return f"{lacking}; LeRobot has no extra that brings it, its documentation says what does"
 
 
-def _is_picture(value: Any) -> bool:
+def _is_picture(value: Any) -> TypeGuard[NDArray[np.uint8]]:
     if not isinstance(value, np.ndarray):
         return False
     return value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3
