@@ -250,17 +250,21 @@ class LeRobotSuite:
             with _unheard():
                 suites = make_env(self._config, n_envs=1)
             processors = self._config.get_env_processors()
+            found = {
+                (suite, number): LeRobotEnvironment(self.name, vector, processors)
+                for suite, vectors in suites.items()
+                for number, vector in vectors.items()
+            }
+        except EvaluationError:
+            raise
         except ImportError as error:
             raise EvaluationError(_what_to_install(self.name, error)) from error
         except Exception as error:
             raise EvaluationError(
                 f"environment '{self.name}' cannot be made: {type(error).__name__}: {brief(error)}"
             ) from error
-        found = {
-            (suite, number): LeRobotEnvironment(self.name, vector, processors)
-            for suite, vectors in suites.items()
-            for number, vector in vectors.items()
-        }
+        if not found:
+            raise EvaluationError(f"environment '{self.name}' has no task with these options")
         if len(found) == 1:
             return {str(self._config.task or self.name): each for each in found.values()}
         names = [str(each._attribute("task") or "") for each in found.values()]
@@ -289,8 +293,8 @@ def _known_types(wanted: str) -> tuple[list[str], list[str]]:
         from lerobot.utils.import_utils import register_third_party_plugins
     except ImportError as error:
         raise EvaluationError(
-            f"there are the environments {sorted(SUITES)}; more are LeRobot's: "
-            f"{explain_missing(error)}"
+            f"there is no environment '{wanted}'; choose one of {sorted(SUITES)}; others are "
+            f"LeRobot's: {explain_missing(error)}"
         ) from error
     if wanted in EnvConfig.get_known_choices():
         return [wanted], []
