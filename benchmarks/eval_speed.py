@@ -75,6 +75,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--contenders", default=",".join((OURS, STOCK, UNFILMED)))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    arguments.checkpoint = arguments.checkpoint.resolve()
+    arguments.model = arguments.model and arguments.model.resolve()
     starts = parse_starts(arguments.starts)
     if starts != list(range(starts[0], starts[0] + len(starts))) or len(starts) < 2:
         parser.error(f"--starts {arguments.starts}: lerobot-eval takes two or more that follow")
@@ -106,6 +108,7 @@ def _run(
             list(map(str, _command(name, arguments, model, count, out))),
             preexec_fn=lambda: os.sched_setaffinity(0, arguments.affinity),
             env={"MUJOCO_GL": "egl", **os.environ, "OMP_NUM_THREADS": str(arguments.cores)},
+            cwd=ROOT if name == OURS else arguments.checkpoint,  # where its tokenizer is found
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
