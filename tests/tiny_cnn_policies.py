@@ -52,28 +52,36 @@ def build(
     *,
     cameras: tuple[str, ...] = CAMERAS,
     image: tuple[int, int] = (48, 64),
+    sizes: tuple[int, int] = (STATE_DIM, ACTION_DIM),
     same_statistics: bool = True,
     seed: int = 0,
     **settings: Any,
 ) -> Path:
     """Save a tiny policy. settings: fields of its configuration, beside and before `defaults`;
-    same_statistics: all cameras have the same, as with ImageNet's."""
+    sizes: of state and action; same_statistics: all cameras have the same, as with ImageNet's."""
     torch.manual_seed(seed)
     config = policy_class.config_class(
-        **policy_features(cameras, image, STATE_DIM, ACTION_DIM),
+        **policy_features(cameras, image, *sizes),
         **{**defaults, "device": "cpu", **settings},
     )
     policy = policy_class(config).eval()
     randomise(policy, seed)
-    return save_as_published(policy, Path(folder), statistics(cameras, same_statistics, seed))
+    return save_as_published(
+        policy, Path(folder), statistics(cameras, same_statistics, seed, sizes)
+    )
 
 
-def statistics(cameras: tuple[str, ...], same: bool, seed: int) -> dict[str, dict[str, Any]]:
+def statistics(
+    cameras: tuple[str, ...],
+    same: bool,
+    seed: int,
+    sizes: tuple[int, int] = (STATE_DIM, ACTION_DIM),
+) -> dict[str, dict[str, Any]]:
     """As of a dataset of these cameras; see `build`."""
     return {
         **{key: image_statistics(seed + (0 if same else i)) for i, key in enumerate(cameras)},
-        "observation.state": feature_statistics(STATE_DIM, seed + 10, (STATE_DIM,)),
-        "action": feature_statistics(ACTION_DIM, seed + 20, (ACTION_DIM,)),
+        "observation.state": feature_statistics(sizes[0], seed + 10, (sizes[0],)),
+        "action": feature_statistics(sizes[1], seed + 20, (sizes[1],)),
     }
 
 

@@ -16,6 +16,7 @@ from actquant.cli.options import (
     Seed,
     Starts,
     StepsPerChunk,
+    environment_options,
     finite,
     model_path,
     positive,
@@ -32,6 +33,9 @@ from actquant.evaluation.report import MOST_VIDEO_BYTES, MOST_VIDEOS
 from actquant.evaluation.starts import parse_starts
 from actquant.evaluation.timing import EXECUTION_HORIZON, parse_timing
 
+ENVIRONMENTS = (
+    f"One of {', '.join(SUITES)}, or a type of LeRobot's and its plugins' environments, e.g. pusht."
+)
 TIME = "Time that the policy takes"
 """Group of options of `eval --help`."""
 
@@ -40,7 +44,13 @@ TIME = "Time that the policy takes"
 def eval_(
     model: Annotated[str, typer.Argument(help=f"A GGUF, a checkpoint folder, or {HUB_NAME}.")],
     out: Annotated[Path, typer.Option(help="Where the JSON result goes.")],
-    env: Annotated[str, typer.Option(help=f"One of {', '.join(SUITES)}.")] = "ur3e",
+    env: Annotated[str, typer.Option(help=ENVIRONMENTS)] = "ur3e",
+    env_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KEY=VALUE of LeRobot's environment, as its --env.KEY=VALUE. May be repeated."
+        ),
+    ] = None,
     tasks: Annotated[str, typer.Option(help="Comma-separated task names; default all.")] = "",
     starts: Starts = "0:50",
     seed: Seed = 0,
@@ -121,11 +131,9 @@ def eval_(
     with told_plainly(as_json):
         with asked():
             named = renames(rename or [])
-            require_suite(env)
+            options = environment_options(env_option or [])
             parse_starts(starts)
             levels = parse_perturb(perturb)
-            if levels:
-                open_suite(env, levels).close()
             timing = parse_timing(latency, latency_jitter, mode, execution_horizon)
             path = model_path(model, folder=True)
             check_output(out, EVALUATION, [path], force=force)
@@ -133,6 +141,9 @@ def eval_(
                 check_folder(videos, [path])
             elif all_videos:
                 raise UsageError("--all-videos needs --videos FOLDER")
+            require_suite(env)
+            if levels or options:
+                open_suite(env, levels, options).close()
         from actquant.evaluation.evaluate import evaluate
         from actquant.evaluation.rollout import Ablation
 
@@ -150,6 +161,7 @@ def eval_(
                 renames=named,
                 timing=timing,
                 perturb=levels,
+                env_options=options,
                 jobs=jobs,
                 videos=videos,
                 all_videos=all_videos,

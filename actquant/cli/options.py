@@ -127,6 +127,18 @@ def renames(pairs: list[str]) -> dict[str, str]:
     return names
 
 
+def environment_options(pairs: list[str]) -> dict[str, str]:
+    """Parses KEY=VALUE of --env-option."""
+    options: dict[str, str] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not (separator and key) or key in options:
+            problem = f"{key} is given twice" if key in options else "wanted KEY=VALUE"
+            raise typer.BadParameter(f"--env-option {pair}: {problem}")
+        options[key] = value
+    return options
+
+
 def key_values(flag: str, pairs: list[str]) -> dict[str, Any]:
     """Parses KEY=VALUE; a value that is JSON is what it says, e.g. a number."""
     values: dict[str, Any] = {}

@@ -231,6 +231,8 @@ def evaluation(result: "EvaluationResult") -> list[Any]:
             f"{latency.p99:.1f}, max {latency.max:.1f} ms (n {latency.n}, {about.threads_per_job} "
             f"thread(s), {about.jobs} job(s) beside each other)"
         )
+    if result.overall.mean_max_reward is not None:
+        parts.append(f"largest reward of an episode: mean {result.overall.mean_max_reward:.3f}")
     if about.timing is not None:
         held, steps = (sum(getattr(e, of) for e in result.episodes) for of in ("held", "steps"))
         parts.append(

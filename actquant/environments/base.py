@@ -19,12 +19,14 @@ class Step:
     """What one control step gave.
 
     observation: under the policy's keys, without an axis of steps; None if nobody looked.
-    done: whether the episode is over; success: whether the task is fulfilled.
+    done: whether the episode is over; success: whether the task is fulfilled; reward: None where
+    the environment gives none.
     """
 
     observation: Observation | None
     done: bool
     success: bool
+    reward: float | None = None
 
 
 class Environment(Protocol):
@@ -69,7 +71,9 @@ class SuiteFacts:
     many there are, None for no end; published_starts: those of the protocol that published numbers
     follow, empty if there are none. one_task_at_a_time: whether another task's environment costs
     much to make; memory_bytes: what a process that simulates the suite takes, 0 if it is little;
-    control_rate_hz: steps in a second of simulated time, None where nobody says.
+    control_rate_hz: steps in a second of simulated time, None where nobody says; features: shapes
+    of what is observed and of `action`, by their names, where they are known before an episode;
+    holds: whether it is known with which action the robot stands still.
     """
 
     conventions: dict[str, str] = field(default_factory=dict)
@@ -80,6 +84,8 @@ class SuiteFacts:
     one_task_at_a_time: bool = False
     memory_bytes: int = 0
     control_rate_hz: float | None = None
+    features: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    holds: bool = True
 
 
 class Suite(Protocol):
@@ -119,30 +125,41 @@ SUITES = {
 }
 """Name -> module and what makes the suite, imported when it is asked for."""
 
-
+LEROBOT = "actquant.environments.lerobot"
+"""The module of all others."""
 PERTURBED_SUITES = ("ur3e",)
 """Those that take `perturb`."""
 HIGHEST_LEVEL = 3
 """Of a perturbation."""
 
 
-def open_suite(name: str, perturb: Mapping[str, int] | None = None) -> Suite:
-    """Opens the suite of that name.
+def open_suite(
+    name: str,
+    perturb: Mapping[str, int] | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Suite:
+    """Opens the suite of that name: one of SUITES, or a type of LeRobot's environments.
 
-    perturb: kind -> level, above 0, of what is otherwise than in training, alike for every policy.
-    Raises EvaluationError if there is no such suite or kind, or if what it needs is not installed.
+    perturb: kind -> level, above 0, of what is otherwise than in training, alike for every policy;
+    options: of LeRobot's environments, field of the configuration -> value.
+    Raises EvaluationError if there is no such suite, kind or option, or if what it needs is not
+    installed.
     """
     require_suite(name)
-    module, _, suite = SUITES[name].partition(":")
-    make = getattr(import_module(module), suite)
-    if not perturb:
-        return make()
-    if name not in PERTURBED_SUITES:
+    if perturb and name not in PERTURBED_SUITES:
         raise EvaluationError(
             f"--perturb: environment '{name}' has no perturbations; {', '.join(PERTURBED_SUITES)} "
             "has"
         )
-    return make(perturb)
+    if name not in SUITES:
+        return import_module(LEROBOT).LeRobotSuite(name, options)
+    if options:
+        raise EvaluationError(
+            f"--env-option: environment '{name}' has no options; those of LeRobot have"
+        )
+    module, _, suite = SUITES[name].partition(":")
+    make = getattr(import_module(module), suite)
+    return make(perturb) if perturb else make()
 
 
 def parse_perturb(text: str) -> dict[str, int]:
@@ -167,7 +184,7 @@ def parse_perturb(text: str) -> dict[str, int]:
 def require_suite(name: str) -> None:
     """Raises EvaluationError, listing the suites, for a name that none has."""
     if name not in SUITES:
-        raise EvaluationError(f"there is no environment '{name}'; choose one of {sorted(SUITES)}")
+        import_module(LEROBOT).require_type(name)
 
 
 def require_task(suite: str, tasks: tuple[str, ...], task: str) -> None:

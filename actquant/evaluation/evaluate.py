@@ -22,7 +22,7 @@ from actquant.common.locks import sole_writer
 from actquant.common.machine import total_memory, usable_cores
 from actquant.common.renames import Renames, rename_keys
 from actquant.control.policy import Policy, PolicyDescription, model_sha256, open_policy
-from actquant.environments.base import Suite, open_suite, require_camera, require_task
+from actquant.environments.base import SUITES, Suite, open_suite, require_camera, require_task
 from actquant.evaluation.partial import SUFFIX, PartialResult
 from actquant.evaluation.recording import Film, Recording, Videos
 from actquant.evaluation.result import (
@@ -37,7 +37,7 @@ from actquant.evaluation.result import (
     rate,
     versions,
 )
-from actquant.evaluation.rollout import Ablation, Episode, run_episode
+from actquant.evaluation.rollout import Ablation, Episode, check_fits, run_episode
 from actquant.evaluation.starts import parse_starts
 from actquant.evaluation.timing import MEASURED, Timing
 from actquant.format.model_file import read_model
@@ -62,6 +62,7 @@ def evaluate(
     renames: Renames | None = None,
     timing: Timing | None = None,
     perturb: Mapping[str, int] | None = None,
+    env_options: Mapping[str, str] | None = None,
     jobs: int = 0,
     videos: Path | None = None,
     all_videos: bool = False,
@@ -76,7 +77,8 @@ def evaluate(
     and not counted; the same call again tries those alone. renames: names in the environment -> the
     policy's. timing: what passes in the simulation while the policy thinks, nothing if left out;
     with measured latencies, episodes of another machine or another number of `jobs` are not taken
-    over. perturb: kind -> level of what is otherwise than in training (`open_suite`). videos:
+    over. perturb: kind -> level of what is otherwise than in training, env_options: options of
+    LeRobot's environment (`open_suite`). videos:
     folder for recordings of failures (`all_videos`: of all episodes), over others than ours only
     with `force`. comparable: whether nothing may be done otherwise than by the protocol that
     published numbers of the environment follow. `on_episode` gets each episode with the counts done
@@ -90,7 +92,8 @@ def evaluate(
     wanted_starts = parse_starts(starts)
     ablation, renames = ablation or Ablation(), renames or {}
     perturb = {kind: level for kind, level in sorted((perturb or {}).items()) if level}
-    with closing(open_suite(env, perturb)) as suite:
+    env_options = dict(sorted((env_options or {}).items()))
+    with closing(open_suite(env, perturb, env_options)) as suite:
         names = list(dict.fromkeys(tasks)) or list(suite.tasks)
         for name in names:
             require_task(env, suite.tasks, name)
@@ -121,6 +124,7 @@ def evaluate(
             renames=renames,
             timing=timing,
             perturb=perturb,
+            env_options=env_options,
             jobs=jobs,
         )
         partial = PartialResult(_partial_path(out, about), about.date)
@@ -183,7 +187,12 @@ def _require_protocol(
 
 def _in_steps(env: str, suite: Suite, timing: Timing) -> Timing:
     """Returns the timing with what a step of the suite takes. Raises EvaluationError if nobody
-    says."""
+    says, or how its robot stands still."""
+    if not suite.about.holds:
+        raise EvaluationError(
+            f"--latency: nobody says with which action the robot of environment '{env}' stands "
+            f"still while the policy thinks; of {', '.join(SUITES)} it is known"
+        )
     if suite.about.control_rate_hz is None:
         raise EvaluationError(
             f"--latency: environment '{env}' does not say how much time passes in a step"
@@ -211,6 +220,7 @@ def _provenance(
     renames: Renames,
     timing: Timing | None,
     perturb: dict[str, int],
+    env_options: dict[str, str],
     jobs: int,
 ) -> Provenance:
     sha256, policy = model_sha256(model), open_policy(model, threads=1).describe()
@@ -223,6 +233,8 @@ def _provenance(
         raise EvaluationError(
             f"--mode rtc: {model} is no flow that can be guided; choose sync or async"
         )
+    if suite.about.features:
+        check_fits(policy, suite.about.features, renames)
     cores = usable_cores()
     jobs = jobs or _most_jobs(cores, suite.about.memory_bytes)
     return Provenance(
@@ -241,6 +253,7 @@ def _provenance(
         wrong_instruction=ablation.wrong_instruction,
         timing=timing,
         perturb=perturb,
+        env_options=env_options,
         conventions=_conventions(policy, timing),
         jobs=jobs,
         threads_per_job=max(1, cores // jobs),
@@ -337,7 +350,7 @@ class _Worker:
     def __init__(self, about: Provenance, videos: Videos | None) -> None:
         self.about, self.videos = about, videos
         self.policy: Policy = open_policy(Path(about.model), threads=about.threads_per_job)
-        self.suite = open_suite(about.env, about.perturb)
+        self.suite = self._open_suite()
         self._cold = about.timing is not None and about.timing.latency == MEASURED
 
     def run(self, task: str, start: int) -> Episode | UncountedEpisode:
@@ -349,9 +362,12 @@ class _Worker:
             except SimulatorError as error:
                 errors.append(str(error))
                 self.suite.close()
-                self.suite = open_suite(self.about.env, self.about.perturb)
+                self.suite = self._open_suite()
         told = "; then ".join(dict.fromkeys(errors))
         return UncountedEpisode(task=task, start=start, attempts=len(errors), error=told)
+
+    def _open_suite(self) -> Suite:
+        return open_suite(self.about.env, self.about.perturb, self.about.env_options)
 
     def _run(self, task: str, start: int) -> Episode:
         about, film = self.about, Film() if self.videos is not None else None

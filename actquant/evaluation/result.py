@@ -30,7 +30,10 @@ class _Record(BaseModel):
 
 
 class Rate(_Record):
-    """Successes of the n episodes that count."""
+    """Successes of the n episodes that count.
+
+    mean_max_reward: of the largest reward of each episode; None where the environment gives none.
+    """
 
     n: int
     successes: int
@@ -38,6 +41,7 @@ class Rate(_Record):
     wilson95: tuple[float, float]
     mean_steps: float
     mean_steps_of_successes: float | None
+    mean_max_reward: float | None = None
 
 
 class EpisodeRecord(_Record):
@@ -45,7 +49,8 @@ class EpisodeRecord(_Record):
 
     failure: why the policy could not act until the end, e.g. that it gave NaN; empty for an episode
     that ended as the environment says. recording: its video, relative to the result's folder; empty
-    if none was kept. held: steps in which the robot stood still for want of an action.
+    if none was kept. held: steps in which the robot stood still for want of an action. max_reward,
+    sum_reward: of all steps, None where the environment gives none.
     """
 
     task: str
@@ -55,6 +60,8 @@ class EpisodeRecord(_Record):
     failure: str = ""
     recording: str = ""
     held: int = 0
+    max_reward: float | None = None
+    sum_reward: float | None = None
 
 
 class UncountedEpisode(_Record):
@@ -117,10 +124,11 @@ class Provenance(_Record):
     perturb not in version 2.
 
     timing: what passes in the simulation while the policy thinks, None for nothing; perturb: kind
-    -> level, above 0, of what was otherwise than in training; environment: conventions of the
-    simulation. marks: what nobody may overlook who reads a number
-    from the result, e.g. "stand-in visuals". comparable: whether everything was done, every
-    episode counted, by the protocol that published numbers of the environment follow.
+    -> level, above 0, of what was otherwise than in training; env_options: of LeRobot's
+    environment, as given; environment: conventions of the simulation. marks: what nobody may
+    overlook who reads a number from the result, e.g. "stand-in visuals". comparable: whether
+    everything was done, every episode counted, by the protocol that published numbers of the
+    environment follow.
     """
 
     schema_version: int = 1
@@ -140,6 +148,7 @@ class Provenance(_Record):
     )
     timing: Timing | None = None
     perturb: dict[str, int] = Field(default_factory=dict)
+    env_options: dict[str, str] = Field(default_factory=dict)
     conventions: Conventions | None = None
     environment: dict[str, str] = Field(default_factory=dict)
     marks: list[str] = []
@@ -161,6 +170,7 @@ class Provenance(_Record):
         that differ in these alone."""
         kept = {"model_sha256", "env", "marks", "tasks", "starts", "seed", "steps_per_chunk"}
         kept |= {"grey_camera", "renames", "wrong_instruction", "timing", "perturb"}
+        kept |= {"env_options"}
         return self.model_dump_json(include=kept - set(left_out))
 
     @property
@@ -170,10 +180,11 @@ class Provenance(_Record):
 
     @property
     def circumstances(self) -> list[str]:
-        """What else every table says of how the result was found: what was perturbed, and the time
-        that passed while the policy thought."""
+        """What else every table says of how the result was found: options of the environment, what
+        was perturbed, and the time that passed while the policy thought."""
+        options = ", ".join(f"{key}={value}" for key, value in self.env_options.items())
         perturbed = f"perturbed {self.perturbed}" if self.perturb else ""
-        return [text for text in (perturbed, str(self.timing or "")) if text]
+        return [text for text in (options, perturbed, str(self.timing or "")) if text]
 
 
 class EvaluationResult(_Record):
@@ -208,6 +219,7 @@ def marks_of(results: Iterable[EvaluationResult]) -> list[str]:
 def rate(episodes: Sequence[EpisodeRecord]) -> Rate:
     """Success rate of at least one episode."""
     successes = [episode for episode in episodes if episode.success]
+    rewards = [episode.max_reward for episode in episodes if episode.max_reward is not None]
     return Rate(
         n=len(episodes),
         successes=len(successes),
@@ -217,6 +229,7 @@ def rate(episodes: Sequence[EpisodeRecord]) -> Rate:
         mean_steps_of_successes=(
             float(np.mean([episode.steps for episode in successes])) if successes else None
         ),
+        mean_max_reward=float(np.mean(rewards)) if rewards else None,
     )
 
 

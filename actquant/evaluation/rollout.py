@@ -1,12 +1,13 @@
 """One closed-loop episode: a policy in a simulated world, from a numbered start."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from actquant_runtime import ArgumentError
 from numpy.typing import NDArray
 
 from actquant.common.errors import ActquantError, EvaluationError, SimulatorError, brief
@@ -21,7 +22,7 @@ from actquant.environments.base import Environment, Step, Suite
 from actquant.evaluation.recording import Film
 from actquant.evaluation.timing import EXECUTION_HORIZON, Timing
 
-STATE = "observation.state"
+STATE, ACTION = "observation.state", "action"
 _NO_TIME = Timing(latency=0, step_ms=1)
 """Simulated time stands still while the policy thinks."""
 NOT_FINITE = "the policy gave a non-finite action"
@@ -32,7 +33,7 @@ NOT_FINITE = "the policy gave a non-finite action"
 class Episode:
     """What one closed-loop episode gave.
 
-    latencies_ms: one a chunk, as measured; held, failure, recording: as in `result.EpisodeRecord`.
+    latencies_ms: one a chunk, as measured; the others as in `result.EpisodeRecord`.
     """
 
     task: str
@@ -43,6 +44,8 @@ class Episode:
     failure: str = ""
     recording: str = ""
     held: int = 0
+    max_reward: float | None = None
+    sum_reward: float | None = None
 
 
 class _NotFiniteError(Exception):
@@ -73,17 +76,34 @@ class Ablation:
 def check_shown(about: PolicyDescription, observation: Observation, renames: Renames) -> None:
     """Raises EvaluationError, saying what to rename, where an observation of an environment is not
     what the policy is to be shown."""
-    wrong = wrong_renames(renames, observation, "the environment")
-    shown = rename_keys(observation, renames)
+    check_fits(about, {key: np.shape(value) for key, value in observation.items()}, renames)
+
+
+def check_fits(
+    about: PolicyDescription, features: Mapping[str, tuple[int, ...]], renames: Renames
+) -> None:
+    """Raises EvaluationError, with both sides, where what an environment shows and takes is not
+    what the policy is to be shown and gives.
+
+    features: shapes by their names; that of the action is looked at if it is there.
+    """
+    wrong = wrong_renames(renames, [key for key in features if key != ACTION], "the environment")
+    shown = rename_keys(features, renames)
     cameras = [key for key in shown if key.startswith("observation.image")]
     absent = [camera for camera in about.cameras if camera not in cameras]
     if mismatch := camera_mismatch(cameras, about.cameras, "the environment"):
         wrong.append(mismatch)
     elif len(absent) > about.optional_cameras:
         wrong.append(f"the environment has no {', '.join(absent)}; it has {', '.join(cameras)}")
-    if about.state_names and (found := np.shape(shown.get(STATE, ()))) != (len(about.state_names),):
+    if about.state_names and shown.get(STATE) != (len(about.state_names),):
         wanted = len(about.state_names)
-        wrong.append(f"the policy reads a state of {wanted} numbers, the environment's is {found}")
+        found = f"'s is {shown[STATE]}" if STATE in shown else " has none"
+        wrong.append(f"the policy reads a state of {wanted} numbers, the environment{found}")
+    if shown.get(ACTION, (len(about.action_names),)) != (len(about.action_names),):
+        wrong.append(
+            f"the policy gives actions of {len(about.action_names)} numbers, the environment takes "
+            f"{shown[ACTION]}"
+        )
     if wrong:
         raise EvaluationError("; ".join(wrong))
 
@@ -103,6 +123,10 @@ class _Answers:
         begin = time.perf_counter()
         try:
             chunk = self.policy.act(observation, noise=noise, previous=previous)
+        except ArgumentError as error:  # e.g. pictures of another size
+            raise EvaluationError(
+                f"the policy cannot take what the environment shows: {error}"
+            ) from error
         except RuntimeError as error:
             if not str(error).startswith(NOT_FINITE):
                 raise
@@ -154,6 +178,7 @@ class _SimulatedWorld:
         self._last: Step | None = None
         self._action: NDArray[np.float32] | None = None
         self.steps = self.held = 0
+        self.rewards: list[float] = []
         self.failure = ""
         self._show()
 
@@ -188,6 +213,8 @@ class _SimulatedWorld:
             self._last = self._environment.step(action, look=following < self._observation_steps)
         if self._last.observation is not None:
             self._take(self._last.observation)
+        if self._last.reward is not None:
+            self.rewards.append(self._last.reward)
         self.steps += 1
         self._action = action
         self._inference.advance()
@@ -287,4 +314,6 @@ def run_episode(
         answers.latencies_ms,
         failure=world.failure,
         held=world.held,
+        max_reward=max(world.rewards, default=None),
+        sum_reward=sum(world.rewards) if world.rewards else None,
     )
