@@ -85,6 +85,14 @@ def eval_(
         int,
         typer.Option(min=0, max=MOST_THREADS, help="Processes; 0: as cores and memory allow."),
     ] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run episodes on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT; at most --jobs "
+            "at once.",
+        ),
+    ] = None,
     grey_camera: Annotated[
         str | None,
         typer.Option(help="Ablation: grey out this camera, e.g. observation.images.wrist."),
@@ -128,6 +136,10 @@ def eval_(
                 open_suite(env, levels).close()
             timing = parse_timing(latency, latency_jitter, mode, execution_horizon)
             path = model_path(model, folder=True)
+            if ray is not None:
+                from actquant.evaluation.cluster import check_request
+
+                check_request(ray, path, timing)
             check_output(out, EVALUATION, [path], force=force)
             if videos is not None:
                 check_folder(videos, [path])
@@ -151,6 +163,7 @@ def eval_(
                 timing=timing,
                 perturb=levels,
                 jobs=jobs,
+                ray=ray,
                 videos=videos,
                 all_videos=all_videos,
                 comparable=comparable,
