@@ -83,10 +83,10 @@ def connected(address: str) -> Iterator[Cluster]:
     Raises EvaluationError where none answers, or one of another version of Ray or Python;
     ModuleNotFoundError where Ray is not installed.
     """
-    import ray
-
     place = _resolved(address)
     _require_answer(place)
+    import ray
+
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
@@ -120,17 +120,18 @@ def _resolved(address: str) -> str:
 def _require_answer(address: str) -> None:
     """Raises EvaluationError where nothing that speaks as Ray does answers; Ray itself would try
     for minutes."""
-    if address == AUTO:
-        return
     import grpc
 
+    if address == AUTO:
+        return
     place = address.removeprefix(CLIENT)
     host, _, port = place.rpartition(":")
     told = f"--ray: no Ray cluster answers at {address}"
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{told}: {brief(error)}") from error
+        told_by_system = getattr(error, "strerror", None) or brief(error)
+        raise EvaluationError(f"{told}: {told_by_system}") from error
     if os.environ.get("RAY_USE_TLS") == "1":
         return
     with grpc.insecure_channel(place) as channel:
@@ -268,6 +269,8 @@ def _run_remotely(order: _Order, task: str, start: int) -> _Done:
 
 def _worker(order: _Order) -> Worker:
     """Returns this process's worker, made once in an evaluation."""
+    import ray
+
     global _held
     key = order.about.model_dump_json()
     if _held is None or _held[0] != key:
@@ -276,13 +279,15 @@ def _worker(order: _Order) -> Worker:
         os.environ.update(order.variables)
         with _model_here(order.about.model_sha256) as path:
             if not path.is_file() or model_sha256(path) != order.about.model_sha256:
-                import ray
-
                 with atomic_path(path) as temporary:
                     temporary.write_bytes(memoryview(ray.get(order.model[0])))
             about = order.about.model_copy(update={"model": str(path)})
-            worker = Worker(about, order.films)
-        _require_same(worker)
+            try:
+                worker = Worker(about, order.films)
+                _require_same(worker)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
         _held = key, worker
     return _held[1]
 
@@ -310,6 +315,8 @@ def _require_same(worker: Worker) -> None:
     here = versions(suite.distribution) | suite.about.versions
     ignored = _NOT_COMPARED - suite.about.versions.keys()
     wanted = {name: version for name, version in about.versions.items() if name not in ignored}
+    import ray
+
     differ = [
         f"{name} {here.get(name, 'missing')} (wanted {version})"
         for name, version in wanted.items()
@@ -319,6 +326,6 @@ def _require_same(worker: Worker) -> None:
         differ.append(f"an environment {about.env} that says something else of itself")
     if differ:
         raise EvaluationError(
-            f"the node {platform.node()} has {', '.join(differ)}; install on every node what is "
-            "installed here"
+            f"the node {platform.node()} ({ray.util.get_node_ip_address()}) has "
+            f"{', '.join(differ)}; install on every node what is installed here"
         )
