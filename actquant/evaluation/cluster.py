@@ -11,7 +11,7 @@ import signal
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,7 +91,10 @@ def connected(address: str) -> Iterator[Cluster]:
     try:
         ray.init(address=place, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
-        raise EvaluationError(f"--ray {address}: {brief(error)}") from error
+        raise EvaluationError(
+            f"--ray {address}: {brief(error)} ({CLIENT} takes the port of Ray's client server, by "
+            "default 10001, and HOST:PORT without it that of the head, by default 6379)"
+        ) from error
     finally:  # Ray sets its own
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -172,7 +175,7 @@ def run_on(
     *,
     most: int,
     memory_bytes: int,
-) -> Iterator[Episode | UncountedEpisode]:
+) -> Generator[Episode | UncountedEpisode, None, None]:
     """Runs episodes, (task, start) each, on a cluster, a core each; yields what each came to.
 
     An episode whose process or machine dies is tried ATTEMPTS times, then not counted. most: how

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -98,7 +98,7 @@ def _run_one(task: str, start: int) -> Episode | UncountedEpisode:
 
 def run_here(
     pairs: list[tuple[str, int]], about: Provenance, videos: Videos | None
-) -> Iterator[Episode | UncountedEpisode]:
+) -> Generator[Episode | UncountedEpisode, None, None]:
     """Runs episodes, (task, start) each, in as many processes as `about.jobs` says, one of them
     this one if that is 1; yields what each came to. videos: what is filmed, None for nothing.
 

@@ -63,6 +63,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     (Path(place) / "rfc3987_syntax.py").write_text("raise ImportError\n")
     patch = pytest.MonkeyPatch()
     patch.setenv("RAY_TMPDIR", place)
+    patch.setenv("TMPDIR", place)
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     patch.setenv("PYTHONPATH", place, prepend=os.pathsep)
     command = [sys.executable, Path(__file__).with_name("ray_nodes.py")]
@@ -175,6 +176,7 @@ def test_whatever_dies_episodes_are_those_of_a_serial_run(
     assert process.returncode == 0, said
     assert episodes(out) == episodes(serial)
     assert not list(out.parent.glob("*.partial.jsonl"))
+    assert [p.name for p in Path(os.environ["TMPDIR"]).glob("actquant-ray-*/*")] == ["lock"]
     here, there = (json.loads(path.read_text())["provenance"] for path in (serial, out))
     assert "2 cores of 2 node(s) by Ray" in there["machine"]
     differing = {key for key in here if here[key] != there[key]}
