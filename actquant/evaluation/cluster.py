@@ -184,8 +184,6 @@ def run_on(
     machine, or where the cluster is lost, and what `run_episode` raises but SimulatorError.
     """
     ray = cluster.ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     run = ray.remote(_run_remotely).options(
         num_cpus=1, memory=memory_bytes or None, max_retries=ATTEMPTS - 1
     )
@@ -199,9 +197,8 @@ def run_on(
     variables = {name: os.environ[name] for name in SHARED_VARIABLES if name in os.environ}
     waiting, running, nodes = deque(pairs), {}, set()
     try:
-        order = ray.put(
-            _Order(about, [ray.put(np.fromfile(about.model, np.uint8))], videos, variables)
-        )
+        model = ray.put(np.asarray(np.memmap(about.model, np.uint8, "r")))
+        order = ray.put(_Order(about, model, videos, variables))
         while waiting or running:
             # More than run, so that no core waits for us and Ray sees that there is more to do.
             limit = most or 2 * cluster.cores
@@ -230,15 +227,21 @@ def run_on(
             "finished, with --ray or without"
         ) from error
     finally:
-        forget = ray.remote(_forget)
-        there = [
-            forget.options(
-                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-            ).remote(about.model_sha256)
-            for node in nodes
-        ]
-        if there:
-            ray.wait(there, num_returns=len(there), timeout=FORGET_S)
+        with suppress(ray.exceptions.RayError, ConnectionError):  # the cluster may be lost
+            _forget_on(ray, nodes, about.model_sha256)
+
+
+def _forget_on(ray: Any, nodes: set[str], sha256: str) -> None:
+    """Has nodes delete a model's file, as far as they do it in time."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    forget = ray.remote(_forget)
+    begun = []
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        begun.append(forget.options(num_cpus=0, scheduling_strategy=there).remote(sha256))
+    if begun:
+        ray.wait(begun, num_returns=len(begun), timeout=FORGET_S)
 
 
 def _told(error: Any) -> Exception:
@@ -279,13 +282,17 @@ def _worker(order: _Order) -> Worker:
     if _held is None or _held[0] != key:
         if _held is not None:
             _held[1].suite.close()
+            _held = None
         os.environ.update(order.variables)
-        with _model_here(order.about.model_sha256) as path:
-            if not path.is_file() or model_sha256(path) != order.about.model_sha256:
-                with atomic_path(path) as temporary:
-                    temporary.write_bytes(memoryview(ray.get(order.model[0])))
-            about = order.about.model_copy(update={"model": str(path)})
+        sha256 = order.about.model_sha256
+        with _model_here(sha256) as path:
             try:
+                if not path.is_file() or model_sha256(path) != sha256:
+                    with atomic_path(path) as temporary:
+                        temporary.write_bytes(memoryview(ray.get(order.model)))
+                    if model_sha256(path) != sha256:
+                        raise EvaluationError(f"{order.about.model} was changed meanwhile")
+                about = order.about.model_copy(update={"model": str(path)})
                 worker = Worker(about, order.films)
                 _require_same(worker)
             except BaseException:
@@ -314,12 +321,12 @@ def _forget(sha256: str) -> None:
 def _require_same(worker: Worker) -> None:
     """Raises EvaluationError where this node would run other episodes than the machine that the
     evaluation was begun on."""
+    import ray
+
     about, suite = worker.about, worker.suite
     here = versions(suite.distribution) | suite.about.versions
     ignored = _NOT_COMPARED - suite.about.versions.keys()
     wanted = {name: version for name, version in about.versions.items() if name not in ignored}
-    import ray
-
     differ = [
         f"{name} {here.get(name, 'missing')} (wanted {version})"
         for name, version in wanted.items()
