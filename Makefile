@@ -40,7 +40,7 @@ scripts/system_packages.sh
 python=$$(scripts/find_python.sh) && test -x $(BIN)/python || "$$python" -m venv $(VENV)
 $(BIN)/python -m pip install --quiet --upgrade pip
 scripts/ur_rtde/install.sh $(BIN)/python
-$(BIN)/python -m pip install --quiet --no-compile -e motion -e sim_envs -e '.[compress,hub,sim,rerun,serve,dev]' -e exports -e 'robot[sim,lerobot]'
+$(BIN)/python -m pip install --quiet --no-compile -e motion -e sim_envs -e '.[compress,hub,sim,ray,rerun,serve,dev]' -e exports -e 'robot[sim,lerobot]'
 $(SMOLLM2)
 $(OPENPI_CLIENT)
 $(PUSHT)

@@ -95,6 +95,14 @@ def eval_(
         int,
         typer.Option(min=0, max=MOST_THREADS, help="Processes; 0: as cores and memory allow."),
     ] = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run episodes on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT; at most --jobs "
+            "at once.",
+        ),
+    ] = None,
     grey_camera: Annotated[
         str | None,
         typer.Option(help="Ablation: grey out this camera, e.g. observation.images.wrist."),
@@ -136,6 +144,10 @@ def eval_(
             levels = parse_perturb(perturb)
             timing = parse_timing(latency, latency_jitter, mode, execution_horizon)
             path = model_path(model, folder=True)
+            if ray is not None:
+                from actquant.evaluation.cluster import check_request
+
+                check_request(ray, path, timing)
             check_output(out, EVALUATION, [path], force=force)
             if videos is not None:
                 check_folder(videos, [path])
@@ -163,6 +175,7 @@ def eval_(
                 perturb=levels,
                 env_options=options,
                 jobs=jobs,
+                ray=ray,
                 videos=videos,
                 all_videos=all_videos,
                 comparable=comparable,

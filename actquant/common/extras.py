@@ -42,6 +42,7 @@ EXTRAS = (
         ("websockets", "msgpack", "prometheus_client"),
     ),
     Extra("'actquant[hub]'", "policies on the Hugging Face hub", ("huggingface_hub",)),
+    Extra("'actquant[ray]'", "evaluation on a Ray cluster", ("ray", "grpc")),
     Extra("'actquant[rerun]'", "recordings for rerun", ("rerun",)),
     Extra("'actquant[record]'", "recording what an arm does", ()),  # of LeRobot, as for compressing
     Extra(

@@ -2,29 +2,27 @@
 
 import hashlib
 import json
-import multiprocessing
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from actquant import __version__
 from actquant.common.clock import iso_date
-from actquant.common.errors import EvaluationError, SimulatorError
+from actquant.common.errors import EvaluationError
 from actquant.common.files import write_text
 from actquant.common.interrupts import look_again
 from actquant.common.locks import sole_writer
 from actquant.common.machine import total_memory, usable_cores
 from actquant.common.renames import Renames, rename_keys
-from actquant.control.policy import Policy, PolicyDescription, model_sha256, open_policy
+from actquant.control.policy import PolicyDescription, model_sha256, open_policy
 from actquant.environments.base import SUITES, Suite, open_suite, require_camera, require_task
+from actquant.evaluation.cluster import Cluster, check_request, connected, run_on
 from actquant.evaluation.partial import SUFFIX, PartialResult
-from actquant.evaluation.recording import Film, Recording, Videos
+from actquant.evaluation.recording import Videos
 from actquant.evaluation.result import (
     SCHEMA_VERSION,
     Conventions,
@@ -37,16 +35,12 @@ from actquant.evaluation.result import (
     rate,
     versions,
 )
-from actquant.evaluation.rollout import Ablation, Episode, check_fits, run_episode
+from actquant.evaluation.rollout import Ablation, Episode, check_fits
 from actquant.evaluation.starts import parse_starts
 from actquant.evaluation.timing import MEASURED, Timing
+from actquant.evaluation.workers import run_here
 from actquant.format.model_file import read_model
 from actquant.format.stored_error import StoredActionError
-
-ATTEMPTS = 3
-"""How often an episode is tried that the simulator does not bring to its end."""
-UNKNOWN_RATE_HZ = 10.0
-"""How fast videos play where a checkpoint does not say."""
 
 
 def evaluate(
@@ -64,6 +58,7 @@ def evaluate(
     perturb: Mapping[str, int] | None = None,
     env_options: Mapping[str, str] | None = None,
     jobs: int = 0,
+    ray: str | None = None,
     videos: Path | None = None,
     all_videos: bool = False,
     comparable: bool = False,
@@ -78,7 +73,8 @@ def evaluate(
     policy's. timing: what passes in the simulation while the policy thinks, nothing if left out;
     with measured latencies, episodes of another machine or another number of `jobs` are not taken
     over. perturb: kind -> level of what is otherwise than in training, env_options: options of
-    LeRobot's environment (`open_suite`). videos:
+    LeRobot's environment (`open_suite`). ray: address of a Ray cluster whose nodes run the
+    episodes, at most `jobs` at once. videos:
     folder for recordings of failures (`all_videos`: of all episodes), over others than ours only
     with `force`. comparable: whether nothing may be done otherwise than by the protocol that
     published numbers of the environment follow. `on_episode` gets each episode with the counts done
@@ -87,31 +83,37 @@ def evaluate(
     environment does not have, what is not `comparable`, more steps than a chunk has, where no
     episode counts, and, before the first action, where the environment has not what the policy is
     to be shown; BusyError if another process writes `out`, OutputError if it cannot be written, and
-    what `Videos.check` raises.
+    what `check_request`, `connected` and `Videos.check` raise.
     """
     wanted_starts = parse_starts(starts)
     ablation, renames = ablation or Ablation(), renames or {}
     perturb = {kind: level for kind, level in sorted((perturb or {}).items()) if level}
     env_options = dict(sorted((env_options or {}).items()))
-    with closing(open_suite(env, perturb, env_options)) as suite:
-        names = list(dict.fromkeys(tasks)) or list(suite.tasks)
-        for name in names:
-            require_task(env, suite.tasks, name)
-        if ablation.grey_camera is not None:
-            cameras = rename_keys(dict.fromkeys(suite.cameras), renames)
-            require_camera(env, cameras, ablation.grey_camera)
-        _require_starts(env, suite, wanted_starts)
-        if comparable:
-            _require_protocol(env, suite, names, wanted_starts, ablation, timing)
-        if timing is not None:
-            timing = _in_steps(env, suite, timing)
-    wanted = _in_order(names, wanted_starts, suite)
-    kept = None
-    if videos is not None:
-        place = out or Path(videos) / "result.json"
-        kept = Videos(Path(videos), place.stem, place.parent, all_videos)
-        kept.check(wanted, force=force)
-    with nullcontext() if out is None else sole_writer(out):
+    with ExitStack() as stack:
+        cluster = None
+        if ray is not None:
+            check_request(ray, Path(model), timing)
+            cluster = stack.enter_context(connected(ray))
+        with closing(open_suite(env, perturb, env_options)) as suite:
+            names = list(dict.fromkeys(tasks)) or list(suite.tasks)
+            for name in names:
+                require_task(env, suite.tasks, name)
+            if ablation.grey_camera is not None:
+                cameras = rename_keys(dict.fromkeys(suite.cameras), renames)
+                require_camera(env, cameras, ablation.grey_camera)
+            _require_starts(env, suite, wanted_starts)
+            if comparable:
+                _require_protocol(env, suite, names, wanted_starts, ablation, timing)
+            if timing is not None:
+                timing = _in_steps(env, suite, timing)
+        wanted = _in_order(names, wanted_starts, suite)
+        kept = None
+        if videos is not None:
+            place = out or Path(videos) / "result.json"
+            kept = Videos(Path(videos), place.stem, place.parent, all_videos)
+            kept.check(wanted, force=force)
+        if out is not None:
+            stack.enter_context(sole_writer(out))
         about = _provenance(
             model,
             env,
@@ -126,12 +128,19 @@ def evaluate(
             perturb=perturb,
             env_options=env_options,
             jobs=jobs,
+            cluster=cluster,
         )
         partial = PartialResult(_partial_path(out, about), about.date)
         about = about.model_copy(update={"date": partial.began})
         missing = [pair for pair in wanted if pair not in partial.episodes]
         not_counted: dict[tuple[str, int], UncountedEpisode] = {}
-        for episode in _run_all(missing, about, kept):
+        if cluster is None:
+            episodes = run_here(missing, about, kept)
+        else:
+            needed = suite.about.memory_bytes
+            episodes = run_on(cluster, missing, about, kept, most=jobs, memory_bytes=needed)
+        # Closed before the cluster is left.
+        for episode in stack.enter_context(closing(episodes)):
             look_again()
             if isinstance(episode, UncountedEpisode):
                 not_counted[episode.task, episode.start] = episode
@@ -222,6 +231,7 @@ def _provenance(
     perturb: dict[str, int],
     env_options: dict[str, str],
     jobs: int,
+    cluster: Cluster | None,
 ) -> Provenance:
     sha256, policy = model_sha256(model), open_policy(model, threads=1).describe()
     if steps_per_chunk is not None and not 1 <= steps_per_chunk <= policy.chunk_length:
@@ -235,8 +245,13 @@ def _provenance(
         )
     if suite.about.features:
         check_fits(policy, suite.about.features, renames)
-    cores = usable_cores()
-    jobs = jobs or _most_jobs(cores, suite.about.memory_bytes)
+    if cluster is None:
+        cores = usable_cores()
+        jobs = jobs or _most_jobs(cores, suite.about.memory_bytes)
+        machine = f"{cores} cores"
+    else:
+        cores = jobs = jobs or cluster.cores
+        machine = f"{cluster.cores} cores of {cluster.nodes} node(s) by Ray"
     return Provenance(
         schema_version=SCHEMA_VERSION,
         actquant_version=__version__,
@@ -257,7 +272,7 @@ def _provenance(
         conventions=_conventions(policy, timing),
         jobs=jobs,
         threads_per_job=max(1, cores // jobs),
-        machine=f"{platform.machine()}, {cores} cores, {platform.system()}",
+        machine=f"{platform.machine()}, {machine}, {platform.system()}",
         environment=dict(suite.about.conventions),
         marks=list(suite.about.marks),
         versions=versions(suite.distribution) | suite.about.versions,
@@ -342,111 +357,3 @@ def _without_latencies(episode: Episode) -> dict[str, Any]:
     values = asdict(episode)
     del values["latencies_ms"]
     return values
-
-
-class _Worker:
-    """Runs episodes in this process."""
-
-    def __init__(self, about: Provenance, videos: Videos | None) -> None:
-        self.about, self.videos = about, videos
-        self.policy: Policy = open_policy(Path(about.model), threads=about.threads_per_job)
-        self.suite = self._open_suite()
-        self._cold = about.timing is not None and about.timing.latency == MEASURED
-
-    def run(self, task: str, start: int) -> Episode | UncountedEpisode:
-        """Runs one episode, in a new environment again where the simulator failed."""
-        errors: list[str] = []
-        while len(errors) < ATTEMPTS:
-            try:
-                return self._run(task, start)
-            except SimulatorError as error:
-                errors.append(str(error))
-                self.suite.close()
-                self.suite = self._open_suite()
-        told = "; then ".join(dict.fromkeys(errors))
-        return UncountedEpisode(task=task, start=start, attempts=len(errors), error=told)
-
-    def _open_suite(self) -> Suite:
-        return open_suite(self.about.env, self.about.perturb, self.about.env_options)
-
-    def _run(self, task: str, start: int) -> Episode:
-        about, film = self.about, Film() if self.videos is not None else None
-        episode = run_episode(
-            self.suite,
-            self.policy,
-            task,
-            start,
-            seed=about.seed,
-            steps_per_chunk=about.steps_per_chunk,
-            ablation=Ablation(about.grey_camera, about.wrong_instruction),
-            renames=about.renames,
-            film=film,
-            timing=about.timing,
-            warm_up=self._cold,
-        )
-        self._cold = False
-        if self.videos is not None and film is not None and self.videos.wants(episode):
-            episode.recording = self.videos.keep(film, self._recording(episode, film))
-        return episode
-
-    def _recording(self, episode: Episode, film: Film) -> Recording:
-        policy = self.policy.describe()
-        return Recording(
-            task=episode.task,
-            start=episode.start,
-            instruction=film.instruction,
-            success=episode.success,
-            failure=episode.failure,
-            model_sha256=self.about.model_sha256,
-            seed=self.about.seed,
-            control_rate_hz=policy.control_rate_hz or UNKNOWN_RATE_HZ,
-            steps_per_chunk=self.about.steps_per_chunk,
-            action_names=list(policy.action_names),
-            actions=[[round(float(x), 5) for x in action] for action in film.actions],
-            latencies_ms=[round(ms, 3) for ms in episode.latencies_ms],
-            asked=film.asked,
-        )
-
-
-_worker: _Worker | None = None
-
-
-def _start_worker(about: Provenance, videos: Videos | None) -> None:
-    global _worker
-    _worker = _Worker(about, videos)
-
-
-def _run_one(task: str, start: int) -> Episode | UncountedEpisode:
-    assert _worker is not None
-    return _worker.run(task, start)
-
-
-def _run_all(
-    pairs: list[tuple[str, int]], about: Provenance, videos: Videos | None
-) -> Iterator[Episode | UncountedEpisode]:
-    if not pairs:
-        return
-    if about.jobs == 1:
-        worker = _Worker(about, videos)
-        try:
-            for pair in pairs:
-                yield worker.run(*pair)
-        finally:
-            worker.suite.close()
-        return
-    # Spawned, not forked: a rendering context and ggml's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(about.jobs, len(pairs)), context, _start_worker, (about, videos)
-    ) as pool:
-        futures = [pool.submit(_run_one, *pair) for pair in pairs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise EvaluationError(
-                "a process that ran episodes has died, perhaps for want of memory; with fewer "
-                "--jobs the same command goes on from what is finished"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

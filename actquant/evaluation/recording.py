@@ -103,6 +103,18 @@ class Videos:
         video = self.path(about.task, about.start)
         write_video(video, film.frames, about.control_rate_hz)
         write_text(video.with_suffix(".json"), about.model_dump_json())
+        return self._place(video)
+
+    def take_over(self, task: str, start: int, video: bytes, about: bytes) -> str:
+        """Writes a recording that `keep` made on another machine; returns as it does."""
+        path = self.path(task, start)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(video)
+        with atomic_path(path.with_suffix(".json")) as temporary:
+            temporary.write_bytes(about)
+        return self._place(path)
+
+    def _place(self, video: Path) -> str:
         return Path(os.path.relpath(video, self.beside)).as_posix()
 
     def wants(self, episode: Episode) -> bool:
