@@ -44,7 +44,7 @@ from actquant.calibration.hooks import LayerHooks, frozen, make_layers
 from actquant.calibration.losses import OBJECTIVES
 from actquant.calibration.work_folder import Contents, WorkFolder
 from actquant.common.errors import CalibrationError
-from actquant.common.machine import total_memory
+from actquant.common.machine import return_freed_memory, total_memory
 from actquant.common.processes import ALONE, Processes
 from actquant.common.progress import bar
 from actquant.policies.base import LoadedPolicy, MatrixKind, QuantizableTensor
@@ -270,7 +270,11 @@ class _Pass:
                     ):
                         values = job.objective(job.loaded, batch, job.seed, draw)
                         if self._guided(draw):
+                            if job.is_large:  # between what autograd has saved
+                                return_freed_memory()
                             values.sum().backward()
+                    if job.is_large:
+                        return_freed_memory()
                     advance(count)
                     is_due = time.monotonic() - saved_at >= SAVE_SECONDS
                     if (is_due or seen - saved >= save_every) and seen < self.samples:
