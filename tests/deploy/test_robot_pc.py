@@ -186,6 +186,7 @@ def test_a_policy_moves_the_arm(
         ([], "scene=opencv:/dev/video0", "pip install 'lerobot_robot_ur[opencv]'"),
         ([], "scene=realsense:0123", "pip install 'lerobot_robot_ur[realsense]'"),
     ],
+    ids=["record", "opencv", "realsense"],  # two workers have two addresses
 )
 def test_what_is_lacking_is_told_before_the_arm_is_touched(
     environment: Environment,

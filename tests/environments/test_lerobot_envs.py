@@ -19,8 +19,6 @@ from actquant.evaluation.compare import compare
 from actquant.evaluation.result import EvaluationResult
 from actquant.policies import load_policy
 
-gym_pusht = pytest.importorskip("gym_pusht")
-
 CAMERA, STEPS = "observation.image", 8
 PLUGIN = """
 from dataclasses import dataclass, field
