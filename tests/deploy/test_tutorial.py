@@ -109,15 +109,14 @@ def _words(line: str) -> str:
     return " ".join(word for word in words if not re.search(r"\d", word))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     """A folder that looks like the repository's, as far as the page uses it."""
-    folder = tmp_path_factory.mktemp("tutorial")
-    (folder / "exports").symlink_to(REPOSITORY / "exports")
-    return folder
+    (tmp_path / "exports").symlink_to(REPOSITORY / "exports")
+    return tmp_path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def environment(folder: Path) -> dict[str, str]:
     return {
         **os.environ,
@@ -127,7 +126,7 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def second(folder: Path, environment: dict[str, str]) -> Iterator[Terminal]:
     terminal = Terminal(folder, environment)
     yield terminal
