@@ -28,7 +28,7 @@ def positive(value: float | None) -> float | None:
     return value
 
 
-EFFORT, PLACES = "How much work", "Where work is kept"
+EFFORT, PLACES, MOTION = "How much work", "Where work is kept", "How it moves"
 """Groups of options in --help."""
 
 HUB_NAME = r"organisation/name\[@revision]\[:FILE.gguf] of the Hugging Face hub"
@@ -80,6 +80,18 @@ TuneSteps = Annotated[
 Threads = Annotated[
     int, typer.Option(min=0, max=MOST_THREADS, help="Threads; 0: as many as there is work for.")
 ]
+Mode = Annotated[
+    str,
+    typer.Option(help="sync, async (queue), or rtc (real-time chunking).", rich_help_panel=MOTION),
+]
+ExecutionHorizon = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="rtc: actions of the old chunk, at most, that guide the new one.",
+        rich_help_panel=MOTION,
+    ),
+]
 StepsPerChunk = Annotated[
     int | None,
     typer.Option(min=1, help="Actions executed before the next chunk; default the policy's."),
@@ -117,26 +129,24 @@ def whole_numbers(flag: str, text: str) -> list[int]:
 
 def renames(pairs: list[str]) -> dict[str, str]:
     """Parses THEIRS=POLICY'S of --rename; nothing after = leaves a name out."""
-    names: dict[str, str] = {}
-    for pair in pairs:
-        old, separator, new = pair.partition("=")
-        if not (separator and old) or old in names:
-            problem = f"{old} is renamed twice" if old in names else "wanted THEIRS=POLICY'S"
-            raise typer.BadParameter(f"--rename {pair}: {problem}")
-        names[old] = new
-    return names
+    return _texts("--rename", "THEIRS=POLICY'S", "renamed", pairs)
 
 
 def environment_options(pairs: list[str]) -> dict[str, str]:
     """Parses KEY=VALUE of --env-option."""
-    options: dict[str, str] = {}
+    return _texts("--env-option", "KEY=VALUE", "given", pairs)
+
+
+def _texts(flag: str, form: str, done: str, pairs: list[str]) -> dict[str, str]:
+    """Parses texts with = between them, the first of which are different from each other."""
+    texts: dict[str, str] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
-        if not (separator and key) or key in options:
-            problem = f"{key} is given twice" if key in options else "wanted KEY=VALUE"
-            raise typer.BadParameter(f"--env-option {pair}: {problem}")
-        options[key] = value
-    return options
+        if not (separator and key) or key in texts:
+            problem = f"{key} is {done} twice" if key in texts else f"wanted {form}"
+            raise typer.BadParameter(f"{flag} {pair}: {problem}")
+        texts[key] = value
+    return texts
 
 
 def key_values(flag: str, pairs: list[str]) -> dict[str, Any]:

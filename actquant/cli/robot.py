@@ -9,7 +9,10 @@ from actquant_runtime.hub import find_model
 from actquant.cli.command_line import asked, errors
 from actquant.cli.options import (
     LARGEST_SEED,
+    MOTION,
+    ExecutionHorizon,
     Json,
+    Mode,
     Model,
     StepsPerChunk,
     Threads,
@@ -21,7 +24,7 @@ from actquant.cli.output import app, console, show, told_plainly
 from actquant.common.paths import require_folder
 from actquant.evaluation.starts import LAST_START
 
-ROBOT, MOTION = "The robot, its cameras and its task", "How it moves"
+ROBOT = "The robot, its cameras and its task"
 PERMISSION, KEPT = "What it may do", "What is kept"
 """Groups of options of `deploy --help`."""
 
@@ -73,21 +76,9 @@ def deploy(
             rich_help_panel=ROBOT,
         ),
     ] = None,
-    mode: Annotated[
-        str,
-        typer.Option(
-            help="sync, async (queue), or rtc (real-time chunking).", rich_help_panel=MOTION
-        ),
-    ] = "sync",
+    mode: Mode = "sync",
     steps_per_chunk: StepsPerChunk = None,
-    execution_horizon: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="rtc: actions of the old chunk, at most, that guide the new one.",
-            rich_help_panel=MOTION,
-        ),
-    ] = 10,
+    execution_horizon: ExecutionHorizon = 10,
     speed: Annotated[
         float,
         typer.Option(

@@ -6,14 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from actquant.cli.command_line import asked, errors
-from actquant.cli.options import Json, StepsPerChunk, Threads, key_values, positive
+from actquant.cli.options import (
+    MOTION,
+    ExecutionHorizon,
+    Json,
+    Mode,
+    StepsPerChunk,
+    Threads,
+    key_values,
+    positive,
+)
 from actquant.cli.output import app, show, told_plainly
 from actquant.common.tables import printable
 
 if TYPE_CHECKING:
     from actquant.ros.driver import RosReport
 
-TOPICS, MOTION = "The robot's topics", "How it moves"
+TOPICS = "The robot's topics"
 """Groups of options in --help."""
 
 
@@ -76,21 +85,9 @@ def ros(
     node_name: Annotated[
         str, typer.Option(help="Name of the node.", rich_help_panel=TOPICS)
     ] = "actquant",
-    mode: Annotated[
-        str,
-        typer.Option(
-            help="sync, async (queue), or rtc (real-time chunking).", rich_help_panel=MOTION
-        ),
-    ] = "sync",
+    mode: Mode = "sync",
     steps_per_chunk: StepsPerChunk = None,
-    execution_horizon: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="rtc: actions of the old chunk, at most, that guide the new one.",
-            rich_help_panel=MOTION,
-        ),
-    ] = 10,
+    execution_horizon: ExecutionHorizon = 10,
     ahead: Annotated[
         float,
         typer.Option(

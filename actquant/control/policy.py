@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from actquant_runtime import PreviousChunk, Runtime
@@ -40,6 +40,25 @@ class PolicyDescription:
     noise_shape: tuple[int, ...]
     supports_guidance: bool
 
+    @classmethod
+    def told(cls, name: str, image_size: tuple[int, int], about: Mapping[str, Any]) -> Self:
+        """Returns what the runtime, or a server, says of a policy (`Runtime.describe`)."""
+        action = about["action"]
+        return cls(
+            name=name,
+            cameras=tuple(about["cameras"]),
+            optional_cameras=about["optional_cameras"],
+            image_size=image_size,
+            state_names=tuple(about["state"]["names"]),
+            action_names=tuple(action["names"]),
+            control_rate_hz=about["control_rate_hz"],
+            chunk_length=action["chunk_length"],
+            steps_per_chunk=action["steps_per_chunk"],
+            observation_steps=about["observation_steps"],
+            noise_shape=tuple(about["noise_shape"]),
+            supports_guidance=about["supports_guidance"],
+        )
+
 
 class Policy(Protocol):
     """Anything that answers an observation with a chunk of actions."""
@@ -72,21 +91,9 @@ class RuntimePolicy:
     def describe(self) -> PolicyDescription:
         """Returns what the file says."""
         about = self.runtime.describe()
-        image, action = about["image"], about["action"]
-        return PolicyDescription(
-            name=about["name"],
-            cameras=tuple(about["cameras"]),
-            optional_cameras=about["optional_cameras"],
-            image_size=(image["source_height"], image["source_width"]),
-            state_names=tuple(about["state"]["names"]),
-            action_names=tuple(action["names"]),
-            control_rate_hz=about["control_rate_hz"],
-            chunk_length=action["chunk_length"],
-            steps_per_chunk=action["steps_per_chunk"],
-            observation_steps=about["observation_steps"],
-            noise_shape=tuple(about["noise_shape"]),
-            supports_guidance=about["supports_guidance"],
-        )
+        image = about["image"]
+        size = image["source_height"], image["source_width"]
+        return PolicyDescription.told(about["name"], size, about)
 
     def act(
         self,

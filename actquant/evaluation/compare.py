@@ -117,8 +117,7 @@ def pair_up(a: EvaluationResult, b: EvaluationResult, a_name: str, b_name: str) 
 
 def _conditions(result: EvaluationResult) -> dict[str, Any]:
     of = result.provenance
-    keys = ("env", "marks", "seed", "grey_camera", "wrong_instruction", "perturb")
-    keys += ("env_options",)
+    keys = ("env", "marks", "seed", "grey_camera", "wrong_instruction", "perturb", "env_options")
     return {key: getattr(of, key) for key in keys} | dict(of.environment)
 
 

@@ -169,8 +169,7 @@ class Provenance(_Record):
         """Returns as a text what was evaluated and how, but for some fields: alike in two results
         that differ in these alone."""
         kept = {"model_sha256", "env", "marks", "tasks", "starts", "seed", "steps_per_chunk"}
-        kept |= {"grey_camera", "renames", "wrong_instruction", "timing", "perturb"}
-        kept |= {"env_options"}
+        kept |= {"grey_camera", "renames", "wrong_instruction", "timing", "perturb", "env_options"}
         return self.model_dump_json(include=kept - set(left_out))
 
     @property

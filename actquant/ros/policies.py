@@ -27,21 +27,8 @@ class ServedPolicy:
     def describe(self) -> PolicyDescription:
         """Returns what the server says."""
         about = self._runtime.describe()
-        image, action = about["image"], about["action"]
-        return PolicyDescription(
-            name=self._url,
-            cameras=tuple(about["cameras"]),
-            optional_cameras=about["optional_cameras"],
-            image_size=(image["height"], image["width"]),
-            state_names=tuple(about["state"]["names"]),
-            action_names=tuple(action["names"]),
-            control_rate_hz=about["control_rate_hz"],
-            chunk_length=action["chunk_length"],
-            steps_per_chunk=action["steps_per_chunk"],
-            observation_steps=about["observation_steps"],
-            noise_shape=tuple(about["noise_shape"]),
-            supports_guidance=about["supports_guidance"],
-        )
+        image = about["image"]
+        return PolicyDescription.told(self._url, (image["height"], image["width"]), about)
 
     def act(
         self,
