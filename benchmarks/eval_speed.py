@@ -37,6 +37,8 @@ run = stock.eval_policy_all
 stock.eval_policy_all = lambda **given: run(**{**given, "max_episodes_rendered": 0})
 stock.main()
 """
+SHORTEST_S = 2.0
+"""Programs start in times that differ by tenths of a second."""
 OURS, STOCK, UNFILMED = "actquant eval", "lerobot-eval", "lerobot-eval without films"
 
 
@@ -161,8 +163,14 @@ def _tasks(arguments: argparse.Namespace) -> int:
 
 
 def _rate(first: dict[str, Any], whole: dict[str, Any], arguments: argparse.Namespace) -> float:
-    """Returns episodes per minute and core."""
+    """Returns episodes per minute and core. Raises SystemExit where what was timed is too short for
+    one."""
     seconds = whole["seconds"] - first["seconds"]
+    if seconds < SHORTEST_S:
+        raise SystemExit(
+            f"--starts {arguments.starts}: all but each task's first episode took {seconds:.1f} s, "
+            f"less than {SHORTEST_S:g}: take more starts"
+        )
     return 60 * (whole["episodes"] - first["episodes"]) / seconds / arguments.cores
 
 

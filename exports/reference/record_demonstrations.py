@@ -79,6 +79,9 @@ class Recorder:
             shutil.rmtree(self.journal, ignore_errors=True)
             return 0
         state = json.loads(note.read_text(encoding="utf-8"))
+        if not state["files"]:
+            shutil.rmtree(self.root, ignore_errors=True)
+            return 0
         for path in self.root.rglob("*"):
             if path.is_file() and str(path.relative_to(self.root)) not in state["files"]:
                 path.unlink()
@@ -90,6 +93,7 @@ class Recorder:
 
         if self.root.exists():
             return LeRobotDataset.resume(self.name, root=self.root)
+        self._note([])  # whose the folder is that begins now
         layout = features(self.image_size)
         return LeRobotDataset.create(
             self.name, FPS, layout, root=self.root, robot_type="ur3e", use_videos=False
@@ -115,9 +119,13 @@ class Recorder:
             return
         self.dataset.finalize()
         self.dataset = None
-        files = [str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file()]
+        self._note([str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file()])
+
+    def _note(self, files: list[str]) -> None:
+        """Notes in the journal that these files are complete."""
         with atomic_folder(self.journal) as draft:
-            shutil.copytree(self.root / "meta", draft / "meta")
+            if files:
+                shutil.copytree(self.root / "meta", draft / "meta")
             write_json(draft / "done.json", {"done": self.done, "files": sorted(files)})
 
     def finish(self, complete: bool) -> None:

@@ -283,7 +283,8 @@ def train(
         recipe.processes,
         start_method="spawn",
     )
-    curves.draw(run, run / "curves.png")
+    if (run / "losses.csv").exists():  # not before the first hundred steps
+        curves.draw(run, run / "curves.png")
 
 
 def read_settings(run: Path) -> tuple[PolicySize, Recipe]:

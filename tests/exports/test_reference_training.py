@@ -133,6 +133,16 @@ def test_recording_is_resumable_and_deterministic(tmp_path):
     assert np.array_equal(seen, first[0])
 
 
+def test_recording_that_was_killed_before_anything_was_saved_begins_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(rd.Recorder, "save", lambda self: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            rd.record(tmp_path / "set", 10_000, 1, ["push_zone"], save_every=1)
+    assert (tmp_path / "set" / "meta" / "info.json").exists()
+    assert rd.record(tmp_path / "set", 10_000, 1, ["push_zone"]) == 1
+    assert not (tmp_path / ".set.journal").exists()
+
+
 def test_recording_refuses_a_dataset_that_is_not_its_own(tmp_path):
     (tmp_path / "other" / "meta").mkdir(parents=True)
     (tmp_path / "other" / "meta" / "info.json").write_text("{}")
