@@ -14,6 +14,7 @@ import ctypes
 import json
 import math
 import multiprocessing
+import os
 import shutil
 import signal
 import sys
@@ -49,7 +50,9 @@ from shards import read_shard
 from simulation import TASK_NAMES, all_instructions
 from torch.multiprocessing.spawn import start_processes
 
+from actquant.common.errors import BusyError
 from actquant.common.files import atomic_path
+from actquant.common.locks import sole_user
 
 Array = NDArray[Any]
 TRAINED = "trained.safetensors"
@@ -216,9 +219,16 @@ class Trainer:
 
 
 def die_with_parent() -> None:
-    """Ends this process with its parent: killing the command stops all of it."""
-    if sys.platform == "linux" and multiprocessing.parent_process() is not None:
+    """Ends this process with its parent: killing the command stops all of it.
+
+    Also where the parent was killed while this process began: it would train on beside the run that
+    takes its place.
+    """
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux" and parent is not None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent.pid:
+            os._exit(1)
 
 
 def worker(
@@ -393,7 +403,11 @@ def main() -> None:
     if (args.run / "settings.json").exists():
         size, recipe = read_settings(args.run)  # type: ignore[assignment]
     budget = Budget(args.minutes, args.observations)
-    train(args.run, size, recipe, budget, args.init)  # type: ignore[arg-type]
+    try:
+        with sole_user(args.run):
+            train(args.run, size, recipe, budget, args.init)  # type: ignore[arg-type]
+    except BusyError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
 """Training resumes to the same state; recording resumes to the same data."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import build_policy as bp  # noqa: E402
 import numpy as np
@@ -16,6 +21,8 @@ from shards import Mixture, Source, write_shard  # noqa: E402
 from simulation import Labels, UR3eEnv, all_instructions, demonstrate, label, pictures  # noqa: E402
 from smollm2 import text_weights  # noqa: E402
 from test_reference_policy import assert_loss_is_the_policys
+
+from actquant.common.locks import sole_user
 
 TINY = bp.PolicySize(
     width=32, intermediate=32, heads=2, kv_heads=1, layers=2, vision_layers=1, patch=24
@@ -79,6 +86,42 @@ def run_in_process(monkeypatch, run, budget, size=TINY):
     monkeypatch.setattr(tr, "start_processes", lambda worker, args, count, **_: worker(0, *args))
     monkeypatch.setattr(tr.curves, "draw", lambda *_: None)
     tr.train(run, size, replace(QUICK, seed=5), budget)
+
+
+ORPHAN = """
+import multiprocessing, os, signal, sys, time
+sys.path.insert(0, {exports!r})
+
+def orphan(parent):
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    from train import die_with_parent
+    open({begun!r}, "w").close()
+    die_with_parent()
+    open({survived!r}, "w").close()
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=orphan, args=(os.getpid(),)).start()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_whose_parent_was_killed_before_it_began_does_not_train_on(tmp_path):
+    begun, survived, script = (tmp_path / name for name in ("begun", "survived", "orphan.py"))
+    exports = str(Path(tr.__file__).parent)
+    script.write_text(ORPHAN.format(exports=exports, begun=str(begun), survived=str(survived)))
+    # Its output ends when the last process that holds it does.
+    out = subprocess.run([sys.executable, script], capture_output=True, timeout=120)
+    assert out.returncode == -signal.SIGKILL, out.stderr
+    assert begun.exists(), out.stderr
+    assert not survived.exists()
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--run", str(tmp_path), "--observations", "1"])
+    with sole_user(tmp_path), pytest.raises(SystemExit) as stop:
+        tr.main()
+    assert f"{tmp_path} is in use by process {os.getpid()}" in str(stop.value)
 
 
 def test_a_pretrained_language_model_stays_as_it_is(tmp_path, monkeypatch):
