@@ -78,16 +78,9 @@ $(ROS)/.installed: scripts/ros/requirements.txt scripts/ros/install.sh $(STAMP)
 demo: $(STAMP)
 	$(BIN)/actquant demo --out demo-out
 
-# An arm's control loop keeps its deadlines only where nothing else runs, and not always in a virtual
-# machine, which may stand still for a tenth of a second: a test may try again, and is listed then.
-REAL_TIME := tests/robot tests/deploy tests/ros
-PYTEST := $(BIN)/python -m pytest -q --durations=20 --durations-min=5
 test: $(STAMP)
 	scripts/system_packages.sh --for-tests
-	status=0; \
-	$(PYTEST) -n 2 --dist loadscope --no-loadscope-reorder --max-worker-restart 0 tests $(REAL_TIME:%=--ignore=%) || status=1; \
-	$(PYTEST) --reruns 1 -r fR $(REAL_TIME) || status=1; \
-	exit $$status
+	scripts/run_tests.sh tests/robot tests/deploy tests/ros
 
 # What crashes is kept in runtime/fuzz/regressions, where the tests replay it. OPTIONAL=1: nothing is
 # done, and said so, where clang neither is nor can be installed.

@@ -7,8 +7,9 @@
 `act` opens a file once and asks for chunks; `deploy` lets it drive the fake controller, episode
 after episode; `serve` answers CLIENTS clients, each of which connects anew after SESSION chunks;
 one session in ten ends in the middle of a message. The program that is watched runs as a process of
-its own. Exit code 1 if memory grew by more than 2 % and 2 MB, or files or threads by one, between
-the second tenth of the time and the last, or if a client was given an error.
+its own. Where the arm stops for what it ran into (nobody clears the table), the operator's word
+lets it go on. Exit code 1 if memory grew by more than 2 % and 2 MB, or files or threads by one,
+between the second tenth of the time and the last, or if a client was given an error.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -30,6 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from actquant.deploy.session import RECOVER
 
 SAMPLES = 400
 HOST = "127.0.0.83"
@@ -71,6 +75,34 @@ def deploy_command(model: Path, log: Path) -> list[str]:
 
 def serve_command(model: Path) -> list[str]:
     return [sys.executable, "-m", "actquant.cli", "serve", f"model={model}", "--port", "0"]
+
+
+class Operator:
+    """Whoever sits at `deploy`'s terminal, and lets the arm go on when it has stopped.
+
+    stdin: what the program reads; recoveries: how often the word was given.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._terminal, self.stdin = os.openpty()
+        self._log, self.recoveries = log, 0
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._is_over.set()
+        self._thread.join()
+        os.close(self._terminal)
+        os.close(self.stdin)
+
+    def _run(self) -> None:
+        question = f"Type {RECOVER} when"
+        while not self._is_over.wait(1.0):
+            asked = " ".join(self._log.read_text(errors="replace").split()).count(question)
+            if asked > self.recoveries:
+                os.write(self._terminal, f"{RECOVER}\n".encode())
+                self.recoveries += 1
 
 
 class Clients:
@@ -153,13 +185,13 @@ def drift(samples: list[dict[str, float]], key: str) -> tuple[float, float]:
 
 
 def watch(
-    command: list[str], minutes: float, log: Path, before_end: Callable[[], None]
+    command: list[str], minutes: float, log: Path, stdin: int, before_end: Callable[[], None]
 ) -> list[dict[str, float]]:
     """Runs a program for so long and samples it; raises SystemExit if it ends by itself."""
     samples = []
     begin = time.monotonic()
     with log.open("w") as output:
-        program = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        program = subprocess.Popen(command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT)
         try:
             while (passed := time.monotonic() - begin) < 60 * minutes:
                 time.sleep(min(60 * minutes / SAMPLES, 60 * minutes - passed))
@@ -225,14 +257,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    controller = clients = None
+    controller = clients = operator = None
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "output"
+        log.touch()
         if arguments.what == "act":
             command = act_command(arguments.model, arguments.period_s)
         elif arguments.what == "serve":
             command = serve_command(arguments.model)
-            log.touch()
             clients = Clients(arguments.model, log, arguments.period_s)
         else:
             command = deploy_command(arguments.model, Path(folder) / "log")
@@ -242,14 +274,19 @@ def main() -> None:
                     [sys.executable, *simulate], stdout=output, stderr=subprocess.STDOUT
                 )
             time.sleep(20)
+            operator = Operator(log)
         try:
             leave = (lambda: None) if clients is None else clients.close
-            samples = watch(command, arguments.minutes, log, leave)
+            stdin = subprocess.DEVNULL if operator is None else operator.stdin
+            samples = watch(command, arguments.minutes, log, stdin, leave)
         finally:
+            if operator is not None:
+                operator.close()
             if controller is not None:
                 controller.terminate()
                 controller.wait()
         latencies_s = [] if clients is None else clients.latencies_s
+        episodes = log.read_text(errors="replace").count(" actions: ")
         if arguments.what == "act":
             latencies_s = [float(line) for line in log.read_text().splitlines()]
     result = {
@@ -258,6 +295,7 @@ def main() -> None:
         "minutes": arguments.minutes,
         "chunks": len(latencies_s),
         "failures": [] if clients is None else clients.failures,
+        **({} if operator is None else {"episodes": episodes, "recoveries": operator.recoveries}),
         **judge(samples, latencies_s),
         "samples": samples,
     }
