@@ -77,6 +77,13 @@ TuneMinutes = Annotated[
 TuneSteps = Annotated[
     int, typer.Option(min=0, help="Steps of tuning, if the time allows.", rich_help_panel=EFFORT)
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="What computes: cpu; vulkan or cuda, where the runtime was built for it; auto: the "
+        "first GPU, else the processor. vulkan1 is the second of several."
+    ),
+]
 Threads = Annotated[
     int, typer.Option(min=0, max=MOST_THREADS, help="Threads; 0: as many as there is work for.")
 ]

@@ -178,8 +178,8 @@ NB_MODULE(_core, module) {
         .def("__init__", make_previous_chunk, "actions"_a, "delay"_a, "execution_horizon"_a,
              "max_guidance"_a, "schedule"_a);
     nb::class_<actquant::Session>(module, "Session")
-        .def(nb::init<const std::string&, int>(), "path"_a, "threads"_a,
-             nb::call_guard<nb::gil_scoped_release>())
+        .def(nb::init<const std::string&, int, const std::string&>(), "path"_a, "threads"_a,
+             "device"_a = "cpu", nb::call_guard<nb::gil_scoped_release>())
         .def("describe", &actquant::Session::describe)
         .def("tokenize", tokenize, "task"_a, "state"_a)
         .def("act", act, "images"_a, "state"_a, "task"_a.none(), "noise"_a.none(), "seed"_a.none(),

@@ -11,11 +11,12 @@ from actquant_runtime.quantization import (
     quantize_with_feedback,
     types,
 )
-from actquant_runtime.runtime import PromptCutWarning, Runtime
+from actquant_runtime.runtime import DeviceWarning, PromptCutWarning, Runtime
 from actquant_runtime.window import ObservationWindow
 
 __all__ = [
     "ArgumentError",
+    "DeviceWarning",
     "HubError",
     "ModelFileError",
     "ObservationWindow",

@@ -49,5 +49,5 @@ def types() -> dict[str, dict[str, Any]]:
 
 def build_info() -> dict[str, Any]:
     """Returns ggml's version, the instruction set of our kernels here, the CPU features compiled
-    into ggml, the compiler and the hardware threads."""
+    into ggml, the compiler, the devices that can be computed on, and the hardware threads."""
     return json.loads(_core.build_info())

@@ -23,7 +23,8 @@ struct Observation {
 // session run one after the other.
 class Session {
   public:
-    Session(const std::string& path, int threads);
+    // device: as find_device takes it.
+    Session(const std::string& path, int threads, const std::string& device = "cpu");
 
     const PolicySpec& policy() const { return spec; }
     const ModelFile& model_file() const { return file; }
