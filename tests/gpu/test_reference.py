@@ -27,8 +27,10 @@ def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs a tool as a user does, with products in f16 where the device has them."""
     command = [Path(actquant_runtime.__file__).parents[1] / "bin" / name, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    environment = {k: v for k, v in os.environ.items() if k != "GGML_VK_DISABLE_F16"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def actquant(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""What a policy is computed on, in a build that knows the processor alone; tests/gpu has the rest."""
+"""What a policy is computed on, where a build knows the processor alone; else see tests/gpu."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def test_a_device_that_is_not_there_is_told_with_what_is(file: Path):
     with pytest.raises(actquant_runtime.ArgumentError) as told:
         Runtime(file, device="vulkan")
     assert str(told.value) == NO_VULKAN
-    with pytest.raises(actquant_runtime.ArgumentError, match="no device 'tpu'; there are: cpu, and"):
+    with pytest.raises(actquant_runtime.ArgumentError, match="no device 'tpu'; there are: cpu"):
         Runtime(file, device="tpu")
 
 

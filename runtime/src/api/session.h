@@ -29,6 +29,7 @@ class Session {
     const PolicySpec& policy() const { return spec; }
     const ModelFile& model_file() const { return file; }
     int threads() const { return backend.threads(); }
+    bool on_device() const { return backend.device() != nullptr; }
 
     // Actions [chunk_length, action dimension] in the robot's units. `noise` has the shape of
     // SamplerSpec::noise_shape, or is empty to draw it from `seed` (or at random without one).
