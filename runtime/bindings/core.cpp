@@ -1,6 +1,7 @@
 // The native half of actquant_runtime: sessions. Python prepares the observation.
 #include "api/build_info.h"
 #include "api/session.h"
+#include "backend/devices.h"
 #include "common/error.h"
 #include "file/checksums.h"
 #include "golden.h"
@@ -189,6 +190,9 @@ NB_MODULE(_core, module) {
         .def("timings_ms", timings_ms)
         .def("lost_tokens", &actquant::Session::lost_tokens);
     module.def("build_info", actquant::build_info);
+    module.def(
+        "find_device", [](const std::string& name) { return actquant::find_device(name).name; },
+        "name"_a);
     module.def(
         "check_header", [](const std::string& path) { actquant::ModelFile file(path); }, "path"_a);
     module.def(

@@ -14,8 +14,8 @@ void check(aq_status status) {
 
 void warn_of_operators_on_cpu(const std::string& path, const Json& description) {
     std::string names;
-    for (const std::string& name : description["operators_on_cpu"]) {
-        names += (names.empty() ? "" : ", ") + name;
+    for (const Json& name : description["operators_on_cpu"]) {
+        names += (names.empty() ? "" : ", ") + name.get<std::string>();
     }
     if (!names.empty()) {
         std::fprintf(stderr, "%s: %s leaves to the processor: %s\n", path.c_str(),

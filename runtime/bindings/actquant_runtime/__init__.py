@@ -7,6 +7,7 @@ from actquant_runtime.previous import PreviousChunk
 from actquant_runtime.quantization import (
     build_info,
     dequantize,
+    find_device,
     quantize,
     quantize_with_feedback,
     types,
@@ -27,6 +28,7 @@ __all__ = [
     "check_header",
     "checksum",
     "dequantize",
+    "find_device",
     "golden_inputs",
     "golden_observation",
     "quantize",
