@@ -19,6 +19,23 @@ void check(ggml_status status) {
     }
 }
 
+// The graph's inputs to the device, but for indices of tables that the processor reads: a scheduler
+// would give them all to the processor, or none to anybody where views alone read them.
+void assign_inputs(ggml_backend_sched* scheduler, ggml_cgraph* graph, const Backend& backend) {
+    for (int k = 0; k < graph->n_leafs; k++) {
+        if (graph->leafs[k]->buffer == nullptr) {
+            ggml_backend_sched_set_tensor_backend(scheduler, graph->leafs[k], backend.device());
+        }
+    }
+    for (int k = 0; k < graph->n_nodes; k++) {
+        ggml_tensor* const* sources = graph->nodes[k]->src;
+        if (graph->nodes[k]->op == GGML_OP_GET_ROWS &&
+            ggml_backend_buffer_is_host(sources[0]->buffer) && sources[1]->buffer == nullptr) {
+            ggml_backend_sched_set_tensor_backend(scheduler, sources[1], backend.cpu());
+        }
+    }
+}
+
 } // namespace
 
 PlacedGraph::PlacedGraph(Backend& on_backend, ggml_cgraph* to_place)
@@ -52,7 +69,11 @@ bool PlacedGraph::allocate() {
     ggml_backend* backends[] = {backend.device(), backend.cpu()};
     size_t size = static_cast<size_t>(graph->n_nodes + graph->n_leafs);
     scheduler.reset(ggml_backend_sched_new(backends, nullptr, 2, size, false, false));
-    return scheduler && ggml_backend_sched_alloc_graph(scheduler.get(), graph);
+    if (!scheduler) {
+        return false;
+    }
+    assign_inputs(scheduler.get(), graph, backend);
+    return ggml_backend_sched_alloc_graph(scheduler.get(), graph);
 }
 
 void PlacedGraph::compute() {
