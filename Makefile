@@ -3,6 +3,7 @@
 # make libero  the LIBERO benchmark into an environment of its own, .venv-libero
 # make ros     ROS 2 into an environment of its own, .venv-ros, for its tests
 # make test    the test suite
+# make gpu     the runtime with its Vulkan backend, and the tests of it (needs no GPU)
 # make fuzz    the runtime's fuzzers, SECONDS=60 in all, and a table of what they did (needs clang)
 # make bench   a chunk of a SmolVLA of real size beside PyTorch and, if it is installed, OpenVINO
 # make wheels  dist/: the source archive and wheels for x86-64 and 64-bit Arm
@@ -23,9 +24,9 @@ export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup libero ros demo test fuzz bench wheels deb wheels-check sbom lint format clean
+.PHONY: help setup libero ros demo test gpu fuzz bench wheels deb wheels-check sbom lint format clean
 help:
-	@sed -n 's/^# //p' Makefile | head -12
+	@sed -n 's/^# //p' Makefile | head -13
 
 setup: $(STAMP)
 
@@ -82,6 +83,16 @@ test: $(STAMP)
 	scripts/system_packages.sh --for-tests
 	scripts/run_tests.sh tests/robot tests/deploy tests/ros
 
+# The runtime is compiled again, once, into a folder of its own; the Vulkan backend's shaders take
+# most of the time. The environment beside it sees the packages of .venv, and this runtime. The first
+# Vulkan device is tried, which is Mesa's lavapipe where there is no GPU.
+GPU := .venv-gpu
+GPU_BUILD := build/vulkan
+gpu: $(STAMP)
+	scripts/system_packages.sh --for-gpu
+	scripts/gpu/install.sh $(BIN)/python $(GPU) $(GPU_BUILD)
+	$(GPU)/bin/python -m pytest -q tests/gpu
+
 # What crashes is kept in runtime/fuzz/regressions, where the tests replay it. OPTIONAL=1: nothing is
 # done, and said so, where clang neither is nor can be installed.
 SECONDS := 60
@@ -126,4 +137,4 @@ format: $(STAMP)
 	find runtime -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
 
 clean:
-	rm -rf build $(VENV) $(LIBERO) $(ROS)
+	rm -rf build $(VENV) $(LIBERO) $(ROS) $(GPU)

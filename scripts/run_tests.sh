@@ -7,6 +7,8 @@
 #
 # An arm's control loop keeps its deadlines only where nothing else runs, and not always in a virtual
 # machine, which may stand still for a tenth of a second: such a test may try again, and is listed.
+#
+# tests/gpu needs a build of its own (`make gpu`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +16,7 @@ pytest=(.venv/bin/python -m pytest -q --durations=20 --durations-min=5)
 spread=(-n 2 --dist loadscope --no-loadscope-reorder --max-worker-restart 0)
 said=$(mktemp)
 setsid bash -c '{ echo 19 > /proc/self/autogroup; } 2> /dev/null || true; exec nice -n 19 "$@"' - \
-    "${pytest[@]}" "${spread[@]}" tests "${@/#/--ignore=}" &
+    "${pytest[@]}" "${spread[@]}" tests --ignore=tests/gpu "${@/#/--ignore=}" &
 others=$!
 trap 'kill -- "-$others" 2> /dev/null || true; rm -f "$said"' EXIT
 

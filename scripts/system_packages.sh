@@ -2,7 +2,8 @@
 # Installs what pip cannot: Python itself, a C++ compiler, CMake, what actquant-serve is compiled from
 # (where it may install anything: the rest is built without), and software rendering for MuJoCo.
 # With --for-tests also what compiles for Arm on an x86-64 machine and runs there what was compiled,
-# with --for-fuzz clang and its fuzzer (56 MB to fetch, 320 MB installed).
+# with --for-fuzz clang and its fuzzer (56 MB to fetch, 320 MB installed), with --for-gpu what the
+# runtime's Vulkan backend is compiled from, and a Vulkan driver that computes on the processor.
 # Does nothing where all of it is there; says what to install where it lacks the right to.
 set -eu
 here=$(dirname "$0")
@@ -92,6 +93,12 @@ fi
 if [ "${1:-}" = --for-tests ] && [ "$(uname -m)" = x86_64 ]; then
     has aarch64-linux-gnu-g++ || missing+=(g++-aarch64-linux-gnu)
     has qemu-aarch64 || missing+=(qemu-user)
+fi
+if [ "${1:-}" = --for-gpu ]; then
+    has glslc || missing+=(glslc)
+    need_header vulkan/vulkan.h libvulkan-dev
+    need_header spirv/unified1/spirv.hpp spirv-headers
+    need_library libvulkan_lvp.so mesa-vulkan-drivers
 fi
 # The newest clang that links fuzzers, and that apt offers.
 need_clang() {

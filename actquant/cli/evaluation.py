@@ -10,6 +10,7 @@ from actquant.cli.command_line import asked
 from actquant.cli.options import (
     HUB_NAME,
     MOST_THREADS,
+    Device,
     Force,
     Json,
     Rename,
@@ -129,6 +130,7 @@ def eval_(
             "tasks and --starts 0:50, or stand-in visuals.",
         ),
     ] = False,
+    device: Device = "cpu",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -179,6 +181,7 @@ def eval_(
                 videos=videos,
                 all_videos=all_videos,
                 comparable=comparable,
+                device=device,
                 force=force,
                 on_episode=lambda _, done, total: progress.update(bar, completed=done, total=total),
             )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from actquant_runtime import ArgumentError, find_device
 from actquant_runtime.hub import find_model
 
 from actquant.common.paths import require_file
@@ -25,6 +26,15 @@ def positive(value: float | None) -> float | None:
     """Refuses what is not a finite number above 0."""
     if value is not None and not 0 < value < math.inf:
         raise typer.BadParameter(f"{value} is no finite number above 0")
+    return value
+
+
+def known_device(value: str) -> str:
+    """Refuses a device that this machine, or this build of the runtime, lacks."""
+    try:
+        find_device(value)
+    except ArgumentError as error:
+        raise typer.BadParameter(str(error)) from error
     return value
 
 
@@ -76,6 +86,14 @@ TuneMinutes = Annotated[
 ]
 TuneSteps = Annotated[
     int, typer.Option(min=0, help="Steps of tuning, if the time allows.", rich_help_panel=EFFORT)
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        callback=known_device,
+        help="What computes: cpu; vulkan or cuda, where the runtime was built for it; auto: the "
+        "first GPU, else the processor. vulkan1 is the second of several.",
+    ),
 ]
 Threads = Annotated[
     int, typer.Option(min=0, max=MOST_THREADS, help="Threads; 0: as many as there is work for.")

@@ -11,6 +11,7 @@ from actquant.cli.options import (
     EFFORT,
     PLACES,
     Cache,
+    Device,
     Force,
     HeldOut,
     Json,
@@ -284,6 +285,7 @@ def verify(
         Path | None,
         typer.Option(help="The checkpoint it was made from: also measure the distance to it."),
     ] = None,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Run the golden self-test of a GGUF on this machine; exit 1 if it fails."""
@@ -294,7 +296,7 @@ def verify(
             path = model_path(model)
         from actquant.fidelity.self_test import verify as run
 
-        report = run(path, against)
+        report = run(path, against, device)
         show(report, as_json, *tables.verification(report))
         if not report.passed:
             raise typer.Exit(1)
@@ -305,6 +307,7 @@ def bench(
     model: Model,
     n: Annotated[int, typer.Option(min=1, max=10**9, help="Inferences.")] = 100,
     threads: Threads = 0,
+    device: Device = "cpu",
     operators: Annotated[
         bool, typer.Option("--operators", help="Show where the time goes, operator by operator.")
     ] = False,
@@ -314,9 +317,11 @@ def bench(
     with told_plainly(as_json):
         with asked():
             path = model_path(model)
+            if operators and device != "cpu":
+                raise UsageError("--operators is measured on the cpu alone; leave out --device")
         from actquant.evaluation.bench import BenchReport, measure, profile
 
-        measured = measure(path, n=n, threads=threads)
+        measured = measure(path, n=n, threads=threads, device=device)
         costs = profile(path, threads=threads) if operators else None
         report = BenchReport(**measured.model_dump(), profile=costs)
         show(report, as_json, *tables.measurement(report))

@@ -10,6 +10,7 @@ from actquant.cli.command_line import asked, errors
 from actquant.cli.options import (
     LARGEST_SEED,
     MOTION,
+    Device,
     ExecutionHorizon,
     Json,
     Mode,
@@ -172,6 +173,7 @@ def deploy(
         int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the policy's noise.")
     ] = None,
     threads: Threads = 0,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Let a policy drive an arm: check, ask, run, record. See docs/deploy.md first.
@@ -209,6 +211,7 @@ def deploy(
                 log=log,
                 seed=seed,
                 threads=threads,
+                device=device,
                 limits=key_values("--limit", limit or []),
                 arm=key_values("--arm", arm or []),
             )

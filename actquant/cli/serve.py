@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from actquant.cli.command_line import asked
-from actquant.cli.options import HUB_NAME, Rename, Threads, positive, renames
+from actquant.cli.options import HUB_NAME, Device, Rename, Threads, positive, renames
 from actquant.cli.output import app, told_plainly
 from actquant.common.paths import require_file
 
@@ -75,6 +75,7 @@ def serve(
     ] = 64.0,
     rename: Rename = None,
     threads: Threads = 0,
+    device: Device = "cpu",
 ) -> None:
     """Serve policies over websockets, in openpi's protocol. See docs/serve.md.
 
@@ -110,6 +111,7 @@ def serve(
                 max_clients=max_clients,
                 max_message_bytes=int(max_message_mb * 1e6),
                 threads=threads,
+                device=device,
                 renamed=renames(rename or []),
             )
             settings.check()

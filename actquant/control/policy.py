@@ -85,8 +85,8 @@ class Policy(Protocol):
 class RuntimePolicy:
     """A GGUF in the native runtime. Raises actquant_runtime.ModelFileError if it is none."""
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
-        self.runtime = Runtime(str(path), threads=threads)
+    def __init__(self, path: Path, threads: int = 0, device: str = "cpu") -> None:
+        self.runtime = Runtime(str(path), threads=threads, device=device)
 
     def describe(self) -> PolicyDescription:
         """Returns what the file says."""
@@ -152,13 +152,18 @@ class CheckpointPolicy:
         return self._loaded.family.act(self._loaded, observation, noise)
 
 
-def open_policy(model: Path, threads: int = 0) -> Policy:
-    """Opens a GGUF file or a checkpoint folder. Raises ModelFileError if there is neither."""
+def open_policy(model: Path, threads: int = 0, device: str = "cpu") -> Policy:
+    """Opens a GGUF file or a checkpoint folder; device: as `Runtime` takes it, of a GGUF alone.
+
+    Raises ModelFileError if there is neither, or for a checkpoint on another device than the cpu.
+    """
     model = Path(model)
     if model.is_dir():
+        if device != "cpu":
+            raise ModelFileError(f"{model} is a checkpoint, which runs on the cpu, not on {device}")
         return CheckpointPolicy(model, threads)
     if model.is_file():
-        return RuntimePolicy(model, threads)
+        return RuntimePolicy(model, threads, device)
     raise ModelFileError(f"there is no model at {model}; give a .gguf file or a checkpoint folder")
 
 

@@ -51,8 +51,8 @@ class TimedPolicy:
         about: all that the file says, the statistics of its training data included.
     """
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
-        self._policy = RuntimePolicy(path, threads)
+    def __init__(self, path: Path, threads: int = 0, device: str = "cpu") -> None:
+        self._policy = RuntimePolicy(path, threads, device)
         self.about = self._policy.runtime.describe()
         described = self._policy.describe()
         self.name = described.name

@@ -48,7 +48,7 @@ class Session:
 
     def __init__(self, settings: DeploySettings, operator: Operator) -> None:
         self.settings, self.operator = settings, operator
-        self.policy = TimedPolicy(settings.model, settings.threads)
+        self.policy = TimedPolicy(settings.model, settings.threads, settings.device)
         self.robot: Robot = make_robot(settings, self.policy)
         self.recorder = Recorder(settings.record) if settings.record else None
         _demand_steps(settings, self.policy)

@@ -64,6 +64,7 @@ class DeploySettings:
     log: Path = Path("deploy-log")
     seed: int | None = None
     threads: int = 0
+    device: str = "cpu"
     limits: dict[str, Any] = field(default_factory=dict)
     arm: dict[str, Any] = field(default_factory=dict)
 

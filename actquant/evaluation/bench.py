@@ -23,21 +23,22 @@ class Measurement(BaseModel):
     p95_ms: float
     n: int
     threads: int
+    device: str = "cpu"
     peak_rss_bytes: int
     rss_before_load_bytes: int
 
 
-def measure(model: Path, *, n: int = 100, threads: int = 0) -> Measurement:
-    """Runs `n` golden observations through a GGUF or a checkpoint in a fresh process.
+def measure(model: Path, *, n: int = 100, threads: int = 0, device: str = "cpu") -> Measurement:
+    """Runs `n` golden observations through a GGUF in a fresh process.
 
-    Raises EvaluationError with the reason if it fails.
+    device: as `Runtime` takes it. Raises EvaluationError with the reason if it fails.
     """
-    return Measurement.model_validate_json(_in_a_process(model, str(n), str(threads)))
+    return Measurement.model_validate_json(_in_a_process(model, str(n), str(threads), device))
 
 
-def _in_a_process(model: Path, *numbers: str) -> str:
+def _in_a_process(model: Path, *settings: str) -> str:
     """Returns the last line that this module prints as a program; raises EvaluationError."""
-    command = [sys.executable, "-m", "actquant.evaluation.bench", str(model), *numbers]
+    command = [sys.executable, "-m", "actquant.evaluation.bench", str(model), *settings]
     done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
     if done.returncode == 0:
         return done.stdout.strip().splitlines()[-1]
@@ -162,12 +163,12 @@ def _status_bytes(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _measure_here(model: Path, n: int, threads: int) -> Measurement:
+def _measure_here(model: Path, n: int, threads: int, device: str) -> Measurement:
     from actquant_runtime import Runtime, golden_observation
 
     before = peak_rss_bytes()
     begin = time.perf_counter()
-    runtime = Runtime(str(model), threads=threads)
+    runtime = Runtime(str(model), threads=threads, device=device)
     load_ms = (time.perf_counter() - begin) * 1e3
     description = runtime.describe()
     observation, noise = golden_observation(description, seed=1)
@@ -186,18 +187,20 @@ def _measure_here(model: Path, n: int, threads: int) -> Measurement:
         p95_ms=p95,
         n=n,
         threads=threads,
+        device=description["device"],
         peak_rss_bytes=peak_rss_bytes(),
         rss_before_load_bytes=before,
     )
 
 
 if __name__ == "__main__":
-    path, *numbers = sys.argv[1:]
+    path, *settings = sys.argv[1:]
     try:
-        if numbers:
-            result: BaseModel = _measure_here(Path(path), *map(int, numbers))
+        if settings:
+            runs, threads, device = settings
+            result: BaseModel = _measure_here(Path(path), int(runs), int(threads), device)
         else:
             result = _predict_here(Path(path))
     except (RuntimeError, ValueError, MemoryError) as error:  # the runtime's errors are of these
         sys.exit(" ".join(str(error).split()) or type(error).__name__)
-    print(result.model_dump_json(exclude={"peak_rss_bytes"} if not numbers else None))
+    print(result.model_dump_json(exclude={"peak_rss_bytes"} if not settings else None))

@@ -62,6 +62,7 @@ def evaluate(
     videos: Path | None = None,
     all_videos: bool = False,
     comparable: bool = False,
+    device: str = "cpu",
     force: bool = False,
     on_episode: Callable[[Episode, int, int], None] | None = None,
 ) -> EvaluationResult:
@@ -77,8 +78,8 @@ def evaluate(
     episodes, at most `jobs` at once. videos:
     folder for recordings of failures (`all_videos`: of all episodes), over others than ours only
     with `force`. comparable: whether nothing may be done otherwise than by the protocol that
-    published numbers of the environment follow. `on_episode` gets each episode with the counts done
-    and to do.
+    published numbers of the environment follow. device: as `open_policy` takes it. `on_episode`
+    gets each episode with the counts done and to do.
     Raises EvaluationError for an unknown environment, task, camera or range, starts that the
     environment does not have, what is not `comparable`, more steps than a chunk has, where no
     episode counts, and, before the first action, where the environment has not what the policy is
@@ -129,6 +130,7 @@ def evaluate(
             env_options=env_options,
             jobs=jobs,
             cluster=cluster,
+            device=device,
         )
         partial = PartialResult(_partial_path(out, about), about.date)
         about = about.model_copy(update={"date": partial.began})
@@ -232,8 +234,9 @@ def _provenance(
     env_options: dict[str, str],
     jobs: int,
     cluster: Cluster | None,
+    device: str,
 ) -> Provenance:
-    sha256, policy = model_sha256(model), open_policy(model, threads=1).describe()
+    sha256, policy = model_sha256(model), open_policy(model, threads=1, device=device).describe()
     if steps_per_chunk is not None and not 1 <= steps_per_chunk <= policy.chunk_length:
         raise EvaluationError(
             f"--steps-per-chunk {steps_per_chunk}; the policy's chunks have {policy.chunk_length} "
@@ -272,6 +275,7 @@ def _provenance(
         conventions=_conventions(policy, timing),
         jobs=jobs,
         threads_per_job=max(1, cores // jobs),
+        device=device,
         machine=f"{platform.machine()}, {machine}, {platform.system()}",
         environment=dict(suite.about.conventions),
         marks=list(suite.about.marks),

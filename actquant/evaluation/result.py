@@ -155,6 +155,7 @@ class Provenance(_Record):
     comparable: bool = False
     jobs: int
     threads_per_job: int
+    device: str = "cpu"
     machine: str
     versions: dict[str, str] = Field(default_factory=dict)
     command: list[str] = []

@@ -27,7 +27,7 @@ class Worker:
 
     def __init__(self, about: Provenance, videos: Videos | None) -> None:
         self.about, self.videos = about, videos
-        self.policy: Policy = open_policy(Path(about.model), threads=about.threads_per_job)
+        self.policy: Policy = open_policy(Path(about.model), about.threads_per_job, about.device)
         self.suite = self._open_suite()
         self._cold = about.timing is not None and about.timing.latency == MEASURED
 

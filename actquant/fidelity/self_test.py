@@ -40,15 +40,16 @@ class Verification(BaseModel):
             )
 
 
-def verify(path: Path, against: Path | None = None) -> Verification:
+def verify(path: Path, against: Path | None = None, device: str = "cpu") -> Verification:
     """Runs the runtime's self-test: the stored golden inputs, compared with the stored actions.
 
     against: the checkpoint folder the file was made from; adds the distance to PyTorch's actions on
-    inputs of seeds that are not stored. It is judged only where all matrices are F32.
+    inputs of seeds that are not stored. It is judged only where all matrices are F32. device: as
+    `Runtime` takes it.
 
     Raises ModelFileError, the runtime's or ours, if the file is damaged or has no golden values.
     """
-    found = Runtime(str(path)).self_test()
+    found = Runtime(str(path), device=device).self_test()
     n = found["inputs"]
     own = Distance(mean=found["mean"], worst=found["worst"], n=n, limit=found["limit"])
     checks = [VerificationCheck(name="golden actions of this file", distance=own)]
@@ -58,19 +59,19 @@ def verify(path: Path, against: Path | None = None) -> Verification:
             VerificationCheck(name="golden actions of the f32 policy", distance=reference)
         )
     if against is not None:
-        checks.append(_against(path, against))
+        checks.append(_against(path, against, device))
     passed = all(check.distance.passed for check in checks)
     return Verification(path=str(path), checks=checks, passed=passed)
 
 
-def _against(path: Path, checkpoint: Path) -> VerificationCheck:
-    from actquant.fidelity.parity import F32_THRESHOLD, PROMPTS, chunks_of, runtime
+def _against(path: Path, checkpoint: Path, device: str) -> VerificationCheck:
+    from actquant.fidelity.parity import F32_THRESHOLD, PROMPTS, chunks_of
     from actquant.format.golden import golden_inputs
     from actquant.policies import load_policy
 
     model = read_model(path)
     loaded = load_policy(checkpoint, control_rate_hz=model.metadata.interface.control_rate_hz)
-    runner = runtime(path)
+    runner = Runtime(str(path), device=device)
     inputs = golden_inputs(loaded.interface, PROMPTS, n=16, first_seed=1_000)
     actual = chunks_of(runner, inputs)
     expected = [loaded.family.act(loaded, dict(x.observation), x.noise) for x in inputs]

@@ -41,7 +41,7 @@ def identity_of(path: Path) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def load(path: Path, threads: int, renamed: Mapping[str, str]) -> Loaded:
+def load(path: Path, threads: int, device: str, renamed: Mapping[str, str]) -> Loaded:
     """Opens a file and runs its self-test.
 
     Raises actquant_runtime.ModelFileError if it is damaged or answers otherwise than where it was
@@ -51,7 +51,7 @@ def load(path: Path, threads: int, renamed: Mapping[str, str]) -> Loaded:
         identity = identity_of(path)
     except OSError as error:
         raise ModelFileError(f"cannot open the model file '{path}': {error.strerror}") from error
-    runtime = Runtime(path, threads)
+    runtime = Runtime(path, threads, device)
     about = runtime.describe()
     if about["golden"]:
         found = runtime.self_test()
@@ -76,6 +76,7 @@ class ServedModel:
         metrics: Metrics,
         *,
         threads: int,
+        device: str,
         queue: int,
         deadline_s: float,
         renamed: Mapping[str, str],
@@ -83,11 +84,11 @@ class ServedModel:
         self.name, self.path = name, path
         self.metrics = metrics
         self.is_broken = False
-        self._threads, self._renamed = threads, renamed
+        self._threads, self._device, self._renamed = threads, device, renamed
         self._queue, self._deadline_s = queue, deadline_s
         self._waiting = 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"actquant-{name}")
-        self.loaded = load(path, threads, renamed)
+        self.loaded = load(path, threads, device, renamed)
         self._refused: tuple[int, int, int] | None = None
 
     async def run(self, compute: Callable[[Loaded], Result]) -> Result:
@@ -128,7 +129,9 @@ class ServedModel:
         if found in (self.loaded.identity, self._refused):
             return
         try:
-            other = await asyncio.to_thread(load, self.path, self._threads, self._renamed)
+            other = await asyncio.to_thread(
+                load, self.path, self._threads, self._device, self._renamed
+            )
             self._check_interface(other)
         except Exception as error:  # whatever is wrong with it, the old one goes on
             self._refused = found

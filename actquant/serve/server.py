@@ -48,6 +48,7 @@ class Server:
                 path,
                 self.metrics,
                 threads=settings.threads,
+                device=settings.device,
                 queue=settings.queue,
                 deadline_s=settings.deadline_s,
                 renamed=settings.renamed or {},

@@ -45,6 +45,7 @@ class ServeSettings:
     max_clients: int = 64
     max_message_bytes: int = 64_000_000
     threads: int = 0
+    device: str = "cpu"
     renamed: Mapping[str, str] | None = None
     watch_s: float = 1.0
 

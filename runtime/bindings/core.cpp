@@ -1,6 +1,7 @@
 // The native half of actquant_runtime: sessions. Python prepares the observation.
 #include "api/build_info.h"
 #include "api/session.h"
+#include "backend/devices.h"
 #include "common/error.h"
 #include "file/checksums.h"
 #include "golden.h"
@@ -178,8 +179,8 @@ NB_MODULE(_core, module) {
         .def("__init__", make_previous_chunk, "actions"_a, "delay"_a, "execution_horizon"_a,
              "max_guidance"_a, "schedule"_a);
     nb::class_<actquant::Session>(module, "Session")
-        .def(nb::init<const std::string&, int>(), "path"_a, "threads"_a,
-             nb::call_guard<nb::gil_scoped_release>())
+        .def(nb::init<const std::string&, int, const std::string&>(), "path"_a, "threads"_a,
+             "device"_a = "cpu", nb::call_guard<nb::gil_scoped_release>())
         .def("describe", &actquant::Session::describe)
         .def("tokenize", tokenize, "task"_a, "state"_a)
         .def("act", act, "images"_a, "state"_a, "task"_a.none(), "noise"_a.none(), "seed"_a.none(),
@@ -189,6 +190,9 @@ NB_MODULE(_core, module) {
         .def("timings_ms", timings_ms)
         .def("lost_tokens", &actquant::Session::lost_tokens);
     module.def("build_info", actquant::build_info);
+    module.def(
+        "find_device", [](const std::string& name) { return actquant::find_device(name).name; },
+        "name"_a);
     module.def(
         "check_header", [](const std::string& path) { actquant::ModelFile file(path); }, "path"_a);
     module.def(

@@ -43,6 +43,14 @@ AQ_API const char* aq_last_error(void);
  * lacks instructions which this library was built for; aq_last_error names them.
  */
 AQ_API aq_status aq_open(const char* path, int threads, aq_session** session);
+/*
+ * As aq_open, on a device: "cpu", "auto" (the first GPU, or else the processor), "vulkan", "cuda"
+ * (the first of the kind), or one of several, e.g. "vulkan1". A library without GPUs knows "cpu"
+ * and "auto". Gives AQ_ERROR_ARGUMENT, and names what there is, where there is no such device. What
+ * the device lacks runs on the processor; aq_describe names it ("operators_on_cpu").
+ */
+AQ_API aq_status aq_open_on(const char* path, int threads, const char* device,
+                            aq_session** session);
 AQ_API void aq_close(aq_session* session);
 
 /* JSON: the policy's metadata, stages and tensors. Valid until aq_close. */

@@ -19,7 +19,7 @@ using Clock = std::chrono::steady_clock;
 // A file that was opened and has passed its self-test.
 struct Model::Loaded {
     Loaded(const std::string& path, const Settings& settings)
-        : identity(identity_of(path)), policy(path, settings.threads),
+        : identity(identity_of(path)), policy(path, settings.threads, settings.device),
           interface(std::make_shared<Interface>(policy.description(), settings.renamed)) {
         if (interface->about["golden"].empty()) {
             return;

@@ -33,6 +33,7 @@ How much at a time
 What runs
   --rename THEIRS=OURS     a client's name for an input; THEIRS= leaves one out
   --threads N              0 (default): as many as a model has work for
+  --device NAME            cpu (default), vulkan, cuda, auto: the first GPU, else the processor
 
 Clients need the key in ACTQUANT_API_KEY if it is set. SIGTERM and Ctrl-C answer what was begun,
 then end. A file that is renamed to a served one's path takes its place.
@@ -92,7 +93,8 @@ std::pair<std::string, std::string> named_model(const std::string& given) {
 Settings settings_of(int argc, char** argv) {
     Arguments arguments(argc, argv,
                         {"host", "port", "tls-certificate", "tls-key", "queue", "deadline",
-                         "keepalive", "max-clients", "max-message-mb", "rename", "threads"},
+                         "keepalive", "max-clients", "max-message-mb", "rename", "threads",
+                         "device"},
                         {"insecure"}, Arguments::any_number);
     Settings settings{};
     for (const std::string& given : arguments.models()) {
@@ -123,6 +125,7 @@ Settings settings_of(int argc, char** argv) {
     settings.max_message_bytes =
         static_cast<size_t>(1e6 * above_zero(arguments, "max-message-mb", "64"));
     settings.threads = arguments.whole_number("threads", 0, 0);
+    settings.device = arguments.one("device", "cpu");
     for (const std::string& given : arguments.all("rename")) {
         size_t equals = given.find('=');
         if (equals == given.npos || equals == 0) {

@@ -29,6 +29,7 @@ struct Settings {
     size_t max_clients;
     size_t max_message_bytes;
     int threads;
+    std::string device;
     std::map<std::string, std::string> renamed;
 };
 

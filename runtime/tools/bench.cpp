@@ -19,6 +19,7 @@ constexpr const char* usage = R"(actquant-bench MODEL [options]: latency and mem
   --runs N     how often to act, 20 by default, on the golden inputs in turn
   --warmup N   how often to act before, 2 by default
   --threads N  0 (default): as many as the model has work for
+  --device NAME  cpu (default), vulkan, cuda, auto: the first GPU, else the processor
   --operators  also where the time goes, operator by operator (3 actions)
   --json       prints JSON
 )";
@@ -84,9 +85,10 @@ Json measure(Policy& policy, int warmup, int runs) {
 }
 
 void print(const Json& result) {
-    std::printf("%s: %d threads, kernels %s, %d runs\n", result["name"].get<std::string>().c_str(),
-                result["threads"].get<int>(), result["kernels"].get<std::string>().c_str(),
-                result["runs"].get<int>());
+    std::printf("%s: %s, %d threads, kernels %s, %d runs\n",
+                result["name"].get<std::string>().c_str(),
+                result["device"].get<std::string>().c_str(), result["threads"].get<int>(),
+                result["kernels"].get<std::string>().c_str(), result["runs"].get<int>());
     std::printf("load        %9.1f ms\n", result["load_ms"].get<double>());
     for (const char* stage : {"vision", "prefix", "denoise", "total"}) {
         const Json& latency = result["latency_ms"][stage];
@@ -135,15 +137,18 @@ void print_profile(const Json& profile) {
 
 int main(int argc, char** argv) {
     return run_main(argc, argv, "actquant-bench", usage, [&] {
-        Arguments arguments(argc, argv, {"runs", "warmup", "threads"}, {"json", "operators"});
+        Arguments arguments(argc, argv, {"runs", "warmup", "threads", "device"},
+                            {"json", "operators"});
         int runs = arguments.whole_number("runs", 20, 1);
         int warmup = arguments.whole_number("warmup", 2, 0);
         auto start = std::chrono::steady_clock::now();
-        Policy policy(arguments.model(), arguments.whole_number("threads", 0, 0));
+        Policy policy(arguments.model(), arguments.whole_number("threads", 0, 0),
+                      arguments.one("device", "cpu"));
         std::chrono::duration<double, std::milli> load = std::chrono::steady_clock::now() - start;
         Json result = {{"name", policy.description()["name"]},
                        {"threads", policy.description()["threads"]},
                        {"kernels", policy.description()["kernels"]},
+                       {"device", policy.description()["device"]},
                        {"runs", runs},
                        {"load_ms", load.count()},
                        {"latency_ms", measure(policy, warmup, runs)}};

@@ -1,5 +1,6 @@
 #include "policy.h"
 
+#include <cstdio>
 #include <stdexcept>
 
 namespace actquant::tools {
@@ -11,16 +12,28 @@ void check(aq_status status) {
     }
 }
 
+void warn_of_operators_on_cpu(const std::string& path, const Json& description) {
+    std::string names;
+    for (const Json& name : description["operators_on_cpu"]) {
+        names += (names.empty() ? "" : ", ") + name.get<std::string>();
+    }
+    if (!names.empty()) {
+        std::fprintf(stderr, "%s: %s leaves to the processor: %s\n", path.c_str(),
+                     description["device"].get<std::string>().c_str(), names.c_str());
+    }
+}
+
 } // namespace
 
-Policy::Policy(const std::string& path, int threads) {
+Policy::Policy(const std::string& path, int threads, const std::string& device) {
     aq_session* opened = nullptr;
-    check(aq_open(path.c_str(), threads, &opened));
+    check(aq_open_on(path.c_str(), threads, device.c_str(), &opened));
     session.reset(opened);
     parsed = Json::parse(aq_describe(opened));
     for (const char* key : {"provenance", "allocation", "golden"}) {
         parsed[key] = Json::parse(parsed[key].get<std::string>());
     }
+    warn_of_operators_on_cpu(path, parsed);
 }
 
 // Points into the observation and `images`.

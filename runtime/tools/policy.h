@@ -31,7 +31,8 @@ using Actions = std::vector<std::vector<float>>;
 // A policy file behind the C interface. Failures are thrown as std::runtime_error.
 class Policy {
   public:
-    Policy(const std::string& path, int threads);
+    // device: as aq_open_on takes it. Says on stderr which operators it leaves to the processor.
+    Policy(const std::string& path, int threads, const std::string& device);
 
     // For what is not below.
     aq_session* handle() const { return session.get(); }

@@ -21,6 +21,7 @@ constexpr const char* usage = R"(actquant-run MODEL [options]: the actions for o
   --seed N             draws the noise from a seed; without it, it is random
   --noise FILE         takes the noise from a .npy file of float32
   --threads N          0 (default): as many as the model has work for
+  --device NAME        cpu (default), vulkan, cuda, auto: the first GPU, else the processor
   --golden             runs the file's self-test instead; fails if it does not hold
   --json               prints JSON
 )";
@@ -208,9 +209,11 @@ int self_test(const Arguments& arguments, Policy& policy) {
 
 int main(int argc, char** argv) {
     return run_main(argc, argv, "actquant-run", usage, [&] {
-        Arguments arguments(argc, argv, {"image", "text", "state", "seed", "noise", "threads"},
+        Arguments arguments(argc, argv,
+                            {"image", "text", "state", "seed", "noise", "threads", "device"},
                             {"golden", "json"});
-        Policy policy(arguments.model(), arguments.whole_number("threads", 0, 0));
+        Policy policy(arguments.model(), arguments.whole_number("threads", 0, 0),
+                      arguments.one("device", "cpu"));
         return arguments.has("golden") ? self_test(arguments, policy) : act(arguments, policy);
     });
 }

@@ -124,6 +124,16 @@ def test_tests_get_a_compiler_for_arm_where_none_is_native(
     assert installed(machine).split() == packages
 
 
+def test_the_vulkan_backend_gets_its_compiler_and_a_driver(machine, tmp_path):
+    machine.has_everything_but_python()
+    (tmp_path / "Python.h").touch()
+    machine.has_python("python3.12", details=f"3.12 {tmp_path} /opt/python")
+    machine.stub("glslc", "exit 0")
+    assert machine.run("system_packages.sh", "--for-gpu").returncode == 0
+    assert "mesa-vulkan-drivers" in installed(machine).split()
+    assert "glslc" not in installed(machine).split()
+
+
 def test_distribution_python_without_headers_gets_them(machine, tmp_path):
     machine.has_everything_but_python()
     machine.has_python(details=f"3.12 {tmp_path} /usr")

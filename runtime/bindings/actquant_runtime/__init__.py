@@ -7,15 +7,17 @@ from actquant_runtime.previous import PreviousChunk
 from actquant_runtime.quantization import (
     build_info,
     dequantize,
+    find_device,
     quantize,
     quantize_with_feedback,
     types,
 )
-from actquant_runtime.runtime import PromptCutWarning, Runtime
+from actquant_runtime.runtime import DeviceWarning, PromptCutWarning, Runtime
 from actquant_runtime.window import ObservationWindow
 
 __all__ = [
     "ArgumentError",
+    "DeviceWarning",
     "HubError",
     "ModelFileError",
     "ObservationWindow",
@@ -26,6 +28,7 @@ __all__ = [
     "check_header",
     "checksum",
     "dequantize",
+    "find_device",
     "golden_inputs",
     "golden_observation",
     "quantize",

@@ -49,5 +49,11 @@ def types() -> dict[str, dict[str, Any]]:
 
 def build_info() -> dict[str, Any]:
     """Returns ggml's version, the instruction set of our kernels here, the CPU features compiled
-    into ggml, the compiler and the hardware threads."""
+    into ggml, the compiler, the devices that can be computed on, and the hardware threads."""
     return json.loads(_core.build_info())
+
+
+def find_device(name: str) -> str:
+    """Returns the name of the device that `Runtime(device=name)` takes, e.g. "vulkan0" for
+    "vulkan". Raises ArgumentError, which names the devices there are, if there is no such."""
+    return _core.find_device(name)

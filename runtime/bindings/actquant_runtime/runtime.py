@@ -24,18 +24,31 @@ class PromptCutWarning(UserWarning):
     """A prompt is longer than the policy takes and loses its end."""
 
 
-class Runtime:
-    """Runs one policy on the CPU. Safe to use from several threads; calls run one by one."""
+class DeviceWarning(UserWarning):
+    """A device lacks operators of a policy, which then run on the processor."""
 
-    def __init__(self, path: str | Path, threads: int = 0):
+
+class Runtime:
+    """Runs one policy. Safe to use from several threads; calls run one by one."""
+
+    def __init__(self, path: str | Path, threads: int = 0, device: str = "cpu"):
         """path: a file, or `organisation/name[@revision][:FILE.gguf]` of the Hugging Face hub (see
-        `hub.find_model`). threads = 0: as many as a model of this size has work for.
+        `hub.find_model`). threads = 0: as many as a model of this size has work for. device: "cpu",
+        "vulkan" or "cuda" (the first of the kind), "auto" (the first GPU, or else the processor),
+        or one of several, e.g. "vulkan1".
 
         Raises ModelFileError if the file is none of ours or damaged, HubError, which is one, if the
-        hub does not give it.
+        hub does not give it, ArgumentError, which names the devices there are, if there is no such.
+        Warns (DeviceWarning) of operators that the device leaves to the processor.
         """
-        self._session = _core.Session(str(find_model(path)), threads)
+        self._session = _core.Session(str(find_model(path)), threads, device)
         self._description = self._read_description()
+        if left := self._description["operators_on_cpu"]:
+            warnings.warn(
+                f"{path}: {self._description['device']} leaves to the processor: {', '.join(left)}",
+                DeviceWarning,
+                stacklevel=2,
+            )
 
     def describe(self) -> dict[str, Any]:
         """Returns layout, statistics, provenance, allocation, stages and tensors of the file."""

@@ -1,5 +1,6 @@
 #include "api/build_info.h"
 
+#include "backend/devices.h"
 #include "common/error.h"
 #include "common/json.h"
 #include "kernels/isa.h"
@@ -27,6 +28,12 @@ std::string build_info() {
     for (const ggml_backend_feature* feature = get_features(ggml_backend_cpu_reg());
          feature->name != nullptr; feature++) {
         json.value(feature->name);
+    }
+    json.end_array();
+    json.key("devices");
+    json.begin_array();
+    for (const Device& device : present_devices()) {
+        json.value(device.name);
     }
     json.end_array();
     json.member("hardware_threads", std::thread::hardware_concurrency());

@@ -4,7 +4,8 @@
 
 namespace actquant {
 
-// JSON: versions, the CPU features compiled in, the hardware threads.
+// JSON: versions, the CPU features compiled in, the devices that can be computed on, the hardware
+// threads.
 std::string build_info();
 
 // Throws Error when this CPU lacks instructions that ggml was compiled for. Must be called before

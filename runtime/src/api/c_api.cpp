@@ -9,8 +9,8 @@
 #include <algorithm>
 
 struct aq_session {
-    aq_session(const char* path, int threads)
-        : session(path, threads), description(session.describe()) {}
+    aq_session(const char* path, int threads, const char* device)
+        : session(path, threads, device), description(session.describe()) {}
 
     actquant::Session session;
     std::string description;
@@ -118,13 +118,17 @@ const char* aq_last_error(void) {
 }
 
 aq_status aq_open(const char* path, int threads, aq_session** session) {
+    return aq_open_on(path, threads, "cpu", session);
+}
+
+aq_status aq_open_on(const char* path, int threads, const char* device, aq_session** session) {
     return guarded([&] {
-        if (path == nullptr || session == nullptr) {
-            throw actquant::ArgumentError("aq_open: path and session must not be NULL");
+        if (path == nullptr || device == nullptr || session == nullptr) {
+            throw actquant::ArgumentError("aq_open: path, device and session must not be NULL");
         }
         *session = nullptr;
         actquant::check_cpu();
-        *session = new aq_session(path, threads);
+        *session = new aq_session(path, threads, device);
     });
 }
 

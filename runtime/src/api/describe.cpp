@@ -149,6 +149,7 @@ void write_memory(JsonWriter& json, const MemoryUse& memory) {
     json.member("weights_bytes", memory.weights_bytes);
     json.member("tables_bytes", memory.tables_bytes);
     json.member("compute_bytes", memory.compute_bytes);
+    json.member("device_bytes", memory.device_bytes);
     json.end_object();
 }
 
@@ -178,6 +179,10 @@ std::string Session::describe() const {
     json.member("file_bytes", file.size_bytes());
     json.member("threads", threads());
     json.member("kernels", isa_name(backend.isa()));
+    json.member("device", backend.where().name);
+    json.member("device_description", backend.where().description);
+    const std::set<std::string>& left = stages.operators_on_cpu();
+    json.member("operators_on_cpu", std::vector<std::string>(left.begin(), left.end()));
     json.end_object();
     return json.text();
 }

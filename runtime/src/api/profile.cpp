@@ -90,6 +90,10 @@ std::string Session::profile(const Observation& observation, int runs) {
     if (runs < 1) {
         throw ArgumentError("runs must be at least 1, not " + std::to_string(runs));
     }
+    if (backend.device() != nullptr) {
+        throw ArgumentError("operators are profiled on the cpu alone, not on " +
+                            backend.where().name);
+    }
     backend.demand_threads();
     constexpr uint64_t seed = 0;
     std::lock_guard lock(mutex);

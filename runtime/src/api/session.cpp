@@ -83,9 +83,10 @@ PolicySpec read_whole(const ModelFile& file) {
 
 } // namespace
 
-Session::Session(const std::string& path, int threads) try
+Session::Session(const std::string& path, int threads, const std::string& device) try
     : file(path), spec(read_whole(file)),
-      backend(threads, spec.parameter_count, has_rounded_tensors(file)), weights(file, backend),
+      backend(threads, spec.parameter_count, has_rounded_tensors(file), device),
+      weights(file, backend, reads_of(spec)),
       stages(spec, weights, backend, gguf_get_data_offset(file.gguf())),
       driver(make_driver(spec, stages)), tokenizer(read_tokenizer(file, spec)) {
 } catch (const std::bad_alloc&) {

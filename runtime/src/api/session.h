@@ -23,11 +23,13 @@ struct Observation {
 // session run one after the other.
 class Session {
   public:
-    Session(const std::string& path, int threads);
+    // device: as find_device takes it.
+    Session(const std::string& path, int threads, const std::string& device = "cpu");
 
     const PolicySpec& policy() const { return spec; }
     const ModelFile& model_file() const { return file; }
     int threads() const { return backend.threads(); }
+    bool on_device() const { return backend.device() != nullptr; }
 
     // Actions [chunk_length, action dimension] in the robot's units. `noise` has the shape of
     // SamplerSpec::noise_shape, or is empty to draw it from `seed` (or at random without one).

@@ -4,11 +4,10 @@
 #include "common/error.h"
 #include "kernels/panel_product.h"
 
+#include <ggml-alloc.h>
 #include <ggml-cpu.h>
-#include <ggml-impl.h>
 
 #include <algorithm>
-#include <chrono>
 #include <string>
 
 #include <unistd.h>
@@ -36,31 +35,46 @@ int resolve_threads(int threads, uint64_t parameter_count) {
 
 } // namespace
 
-Backend::Backend(int threads, uint64_t parameter_count, bool rounded)
-    : thread_count(resolve_threads(threads, parameter_count)), instructions(usable_isa()),
-      owner(getpid()) {
+Backend::Backend(int threads, uint64_t parameter_count, bool rounded, const std::string& device)
+    : chosen(find_device(device)), thread_count(resolve_threads(threads, parameter_count)),
+      instructions(chosen.handle == nullptr ? usable_isa() : Isa::ggml), owner(getpid()) {
     if (rounded && int8_kernel(instructions) != nullptr) {
         work_pool = std::make_unique<WorkPool>(thread_count);
     }
-    int ggml_threads = work_pool ? 1 : thread_count;
-    ggml_threadpool_params params = ggml_threadpool_params_default(ggml_threads);
+    ggml_threadpool_params params = ggml_threadpool_params_default(ggml_threads());
     ggml_pool.reset(ggml_threadpool_new(&params));
-    handle.reset(ggml_backend_cpu_init());
-    if (!ggml_pool || !handle) {
+    cpu_handle.reset(ggml_backend_cpu_init());
+    if (!ggml_pool || !cpu_handle) {
         throw Error("cannot start the CPU backend with " + std::to_string(thread_count) +
                     " threads");
     }
-    ggml_backend_cpu_set_n_threads(handle.get(), ggml_threads);
-    ggml_backend_cpu_set_threadpool(handle.get(), ggml_pool.get());
+    ggml_backend_cpu_set_n_threads(cpu_handle.get(), ggml_threads());
+    ggml_backend_cpu_set_threadpool(cpu_handle.get(), ggml_pool.get());
+    if (chosen.handle != nullptr) {
+        device_handle.reset(ggml_backend_dev_init(chosen.handle, nullptr));
+        if (!device_handle) {
+            throw Error("cannot start the device " + chosen.name + " (" + chosen.description + ")");
+        }
+    }
 }
 
 Backend::~Backend() {
     if (getpid() != owner) {
-        ggml_pool.release(); // it would wait for ever for threads that are not in this process
+        ggml_pool.release();     // it would wait for ever for threads that are not in this process
+        device_handle.release(); // its driver knows nothing of this process
     }
 }
 
+bool Backend::device_takes(const ggml_tensor* node) const {
+    return device_handle && ggml_backend_supports_op(device_handle.get(), node);
+}
+
 void Backend::demand_threads() const {
+    if (device_handle && getpid() != owner) {
+        throw Error("process " + std::to_string(getpid()) + " was forked from process " +
+                    std::to_string(owner) + ", which opened this policy on " + chosen.name +
+                    "; open it here");
+    }
     // Whoever asks our own pool does alone what nobody else takes.
     if (thread_count > 1 && !work_pool && getpid() != owner) {
         throw Error("process " + std::to_string(getpid()) + " was forked from process " +
@@ -75,11 +89,12 @@ void Backend::PoolDeleter::operator()(ggml_threadpool* pool) const {
     ggml_threadpool_free(pool);
 }
 
-ggml_backend_buffer_type_t Backend::buffer_type() const {
-    return ggml_backend_get_default_buffer_type(handle.get());
-}
-
 size_t Backend::memory_bytes() const {
+    if (chosen.handle != nullptr) {
+        size_t free = 0, total = 0;
+        ggml_backend_dev_memory(chosen.handle, &free, &total);
+        return total;
+    }
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
     return size_t(64) << 20; // a fuzzer looks for what is wrong, not for what is large
 #else
@@ -92,27 +107,17 @@ BufferPointer Backend::place(void* data, size_t bytes) const {
     return BufferPointer(ggml_backend_cpu_buffer_from_ptr(data, bytes));
 }
 
-size_t Backend::work_bytes(ggml_cgraph* graph) const {
-    return ggml_graph_plan(graph, work_pool ? 1 : thread_count, nullptr).work_size;
-}
-
-void Backend::compute(ggml_cgraph* graph) {
-    ggml_status status = ggml_backend_graph_compute(handle.get(), graph);
-    if (status != GGML_STATUS_SUCCESS) {
-        throw Error(std::string("ggml could not compute the graph: ") +
-                    ggml_status_to_string(status));
+BufferPointer Backend::allocate_on_device(ggml_context* tensors) const {
+    if (!device_handle || ggml_get_first_tensor(tensors) == nullptr) {
+        return nullptr;
     }
-}
-
-void Backend::compute_by_node(ggml_cgraph* graph,
-                              const std::function<void(ggml_tensor*, double)>& done) {
-    for (int k = 0; k < ggml_graph_n_nodes(graph); k++) {
-        ggml_cgraph node = ggml_graph_view(graph, k, k + 1);
-        auto begin = std::chrono::steady_clock::now();
-        compute(&node);
-        std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin;
-        done(ggml_graph_node(graph, k), passed.count());
+    BufferPointer buffer(ggml_backend_alloc_ctx_tensors(tensors, device_handle.get()));
+    if (!buffer) {
+        throw Error("out of memory on " + chosen.name + " (" + chosen.description +
+                    ") for the weights");
     }
+    ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    return buffer;
 }
 
 } // namespace actquant

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "backend/devices.h"
 #include "backend/profile.h"
 #include "backend/work_pool.h"
 #include "kernels/isa.h"
@@ -19,8 +20,8 @@ struct BufferDeleter {
 };
 using BufferPointer = std::unique_ptr<ggml_backend_buffer, BufferDeleter>;
 
-// What computes the graphs and owns their memory; nothing outside this folder knows that it is the
-// CPU. Its threads live as long as the session, so that an action does not pay for starting them.
+// What computes the graphs: the processor, or a device that has the processor beside it for what it
+// lacks. Its threads live as long as the session, so that an action does not pay for starting them.
 //
 // Where our kernels do the products, only they and attention are shared out, by a pool of our own:
 // ggml's threads meet at a barrier after every operator, however small, and spin there, which on a
@@ -28,8 +29,16 @@ using BufferPointer = std::unique_ptr<ggml_backend_buffer, BufferDeleter>;
 class Backend {
   public:
     // threads = 0: as many as a model of this size has work for. rounded: weights have few bits.
-    Backend(int threads, uint64_t parameter_count, bool rounded);
+    // device: as find_device takes it. Graphs for a device are made of ggml's operators alone.
+    Backend(int threads, uint64_t parameter_count, bool rounded, const std::string& device);
     ~Backend();
+
+    // "cpu", or the device's own name.
+    const Device& where() const { return chosen; }
+    ggml_backend* cpu() const { return cpu_handle.get(); }
+    ggml_backend* device() const { return device_handle.get(); } // null: all is computed by the CPU
+    // Whether the device computes such a node.
+    bool device_takes(const ggml_tensor* node) const;
 
     // Throws Error in a process that was forked since: threads are not forked with it.
     void demand_threads() const;
@@ -37,20 +46,17 @@ class Backend {
     Isa isa() const { return instructions; }
     // What our kernels share their work out by; null where ggml's threads run them.
     WorkPool* pool() const { return work_pool.get(); }
-    ggml_backend_buffer_type_t buffer_type() const;
-    // What this machine has at all.
+    // What this machine, or the device, has at all.
     size_t memory_bytes() const;
     // A buffer over memory that is there already and outlives it, e.g. a mapped file.
     BufferPointer place(void* data, size_t bytes) const;
-    void compute(ggml_cgraph* graph);
-    // The same, one node after the other, each followed by done(node, seconds).
-    void compute_by_node(ggml_cgraph* graph,
-                         const std::function<void(ggml_tensor* node, double seconds)>& done);
+    // A buffer of the device for all tensors of a context; null where there is none.
+    BufferPointer allocate_on_device(ggml_context* tensors) const;
+    // Where our kernels do the products, all else runs on one thread.
+    int ggml_threads() const { return work_pool ? 1 : thread_count; }
     // Where what is computed is noted; null but while a policy is profiled.
     Profile* profile() const { return active_profile; }
     void set_profile(Profile* profile) { active_profile = profile; }
-    // What ggml needs beside the graph's buffer while it computes.
-    size_t work_bytes(ggml_cgraph* graph) const;
 
   private:
     struct BackendDeleter {
@@ -60,12 +66,14 @@ class Backend {
         void operator()(ggml_threadpool* pool) const;
     };
 
+    Device chosen;
     int thread_count;
     Profile* active_profile = nullptr;
     Isa instructions;
     std::unique_ptr<WorkPool> work_pool;
     std::unique_ptr<ggml_threadpool, PoolDeleter> ggml_pool;
-    std::unique_ptr<ggml_backend, BackendDeleter> handle;
+    std::unique_ptr<ggml_backend, BackendDeleter> cpu_handle;
+    std::unique_ptr<ggml_backend, BackendDeleter> device_handle;
     const pid_t owner;
 };
 

@@ -244,9 +244,17 @@ ggml_tensor* GraphBuilder::new_input(const Shape& shape, ggml_type type) {
         fail(problem);
     }
     ggml_tensor* tensor = new_tensor(ggml, type, ggml_extents(shape));
-    ggml_set_input(tensor);
     ggml_set_output(tensor);
+    if (!on_device) {
+        ggml_set_input(tensor); // which a scheduler would keep with the processor
+    }
     return tensor;
+}
+
+ggml_tensor* GraphBuilder::product(ggml_tensor* weight, ggml_tensor* x) {
+    ggml_tensor* y = ggml_mul_mat(ggml, weight, x);
+    ggml_prec_set_acc(y, GGML_PREC_F32);
+    return y;
 }
 
 ggml_tensor* GraphBuilder::contiguous(ggml_tensor* tensor) {

@@ -50,13 +50,16 @@ class GraphBuilder {
     // in_loop: the graph runs many times for one action.
     GraphBuilder(ggml_context* ggml, const Weights& weights, const Backend& backend, bool in_loop)
         : ggml(ggml), isa(backend.isa()), threads(backend.threads()), pool(backend.pool()),
-          rounded(weights.are_rounded()), in_loop(in_loop), weights(weights) {}
+          on_device(backend.device() != nullptr), rounded(weights.are_rounded()), in_loop(in_loop),
+          weights(weights) {}
 
     ggml_context* const ggml;
     const Isa isa;
     const int threads;
     // See Backend::pool.
     WorkPool* const pool;
+    // Whether the graph is for a device: of ggml's operators alone, as far as it has them.
+    const bool on_device;
     // Whether activations may be rounded to fewer bits than f32 has.
     const bool rounded;
     const bool in_loop;
@@ -98,6 +101,8 @@ class GraphBuilder {
     HostValue host_constant(const Instruction& instruction, size_t operand) const;
 
     ggml_tensor* new_input(const Shape& shape, ggml_type type = GGML_TYPE_F32);
+    // ggml's product of matrices, with sums in f32 on every device.
+    ggml_tensor* product(ggml_tensor* weight, ggml_tensor* x);
     ggml_tensor* contiguous(ggml_tensor* tensor);
     // Contiguous at least along each row, as most of ggml's operators want it.
     ggml_tensor* contiguous_rows(ggml_tensor* tensor);

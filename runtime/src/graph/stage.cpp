@@ -5,8 +5,6 @@
 #include "graph/operator_cost.h"
 #include "operators/operators.h"
 
-#include <ggml-alloc.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -102,9 +100,9 @@ std::vector<int32_t> index_values(const HostValue& value, const Boundary& bounda
 
 } // namespace
 
-Stage::Stage(Program parsed, const Weights& placed, Backend& on_backend,
+Stage::Stage(Program parsed, const Weights& of_file, Backend& on_backend,
              const std::map<std::string, ggml_tensor*>& shared, bool in_loop)
-    : program(std::move(parsed)), weights(placed), backend(on_backend) {
+    : program(std::move(parsed)), weights(of_file), backend(on_backend) {
     size_t nodes = 64 + nodes_per_instruction * program.instructions.size();
     for (const Instruction& instruction : program.instructions) {
         nodes += nodes_per_operand * instruction.operands.size();
@@ -124,6 +122,7 @@ Stage::Stage(Program parsed, const Weights& placed, Backend& on_backend,
         build_graph();
         build_outputs();
         load_host_constants();
+        find_operators_on_cpu();
         allocate();
     } catch (const FileError& error) {
         throw FileError("the program of stage '" + program.stage +
@@ -290,7 +289,7 @@ void Stage::check_host_program(const std::map<std::string, double>& inputs) cons
 }
 
 size_t Stage::compute_bytes() const {
-    size_t bytes = ggml_gallocr_get_buffer_size(allocator.get(), 0);
+    size_t bytes = placed->bytes();
     for (const Instruction& instruction : program.instructions) {
         if (instruction.on_host || used_on_host.count(instruction.result)) {
             bytes += element_count(instruction.shape) * sizeof(double);
@@ -299,24 +298,29 @@ size_t Stage::compute_bytes() const {
     return bytes;
 }
 
-size_t Stage::work_bytes() const {
-    GgmlGuard guard;
-    return backend.work_bytes(graph);
+// Tables that stay in the file's mapping are read where they are, whatever the device could.
+void Stage::find_operators_on_cpu() {
+    if (backend.device() == nullptr) {
+        return;
+    }
+    for (int k = 0; k < ggml_graph_n_nodes(graph); k++) {
+        ggml_tensor* node = ggml_graph_node(graph, k);
+        bool reads_mapping =
+            node->op == GGML_OP_GET_ROWS && ggml_backend_buffer_is_host(node->src[0]->buffer);
+        auto maker = makers.find(node);
+        if (!reads_mapping && maker != makers.end() && !backend.device_takes(node)) {
+            left_to_cpu.insert(maker->second.first->op);
+        }
+    }
 }
 
 void Stage::allocate() {
-    allocator.reset(ggml_gallocr_new(backend.buffer_type()));
-    size_t bytes = 0;
-    if (allocator) {
-        ggml_gallocr_reserve_n_size(allocator.get(), graph, nullptr, nullptr, &bytes);
-    }
-    if (bytes > backend.memory_bytes()) {
-        throw FileError("its graph needs " + std::to_string(bytes) + " bytes, more than the " +
-                        std::to_string(backend.memory_bytes()) + " of this machine");
-    }
-    if (!allocator || !ggml_gallocr_reserve(allocator.get(), graph) ||
-        !ggml_gallocr_alloc_graph(allocator.get(), graph)) {
-        throw Error("out of memory for the graph of stage '" + program.stage + "'");
+    try {
+        placed = std::make_unique<PlacedGraph>(backend, graph);
+    } catch (const FileError&) {
+        throw;
+    } catch (const Error& error) {
+        throw Error(std::string(error.what()) + " for the graph of stage '" + program.stage + "'");
     }
     for (const Constant& constant : builder->constants()) {
         if (constant.tensor->buffer != nullptr) {
@@ -394,13 +398,13 @@ void Stage::run() {
     if (backend.profile() != nullptr) {
         compute_with(*backend.profile());
     } else {
-        backend.compute(graph);
+        placed->compute();
     }
 }
 
 void Stage::compute_with(Profile& profile) {
     std::set<const Instruction*> counted;
-    backend.compute_by_node(graph, [&](ggml_tensor* node, double seconds) {
+    placed->compute_by_node([&](ggml_tensor* node, double seconds) {
         auto found = makers.find(node);
         if (found == makers.end()) {
             profile.add({name(), "output", "ggml"}, {1, seconds, 0, 0});

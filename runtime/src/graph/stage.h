@@ -1,6 +1,6 @@
 #pragma once
 
-#include "backend/backend.h"
+#include "backend/placed_graph.h"
 #include "graph/graph_builder.h"
 
 #include <map>
@@ -60,8 +60,11 @@ class Stage {
     void check_host_program(const std::map<std::string, double>& inputs = {}) const;
     // The graph's buffer and the values of the host operators.
     size_t compute_bytes() const;
+    size_t device_bytes() const { return placed->device_bytes(); }
     // What ggml needs beside the buffer while it computes; one block serves all stages.
-    size_t work_bytes() const;
+    size_t work_bytes() const { return placed->work_bytes(); }
+    // The operators of the program that the device, where there is one, leaves to the processor.
+    const std::set<std::string>& operators_on_cpu() const { return left_to_cpu; }
 
   private:
     struct Input {
@@ -74,9 +77,6 @@ class Stage {
     struct GgmlDeleter {
         void operator()(ggml_context* ggml) const { ggml_free(ggml); }
     };
-    struct AllocatorDeleter {
-        void operator()(ggml_gallocr* allocator) const { ggml_gallocr_free(allocator); }
-    };
 
     void check_host_sizes() const;
     void find_host_uses();
@@ -85,6 +85,7 @@ class Stage {
     void build_graph();
     void build(const Instruction& instruction);
     void build_outputs();
+    void find_operators_on_cpu();
     void allocate();
     void evaluate_host();
     void fill_boundary(const Boundary& boundary);
@@ -96,11 +97,12 @@ class Stage {
     Backend& backend;
     std::unique_ptr<ggml_context, GgmlDeleter> ggml;
     std::unique_ptr<GraphBuilder> builder;
-    std::unique_ptr<ggml_gallocr, AllocatorDeleter> allocator;
     ggml_cgraph* graph = nullptr;
+    std::unique_ptr<PlacedGraph> placed;
     // Which instruction a node is of, and what computes that.
     std::map<const ggml_tensor*, std::pair<const Instruction*, std::string>> makers;
     ggml_tensor* last_made = nullptr;
+    std::set<std::string> left_to_cpu;
 
     std::vector<ValueInfo> input_infos;
     std::vector<ValueInfo> output_infos;

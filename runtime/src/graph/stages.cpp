@@ -21,19 +21,6 @@ std::map<std::string, Array> run_alone(Stage& stage,
     return outputs;
 }
 
-// The tensors that are only looked up, row by row, and the others.
-void sort_tensors(const Program& program, std::set<std::string>& looked_up,
-                  std::set<std::string>& read_whole) {
-    for (const Instruction& instruction : program.instructions) {
-        for (size_t k = 0; k < instruction.operands.size(); k++) {
-            if (is_file_tensor(instruction.operands[k])) {
-                bool is_table = instruction.op == "embedding" && k == 0;
-                (is_table ? looked_up : read_whole).insert(instruction.operands[k].substr(1));
-            }
-        }
-    }
-}
-
 } // namespace
 
 Stages::Stages(const PolicySpec& policy, const Weights& placed, Backend& on_backend,
@@ -135,20 +122,21 @@ void Stages::measure_memory() {
     size_t work_bytes = 0;
     for (const Stage* stage : stages) {
         memory_use.compute_bytes += stage->compute_bytes();
+        memory_use.device_bytes += stage->device_bytes();
+        left_to_cpu.insert(stage->operators_on_cpu().begin(), stage->operators_on_cpu().end());
         work_bytes = std::max(work_bytes, stage->work_bytes());
     }
     memory_use.compute_bytes += work_bytes + weights.panels_bytes();
 
-    std::set<std::string> looked_up, read_whole;
-    for (const auto& [name, stage_program] : spec.programs) {
-        sort_tensors(stage_program.structure(), looked_up, read_whole);
-    }
-    for (const std::string& name : read_whole) {
+    memory_use.device_bytes += weights.device_bytes();
+
+    Reads reads = reads_of(spec);
+    for (const std::string& name : reads.whole) {
         const Weight& weight = *weights.find(name);
-        memory_use.weights_bytes += weights.has_panels(weight) ? 0 : ggml_nbytes(weight.tensor);
-        looked_up.erase(name);
+        bool is_elsewhere = weights.has_panels(weight) || weights.is_on_device(weight);
+        memory_use.weights_bytes += is_elsewhere ? 0 : ggml_nbytes(weight.tensor);
     }
-    for (const std::string& name : looked_up) {
+    for (const std::string& name : reads.looked_up) {
         memory_use.tables_bytes += ggml_nbytes(weights.find(name)->tensor);
     }
 }

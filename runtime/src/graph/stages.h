@@ -25,6 +25,7 @@ struct MemoryUse {
     size_t weights_bytes = 0; // tensors of the file that are read whole
     size_t tables_bytes = 0;  // tensors of which single rows are looked up
     size_t compute_bytes = 0; // graphs, host values, ggml's work buffer
+    size_t device_bytes = 0;  // of the device: weights and graphs; not in the others
 };
 
 // The stages of a policy. Those that depend on the prompt are built for one prompt length at a
@@ -49,6 +50,8 @@ class Stages {
     std::map<std::string, Array> run(const std::string& stage,
                                      const std::map<std::string, ArrayView>& inputs);
     const MemoryUse& memory() const { return memory_use; }
+    // See Stage.
+    const std::set<std::string>& operators_on_cpu() const { return left_to_cpu; }
 
   private:
     const ProgramTemplate& program(const std::string& stage) const;
@@ -70,6 +73,7 @@ class Stages {
     std::unique_ptr<Stage> decode_stage;
     std::optional<int64_t> built_length;
     MemoryUse memory_use;
+    std::set<std::string> left_to_cpu;
 };
 
 } // namespace actquant

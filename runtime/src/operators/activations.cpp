@@ -53,15 +53,24 @@ void mish(ggml_tensor* y, const ggml_tensor* x, int thread, int threads, void* d
 } // namespace
 
 ggml_tensor* gelu_tanh_node(GraphBuilder& graph, ggml_tensor* x) {
+    if (graph.on_device) {
+        return ggml_gelu(graph.ggml, x);
+    }
     return ggml_map_custom1(graph.ggml, x, gelu_tanh, GGML_N_TASKS_MAX, activation_of(graph));
 }
 
 ggml_tensor* gelu_tanh_times_node(GraphBuilder& graph, ggml_tensor* x, ggml_tensor* gate) {
+    if (graph.on_device) {
+        return ggml_geglu_split(graph.ggml, x, gate);
+    }
     return ggml_map_custom2(graph.ggml, x, gate, gelu_tanh_times, GGML_N_TASKS_MAX,
                             activation_of(graph));
 }
 
 ggml_tensor* mish_node(GraphBuilder& graph, ggml_tensor* x) {
+    if (graph.on_device) {
+        return ggml_mul(graph.ggml, x, ggml_tanh(graph.ggml, ggml_softplus(graph.ggml, x)));
+    }
     return ggml_map_custom1(graph.ggml, x, mish, GGML_N_TASKS_MAX, activation_of(graph));
 }
 

@@ -4,8 +4,8 @@
 
 namespace actquant {
 
-// Nodes for contiguous f32 tensors; ggml's CPU kernel for the tanh form of GELU looks the result up
-// in an f16 table, and it lacks Mish.
+// Nodes for contiguous f32 tensors, by our kernels but for a device: ggml's CPU kernel for the tanh
+// form of GELU looks the result up in an f16 table, and it lacks Mish.
 ggml_tensor* gelu_tanh_node(GraphBuilder& graph, ggml_tensor* x);
 // gelu_tanh(x) · gate
 ggml_tensor* gelu_tanh_times_node(GraphBuilder& graph, ggml_tensor* x, ggml_tensor* gate);

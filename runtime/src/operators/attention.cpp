@@ -67,19 +67,21 @@ ggml_tensor* attention_mask(GraphBuilder& graph, const Instruction& instruction,
 
 // By ggml's own operators. Its flash attention is as exact as the spelled-out form when k and v are
 // f32. Its masks are f16 though, in which a masked score cannot be made to vanish beside a fully
-// masked row's: such rows must attend uniformly, so masks take the spelled-out form.
+// masked row's: such rows must attend uniformly, so masks take the spelled-out form. So does a
+// device where nothing may be rounded: its kernels may round keys and values to f16.
 ggml_tensor* ggml_attention(GraphBuilder& graph, ggml_tensor* q, ggml_tensor* k, ggml_tensor* v,
                             ggml_tensor* mask, float scale) {
-    if (mask == nullptr) {
+    if (mask == nullptr && (graph.rounded || !graph.on_device)) {
         ggml_tensor* y = ggml_flash_attn_ext(graph.ggml, q, k, graph.contiguous_rows(v), nullptr,
                                              scale, 0.0f, 0.0f);
+        ggml_prec_set_acc(y, GGML_PREC_F32);
         return ggml_permute(graph.ggml, y, 0, 2, 1, 3); // from [B,L,H,D]
     }
     graph.check_size({q->ne[3], q->ne[2], q->ne[1], k->ne[1]});
-    ggml_tensor* scores = ggml_mul_mat(graph.ggml, k, q);
+    ggml_tensor* scores = graph.product(k, q);
     ggml_tensor* weights = ggml_soft_max_ext(graph.ggml, scores, mask, scale, 0.0f);
     ggml_tensor* v_transposed = ggml_cont(graph.ggml, ggml_transpose(graph.ggml, v));
-    return ggml_mul_mat(graph.ggml, v_transposed, weights);
+    return graph.product(v_transposed, weights);
 }
 
 ggml_tensor* sdpa(GraphBuilder& graph, const Instruction& instruction) {

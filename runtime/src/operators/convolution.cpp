@@ -103,7 +103,7 @@ ggml_tensor* convolve(GraphBuilder& graph, const Instruction& instruction,
         // One product for the whole batch.
         windows = graph.reshaped(windows, {weight->ne[0], pixels * result[0], 1, 1});
     }
-    ggml_tensor* y = ggml_mul_mat(graph.ggml, weight, windows);
+    ggml_tensor* y = graph.product(weight, windows);
     y = graph.reshaped(y, {group_out, pixels, conv.groups, result[0]});
     if (instruction.operands.size() > 2) {
         if (element_count(graph.shape_of(instruction, 2)) != result[1]) {
@@ -196,8 +196,14 @@ ggml_tensor* conv_transpose1d(GraphBuilder& graph, const Instruction& instructio
         graph.reshaped(graph.tensor(instruction, 0), {conv.time, conv.in, conv.batch, 1}));
     ggml_tensor* windows = ggml_out_prod(graph.ggml, weight, x);
     int64_t whole = (conv.time - 1) * conv.stride + conv.kernel;
-    ggml_tensor* y = ggml_custom_4d(graph.ggml, GGML_TYPE_F32, whole, conv.out, conv.batch, 1,
-                                    &windows, 1, overlap_add, GGML_N_TASKS_MAX, nullptr);
+    ggml_tensor* y = nullptr;
+    if (graph.on_device && conv.batch == 1) {
+        y = ggml_col2im_1d(graph.ggml, windows, static_cast<int>(conv.stride),
+                           static_cast<int>(conv.out), 0);
+    } else {
+        y = ggml_custom_4d(graph.ggml, GGML_TYPE_F32, whole, conv.out, conv.batch, 1, &windows, 1,
+                           overlap_add, GGML_N_TASKS_MAX, nullptr);
+    }
     int64_t missing = std::max<int64_t>(conv.padding + conv.length - whole, 0);
     if (missing > 0) {
         y = ggml_pad(graph.ggml, y, static_cast<int>(missing), 0, 0, 0);

@@ -54,7 +54,7 @@ ggml_tensor* clamp(GraphBuilder& graph, const Instruction& instruction) {
     return ggml_clamp(graph.ggml, copy, least, most);
 }
 
-ggml_tensor* mish_nodes(GraphBuilder& graph, const Instruction& instruction) {
+ggml_tensor* mish(GraphBuilder& graph, const Instruction& instruction) {
     return mish_node(graph, dense_operand(graph, instruction, 0));
 }
 
@@ -216,7 +216,7 @@ void add_elementwise_operators(std::map<std::string, DeviceOperator>& table) {
     table["cos"] = unary(ggml_cos);
     table["softplus"] = unary(ggml_softplus);
     table["elu"] = unary(ggml_elu);
-    table["mish"] = {{1, 1}, mish_nodes};
+    table["mish"] = {{1, 1}, mish};
     table["leaky_relu"] = {{1, 1, {"slope"}}, leaky_relu};
     table["clamp"] = {{1, 1, {"min", "max"}}, clamp};
     table["add"] = {{2, 2}, add};

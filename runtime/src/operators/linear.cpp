@@ -70,7 +70,7 @@ ggml_tensor* matmul(GraphBuilder& graph, const Instruction& instruction) {
     left = graph.repeated(graph.contiguous_rows(left), left_extents);
     // ggml's mul_mat(p, q) is q·pᵀ and broadcasts p over the batch.
     ggml_tensor* transposed = ggml_cont(graph.ggml, ggml_transpose(graph.ggml, right));
-    return ggml_mul_mat(graph.ggml, transposed, left);
+    return graph.product(transposed, left);
 }
 
 ggml_tensor* embedding(GraphBuilder& graph, const Instruction& instruction) {

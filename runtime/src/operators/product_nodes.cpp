@@ -116,7 +116,7 @@ ggml_tensor* ggml_product(GraphBuilder& graph, ggml_tensor* weight, ggml_tensor*
     if (padding > 0) {
         x = ggml_pad(graph.ggml, x, static_cast<int>(padding), 0, 0, 0);
     }
-    ggml_tensor* y = ggml_mul_mat(graph.ggml, weight, x);
+    ggml_tensor* y = graph.product(weight, x);
     return bias == nullptr ? y : ggml_add(graph.ggml, y, bias);
 }
 

@@ -42,23 +42,66 @@ ggml_tensor* placed(ggml_context* ggml, const FileTensor& stored) {
     return ggml_new_tensor(ggml, descriptor->type, 4, extents.data());
 }
 
+// Whether a device multiplies by a tensor of this type, as it is stored.
+bool device_multiplies(const Backend& backend, const ggml_tensor* stored) {
+    if (stored->type == GGML_TYPE_F32) {
+        return true;
+    }
+    constexpr int64_t rows = 32;
+    std::unique_ptr<ggml_context, decltype(&ggml_free)> scratch(
+        ggml_init({4 * ggml_tensor_overhead(), nullptr, true}), ggml_free);
+    ggml_tensor* weight = ggml_new_tensor_2d(scratch.get(), stored->type, stored->ne[0],
+                                             ggml_nelements(stored) / stored->ne[0]);
+    ggml_tensor* x = ggml_new_tensor_2d(scratch.get(), GGML_TYPE_F32, stored->ne[0], rows);
+    return backend.device_takes(ggml_mul_mat(scratch.get(), weight, x));
+}
+
 } // namespace
 
-Weights::Weights(const ModelFile& model, const Backend& backend)
+Weights::Weights(const ModelFile& model, const Backend& backend, const Reads& reads)
     : file(model), rounded(has_rounded_tensors(model)),
       buffer(backend.place(model.bytes().data(), model.bytes().size())) {
     GgmlGuard guard;
     size_t count = file.tensors().size();
-    ggml.reset(ggml_init({(count + 1) * ggml_tensor_overhead(), nullptr, true}));
-    if (!ggml || !buffer) {
+    for (Context* context : {&ggml, &device_ggml}) {
+        context->reset(ggml_init({(count + 1) * ggml_tensor_overhead(), nullptr, true}));
+    }
+    if (!ggml || !device_ggml || !buffer) {
         throw Error("out of memory for " + std::to_string(count) + " weights");
     }
     for (const auto& [name, stored] : file.tensors()) {
         check_type(name, stored.descriptor->type);
-        ggml_tensor* tensor = placed(ggml.get(), stored);
-        ggml_backend_tensor_alloc(buffer.get(), tensor, stored.data);
+        bool for_device = backend.device() != nullptr && reads.whole.count(name) > 0 &&
+                          value_dtype(stored.descriptor->type) == DType::f32 &&
+                          device_multiplies(backend, stored.descriptor);
+        ggml_tensor* tensor = placed(for_device ? device_ggml.get() : ggml.get(), stored);
+        if (!for_device) {
+            ggml_backend_tensor_alloc(buffer.get(), tensor, stored.data);
+        }
         table[name] = {tensor, stored.shape};
     }
+    upload(backend);
+}
+
+// Once; the file's pages are let go.
+void Weights::upload(const Backend& backend) {
+    if (backend.device() == nullptr) {
+        return;
+    }
+    ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    device_buffer = backend.allocate_on_device(device_ggml.get());
+    for (const auto& [name, weight] : table) {
+        if (is_on_device(weight)) {
+            const char* data = static_cast<const char*>(file.tensors().at(name).data);
+            size_t bytes = ggml_nbytes(weight.tensor);
+            ggml_backend_tensor_set(weight.tensor, data, 0, bytes);
+            file.bytes().release(data, bytes);
+        }
+    }
+}
+
+size_t Weights::device_bytes() const {
+    return device_buffer ? ggml_backend_buffer_get_size(device_buffer.get()) : 0;
 }
 
 const Weight* Weights::find(const std::string& name) const {

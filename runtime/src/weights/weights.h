@@ -4,6 +4,7 @@
 #include "file/model_file.h"
 #include "program/host_value.h"
 #include "weights/panels.h"
+#include "weights/reads.h"
 
 #include <ggml.h>
 
@@ -20,11 +21,12 @@ struct Weight {
 };
 
 // The weights of a policy, placed for its backend. An operator asks for a weight here and never
-// touches the file's mapping. Every weight is a view of it, and some are unpacked beside it.
+// touches the file's mapping. Every weight is a view of it, and some are unpacked beside it. With a
+// device, those that it computes with are uploaded to it instead.
 class Weights {
   public:
-    // Both must outlive the weights.
-    Weights(const ModelFile& file, const Backend& backend);
+    // All must outlive the weights. reads: how the programs read them.
+    Weights(const ModelFile& file, const Backend& backend, const Reads& reads);
 
     // Null if the file has no such tensor.
     const Weight* find(const std::string& name) const;
@@ -33,6 +35,10 @@ class Weights {
     // A weight unpacked for a kernel, kept from then on; the file's pages are let go.
     const char* panels(const ggml_tensor* weight, const PanelKernel& kernel) const;
     size_t panels_bytes() const { return kept_panels.bytes(); }
+    size_t device_bytes() const;
+    bool is_on_device(const Weight& weight) const {
+        return !ggml_backend_buffer_is_host(weight.tensor->buffer);
+    }
     bool has_panels(const Weight& weight) const { return kept_panels.has(weight.tensor); }
     // A tensor as host values, for small constants and for what the host computes with.
     HostValue read(const std::string& name) const;
@@ -42,10 +48,15 @@ class Weights {
         void operator()(ggml_context* ggml) const { ggml_free(ggml); }
     };
 
+    using Context = std::unique_ptr<ggml_context, GgmlDeleter>;
+
+    void upload(const Backend& backend);
+
     const ModelFile& file;
     bool rounded;
     BufferPointer buffer;
-    std::unique_ptr<ggml_context, GgmlDeleter> ggml;
+    BufferPointer device_buffer; // null without a device
+    Context ggml, device_ggml;
     std::map<std::string, Weight> table;
     mutable Panels kept_panels;
 };
