@@ -42,7 +42,7 @@ def on_device(file: Path) -> Runtime:
 def test_f32_weights_are_the_policy(loaded: LoadedPolicy, tmp_path: Path):
     file = convert_f32(loaded, tmp_path / "policy.gguf")
     report = measure_parity(file, loaded, n=4, runner=on_device(file))
-    assert report.distance.worst < 1e-4, str(report)
+    assert report.distance.worst < 1e-5, str(report)
 
 
 @pytest.mark.parametrize(("recipe", "limit"), [("f16", 0.001), ("q8_0", 0.02)])
