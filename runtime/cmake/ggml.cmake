@@ -119,6 +119,16 @@ set(GGML_LLAMAFILE ON CACHE BOOL "" FORCE)
 set(GGML_CCACHE OFF CACHE BOOL "" FORCE)
 set(GGML_ALL_WARNINGS OFF CACHE BOOL "" FORCE)
 set(GGML_NATIVE ON CACHE BOOL "Optimize for the build machine's CPU")
+if(ACTQUANT_VULKAN)
+    # VK_EXT_layer_settings, which ggml's source names.
+    set(vulkan_needed 1.3.272)
+    find_package(Vulkan COMPONENTS glslc REQUIRED)
+    if(Vulkan_VERSION VERSION_LESS vulkan_needed)
+        message(FATAL_ERROR "${Vulkan_INCLUDE_DIR} has the headers of Vulkan ${Vulkan_VERSION}; "
+            "ggml needs ${vulkan_needed} or newer. Pass -DVulkan_INCLUDE_DIR=<the folder include "
+            "of newer Vulkan-Headers>.")
+    endif()
+endif()
 set(GGML_VULKAN ${ACTQUANT_VULKAN} CACHE BOOL "" FORCE)
 set(GGML_CUDA ${ACTQUANT_CUDA} CACHE BOOL "" FORCE)
 if(NOT GGML_NATIVE AND CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")

@@ -127,6 +127,8 @@ static void explains_what_is_wrong(aq_session* session) {
     CHECK(contains(aq_last_error(), "absent.gguf"));
     CHECK(aq_open(nullptr, 0, &none) == AQ_ERROR_ARGUMENT);
     CHECK(aq_open(path, -1, &none) == AQ_ERROR_ARGUMENT);
+    CHECK(aq_open_on(path, 1, nullptr, &none) == AQ_ERROR_ARGUMENT);
+    CHECK(aq_open_on(path, 1, "tpu", &none) == AQ_ERROR_ARGUMENT && none == nullptr);
 }
 
 int main() {

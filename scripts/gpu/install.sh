@@ -6,8 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=$1 folder=$2 build=$3
+# VULKAN_HEADERS names a folder with headers of Vulkan where the system's are older than 1.3.272.
 # Tests of results need no fast host code: -O3 takes minutes longer. Kernels have an -O3 of their own.
 cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE="-O1 -DNDEBUG" \
+    ${VULKAN_HEADERS:+-DVulkan_INCLUDE_DIR="$VULKAN_HEADERS"} \
     -DACTQUANT_VULKAN=ON -DACTQUANT_BUILD_SERVER=OFF -DACTQUANT_BUILD_LIBRARY=OFF \
     -DPython_EXECUTABLE="$(realpath -s "$python")" >/dev/null
 cmake --build "$build" --parallel 2

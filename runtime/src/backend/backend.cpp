@@ -62,7 +62,25 @@ Backend::~Backend() {
     if (getpid() != owner) {
         ggml_pool.release();     // it would wait for ever for threads that are not in this process
         device_handle.release(); // its driver knows nothing of this process
+        for (Scheduler& scheduler : idle) {
+            scheduler.handle.release();
+        }
     }
+}
+
+Scheduler Backend::take_scheduler(size_t nodes) {
+    if (!idle.empty() && idle.back().capacity >= nodes) {
+        Scheduler scheduler = std::move(idle.back());
+        idle.pop_back();
+        ggml_backend_sched_reset(scheduler.handle.get());
+        return scheduler;
+    }
+    ggml_backend* backends[] = {device(), cpu()};
+    size_t capacity = 2 * nodes; // another length may need some more
+    Scheduler scheduler;
+    scheduler.handle.reset(ggml_backend_sched_new(backends, nullptr, 2, capacity, false, false));
+    scheduler.capacity = capacity;
+    return scheduler;
 }
 
 bool Backend::device_takes(const ggml_tensor* node) const {

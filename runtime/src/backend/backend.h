@@ -10,6 +10,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 struct ggml_threadpool;
 
@@ -19,6 +22,15 @@ struct BufferDeleter {
     void operator()(ggml_backend_buffer* buffer) const { ggml_backend_buffer_free(buffer); }
 };
 using BufferPointer = std::unique_ptr<ggml_backend_buffer, BufferDeleter>;
+
+struct SchedulerDeleter {
+    void operator()(ggml_backend_sched* scheduler) const { ggml_backend_sched_free(scheduler); }
+};
+// Shares a graph out between the device and the processor, and owns its memory.
+struct Scheduler {
+    std::unique_ptr<ggml_backend_sched, SchedulerDeleter> handle;
+    size_t capacity = 0; // nodes and leafs
+};
 
 // What computes the graphs: the processor, or a device that has the processor beside it for what it
 // lacks. Its threads live as long as the session, so that an action does not pay for starting them.
@@ -52,6 +64,10 @@ class Backend {
     BufferPointer place(void* data, size_t bytes) const;
     // A buffer of the device for all tensors of a context; null where there is none.
     BufferPointer allocate_on_device(ggml_context* tensors) const;
+    // For a graph of so many nodes and leafs. One that was returned is taken first, the last one
+    // returned before others: graphs of another prompt length then take no other memory.
+    Scheduler take_scheduler(size_t nodes);
+    void return_scheduler(Scheduler scheduler) { idle.push_back(std::move(scheduler)); }
     // Where our kernels do the products, all else runs on one thread.
     int ggml_threads() const { return work_pool ? 1 : thread_count; }
     // Where what is computed is noted; null but while a policy is profiled.
@@ -74,6 +90,7 @@ class Backend {
     std::unique_ptr<ggml_threadpool, PoolDeleter> ggml_pool;
     std::unique_ptr<ggml_backend, BackendDeleter> cpu_handle;
     std::unique_ptr<ggml_backend, BackendDeleter> device_handle;
+    std::vector<Scheduler> idle;
     const pid_t owner;
 };
 

@@ -50,6 +50,12 @@ PlacedGraph::PlacedGraph(Backend& on_backend, ggml_cgraph* to_place)
     }
 }
 
+PlacedGraph::~PlacedGraph() {
+    if (scheduler.handle) {
+        backend.return_scheduler(std::move(scheduler));
+    }
+}
+
 void PlacedGraph::check_size(ggml_gallocr* measured) const {
     size_t bytes = 0;
     ggml_gallocr_reserve_n_size(measured, graph, nullptr, nullptr, &bytes);
@@ -66,19 +72,17 @@ bool PlacedGraph::allocate() {
                ggml_gallocr_alloc_graph(allocator.get(), graph);
     }
     allocator.reset();
-    ggml_backend* backends[] = {backend.device(), backend.cpu()};
-    size_t size = static_cast<size_t>(graph->n_nodes + graph->n_leafs);
-    scheduler.reset(ggml_backend_sched_new(backends, nullptr, 2, size, false, false));
-    if (!scheduler) {
+    scheduler = backend.take_scheduler(static_cast<size_t>(graph->n_nodes + graph->n_leafs));
+    if (!scheduler.handle) {
         return false;
     }
-    assign_inputs(scheduler.get(), graph, backend);
-    return ggml_backend_sched_alloc_graph(scheduler.get(), graph);
+    assign_inputs(scheduler.handle.get(), graph, backend);
+    return ggml_backend_sched_alloc_graph(scheduler.handle.get(), graph);
 }
 
 void PlacedGraph::compute() {
-    check(scheduler ? ggml_backend_sched_graph_compute(scheduler.get(), graph)
-                    : ggml_backend_graph_compute(backend.cpu(), graph));
+    check(scheduler.handle ? ggml_backend_sched_graph_compute(scheduler.handle.get(), graph)
+                           : ggml_backend_graph_compute(backend.cpu(), graph));
 }
 
 void PlacedGraph::compute_by_node(const std::function<void(ggml_tensor*, double)>& done) {
@@ -92,16 +96,19 @@ void PlacedGraph::compute_by_node(const std::function<void(ggml_tensor*, double)
 }
 
 size_t PlacedGraph::bytes() const {
-    return scheduler ? ggml_backend_sched_get_buffer_size(scheduler.get(), backend.cpu())
-                     : ggml_gallocr_get_buffer_size(allocator.get(), 0);
+    return scheduler.handle
+               ? ggml_backend_sched_get_buffer_size(scheduler.handle.get(), backend.cpu())
+               : ggml_gallocr_get_buffer_size(allocator.get(), 0);
 }
 
 size_t PlacedGraph::device_bytes() const {
-    return scheduler ? ggml_backend_sched_get_buffer_size(scheduler.get(), backend.device()) : 0;
+    return scheduler.handle
+               ? ggml_backend_sched_get_buffer_size(scheduler.handle.get(), backend.device())
+               : 0;
 }
 
 size_t PlacedGraph::work_bytes() const {
-    if (scheduler) {
+    if (scheduler.handle) {
         return 0;
     }
     GgmlGuard guard;

@@ -13,6 +13,9 @@ class PlacedGraph {
     // Both must outlive it. Throws FileError if the graph needs more memory than there is at all,
     // Error if it cannot be had now.
     PlacedGraph(Backend& backend, ggml_cgraph* graph);
+    ~PlacedGraph();
+    PlacedGraph(const PlacedGraph&) = delete;
+    PlacedGraph& operator=(const PlacedGraph&) = delete;
 
     void compute();
     // The same on the processor, one node after the other, each followed by done(node, seconds).
@@ -27,9 +30,6 @@ class PlacedGraph {
     struct AllocatorDeleter {
         void operator()(ggml_gallocr* allocator) const { ggml_gallocr_free(allocator); }
     };
-    struct SchedulerDeleter {
-        void operator()(ggml_backend_sched* scheduler) const { ggml_backend_sched_free(scheduler); }
-    };
 
     void check_size(ggml_gallocr* allocator) const;
     bool allocate();
@@ -38,7 +38,7 @@ class PlacedGraph {
     ggml_cgraph* graph;
     // One of them: the scheduler where there is a device.
     std::unique_ptr<ggml_gallocr, AllocatorDeleter> allocator;
-    std::unique_ptr<ggml_backend_sched, SchedulerDeleter> scheduler;
+    Scheduler scheduler;
 };
 
 } // namespace actquant

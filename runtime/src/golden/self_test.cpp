@@ -15,7 +15,8 @@ using Json = nlohmann::json;
 
 // Another machine adds up in another order, which moves single precision by about 1e-6. Where ggml
 // rounds activations, to the type's own bits or to 8 beside blocks, a rounding may tip the other
-// way: about one step of that type. A device may round what it multiplies to f16, whatever the type.
+// way: about one step of that type. A device may round what it multiplies to f16, whatever the
+// type.
 double limit_of(const ModelFile& file, bool on_device) {
     double limit = on_device ? 1e-3 : 1e-4;
     for (const auto& [name, tensor] : file.tensors()) {

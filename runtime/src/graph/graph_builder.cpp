@@ -252,6 +252,11 @@ ggml_tensor* GraphBuilder::new_input(const Shape& shape, ggml_type type) {
 }
 
 ggml_tensor* GraphBuilder::product(ggml_tensor* weight, ggml_tensor* x) {
+    if (on_device) {
+        // Vulkan makes what is strided contiguous as well, but in f16.
+        weight = contiguous(weight);
+        x = contiguous(x);
+    }
     ggml_tensor* y = ggml_mul_mat(ggml, weight, x);
     ggml_prec_set_acc(y, GGML_PREC_F32);
     return y;
