@@ -6,7 +6,8 @@
 Each file plays the same starts of the UR3e's six tasks with the same noise under each condition, as
 `actquant eval` does: perturbations one at a time at the levels 1 to 3, beside the world of the
 training; latencies of simulated time in each mode. FOLDER keeps a result for each file and
-condition (what is there is not run again), `table.json`, and `report.html` by `actquant report`.
+condition (one of the same file and starts is not run again), `table.json`, and `report.html` by
+`actquant report`.
 The others are compared with the file that is named first: McNemar's test on the same starts under
 the same condition.
 """
@@ -26,6 +27,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from actquant.common.files import write_text
+from actquant.control.policy import model_sha256
 from actquant.environments.base import HIGHEST_LEVEL
 from actquant.evaluation.compare import overall_difference
 from actquant.evaluation.evaluate import evaluate
@@ -53,7 +55,7 @@ def main() -> None:
             for model in arguments.models:
                 out = arguments.out / f"{model.stem}-{condition.name}.json"
                 progress.update(bar, description=out.stem)
-                if not out.exists():
+                if not _is_kept(out, model, arguments.starts):
                     evaluate(model, env="ur3e", starts=arguments.starts, out=out,
                              jobs=arguments.jobs, **condition.settings)  # fmt: skip
                 results[model.stem, condition.name] = out
@@ -62,6 +64,14 @@ def main() -> None:
     write_text(arguments.out / "table.json", json.dumps(rows, indent=1) + "\n")
     _print(rows, arguments)
     write_report(list(results.values()), arguments.out / "report.html")
+
+
+def _is_kept(out: Path, model: Path, starts: str) -> bool:
+    """Returns whether a result is there, of this file and these starts."""
+    if not out.exists():
+        return False
+    of = EvaluationResult.load(out).provenance
+    return (of.model_sha256, of.starts) == (model_sha256(model), starts)
 
 
 def _arguments() -> argparse.Namespace:
@@ -92,7 +102,8 @@ def _conditions(arguments: argparse.Namespace) -> Iterator[Condition]:
         horizon = arguments.execution_horizon if mode == "rtc" else None
         for latency in map(float, arguments.latencies.split(",")):
             timing = Timing(latency=latency, mode=mode, execution_horizon=horizon)
-            yield Condition(f"{mode}-{latency:g}ms", {"timing": timing})
+            manner = mode if horizon is None else f"{mode}{horizon}"
+            yield Condition(f"{manner}-{latency:g}ms", {"timing": timing})
 
 
 def _row(name: str, models: list[Path], results: dict[tuple[str, str], Path]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from actquant_runtime import find_device
+
 from actquant import __version__
 from actquant.common.clock import iso_date
 from actquant.common.errors import EvaluationError
@@ -275,7 +277,7 @@ def _provenance(
         conventions=_conventions(policy, timing),
         jobs=jobs,
         threads_per_job=max(1, cores // jobs),
-        device=device,
+        device=find_device(device),
         machine=f"{platform.machine()}, {machine}, {platform.system()}",
         environment=dict(suite.about.conventions),
         marks=list(suite.about.marks),

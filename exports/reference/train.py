@@ -50,7 +50,7 @@ from shards import read_shard
 from simulation import TASK_NAMES, all_instructions
 from torch.multiprocessing.spawn import start_processes
 
-from actquant.common.errors import BusyError
+from actquant.common.errors import BusyError, OutputError
 from actquant.common.files import atomic_path
 from actquant.common.locks import sole_user
 
@@ -406,7 +406,7 @@ def main() -> None:
     try:
         with sole_user(args.run):
             train(args.run, size, recipe, budget, args.init)  # type: ignore[arg-type]
-    except BusyError as error:
+    except (BusyError, OutputError) as error:
         sys.exit(str(error))
 
 
